@@ -1,0 +1,2 @@
+//! The load generator of throng.
+fn main() {}

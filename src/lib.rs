@@ -1,0 +1,1 @@
+//! throng: a realtime server.

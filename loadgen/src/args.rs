@@ -1,0 +1,358 @@
+//! The command line: what was said, and checked so far as it can be without a connection.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use serde::{Deserialize, Serialize};
+
+use crate::frame::Mask;
+use crate::source::Sources;
+
+/// Measures a WebSocket server: connections, echo, fan-out, reconnect storms.
+#[derive(Debug, Parser)]
+#[command(name = "throng-load", version, about)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Scenario {
+    /// Open connections, join rooms, hold: handshakes, memory
+    Idle {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Idle,
+    },
+    /// Send messages that come back: round trips
+    Echo {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Echo,
+    },
+    /// Publish to a room of many: deliveries
+    Fanout {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Fanout,
+    },
+    /// Drop all connections at once and come back at once
+    Storm {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Storm,
+    },
+    /// What the program starts itself as; its orders come on standard input
+    #[command(hide = true)]
+    Worker,
+}
+
+/// Options of every scenario.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Common {
+    /// The server
+    #[arg(value_name = "URL", default_value = "ws://127.0.0.1:7070")]
+    pub(crate) target: Target,
+    /// Path of the WebSocket, unless the URL has one [default: /ws, for echo /echo]
+    #[arg(long, value_parser = path)]
+    pub(crate) path: Option<String>,
+    /// Connections; publishers come on top
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) connections: u32,
+    /// Length of the measured phase
+    #[arg(long, default_value = "5", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Print one JSON object on standard output and nothing else
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Process of the server, to measure its CPU time and memory; several with commas
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) pid: Vec<u32>,
+    /// Cores for the generator, for example 1 or 0,2-3; each worker process is bound to one of them in turn
+    #[arg(long, value_name = "LIST")]
+    pub(crate) cpus: Option<Cpus>,
+    /// Worker processes [default: as many as the descriptor limit asks for]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) processes: Option<u32>,
+    /// IPv4 source addresses, 2,000 connections from each [default: 127.0.0.0/8 against loopback, else the kernel chooses]
+    #[arg(long, value_name = "NETWORK")]
+    pub(crate) source: Option<Sources>,
+    /// Connections opened per second; 0 is as fast as --connecting lets them
+    #[arg(long, value_name = "PER_SECOND", default_value = "0", value_parser = rate)]
+    pub(crate) connect_rate: f64,
+    /// Handshakes, and later joins, under way at once
+    #[arg(long, value_name = "COUNT", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) connecting: u32,
+    /// Seconds until a handshake or a join counts as failed
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = positive_seconds)]
+    pub(crate) timeout: f64,
+    /// Mask keys of the frames sent
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) mask: Mask,
+}
+
+/// What a worker is told of its scenario.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ScenarioArgs {
+    Idle(Idle),
+    Echo(Echo),
+    Fanout(Fanout),
+    Storm(Storm),
+}
+
+/// Which rooms each connection is in.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Rooms {
+    /// Rooms in all; connection I joins room I modulo ROOMS
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) rooms: u32,
+    /// Join this many rooms of its own with each connection instead, named PREFIX<connection>-<number>
+    #[arg(long, value_name = "COUNT", conflicts_with = "rooms", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) rooms_each: Option<u32>,
+    /// Start of the room names; the name of the room if there is one
+    #[arg(long, value_name = "PREFIX", default_value = "load", value_parser = room_name)]
+    pub(crate) room_prefix: String,
+    /// Join nothing
+    #[arg(long)]
+    pub(crate) no_join: bool,
+}
+
+impl Rooms {
+    /// The rooms of connection `index`, counted over all workers.
+    pub(crate) fn of(&self, index: u32) -> Vec<String> {
+        let prefix = &self.room_prefix;
+        match (self.rooms_each, self.rooms) {
+            (Some(each), _) => (0..each).map(|number| format!("{prefix}{index}-{number}")).collect(),
+            (None, 1) => vec![prefix.clone()],
+            (None, rooms) => vec![format!("{prefix}{}", index % rooms)],
+        }
+    }
+}
+
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Idle {
+    #[command(flatten)]
+    pub(crate) rooms: Rooms,
+    /// Probability per second that a connection leaves its rooms and joins them again
+    #[arg(long, value_name = "PROBABILITY", default_value = "0", value_parser = probability)]
+    pub(crate) churn: f64,
+    /// Read the server's memory so often while holding; 0 is never
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) sample_seconds: f64,
+}
+
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Echo {
+    /// Payload bytes of a message; the first 8 are its number
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=16_777_216))]
+    pub(crate) size: u32,
+    /// Messages under way on each connection
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// Send text frames instead of binary ones
+    #[arg(long)]
+    pub(crate) text: bool,
+    /// Seconds of load before the measured phase
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: f64,
+}
+
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Fanout {
+    /// The room
+    #[arg(long, value_name = "NAME", default_value = "load", value_parser = room_name)]
+    pub(crate) room: String,
+    /// Do not join: the server subscribes its connections by itself
+    #[arg(long)]
+    pub(crate) no_join: bool,
+    /// Connections that publish and are not in the room
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) publishers: u32,
+    /// Publications each publisher sends at once; the next when every subscriber has them all
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pub(crate) in_flight: u32,
+    /// Publications per second of all publishers together, whether or not the last ones have arrived
+    #[arg(long, value_name = "PER_SECOND", conflicts_with = "in_flight", value_parser = positive_rate)]
+    pub(crate) rate: Option<f64>,
+    /// Bytes of a publication's data
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(64..=16_777_216))]
+    pub(crate) size: u32,
+    /// Seconds of load before the measured phase
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: f64,
+}
+
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+pub(crate) struct Storm {
+    #[command(flatten)]
+    pub(crate) rooms: Rooms,
+    /// How often all drop and come back
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) rounds: u32,
+    /// How connections end
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) drop: Ending,
+}
+
+/// How a client ends its connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Ending {
+    /// The socket is closed, as when a program ends.
+    #[default]
+    Fin,
+    /// The socket is reset.
+    Reset,
+    /// The WebSocket closing handshake, then the socket.
+    Close,
+}
+
+/// Where to connect to.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// Host and port as they were written.
+    pub(crate) host: String,
+    /// The path with its query, where the URL has more than `/`.
+    pub(crate) path: Option<String>,
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(url: &str) -> Result<Self, String> {
+        let rest = url.strip_prefix("ws://").ok_or("the URL must begin with ws:// (there is no TLS here)")?;
+        let (host, rest) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let has_port = host.rsplit_once(':').is_some_and(|(_, port)| !port.ends_with(']'));
+        let resolved = if has_port { host.to_socket_addrs() } else { format!("{host}:80").to_socket_addrs() };
+        let mut addresses = resolved.map_err(|error| format!("{host}: {error}"))?;
+        let address = addresses.next().ok_or_else(|| format!("{host} has no address"))?;
+        let path = if rest.len() > 1 { Some(path(rest)?) } else { None };
+        Ok(Self { address, host: host.to_owned(), path })
+    }
+}
+
+/// Core numbers, for example `0,2-3`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cpus(pub(crate) Vec<usize>);
+
+impl FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut cpus = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            match (first.parse::<usize>(), last.parse::<usize>()) {
+                (Ok(first), Ok(last)) if first <= last && last < 4_096 => cpus.extend(first..=last),
+                _ => return Err(format!("{part:?} is neither a core's number nor a range of them")),
+            }
+        }
+        Ok(Self(cpus))
+    }
+}
+
+impl Common {
+    /// The path to connect to, where the scenario's own is `default`.
+    pub(crate) fn path_or(&self, default: &str) -> String {
+        self.path.clone().or_else(|| self.target.path.clone()).unwrap_or_else(|| default.to_owned())
+    }
+
+    /// The source addresses, if the kernel is not to choose.
+    pub(crate) fn sources(&self) -> Result<Option<Sources>, String> {
+        match (self.source, self.target.address.ip()) {
+            (Some(_), IpAddr::V6(_)) => Err("--source is for IPv4, but the target is IPv6".to_owned()),
+            (Some(sources), IpAddr::V4(_)) => Ok(Some(sources)),
+            (None, target) => Ok(Sources::for_target(target)),
+        }
+    }
+}
+
+fn path(text: &str) -> Result<String, String> {
+    let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain { Ok(text.to_owned()) } else { Err("a path begins with / and has no blanks in it".to_owned()) }
+}
+
+fn room_name(text: &str) -> Result<String, String> {
+    let plain = !text.is_empty() && text.len() <= 200 && !text.chars().any(char::is_control);
+    if plain { Ok(text.to_owned()) } else { Err("a room's name has 1 to 200 bytes and no control character".to_owned()) }
+}
+
+/// A number in this range, or what it should be.
+fn ranged(text: &str, range: std::ops::RangeInclusive<f64>, what: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(format!("not {what} from {} to {}", range.start(), range.end())),
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    ranged(text, 0.0..=86_400.0, "a number of seconds")
+}
+
+fn positive_seconds(text: &str) -> Result<f64, String> {
+    ranged(text, 0.001..=86_400.0, "a number of seconds")
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    ranged(text, 0.0..=1e9, "a rate per second")
+}
+
+fn positive_rate(text: &str) -> Result<f64, String> {
+    ranged(text, 0.001..=1e9, "a rate per second")
+}
+
+fn probability(text: &str) -> Result<f64, String> {
+    ranged(text, 0.0..=1.0, "a probability")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        fn check(url: &str, address: &str, host: &str, path: Option<&str>) {
+            let target: Target = url.parse().unwrap();
+            assert_eq!(target.address, address.parse().unwrap(), "{url}");
+            assert_eq!((target.host.as_str(), target.path.as_deref()), (host, path), "{url}");
+        }
+        check("ws://127.0.0.1:7070", "127.0.0.1:7070", "127.0.0.1:7070", None);
+        check("ws://127.0.0.1/", "127.0.0.1:80", "127.0.0.1", None);
+        check("ws://127.0.0.1:1/a?b=c", "127.0.0.1:1", "127.0.0.1:1", Some("/a?b=c"));
+        check("ws://[::1]:9/ws", "[::1]:9", "[::1]:9", Some("/ws"));
+        check("ws://[::1]", "[::1]:80", "[::1]", None);
+        for url in ["wss://127.0.0.1", "http://127.0.0.1", "ws://", "ws://127.0.0.1:x", "ws://127.0.0.1/a b"] {
+            assert!(url.parse::<Target>().is_err(), "{url}");
+        }
+    }
+
+    #[test]
+    fn cores_are_numbers_and_ranges() {
+        assert_eq!("0,2-4".parse(), Ok(Cpus(vec![0, 2, 3, 4])));
+        for text in ["", "1,", "3-1", "x", "0-99999"] {
+            assert!(text.parse::<Cpus>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rooms_are_shared_or_each_its_own() {
+        let mut rooms = Rooms { rooms: 1, rooms_each: None, room_prefix: "r".to_owned(), no_join: false };
+        assert_eq!(rooms.of(7), ["r"]);
+        rooms.rooms = 5;
+        assert_eq!(rooms.of(7), ["r2"]);
+        rooms.rooms_each = Some(2);
+        assert_eq!(rooms.of(7), ["r7-0", "r7-1"]);
+    }
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,324 @@
+//! Who may come in: how many connections in all and per address, which origins, and whose word on a client's address is
+//! believed.
+
+use crate::message::Reject;
+use crate::wire::http::Forwarded;
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+/// The rules of the door.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Open WebSocket connections in the process.
+    pub connections_max: usize,
+    /// Sockets in the process, open connections included. Above `connections_max`, so that there is room to say no.
+    pub sockets_max: usize,
+    /// Open connections of one address (of one /64 for IPv6); `None` for no limit.
+    pub per_ip_max: Option<u32>,
+    /// Networks of proxies that are believed about their clients' addresses.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Allowed origins as `scheme://host[:port]`, where the host may begin with `*.`; empty for any.
+    pub origins: Vec<String>,
+}
+
+/// The door of the process, shared by all shards. Its counts are exact; its table of addresses holds one entry for each
+/// address with an open connection, so it is bounded by `connections_max`, and it is empty when there is no limit per address.
+#[derive(Debug)]
+pub struct Gate {
+    rules: Rules,
+    sockets: AtomicUsize,
+    open: AtomicUsize,
+    draining: AtomicBool,
+    hasher: RandomState,
+    per_ip: [Mutex<HashMap<Ip, u32>>; Gate::STRIPES],
+}
+
+/// An address as limits see it: an IPv4 address, or the /64 that an IPv6 address is in. Eight bytes, kept in each connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ip(u64);
+
+impl From<IpAddr> for Ip {
+    fn from(address: IpAddr) -> Ip {
+        match address.to_canonical() {
+            // In ::/32, which no host's network is in.
+            IpAddr::V4(v4) => Ip(u64::from(v4.to_bits())),
+            IpAddr::V6(v6) => Ip((v6.to_bits() >> 64) as u64),
+        }
+    }
+}
+
+impl Gate {
+    const STRIPES: usize = 16;
+
+    /// A gate with these rules and nobody inside.
+    pub fn new(rules: Rules) -> Gate {
+        Gate {
+            rules,
+            sockets: AtomicUsize::new(0),
+            open: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            hasher: RandomState::new(),
+            per_ip: Default::default(),
+        }
+    }
+
+    /// Counts a socket. Shards that race for the last place each get one, so there may be one more than `sockets_max` for each shard.
+    pub fn enter_socket(&self) {
+        self.sockets.fetch_add(1, Relaxed);
+    }
+
+    /// True when there is a place for a socket; otherwise it must wait in the kernel's queue.
+    pub fn has_place(&self) -> bool {
+        self.sockets.load(Relaxed) < self.rules.sockets_max
+    }
+
+    /// Frees the place of a socket.
+    pub fn leave_socket(&self) {
+        self.sockets.fetch_sub(1, Relaxed);
+    }
+
+    /// Takes a place for an open connection from `ip`.
+    ///
+    /// # Errors
+    /// [`Reject::Draining`], [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
+    pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
+        if self.is_draining() {
+            return Err(Reject::Draining);
+        }
+        if !take_place(&self.open, self.rules.connections_max) {
+            return Err(Reject::Full);
+        }
+        if let Some(max) = self.rules.per_ip_max {
+            let mut table = self.table(ip);
+            let count = table.entry(ip).or_default();
+            if *count >= max {
+                self.open.fetch_sub(1, Relaxed);
+                return Err(Reject::PerIp);
+            }
+            *count += 1;
+        }
+        Ok(())
+    }
+
+    /// Frees the place of an open connection from `ip`.
+    pub fn dismiss(&self, ip: Ip) {
+        self.open.fetch_sub(1, Relaxed);
+        if self.rules.per_ip_max.is_some() {
+            let mut table = self.table(ip);
+            if let Some(count) = table.get_mut(&ip) {
+                *count -= 1;
+                if *count == 0 {
+                    table.remove(&ip);
+                    if table.is_empty() {
+                        table.shrink_to_fit();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Open connections now.
+    pub fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// How many there may be.
+    pub fn connections_max(&self) -> usize {
+        self.rules.connections_max
+    }
+
+    /// From now on nobody is admitted.
+    pub fn drain(&self) {
+        self.draining.store(true, Relaxed);
+    }
+
+    /// True exactly when [`Gate::drain`] was called.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Whether a page of `origin` may connect. A client that sends none is no browser and may.
+    ///
+    /// # Errors
+    /// [`Reject::Origin`].
+    pub fn check_origin(&self, origin: Option<&str>) -> Result<(), Reject> {
+        match origin {
+            Some(origin) if !self.rules.origins.is_empty() => {
+                let allowed = self.rules.origins.iter().any(|rule| origin_matches(rule, origin));
+                if allowed { Ok(()) } else { Err(Reject::Origin) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// True when `address` is a proxy whose word on its clients is believed.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.rules.trusted_proxies.iter().any(|network| network.contains(&address))
+    }
+
+    /// The client behind a trusted proxy: going back from the nearest, the first address that is no trusted proxy. `None` when the
+    /// proxies do not say, or say nothing that is an address.
+    pub fn client(&self, forwarded: &Forwarded<'_>) -> Option<IpAddr> {
+        let standard = forwarded.standard.iter().flat_map(|line| line.split(',')).map(forwarded_for);
+        let customary = forwarded.customary.iter().flat_map(|line| line.split(',')).map(host);
+        let hops: Vec<Option<IpAddr>> =
+            if forwarded.standard.is_empty() { customary.collect() } else { standard.collect() };
+        let mut client = None;
+        for hop in hops.into_iter().rev() {
+            // What stands behind something that is no address was written by nobody we know.
+            let Some(address) = hop else { break };
+            client = Some(address);
+            if !self.trusts(address) {
+                break;
+            }
+        }
+        client
+    }
+
+    fn table(&self, ip: Ip) -> std::sync::MutexGuard<'_, HashMap<Ip, u32>> {
+        let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
+        self.per_ip[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn take_place(places: &AtomicUsize, max: usize) -> bool {
+    if places.fetch_add(1, Relaxed) < max {
+        return true;
+    }
+    places.fetch_sub(1, Relaxed);
+    false
+}
+
+/// True when `origin` is what `rule` allows. Schemes and hosts are compared in any case (RFC 6454 section 4).
+fn origin_matches(rule: &str, origin: &str) -> bool {
+    let Some((scheme, domain)) = rule.split_once("://*.") else { return rule.eq_ignore_ascii_case(origin) };
+    let Some((origin_scheme, host)) = origin.split_once("://") else { return false };
+    let Some(cut) = host.len().checked_sub(domain.len()) else { return false };
+    origin_scheme.eq_ignore_ascii_case(scheme)
+        && host.is_char_boundary(cut)
+        && host[cut..].eq_ignore_ascii_case(domain)
+        && host[..cut].len() > 1
+        && host[..cut].ends_with('.')
+}
+
+/// The address in one element of a `Forwarded` header (RFC 7239 section 4).
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    element.split(';').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("for").then(|| host(value.trim().trim_matches('"')))?
+    })
+}
+
+/// An address that may have a port behind it, and brackets around it if it is IPv6.
+fn host(text: &str) -> Option<IpAddr> {
+    let text = text.trim();
+    if let Some(inner) = text.strip_prefix('[') {
+        return inner.split(']').next()?.parse().ok();
+    }
+    text.parse().ok().or_else(|| text.rsplit_once(':')?.0.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smallvec::SmallVec;
+
+    fn gate(rules: Rules) -> Gate {
+        Gate::new(Rules { connections_max: 10, sockets_max: 12, ..rules })
+    }
+
+    fn ip(text: &str) -> Ip {
+        text.parse::<IpAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn places_are_counted_in_all_and_per_address() {
+        let gate = gate(Rules { per_ip_max: Some(2), ..Rules::default() });
+        for _ in 0..2 {
+            gate.admit(ip("10.0.0.1")).expect("two may");
+        }
+        assert_eq!(
+            gate.admit(ip("::ffff:10.0.0.1")),
+            Err(Reject::PerIp),
+            "the same address, written as IPv6"
+        );
+        gate.dismiss(ip("10.0.0.1"));
+        gate.admit(ip("10.0.0.1")).expect("a place was freed");
+        gate.admit(ip("2001:db8:1:2::1")).expect("another address");
+        gate.admit(ip("2001:db8:1:2::2")).expect("the same /64");
+        assert_eq!(gate.admit(ip("2001:db8:1:2:ffff::3")), Err(Reject::PerIp));
+        for host in 1..=6 {
+            gate.admit(ip(&format!("10.1.0.{host}"))).expect("up to ten");
+        }
+        assert_eq!((gate.open(), gate.admit(ip("10.2.0.1"))), (10, Err(Reject::Full)));
+        gate.drain();
+        assert_eq!(gate.admit(ip("10.2.0.1")), Err(Reject::Draining));
+    }
+
+    #[test]
+    fn sockets_have_a_ceiling_of_their_own() {
+        let gate = gate(Rules::default());
+        let taken = std::iter::repeat_with(|| gate.enter_socket()).take_while(|()| gate.has_place()).count();
+        assert_eq!(taken, 11, "after the twelfth there is no place");
+        gate.leave_socket();
+        assert!(gate.has_place());
+    }
+
+    #[test]
+    fn origins_match_by_rule() {
+        let origins = ["https://a.example", "https://*.b.example:8443", "null"].map(str::to_owned).to_vec();
+        let gate = gate(Rules { origins, ..Rules::default() });
+        let allows = |origin: &str| gate.check_origin(Some(origin)).is_ok();
+        assert!(gate.check_origin(None).is_ok(), "no browser");
+        assert!(allows("https://a.example") && allows("HTTPS://A.example") && allows("null"));
+        assert!(allows("https://x.b.example:8443") && allows("https://x.y.b.example:8443"));
+        for origin in [
+            "http://a.example",
+            "https://a.example:444",
+            "https://xa.example",
+            "https://b.example:8443",
+            "https://.b.example:8443",
+            "https://x.b.example",
+            "https://xb.example:8443",
+            "https://ü.example",
+            "",
+        ] {
+            assert!(!allows(origin), "{origin}");
+        }
+    }
+
+    #[test]
+    fn only_the_words_of_trusted_proxies_are_followed() {
+        let trusted_proxies =
+            vec!["10.0.0.0/8".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
+        let gate = gate(Rules { trusted_proxies, ..Rules::default() });
+        let customary = |lines: &[&'static str]| {
+            let forwarded = Forwarded { customary: lines.into(), standard: SmallVec::new() };
+            gate.client(&forwarded).map(|address| address.to_string())
+        };
+        assert_eq!(customary(&["1.2.3.4"]).as_deref(), Some("1.2.3.4"));
+        assert_eq!(
+            customary(&["6.6.6.6, 1.2.3.4, 10.0.0.9"]).as_deref(),
+            Some("1.2.3.4"),
+            "what a client adds is not"
+        );
+        assert_eq!(customary(&["6.6.6.6", "1.2.3.4:555"]).as_deref(), Some("1.2.3.4"), "lines are one list");
+        assert_eq!(customary(&["1.2.3.4, unknown"]), None);
+        assert_eq!(customary(&["6.6.6.6, junk, 10.0.0.9"]).as_deref(), Some("10.0.0.9"));
+        assert_eq!(customary(&[]), None);
+        let standard = |line: &'static str| {
+            let forwarded =
+                Forwarded { standard: [line].as_slice().into(), customary: ["9.9.9.9"].as_slice().into() };
+            gate.client(&forwarded).map(|address| address.to_string())
+        };
+        assert_eq!(standard("for=192.0.2.60;proto=http;by=203.0.113.43").as_deref(), Some("192.0.2.60"));
+        assert_eq!(standard("for=1.1.1.1, For=\"[2001:db9::17]:4711\"").as_deref(), Some("2001:db9::17"));
+        assert_eq!(standard("for=_hidden"), None);
+        assert!(gate.trusts("::ffff:10.1.2.3".parse().expect("an address")));
+    }
+}

@@ -1,0 +1,224 @@
+//! The directory: every room of the process, with the shards that have members in it. The only state that shards share.
+//!
+//! Striped: a room's name decides which of 64 locks guards it. Joining, leaving and publishing each take one stripe for
+//! some tens of nanoseconds.
+
+use crate::message::{RoomId, ShardId, ShardSet};
+use compact_str::CompactString;
+use hashbrown::HashTable;
+use slab::Slab;
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const STRIPES: usize = 64;
+/// The low bits of a room's index are its stripe, the others its place there.
+const STRIPE_BITS: u32 = STRIPES.trailing_zeros();
+
+/// All rooms. Bounded by `rooms_max`: a join that would make one more is refused.
+#[derive(Debug)]
+pub struct Directory {
+    stripes: Box<[Aligned]>,
+    /// Names come from clients, so the hash is keyed: nobody can choose names that collide.
+    hasher: RandomState,
+    rooms: AtomicUsize,
+    rooms_max: usize,
+}
+
+/// There are as many rooms as allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DirectoryFull;
+
+/// Apart from its neighbours, so that two cores on two stripes do not share a cache line.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Aligned(Mutex<Stripe>);
+
+#[derive(Debug, Default)]
+struct Stripe {
+    /// Places in `rooms`, by the hash of their name: five bytes a room and no second copy of the name.
+    index: HashTable<u32>,
+    rooms: Slab<Room>,
+    /// The stamp of the room made last.
+    stamp: u32,
+}
+
+#[derive(Debug)]
+struct Room {
+    name: CompactString,
+    /// True for a shard exactly when it has a member.
+    shards: ShardSet,
+    /// Members on all shards. `members >= 1`: a room without is forgotten.
+    members: u32,
+    stamp: NonZeroU32,
+}
+
+// The name, 16 bytes of shards, members and stamp; docs/memory arithmetic counts on it.
+const _: () = assert!(size_of::<Room>() == 48);
+
+impl Directory {
+    /// An empty directory.
+    pub fn new(rooms_max: usize) -> Directory {
+        Directory {
+            stripes: (0..STRIPES).map(|_| Aligned::default()).collect(),
+            hasher: RandomState::new(),
+            rooms: AtomicUsize::new(0),
+            rooms_max,
+        }
+    }
+
+    /// See [`Bus::enter`](super::Bus::enter).
+    pub fn enter(&self, shard: ShardId, name: &str) -> Result<(RoomId, u32), DirectoryFull> {
+        let (hash, number, mut stripe) = self.stripe(name);
+        if let Some(at) = stripe.find(hash, name) {
+            let room = &mut stripe.rooms[at as usize];
+            let before = room.members;
+            room.members += 1;
+            room.shards.insert(shard);
+            return Ok((room_id(number, at, room.stamp), before));
+        }
+        // Counted before it is made, so that stripes racing for the last place cannot both have it.
+        if self.rooms.fetch_add(1, Relaxed) >= self.rooms_max {
+            self.rooms.fetch_sub(1, Relaxed);
+            return Err(DirectoryFull);
+        }
+        let mut shards = ShardSet::default();
+        shards.insert(shard);
+        stripe.stamp = stripe.stamp.wrapping_add(1);
+        let stamp = NonZeroU32::new(stripe.stamp).unwrap_or(NonZeroU32::MAX);
+        let Stripe { index, rooms, .. } = &mut *stripe;
+        let at = rooms.insert(Room { name: name.into(), shards, members: 1, stamp }) as u32;
+        index.insert_unique(hash, at, |at| self.hasher.hash_one(rooms[*at as usize].name.as_str()));
+        Ok((room_id(number, at, stamp), 0))
+    }
+
+    /// See [`Bus::exit`](super::Bus::exit).
+    pub fn exit(&self, shard: ShardId, id: RoomId, last_here: bool) {
+        let mut stripe = self.lock(id.index as usize % STRIPES);
+        let at = id.index >> STRIPE_BITS;
+        let Some(room) = stripe.rooms.get_mut(at as usize).filter(|room| room.stamp == id.stamp) else {
+            debug_assert!(false, "a room is not forgotten while it has members");
+            return;
+        };
+        room.members -= 1;
+        if last_here {
+            room.shards.remove(shard);
+        }
+        if room.members == 0 {
+            let hash = self.hasher.hash_one(room.name.as_str());
+            let Stripe { index, rooms, .. } = &mut *stripe;
+            if let Ok(entry) = index.find_entry(hash, |entry| *entry == at) {
+                entry.remove();
+            }
+            rooms.remove(at as usize);
+            self.rooms.fetch_sub(1, Relaxed);
+            // A crowd that has left does not hold its memory for ever. Only an empty stripe shrinks, so a busy one never pays.
+            if rooms.is_empty() {
+                rooms.shrink_to_fit();
+                index.shrink_to(0, |_| 0);
+            }
+        }
+    }
+
+    /// The id of the room `name`.
+    pub fn find(&self, name: &str) -> Option<RoomId> {
+        let (hash, number, stripe) = self.stripe(name);
+        stripe.find(hash, name).map(|at| room_id(number, at, stripe.rooms[at as usize].stamp))
+    }
+
+    /// Calls `act` inside the stripe with the room's id and its shards, or answers no shards when there is no such room.
+    pub fn with_room<E>(
+        &self,
+        name: &str,
+        act: impl FnOnce(RoomId, ShardSet) -> Result<ShardSet, E>,
+    ) -> Result<ShardSet, E> {
+        let (hash, number, stripe) = self.stripe(name);
+        let Some(at) = stripe.find(hash, name) else { return Ok(ShardSet::default()) };
+        let room = &stripe.rooms[at as usize];
+        act(room_id(number, at, room.stamp), room.shards)
+    }
+
+    /// Rooms now.
+    pub fn rooms(&self) -> usize {
+        self.rooms.load(Relaxed)
+    }
+
+    fn stripe(&self, name: &str) -> (u64, usize, MutexGuard<'_, Stripe>) {
+        let hash = self.hasher.hash_one(name);
+        // The table uses the low bits and the top seven; the stripe takes some from between.
+        let number = (hash >> 40) as usize % STRIPES;
+        (hash, number, self.lock(number))
+    }
+
+    fn lock(&self, number: usize) -> MutexGuard<'_, Stripe> {
+        // A panic inside a stripe ends the process, so a poisoned lock is only met on the way out.
+        self.stripes[number].0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stripe {
+    fn find(&self, hash: u64, name: &str) -> Option<u32> {
+        self.index.find(hash, |at| self.rooms[*at as usize].name == name).copied()
+    }
+}
+
+fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {
+    RoomId { index: at << STRIPE_BITS | stripe as u32, stamp }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn it_agrees_with_a_plain_map() {
+        let directory = Directory::new(1000);
+        // For each room the members on each of three shards.
+        let mut model: HashMap<String, [u32; 3]> = HashMap::new();
+        let mut ids: HashMap<String, RoomId> = HashMap::new();
+        let mut random = 0x2545_f491_4f6c_dd1d_u64;
+        for _ in 0..20_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let name = format!("room {}", random % 50);
+            let shard = (random >> 16) as usize % 3;
+            let members = model.entry(name.clone()).or_default();
+            if (random >> 32) & 1 == 0 {
+                let (id, before) = directory.enter(shard as u8, &name).expect("there is room");
+                assert_eq!(before, members.iter().sum::<u32>());
+                assert_eq!(
+                    *ids.entry(name.clone()).or_insert(id),
+                    id,
+                    "a room keeps its id while it has members"
+                );
+                members[shard] += 1;
+            } else if members[shard] > 0 {
+                members[shard] -= 1;
+                directory.exit(shard as u8, ids[&name], members[shard] == 0);
+                if members.iter().sum::<u32>() == 0 {
+                    ids.remove(&name);
+                }
+            }
+            assert_eq!(directory.find(&name), ids.get(&name).copied());
+            let shards = directory.with_room(&name, |_, shards| Ok::<_, ()>(shards)).expect("never refused");
+            let expected: Vec<u8> = (0..3).filter(|shard| model[&name][usize::from(*shard)] > 0).collect();
+            assert_eq!(shards.iter().collect::<Vec<_>>(), expected);
+        }
+        assert_eq!(directory.rooms(), ids.len());
+    }
+
+    #[test]
+    fn the_bound_on_rooms_holds_and_frees() {
+        let directory = Directory::new(2);
+        let (one, _) = directory.enter(0, "one").expect("there is room");
+        directory.enter(0, "two").expect("there is room");
+        assert_eq!(directory.enter(0, "three"), Err(DirectoryFull));
+        directory.enter(1, "two").expect("a room that is there takes more members");
+        directory.exit(0, one, true);
+        let (three, _) = directory.enter(0, "three").expect("a place was freed");
+        assert_ne!(three, one, "a new room is not taken for an old one");
+    }
+}

@@ -1,0 +1,150 @@
+//! A shard's mailbox: what other threads want of it.
+
+use crate::message::Publication;
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The most pieces of mail that may wait before publications are refused.
+pub const MAIL_MAX: usize = 65_536;
+/// The most bytes of publications that may wait before further ones are refused.
+pub const MAIL_BYTES_MAX: usize = 64 << 20;
+
+/// What one thread can tell a shard.
+#[derive(Clone, Debug)]
+pub enum Mail {
+    /// An event for members of a room.
+    Publication(Arc<Publication>),
+    /// Close all connections with 1001, spread over `spread_ms`; after `timeout_ms` end those that are left.
+    Drain {
+        /// Time over which the closes are spread, in milliseconds.
+        spread_ms: u32,
+        /// Time after which the shard stops waiting for peers, in milliseconds.
+        timeout_ms: u32,
+    },
+}
+
+impl Mail {
+    fn size(&self) -> usize {
+        match self {
+            Mail::Publication(publication) => publication.size(),
+            Mail::Drain { .. } => 0,
+        }
+    }
+}
+
+/// A queue with many writers and one reader. Bounded by [`MAIL_MAX`] and [`MAIL_BYTES_MAX`]: when it is full, publications are
+/// refused to their publishers ([`Mailbox::is_full`]); other mail is rare and always taken.
+#[derive(Default)]
+pub struct Mailbox {
+    queue: Mutex<VecDeque<Mail>>,
+    /// Pieces and bytes in `queue`, readable without its lock.
+    pieces: AtomicUsize,
+    bytes: AtomicUsize,
+    /// True while the owner waits, or is about to, and has to be woken.
+    asleep: AtomicBool,
+    bell: OnceLock<Bell>,
+}
+
+type Bell = Box<dyn Fn() + Send + Sync>;
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox")
+            .field("pieces", &self.pieces)
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mailbox {
+    /// Sets how the owner is woken. Until then, and in the simulator, nobody is.
+    pub fn hang_bell(&self, bell: Bell) {
+        // A second bell would be a second reactor on one shard.
+        assert!(self.bell.set(bell).is_ok(), "a mailbox has one owner");
+    }
+
+    /// Adds `mail` at the end.
+    pub fn post(&self, mail: Mail) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bytes.fetch_add(mail.size(), Ordering::Relaxed);
+        queue.push_back(mail);
+        self.pieces.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// True when publications must be refused.
+    pub fn is_full(&self) -> bool {
+        self.pieces.load(Ordering::Relaxed) >= MAIL_MAX
+            || self.bytes.load(Ordering::Relaxed) >= MAIL_BYTES_MAX
+    }
+
+    /// Wakes the owner if it waits.
+    pub fn ring(&self) {
+        // Paired with `fall_asleep`: either this sees the owner asleep, or the owner sees the mail.
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(bell) = self.bell.get()
+        {
+            bell();
+        }
+    }
+
+    /// Moves all mail to the end of `into`. For the owner.
+    pub fn collect(&self, into: &mut VecDeque<Mail>) {
+        if self.pieces.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if into.is_empty() {
+            std::mem::swap(into, &mut queue);
+        } else {
+            into.append(&mut queue);
+        }
+        self.pieces.store(0, Ordering::SeqCst);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// The owner is about to wait. False when mail has come and it must not.
+    pub fn fall_asleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        if self.pieces.load(Ordering::SeqCst) == 0 {
+            return true;
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        false
+    }
+
+    /// The owner has woken, whoever woke it.
+    pub fn wake_up(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU32;
+
+    #[test]
+    fn the_bell_rings_only_for_a_sleeper_and_only_once() {
+        let mailbox = Mailbox::default();
+        let rung = Arc::new(AtomicU32::new(0));
+        let counted = rung.clone();
+        mailbox.hang_bell(Box::new(move || {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }));
+        let mail = Mail::Drain { spread_ms: 0, timeout_ms: 0 };
+        mailbox.post(mail.clone());
+        mailbox.ring();
+        assert_eq!(rung.load(Ordering::SeqCst), 0, "an owner that is awake looks for itself");
+        assert!(!mailbox.fall_asleep(), "there is mail");
+        let mut mail_in = VecDeque::new();
+        mailbox.collect(&mut mail_in);
+        assert_eq!(mail_in.len(), 1);
+        assert!(mailbox.fall_asleep());
+        mailbox.post(mail);
+        mailbox.ring();
+        mailbox.ring();
+        assert_eq!(rung.load(Ordering::SeqCst), 1);
+    }
+}

@@ -1,0 +1,147 @@
+//! Between the cores: who has members in a room, and how a publication gets there.
+//!
+//! The bus is all that shards share. `publish` takes the room's stripe of the [`Directory`], and inside it pushes one
+//! shared publication into the [`Mailbox`] of every shard that has members: so all shards see the events of one room in
+//! one order.
+
+pub mod directory;
+pub mod mailbox;
+
+use crate::message::{Draft, Publication, RoomId, ShardId, ShardSet};
+use directory::{Directory, DirectoryFull};
+use mailbox::{Mail, Mailbox};
+use std::sync::Arc;
+
+/// What connects the shards of one process.
+#[derive(Debug)]
+pub struct Bus {
+    directory: Directory,
+    mailboxes: Box<[Mailbox]>,
+}
+
+/// A mailbox on the way is full: nothing was published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overloaded;
+
+impl Bus {
+    /// A bus for `shards` shards (at most [`SHARDS_MAX`](crate::message::SHARDS_MAX)) and at most `rooms_max` rooms.
+    pub fn new(shards: usize, rooms_max: usize) -> Bus {
+        assert!((1..=crate::message::SHARDS_MAX).contains(&shards), "a process has 1 to 128 shards");
+        Bus {
+            directory: Directory::new(rooms_max),
+            mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
+        }
+    }
+
+    /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
+    /// members it had before.
+    ///
+    /// # Errors
+    /// [`DirectoryFull`] when there would be more rooms than allowed.
+    pub fn enter(&self, shard: ShardId, name: &str) -> Result<(RoomId, u32), DirectoryFull> {
+        self.directory.enter(shard, name)
+    }
+
+    /// Counts one member less; `last_here` when it was the last one on `shard`. A room without members is forgotten.
+    pub fn exit(&self, shard: ShardId, room: RoomId, last_here: bool) {
+        self.directory.exit(shard, room, last_here);
+    }
+
+    /// The id of the room `name`, if it has members anywhere.
+    pub fn find(&self, name: &str) -> Option<RoomId> {
+        self.directory.find(name)
+    }
+
+    /// Rooms with a member anywhere.
+    pub fn rooms(&self) -> usize {
+        self.directory.rooms()
+    }
+
+    /// Puts a publication into the mailbox of every shard that has members of its room, and answers which those are. Their
+    /// bells are not rung: the caller does that once a turn with [`Bus::ring`].
+    ///
+    /// # Errors
+    /// [`Overloaded`] when one of the mailboxes is full; then no shard gets it.
+    pub fn publish(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+        self.directory.with_room(draft.room, |room, shards| {
+            // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
+            // by one publication for each stripe: it is a bound on memory, not an exact number.
+            if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
+                return Err(Overloaded);
+            }
+            let publication = Arc::new(Publication::new(room, draft));
+            for shard in shards.iter() {
+                self.mailboxes[usize::from(shard)].post(Mail::Publication(publication.clone()));
+            }
+            Ok(shards)
+        })
+    }
+
+    /// Posts `mail` to one shard and wakes it.
+    pub fn post(&self, shard: ShardId, mail: Mail) {
+        self.mailboxes[usize::from(shard)].post(mail);
+        self.mailboxes[usize::from(shard)].ring();
+    }
+
+    /// Wakes the shards that sleep.
+    pub fn ring(&self, shards: ShardSet) {
+        for shard in shards.iter() {
+            self.mailboxes[usize::from(shard)].ring();
+        }
+    }
+
+    /// The mailbox of `shard`.
+    pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
+        &self.mailboxes[usize::from(shard)]
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Time;
+
+    fn draft(room: &str) -> Draft<'_> {
+        Draft { room, event: "e", payload: b"1", binary: false, except: None, published_at: Time::default() }
+    }
+
+    #[test]
+    fn a_publication_reaches_the_shards_with_members_and_no_others() {
+        let bus = Bus::new(3, 100);
+        let (room, _) = bus.enter(0, "a").expect("there is room");
+        bus.enter(2, "a").expect("there is room");
+        let to = bus.publish(&draft("a")).expect("nothing is full");
+        assert_eq!(to.iter().collect::<Vec<_>>(), [0, 2]);
+        bus.exit(0, room, true);
+        let to = bus.publish(&draft("a")).expect("nothing is full");
+        assert_eq!(to.iter().collect::<Vec<_>>(), [2]);
+        assert!(bus.publish(&draft("nobody is here")).expect("nothing is full").is_empty());
+        let waiting = |shard| {
+            let mut mail = Vec::new().into();
+            bus.mailbox(shard).collect(&mut mail);
+            mail.len()
+        };
+        assert_eq!((waiting(0), waiting(1), waiting(2)), (1, 0, 2));
+    }
+
+    #[test]
+    fn a_full_mailbox_refuses_the_whole_publication() {
+        let bus = Bus::new(2, 100);
+        bus.enter(0, "a").expect("there is room");
+        bus.enter(1, "a").expect("there is room");
+        let mut taken = 0;
+        while bus.publish(&draft("a")).is_ok() {
+            taken += 1;
+            assert!(taken <= mailbox::MAIL_MAX, "the bound holds");
+        }
+        let mut mail = Vec::new().into();
+        bus.mailbox(0).collect(&mut mail);
+        assert_eq!(mail.len(), taken);
+        assert_eq!(bus.publish(&draft("a")), Err(Overloaded), "shard 1 is still full");
+    }
+}

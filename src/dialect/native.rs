@@ -1,0 +1,548 @@
+//! The native dialect: `docs/protocol.md` in code. JSON in, JSON out; the data of an event is never looked into beyond
+//! checking that it is JSON and not too deep.
+
+use crate::message::Publication;
+use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use smallvec::{SmallVec, smallvec};
+use std::borrow::Cow;
+use std::io::Write;
+
+/// The deepest nesting of arrays and objects that `data` may have. Other parsers stop at 128 (serde_json) to 1,000 (Python);
+/// what we pass on should not break whoever reads it.
+pub const DEPTH_MAX: usize = 128;
+/// The longest `id`, in bytes as it is written.
+pub const ID_BYTES_MAX: usize = 64;
+/// The longest event name, in bytes.
+pub const EVENT_BYTES_MAX: usize = 200;
+
+/// What a client wants.
+#[derive(Debug)]
+pub enum Command<'a> {
+    /// To be a member of these rooms.
+    Join {
+        /// Names, checked.
+        rooms: Vec<Cow<'a, str>>,
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+    /// To be a member of these rooms no longer.
+    Leave {
+        /// Names, checked.
+        rooms: Vec<Cow<'a, str>>,
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+    /// To send an event to a room's members.
+    Publish {
+        /// The room's name, checked.
+        room: Cow<'a, str>,
+        /// The event's name, checked.
+        event: Cow<'a, str>,
+        /// JSON text, or bytes when it came in a binary frame.
+        payload: &'a [u8],
+        /// True when the sender wants the event too.
+        echo: bool,
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+    /// To know whether anybody is there.
+    Ping {
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+}
+
+/// A message's `id`, as it is written: a JSON number or string of at most [`ID_BYTES_MAX`] bytes.
+pub type Id<'a> = &'a str;
+
+/// Why a message was not carried out.
+#[derive(Debug)]
+pub struct Refusal<'a> {
+    /// The stable code.
+    pub code: Code,
+    /// For people.
+    pub message: Cow<'static, str>,
+    /// The `id` of the message, where it could be read.
+    pub id: Option<Id<'a>>,
+    /// Milliseconds after which trying again makes sense.
+    pub retry_ms: Option<u32>,
+}
+
+/// The codes of `docs/protocol.md`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Not JSON, or too deep.
+    BadJson,
+    /// A field is missing or wrong.
+    BadMessage,
+    /// No such `type`.
+    UnknownType,
+    /// Not the name of a room.
+    BadRoom,
+    /// Not the name of an event.
+    BadEvent,
+    /// More rooms than the connection or the server may have.
+    TooManyRooms,
+    /// More messages in one frame than allowed.
+    TooManyMessages,
+    /// More messages a second than allowed.
+    RateLimited,
+    /// The server cannot take it now.
+    Overloaded,
+}
+
+impl Code {
+    /// As it stands in an error message.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::BadJson => "bad_json",
+            Code::BadMessage => "bad_message",
+            Code::UnknownType => "unknown_type",
+            Code::BadRoom => "bad_room",
+            Code::BadEvent => "bad_event",
+            Code::TooManyRooms => "too_many_rooms",
+            Code::TooManyMessages => "too_many_messages",
+            Code::RateLimited => "rate_limited",
+            Code::Overloaded => "overloaded",
+        }
+    }
+}
+
+impl<'a> Refusal<'a> {
+    /// A refusal with nothing but a code and a message.
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Refusal<'a> {
+        Refusal { code, message: message.into(), id: None, retry_ms: None }
+    }
+
+    /// The same, for the message with this `id`.
+    #[must_use]
+    pub fn with_id(self, id: Option<Id<'a>>) -> Refusal<'a> {
+        Refusal { id, ..self }
+    }
+
+    /// The same, worth trying again after `retry_ms`.
+    #[must_use]
+    pub fn with_retry(self, retry_ms: u32) -> Refusal<'a> {
+        Refusal { retry_ms: Some(retry_ms), ..self }
+    }
+}
+
+/// The messages in a text frame: one, or those of an array, each still to be decoded.
+pub type Messages<'a> = SmallVec<[&'a str; 1]>;
+
+/// Splits a text frame into its messages.
+///
+/// # Errors
+/// When it is an array that is not JSON, or that holds more than `messages_max`.
+pub fn split(text: &str, messages_max: usize) -> Result<Messages<'_>, Refusal<'_>> {
+    if !text.trim_ascii_start().starts_with('[') {
+        return Ok(smallvec![text]);
+    }
+    let messages: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| refuse_json(&error))?;
+    if messages.len() > messages_max {
+        let message = format!("{} messages in one frame; at most {messages_max} are taken", messages.len());
+        return Err(Refusal::new(Code::TooManyMessages, message));
+    }
+    Ok(messages.iter().map(|message| message.get()).collect())
+}
+
+/// All fields that any message of a client has.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    rooms: Option<Vec<Name<'a>>>,
+    #[serde(borrow)]
+    room: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    #[serde(default)]
+    echo: bool,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+/// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[derive(Deserialize)]
+struct OnlyId<'a> {
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+}
+
+/// Reads one message of a text frame.
+///
+/// # Errors
+/// What is wrong with it. Nothing has been done then.
+pub fn decode(message: &str, room_name_bytes_max: usize) -> Result<Command<'_>, Refusal<'_>> {
+    let fields: Fields<'_> =
+        serde_json::from_str(message).map_err(|error| refuse_json(&error).with_id(id_of(message)))?;
+    let payload = match fields.data {
+        Some(data) if is_too_deep(data.get()) => {
+            let refusal = Refusal::new(Code::BadJson, format!("`data` nests deeper than {DEPTH_MAX}"));
+            return Err(refusal.with_id(read_id(fields.id)?));
+        }
+        Some(data) => data.get().as_bytes(),
+        None => b"null",
+    };
+    interpret(fields, payload, room_name_bytes_max)
+}
+
+/// The `id` of a message that is otherwise not looked at.
+pub fn id_of(message: &str) -> Option<Id<'_>> {
+    let OnlyId { id } = serde_json::from_str(message).ok()?;
+    read_id(id).ok()?
+}
+
+/// Reads a binary frame: a publish as JSON, a newline, the payload.
+///
+/// # Errors
+/// What is wrong with it. Nothing has been done then.
+pub fn decode_binary(frame: &[u8], room_name_bytes_max: usize) -> Result<Command<'_>, Refusal<'_>> {
+    let Some(newline) = frame.iter().position(|byte| *byte == b'\n') else {
+        return Err(Refusal::new(
+            Code::BadMessage,
+            "a binary frame is a publish as JSON, a newline, and the payload",
+        ));
+    };
+    let fields: Fields<'_> =
+        serde_json::from_slice(&frame[..newline]).map_err(|error| refuse_json(&error))?;
+    let id = read_id(fields.id)?;
+    if fields.kind.as_deref() != Some("publish") {
+        return Err(Refusal::new(Code::BadMessage, "a binary frame can only publish").with_id(id));
+    }
+    if fields.data.is_some() {
+        return Err(Refusal::new(Code::BadMessage, "in a binary frame the data is what follows the newline")
+            .with_id(id));
+    }
+    interpret(fields, &frame[newline + 1..], room_name_bytes_max)
+}
+
+fn interpret<'a>(
+    fields: Fields<'a>,
+    payload: &'a [u8],
+    room_name_bytes_max: usize,
+) -> Result<Command<'a>, Refusal<'a>> {
+    let id = read_id(fields.id)?;
+    let lacks = |field: &str| Refusal::new(Code::BadMessage, format!("`{field}` is missing")).with_id(id);
+    let rooms = |rooms: Option<Vec<Name<'a>>>| {
+        let rooms: Vec<_> = rooms.ok_or_else(|| lacks("rooms"))?.into_iter().map(|Name(name)| name).collect();
+        match rooms.iter().find_map(|name| name_fault(name, room_name_bytes_max)) {
+            Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}")).with_id(id)),
+            None => Ok(rooms),
+        }
+    };
+    match fields.kind.as_deref() {
+        Some("join") => Ok(Command::Join { rooms: rooms(fields.rooms)?, id }),
+        Some("leave") => Ok(Command::Leave { rooms: rooms(fields.rooms)?, id }),
+        Some("publish") => {
+            let room = fields.room.ok_or_else(|| lacks("room"))?;
+            let event = fields.event.ok_or_else(|| lacks("event"))?;
+            if let Some(fault) = name_fault(&room, room_name_bytes_max) {
+                return Err(Refusal::new(Code::BadRoom, format!("a room name {fault}")).with_id(id));
+            }
+            if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
+                return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id));
+            }
+            Ok(Command::Publish { room, event, payload, echo: fields.echo, id })
+        }
+        Some("ping") => Ok(Command::Ping { id }),
+        Some(_) => {
+            let known = "`type` is join, leave, publish or ping";
+            Err(Refusal::new(Code::UnknownType, known).with_id(id))
+        }
+        None => Err(lacks("type")),
+    }
+}
+
+/// What is wrong with a name, if anything.
+fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
+    if name.is_empty() {
+        Some("must not be empty".to_owned())
+    } else if name.len() > bytes_max {
+        Some(format!("has {} bytes; at most {bytes_max} are allowed", name.len()))
+    } else if name.chars().any(char::is_control) {
+        Some("must not have control characters".to_owned())
+    } else {
+        None
+    }
+}
+
+fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {
+    let Some(id) = id.map(RawValue::get) else { return Ok(None) };
+    let is_scalar = id.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit());
+    if is_scalar && id.len() <= ID_BYTES_MAX {
+        Ok(Some(id))
+    } else {
+        let message = format!("`id` is a number or a string of at most {ID_BYTES_MAX} bytes");
+        Err(Refusal::new(Code::BadMessage, message))
+    }
+}
+
+fn refuse_json<'a>(error: &serde_json::Error) -> Refusal<'a> {
+    let code = match error.classify() {
+        Category::Data => Code::BadMessage,
+        Category::Syntax | Category::Eof | Category::Io => Code::BadJson,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// True when arrays and objects nest deeper than [`DEPTH_MAX`] in `json`, which is known to be well-formed.
+fn is_too_deep(json: &str) -> bool {
+    // Nesting takes two bytes a level, so most data cannot be too deep.
+    if json.len() <= 2 * DEPTH_MAX {
+        return false;
+    }
+    let (mut depth, mut in_string) = (0_usize, false);
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => {
+                bytes.next();
+            }
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return true;
+                }
+            }
+            b']' | b'}' if !in_string => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Writes a publication as an `event` message; of a binary one the part before the payload is the same without `data`.
+pub fn encode_event(out: &mut Vec<u8>, publication: &Publication) {
+    out.extend_from_slice(br#"{"type":"event","room":"#);
+    encode_str(out, publication.room_name());
+    out.extend_from_slice(br#","event":"#);
+    encode_str(out, publication.event());
+    out.extend_from_slice(if publication.binary { b"}\n" as &[u8] } else { br#","data":"# });
+    out.extend_from_slice(publication.payload());
+    if !publication.binary {
+        out.push(b'}');
+    }
+}
+
+/// Writes an `ack` with nothing but its id.
+pub fn encode_ack(out: &mut Vec<u8>, id: Id<'_>) {
+    out.extend_from_slice(br#"{"type":"ack","id":"#);
+    out.extend_from_slice(id.as_bytes());
+    out.push(b'}');
+}
+
+/// Writes the `ack` of a join: for each room how many members it had before.
+pub fn encode_joined<'n>(out: &mut Vec<u8>, id: Id<'_>, rooms: impl Iterator<Item = (&'n str, u32)>) {
+    out.extend_from_slice(br#"{"type":"ack","id":"#);
+    out.extend_from_slice(id.as_bytes());
+    out.extend_from_slice(br#","rooms":{"#);
+    for (i, (name, members)) in rooms.enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        encode_str(out, name);
+        write!(out, r#":{{"members":{members}}}"#).expect("writing to memory does not fail");
+    }
+    out.extend_from_slice(b"}}");
+}
+
+/// Writes a `pong`.
+pub fn encode_pong(out: &mut Vec<u8>, id: Option<Id<'_>>) {
+    out.extend_from_slice(br#"{"type":"pong""#);
+    encode_id(out, id);
+    out.push(b'}');
+}
+
+/// Writes an `error`.
+pub fn encode_error(out: &mut Vec<u8>, refusal: &Refusal<'_>) {
+    write!(out, r#"{{"type":"error","code":"{}""#, refusal.code.as_str())
+        .expect("writing to memory does not fail");
+    encode_id(out, refusal.id);
+    out.extend_from_slice(br#","message":"#);
+    encode_str(out, &refusal.message);
+    if let Some(retry_ms) = refusal.retry_ms {
+        write!(out, r#","retry_ms":{retry_ms}"#).expect("writing to memory does not fail");
+    }
+    out.push(b'}');
+}
+
+/// Writes the message that says how many were lost.
+pub fn encode_dropped(out: &mut Vec<u8>, count: u64) {
+    write!(out, r#"{{"type":"dropped","count":{count}}}"#).expect("writing to memory does not fail");
+}
+
+fn encode_id(out: &mut Vec<u8>, id: Option<Id<'_>>) {
+    if let Some(id) = id {
+        out.extend_from_slice(br#","id":"#);
+        out.extend_from_slice(id.as_bytes());
+    }
+}
+
+fn encode_str(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("writing to memory does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Draft, RoomId};
+    use crate::time::Time;
+    use std::num::NonZeroU32;
+
+    fn refused(message: &str) -> (Code, String, Option<&str>) {
+        let refusal = decode(message, 20).expect_err("must be refused");
+        (refusal.code, refusal.message.into_owned(), refusal.id)
+    }
+
+    #[test]
+    fn the_messages_of_the_protocol_are_understood() {
+        match decode(r#" {"type":"join","rooms":["a","b\u00e9"],"id":1} "#, 20).expect("a join") {
+            Command::Join { rooms, id } => {
+                assert_eq!((rooms.as_slice(), id), (["a".into(), "bé".into()].as_slice(), Some("1")));
+                assert!(matches!(rooms[0], Cow::Borrowed(_)), "a plain name is not copied");
+            }
+            other => panic!("{other:?}"),
+        }
+        let publish =
+            r#"{"type":"publish","room":"a","event":"bid","data": {"x" : [1, 2.50]} ,"id":"q\"1","more":[]}"#;
+        match decode(publish, 20).expect("a publish") {
+            Command::Publish { room, event, payload, echo, id } => {
+                assert_eq!((&*room, &*event, echo, id), ("a", "bid", false, Some(r#""q\"1""#)));
+                assert_eq!(payload, br#"{"x" : [1, 2.50]}"#, "byte for byte");
+            }
+            other => panic!("{other:?}"),
+        }
+        let Ok(Command::Publish { payload, echo: true, .. }) =
+            decode(r#"{"type":"publish","room":"a","event":"e","echo":true}"#, 20)
+        else {
+            panic!("data is optional")
+        };
+        assert_eq!(payload, b"null");
+        assert!(matches!(decode(r#"{"type":"leave","rooms":[]}"#, 20), Ok(Command::Leave { id: None, .. })));
+        assert!(matches!(
+            decode(r#"{"type":"ping","id":-1.5e3}"#, 20),
+            Ok(Command::Ping { id: Some("-1.5e3") })
+        ));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_the_id_of_the_message() {
+        let check = |message: &str, code: Code, says: &str, id: Option<&str>| {
+            let (got, text, got_id) = refused(message);
+            assert!(
+                got == code && text.contains(says) && got_id == id,
+                "{message}: {got:?} {text} {got_id:?}"
+            );
+        };
+        check("", Code::BadJson, "EOF", None);
+        check("{", Code::BadJson, "line 1 column 1", None);
+        check(r#"{"type":"ping"} x"#, Code::BadJson, "trailing", None);
+        check("7", Code::BadMessage, "expected", None);
+        check("{}", Code::BadMessage, "`type` is missing", None);
+        check(r#"{"type":7,"id":1}"#, Code::BadMessage, "invalid type", Some("1"));
+        check(r#"{"type":"dance","id":1}"#, Code::UnknownType, "join", Some("1"));
+        check(r#"{"type":"join","id":1}"#, Code::BadMessage, "`rooms` is missing", Some("1"));
+        check(r#"{"type":"join","rooms":"a","id":1}"#, Code::BadMessage, "sequence", Some("1"));
+        check(r#"{"type":"join","rooms":[""],"id":1}"#, Code::BadRoom, "empty", Some("1"));
+        check(r#"{"type":"join","rooms":["a\nb"],"id":1}"#, Code::BadRoom, "control", Some("1"));
+        check(r#"{"type":"join","rooms":["aaaaaaaaaaaaaaaaaaaaa"]}"#, Code::BadRoom, "21 bytes", None);
+        check(r#"{"type":"publish","room":"a","id":1}"#, Code::BadMessage, "`event` is missing", Some("1"));
+        check(r#"{"type":"publish","room":"a","event":"\u0000"}"#, Code::BadEvent, "control", None);
+        check(r#"{"type":"ping","id":{}}"#, Code::BadMessage, "`id` is", None);
+        check(&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(63)), Code::BadMessage, "64 bytes", None);
+        check(r#"{"type":"ping","id":1,"id":2}"#, Code::BadMessage, "duplicate", None);
+    }
+
+    #[test]
+    fn deep_data_is_refused_and_strings_do_not_count() {
+        let nested = |depth: usize| {
+            format!(
+                r#"{{"type":"publish","room":"a","event":"e","data":{}{}}}"#,
+                "[".repeat(depth),
+                "]".repeat(depth)
+            )
+        };
+        assert!(decode(&nested(DEPTH_MAX), 20).is_ok());
+        assert_eq!(refused(&nested(DEPTH_MAX + 1)).0, Code::BadJson);
+        assert_eq!(refused(&nested(100_000)).0, Code::BadJson);
+        let text = format!(r#"{{"type":"publish","room":"a","event":"e","data":"\"{}"}}"#, "[".repeat(1000));
+        assert!(decode(&text, 20).is_ok());
+        // Depth outside of `data` is skipped without recursion, too.
+        let elsewhere = format!(r#"{{"type":"ping","x":{}{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        assert!(decode(&elsewhere, 20).is_ok());
+    }
+
+    #[test]
+    fn an_array_is_its_messages_and_bounded() {
+        let messages = split(r#" [ {"type":"ping"} , 7, {"a":[1,2]}]"#, 3).expect("three");
+        assert_eq!(messages.as_slice(), [r#"{"type":"ping"}"#, "7", r#"{"a":[1,2]}"#]);
+        assert_eq!(split("[1,2,3,4]", 3).expect_err("too many").code, Code::TooManyMessages);
+        assert_eq!(split("[1,", 3).expect_err("cut short").code, Code::BadJson);
+        assert_eq!(split("[]", 3).expect("none").len(), 0);
+    }
+
+    #[test]
+    fn binary_frames_publish_and_nothing_else() {
+        let Ok(Command::Publish { payload, id: Some("4"), .. }) =
+            decode_binary(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\",\"id\":4}\n\x00\n\xff", 20)
+        else {
+            panic!("a binary publish")
+        };
+        assert_eq!(payload, b"\x00\n\xff");
+        let code = |frame: &[u8]| decode_binary(frame, 20).expect_err("must be refused").code;
+        assert_eq!(code(b"\x00\x01"), Code::BadMessage);
+        assert_eq!(code(b"{\"type\":\"ping\"}\n"), Code::BadMessage);
+        assert_eq!(
+            code(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\",\"data\":1}\n"),
+            Code::BadMessage
+        );
+        assert_eq!(code(b"\xff\xfe\n"), Code::BadJson);
+    }
+
+    #[test]
+    fn what_the_server_says_is_json_of_the_protocol() {
+        let text = |write: &dyn Fn(&mut Vec<u8>)| {
+            let mut out = Vec::new();
+            write(&mut out);
+            String::from_utf8(out).expect("text")
+        };
+        let draft = Draft {
+            room: "a\"b",
+            event: "é",
+            payload: b"[1, 2]",
+            binary: false,
+            except: None,
+            published_at: Time::default(),
+        };
+        let publication = Publication::new(RoomId { index: 0, stamp: NonZeroU32::MIN }, &draft);
+        assert_eq!(
+            text(&|out| encode_event(out, &publication)),
+            r#"{"type":"event","room":"a\"b","event":"é","data":[1, 2]}"#
+        );
+        let publication = Publication::new(publication.room, &Draft { binary: true, ..draft });
+        assert_eq!(
+            text(&|out| encode_event(out, &publication)),
+            "{\"type\":\"event\",\"room\":\"a\\\"b\",\"event\":\"é\"}\n[1, 2]"
+        );
+        assert_eq!(
+            text(&|out| encode_joined(out, "1", [("a", 12), ("b", 0)].into_iter())),
+            r#"{"type":"ack","id":1,"rooms":{"a":{"members":12},"b":{"members":0}}}"#
+        );
+        let refusal = Refusal::new(Code::RateLimited, "slow \"down\"").with_id(Some("2")).with_retry(800);
+        assert_eq!(
+            text(&|out| encode_error(out, &refusal)),
+            r#"{"type":"error","code":"rate_limited","id":2,"message":"slow \"down\"","retry_ms":800}"#
+        );
+    }
+}

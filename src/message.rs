@@ -1,0 +1,285 @@
+//! The words that all layers share: what a connection, a room and a publication are called, and why someone is
+//! turned away.
+
+use crate::time::Time;
+use std::num::NonZeroU32;
+
+/// The number of a shard, `0 <= shard < SHARDS_MAX`.
+pub type ShardId = u8;
+
+/// The most shards one process can have: a set of shards is one 128-bit word.
+pub const SHARDS_MAX: usize = 128;
+
+/// The place of a connection in its shard's slab.
+pub type Slot = u32;
+
+/// The name of a connection within the process. Slots are reused, stamps are not (until 2^32 later connections of the
+/// same shard), so a stale name finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnId {
+    /// The shard that owns the connection, for as long as it lives.
+    pub shard: ShardId,
+    /// Its place there.
+    pub slot: Slot,
+    /// Which of the connections that had this place.
+    pub stamp: u32,
+}
+
+/// The name of a room within the process: where the directory keeps it, and which of the rooms that were kept there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RoomId {
+    /// Stripe and place in the stripe.
+    pub index: u32,
+    /// Counts up with every room that its stripe makes, so mail for a room that is gone finds nobody.
+    pub stamp: NonZeroU32,
+}
+
+/// A set of shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShardSet([u64; 2]);
+
+impl ShardSet {
+    /// Adds `shard`.
+    pub fn insert(&mut self, shard: ShardId) {
+        self.0[usize::from(shard >> 6)] |= 1 << (shard & 63);
+    }
+
+    /// Takes `shard` away.
+    pub fn remove(&mut self, shard: ShardId) {
+        self.0[usize::from(shard >> 6)] &= !(1 << (shard & 63));
+    }
+
+    /// Adds all of `other`.
+    pub fn extend(&mut self, other: ShardSet) {
+        self.0[0] |= other.0[0];
+        self.0[1] |= other.0[1];
+    }
+
+    /// True exactly when there is no shard in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == [0, 0]
+    }
+
+    /// The shards in it, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = ShardId> {
+        let [mut low, mut high] = self.0;
+        std::iter::from_fn(move || {
+            let (word, base) = if low != 0 { (&mut low, 0) } else { (&mut high, 64) };
+            if *word == 0 {
+                return None;
+            }
+            let bit = word.trailing_zeros() as u8;
+            *word &= *word - 1;
+            Some(base + bit)
+        })
+    }
+}
+
+/// One event on its way to the members of a room. Made once, shared by every shard that has members.
+#[derive(Debug)]
+pub struct Publication {
+    /// The room it is for.
+    pub room: RoomId,
+    /// The connection that must not get it: its sender, unless that asked for an echo.
+    pub except: Option<ConnId>,
+    /// When the server had read it.
+    pub published_at: Time,
+    /// True exactly when the payload is bytes; else it is JSON text.
+    pub binary: bool,
+    /// Room name, event name and payload, one behind the other: one allocation.
+    bytes: Box<[u8]>,
+    room_bytes: u16,
+    event_bytes: u16,
+}
+
+impl Publication {
+    /// The longest room or event name that fits, in bytes.
+    pub const NAME_BYTES_MAX: usize = u16::MAX as usize;
+
+    /// A publication of `payload` to `room_name`. Names longer than [`Self::NAME_BYTES_MAX`] are a fault of the caller: the
+    /// dialects refuse them far earlier.
+    pub fn new(room: RoomId, draft: &Draft<'_>) -> Publication {
+        let (name, event) = (draft.room.as_bytes(), draft.event.as_bytes());
+        let mut bytes = Vec::with_capacity(name.len() + event.len() + draft.payload.len());
+        bytes.extend_from_slice(name);
+        bytes.extend_from_slice(event);
+        bytes.extend_from_slice(draft.payload);
+        Publication {
+            room,
+            except: draft.except,
+            published_at: draft.published_at,
+            binary: draft.binary,
+            bytes: bytes.into_boxed_slice(),
+            room_bytes: u16::try_from(name.len()).expect("a room name is at most 64 KiB"),
+            event_bytes: u16::try_from(event.len()).expect("an event name is at most 64 KiB"),
+        }
+    }
+
+    /// The room's name.
+    pub fn room_name(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..self.payload_start() - usize::from(self.event_bytes)])
+            .unwrap_or_default()
+    }
+
+    /// The event's name.
+    pub fn event(&self) -> &str {
+        std::str::from_utf8(&self.bytes[usize::from(self.room_bytes)..self.payload_start()])
+            .unwrap_or_default()
+    }
+
+    /// The payload, byte for byte as the publisher wrote it.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload_start()..]
+    }
+
+    /// Bytes of memory behind this publication, for the bounds of queues.
+    pub fn size(&self) -> usize {
+        size_of::<Publication>() + self.bytes.len()
+    }
+
+    fn payload_start(&self) -> usize {
+        usize::from(self.room_bytes) + usize::from(self.event_bytes)
+    }
+}
+
+/// A publication that has not met the directory yet: borrowed from the bytes that a client sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// The room's name, already checked against the limits on names.
+    pub room: &'a str,
+    /// The event's name, likewise.
+    pub event: &'a str,
+    /// JSON text, or bytes when `binary`.
+    pub payload: &'a [u8],
+    /// See [`Publication::binary`].
+    pub binary: bool,
+    /// See [`Publication::except`].
+    pub except: Option<ConnId>,
+    /// See [`Publication::published_at`].
+    pub published_at: Time,
+}
+
+/// Why a connection was turned away before it was open. Each has an HTTP status, and a label in the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// The head is not HTTP/1.x, or lacks something that RFC 9112 or RFC 6455 section 4.2.1 asks for. Says what.
+    Malformed(&'static str),
+    /// Nothing is served at this path.
+    NotFound,
+    /// The path is served, but not by this method.
+    Method,
+    /// A WebSocket path without an upgrade.
+    UpgradeRequired,
+    /// An upgrade to a version of WebSocket other than 13.
+    Version,
+    /// The `Origin` is not on the allow list.
+    Origin,
+    /// The head was not complete in time.
+    SlowHead,
+    /// The head is larger than allowed, or has too many lines.
+    LargeHead,
+    /// More connections from one address than allowed.
+    PerIp,
+    /// More connections in all than allowed.
+    Full,
+    /// The server is shutting down.
+    Draining,
+}
+
+impl Reject {
+    /// The labels of all reasons, in the order of [`Reject::index`].
+    pub const LABELS: [&'static str; 11] = [
+        "malformed",
+        "not_found",
+        "method",
+        "upgrade_required",
+        "version",
+        "origin",
+        "slow_head",
+        "large_head",
+        "per_ip",
+        "full",
+        "draining",
+    ];
+
+    /// The place of this reason in [`Reject::LABELS`].
+    pub fn index(self) -> usize {
+        match self {
+            Reject::Malformed(_) => 0,
+            Reject::NotFound => 1,
+            Reject::Method => 2,
+            Reject::UpgradeRequired => 3,
+            Reject::Version => 4,
+            Reject::Origin => 5,
+            Reject::SlowHead => 6,
+            Reject::LargeHead => 7,
+            Reject::PerIp => 8,
+            Reject::Full => 9,
+            Reject::Draining => 10,
+        }
+    }
+
+    /// The HTTP status and its standard phrase (RFC 9110 section 15, RFC 6585).
+    pub fn status(self) -> (u16, &'static str) {
+        match self {
+            Reject::Malformed(_) => (400, "Bad Request"),
+            Reject::NotFound => (404, "Not Found"),
+            Reject::Method => (405, "Method Not Allowed"),
+            Reject::UpgradeRequired | Reject::Version => (426, "Upgrade Required"),
+            Reject::Origin => (403, "Forbidden"),
+            Reject::SlowHead => (408, "Request Timeout"),
+            Reject::LargeHead => (431, "Request Header Fields Too Large"),
+            Reject::PerIp => (429, "Too Many Requests"),
+            Reject::Full | Reject::Draining => (503, "Service Unavailable"),
+        }
+    }
+
+    /// One sentence for the person who reads the answer.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Reject::Malformed(what) => what,
+            Reject::NotFound => "nothing is served at this path",
+            Reject::Method => "this path is served to GET",
+            Reject::UpgradeRequired => "this path speaks WebSocket; ask for an upgrade",
+            Reject::Version => "only WebSocket version 13 is spoken here",
+            Reject::Origin => "this origin is not allowed",
+            Reject::SlowHead => "the request head did not come in time",
+            Reject::LargeHead => "the request head is too large",
+            Reject::PerIp => "too many connections from this address",
+            Reject::Full => "the server holds as many connections as it may",
+            Reject::Draining => "the server is shutting down",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_of_shards_lists_what_was_put_in() {
+        let mut set = ShardSet::default();
+        assert!(set.is_empty());
+        for shard in [127, 0, 64, 63, 5] {
+            set.insert(shard);
+        }
+        set.remove(5);
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 127]);
+    }
+
+    #[test]
+    fn a_publication_keeps_its_parts_apart() {
+        let draft = Draft {
+            room: "auction:7",
+            event: "bid",
+            payload: br#"{"amount": 120 }"#,
+            binary: false,
+            except: None,
+            published_at: Time::default(),
+        };
+        let publication = Publication::new(RoomId { index: 1, stamp: NonZeroU32::MIN }, &draft);
+        assert_eq!(publication.room_name(), "auction:7");
+        assert_eq!(publication.event(), "bid");
+        assert_eq!(publication.payload(), br#"{"amount": 120 }"#);
+    }
+}

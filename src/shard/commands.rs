@@ -1,0 +1,183 @@
+//! What a whole message makes a shard do.
+
+use super::{OVERLOAD_RETRY_MS, Shard};
+use crate::dialect::Dialect;
+use crate::dialect::native::{self, Code, Command, Id, Refusal};
+use crate::message::{ConnId, Draft, RoomId, Slot};
+use crate::stats::Ending;
+use crate::time::Time;
+use crate::wire::close::CloseCode;
+use crate::wire::frame::Opcode;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+
+impl Shard {
+    /// A text message has come.
+    pub(super) fn text(&mut self, slot: Slot, text: &str, now: Time) {
+        self.stats().messages_in.add(1);
+        let conn = &self.conns[slot as usize];
+        match conn.dialect() {
+            _ if !conn.is_open() => {}
+            Some(Dialect::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
+            _ => match native::split(text, self.settings.messages_per_frame_max) {
+                Ok(messages) => messages.iter().for_each(|message| self.message(slot, message, now)),
+                Err(refusal) => self.refuse(slot, &refusal),
+            },
+        }
+    }
+
+    /// A binary message has come.
+    pub(super) fn binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        self.stats().messages_in.add(1);
+        let conn = &self.conns[slot as usize];
+        match conn.dialect() {
+            _ if !conn.is_open() => {}
+            Some(Dialect::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
+            _ => {
+                let command = self.take_token(slot, now).map_err(|retry_ms| refuse_rate(retry_ms, None));
+                match command.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
+                    Ok(Command::Publish { room, event, payload, echo, id }) => {
+                        let draft = Draft {
+                            room: &room,
+                            event: &event,
+                            payload,
+                            ..self.draft(slot, true, echo, now)
+                        };
+                        self.publish(slot, &draft, id);
+                    }
+                    Ok(_) => {}
+                    Err(refusal) => self.refuse(slot, &refusal),
+                }
+            }
+        }
+    }
+
+    fn echo(&mut self, slot: Slot, opcode: Opcode, payload: &[u8], now: Time) {
+        if self.take_token(slot, now).is_err() {
+            self.stats().rate_limited.add(1);
+            return self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
+        }
+        let range = self.turn.copy(opcode, payload);
+        self.turn.give(&mut self.conns[slot as usize], slot, &range, false);
+        self.stats().frames_out.add(1);
+    }
+
+    /// One message of the native dialect.
+    fn message(&mut self, slot: Slot, message: &str, now: Time) {
+        if let Err(retry_ms) = self.take_token(slot, now) {
+            return self.refuse(slot, &refuse_rate(retry_ms, native::id_of(message)));
+        }
+        match native::decode(message, self.settings.room_name_bytes_max) {
+            Ok(Command::Join { rooms, id }) => self.join(slot, &rooms, id),
+            Ok(Command::Leave { rooms, id }) => {
+                for name in &rooms {
+                    if let Some(room) = self.bus.find(name) {
+                        self.leave(slot, room);
+                    }
+                }
+                self.acknowledge(slot, id);
+            }
+            Ok(Command::Publish { room, event, payload, echo, id }) => {
+                let draft =
+                    Draft { room: &room, event: &event, payload, ..self.draft(slot, false, echo, now) };
+                self.publish(slot, &draft, id);
+            }
+            Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
+            Err(refusal) => self.refuse(slot, &refusal),
+        }
+    }
+
+    /// All of the rooms or none.
+    fn join(&mut self, slot: Slot, rooms: &[Cow<'_, str>], id: Option<Id<'_>>) {
+        let rooms_max = self.settings.rooms_per_connection_max;
+        let mut joined: SmallVec<[RoomId; 8]> = SmallVec::new();
+        let mut members: SmallVec<[u32; 8]> = SmallVec::new();
+        let mut refusal = None;
+        for name in rooms {
+            let Ok((room, before)) = self.bus.enter(self.id, name) else {
+                refusal = Some("the server holds as many rooms as it may".to_owned());
+                break;
+            };
+            if self.rooms.join(&mut self.conns, slot, room) {
+                joined.push(room);
+                members.push(before);
+            } else {
+                // It was in the room already, and is counted once.
+                self.bus.exit(self.id, room, false);
+                members.push(before - 1);
+            }
+            if self.conns[slot as usize].memberships.len() > rooms_max {
+                refusal = Some(format!("a connection is in at most {rooms_max} rooms"));
+                break;
+            }
+        }
+        if let Some(message) = refusal {
+            for room in joined {
+                self.leave(slot, room);
+            }
+            return self.refuse(slot, &Refusal::new(Code::TooManyRooms, message).with_id(id));
+        }
+        if let Some(id) = id {
+            let rooms = rooms.iter().map(|name| &**name).zip(members);
+            self.reply(slot, Opcode::Text, |out| native::encode_joined(out, id, rooms));
+        }
+    }
+
+    fn leave(&mut self, slot: Slot, room: RoomId) {
+        if let Some(left) = self.rooms.leave(&mut self.conns, slot, room) {
+            self.bus.exit(self.id, left.room, left.last_here);
+        }
+    }
+
+    fn publish(&mut self, slot: Slot, draft: &Draft<'_>, id: Option<Id<'_>>) {
+        match self.bus.publish(draft) {
+            Ok(shards) => {
+                self.bells.extend(shards);
+                self.bells.remove(self.id);
+                self.stats().publications.add(1);
+                self.acknowledge(slot, id);
+            }
+            Err(crate::bus::Overloaded) => {
+                self.stats().overloads.add(1);
+                let refusal = Refusal::new(Code::Overloaded, "too many events are on their way");
+                self.refuse(slot, &refusal.with_id(id).with_retry(OVERLOAD_RETRY_MS));
+            }
+        }
+    }
+
+    /// A draft that lacks only what the client says.
+    fn draft(&self, slot: Slot, binary: bool, echo: bool, now: Time) -> Draft<'static> {
+        let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
+        let except = if echo { None } else { Some(sender) };
+        Draft { room: "", event: "", payload: b"", binary, except, published_at: now }
+    }
+
+    fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>) {
+        if let Some(id) = id {
+            self.reply(slot, Opcode::Text, |out| native::encode_ack(out, id));
+        }
+    }
+
+    fn refuse(&mut self, slot: Slot, refusal: &Refusal<'_>) {
+        self.stats().errors.add(1);
+        if refusal.code == Code::RateLimited {
+            self.stats().rate_limited.add(1);
+        }
+        self.reply(slot, Opcode::Text, |out| native::encode_error(out, refusal));
+    }
+
+    /// One message of what a connection may send.
+    ///
+    /// # Errors
+    /// The milliseconds after which it may send one again.
+    fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
+        match self.settings.messages_per_second_max {
+            0 => Ok(()),
+            rate => self.conns[slot as usize].bucket.take(rate, self.settings.messages_burst_max, now),
+        }
+    }
+}
+
+fn refuse_rate<'a>(retry_ms: u32, id: Option<Id<'a>>) -> Refusal<'a> {
+    Refusal::new(Code::RateLimited, "too many messages a second").with_id(id).with_retry(retry_ms)
+}

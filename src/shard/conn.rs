@@ -1,0 +1,162 @@
+//! What a shard keeps of a connection: at most 128 bytes, and nothing else while it is idle.
+
+use super::outbox::Outbox;
+use super::rooms::Membership;
+use super::turn::Pending;
+use crate::auth::Ip;
+use crate::buf::Lease;
+use crate::dialect::Dialect;
+use crate::stats::Ending;
+use crate::time::{Bucket, Time};
+use crate::wire::frame::{self, Opcode};
+use smallvec::SmallVec;
+
+/// One connection, from accept to release.
+#[derive(Debug)]
+pub struct Conn {
+    /// See [`ConnId::stamp`](crate::message::ConnId::stamp).
+    pub stamp: u32,
+    /// Frames of this turn, in the turn's arena.
+    pub pending: Pending,
+    /// The linger window of the last flush; see `Turn`.
+    pub flushed_window: u32,
+    /// When the last bytes came, as [`Time::ms32`].
+    pub heard_ms: u32,
+    /// Where it is in its life.
+    pub stage: Stage,
+    /// Whether and when it is flushed.
+    pub due: Due,
+    /// True while a publication of its own is being delivered: the walk over the members passes it by.
+    pub muted: bool,
+    /// True exactly when a ping was sent and nothing has come since.
+    pub pinged: bool,
+    /// True exactly when the kernel refused bytes and has not said since that it takes more.
+    pub blocked: bool,
+    /// True when the peer is a proxy whose word on the client's address is believed.
+    pub from_proxy: bool,
+    /// True exactly when its socket is to be closed at the end of this turn.
+    pub doomed: bool,
+    /// True from the upgrade until the answer to it has left.
+    pub switching: bool,
+    /// Messages a second it may still send. Full from the start; not looked at when there is no limit.
+    pub bucket: Bucket,
+    /// The address that counts against the limit per address.
+    pub ip: Ip,
+    /// What has arrived of a head, or of a message that is not whole.
+    pub partial: Option<Box<Partial>>,
+    /// What the kernel has refused.
+    pub outbox: Option<Box<Outbox>>,
+    /// Its side of its memberships.
+    pub memberships: SmallVec<[Membership; 2]>,
+}
+
+const _: () = assert!(size_of::<Conn>() <= 128);
+// The slab's mark of a free place must fit beside what is there, or each connection would cost eight bytes more.
+const _: () = assert!(size_of::<Option<Conn>>() == size_of::<Conn>());
+
+/// A connection's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Sending request heads, which may or may not lead to a WebSocket.
+    Http,
+    /// A WebSocket.
+    Open(Dialect),
+    /// A WebSocket that we closed: the peer's answer is awaited. Its messages are no longer carried out.
+    Closing(Dialect, Ending),
+    /// Nothing is read any more: what is queued will be written, then comes the end of the stream.
+    Finishing {
+        /// True when the peer has said its last word, so that the socket can be closed without waiting for its end.
+        at_once: bool,
+    },
+    /// All is written and the end of the stream sent: the peer's is awaited, so that nothing written is lost to a reset.
+    Finished,
+}
+
+/// Whether a connection has frames to flush.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing is pending.
+    No,
+    /// At the end of the linger window.
+    Later,
+    /// At the end of the turn.
+    Now,
+}
+
+/// What has arrived of something that is cut short.
+#[derive(Debug)]
+pub struct Partial {
+    /// A request head so far, or the message so far, unmasked.
+    pub lease: Lease,
+    /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
+    pub validated: usize,
+    /// Payload of the current frame that has not come. 0 between frames.
+    pub remaining: u64,
+    /// The mask of the current frame, turned so that the next byte is the first.
+    pub mask: [u8; 4],
+    /// The message's kind, when one has begun.
+    pub opcode: Option<Opcode>,
+    /// True when the message ends with the current frame.
+    pub fin: bool,
+    /// Frames of the message so far.
+    pub frames: u32,
+    /// The beginning of a frame whose header, or whose control payload, is cut short; as it came, still masked.
+    pub stub: SmallVec<[u8; STUB_BYTES_MAX]>,
+}
+
+/// The longest stub: a control frame less its last byte, in bytes.
+pub const STUB_BYTES_MAX: usize = frame::HEADER_BYTES_MAX + frame::CONTROL_BYTES_MAX;
+
+impl Conn {
+    /// A connection that has just been accepted.
+    pub fn new(stamp: u32, ip: Ip, now: Time) -> Conn {
+        Conn {
+            stamp,
+            pending: Pending::NONE,
+            flushed_window: 0,
+            heard_ms: now.ms32(),
+            stage: Stage::Http,
+            due: Due::No,
+            muted: false,
+            pinged: false,
+            blocked: false,
+            from_proxy: false,
+            doomed: false,
+            switching: false,
+            bucket: Bucket::default(),
+            ip,
+            partial: None,
+            outbox: None,
+            memberships: SmallVec::new(),
+        }
+    }
+
+    /// The dialect of a WebSocket, open or closing.
+    pub fn dialect(&self) -> Option<Dialect> {
+        match self.stage {
+            Stage::Open(dialect) | Stage::Closing(dialect, _) => Some(dialect),
+            Stage::Http | Stage::Finishing { .. } | Stage::Finished => None,
+        }
+    }
+
+    /// True when it takes events and answers.
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+}
+
+impl Partial {
+    /// Nothing yet.
+    pub fn new(lease: Lease) -> Box<Partial> {
+        Box::new(Partial {
+            lease,
+            validated: 0,
+            remaining: 0,
+            mask: [0; 4],
+            opcode: None,
+            fin: false,
+            frames: 0,
+            stub: SmallVec::new(),
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! The part of a connection's life before it is a WebSocket: request heads and the answers to them.
+
+use super::conn::{Partial, Stage};
+use super::{CLOSE_TIMEOUT_MS, Shard};
+use crate::auth::Ip;
+use crate::dialect::Dialect;
+use crate::message::{Reject, Slot};
+use crate::time::{Bucket, Time};
+use crate::wire::close::CloseCode;
+use crate::wire::http::{self, Head, Request, Upgrade};
+
+impl Shard {
+    /// Bytes of request heads have come.
+    pub(super) fn receive_heads(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
+        let Some(mut partial) = self.conns[slot as usize].partial.take() else {
+            return self.read_heads(slot, bytes, now);
+        };
+        if self.pool.extend(&mut partial.lease, bytes).is_err() {
+            self.doom(slot);
+        } else {
+            self.read_heads(slot, partial.lease.bytes_mut(), now);
+        }
+        self.pool.give_back(partial.lease);
+    }
+
+    /// Reads heads, and after an upgrade frames, until the bytes are used up; keeps a head that is cut short.
+    fn read_heads(&mut self, slot: Slot, mut bytes: &mut [u8], now: Time) {
+        while !bytes.is_empty() {
+            let bytes_max = self.settings.head_bytes_max;
+            let used = match http::parse(bytes) {
+                Ok(Head::Complete(request, used)) if used <= bytes_max => {
+                    self.answer(slot, &request, now);
+                    used
+                }
+                Ok(Head::Partial) if bytes.len() < bytes_max => {
+                    let mut partial = Partial::new(self.pool.lease());
+                    if self.pool.extend(&mut partial.lease, bytes).is_err() {
+                        self.doom(slot);
+                    }
+                    self.conns[slot as usize].partial = Some(partial);
+                    return;
+                }
+                Ok(_) => return self.reject(slot, Reject::LargeHead, false, false, now),
+                Err(reject) => return self.reject(slot, reject, false, false, now),
+            };
+            bytes = &mut bytes[used..];
+            match self.conns[slot as usize].stage {
+                Stage::Http => {}
+                Stage::Open(_) => return self.receive_frames(slot, bytes, now),
+                _ => return,
+            }
+        }
+    }
+
+    fn answer(&mut self, slot: Slot, request: &Request<'_>, now: Time) {
+        let head_only = request.method == "HEAD";
+        let keep_alive = request.keep_alive && self.drain.is_none();
+        let result = match (request.path, Dialect::choose(request.path, self.settings.echo)) {
+            ("/health" | "/ready", _) | (_, Some(_)) if !head_only && request.method != "GET" => {
+                Err(Reject::Method)
+            }
+            ("/health", _) => Ok(self.health("ok", now)),
+            ("/ready", _) if !self.gate.is_draining() => Ok(self.health("ready", now)),
+            ("/ready", _) => {
+                let body = self.health("draining", now);
+                return self.respond(
+                    slot,
+                    (503, "Service Unavailable"),
+                    "Retry-After: 5\r\n",
+                    &body,
+                    keep_alive,
+                    head_only,
+                    now,
+                );
+            }
+            (_, None) => Err(Reject::NotFound),
+            (_, Some(dialect)) => match request.upgrade {
+                Some(Ok(upgrade)) if !head_only => {
+                    return self.upgrade(slot, request, &upgrade, dialect, now);
+                }
+                Some(Err(reject)) => Err(reject),
+                _ => Err(Reject::UpgradeRequired),
+            },
+        };
+        match result {
+            Ok(body) => {
+                self.stats().requests.add(1);
+                self.respond(slot, (200, "OK"), "", &body, keep_alive, head_only, now);
+            }
+            Err(reject) => self.reject(slot, reject, keep_alive, head_only, now),
+        }
+    }
+
+    fn upgrade(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        upgrade: &Upgrade<'_>,
+        dialect: Dialect,
+        now: Time,
+    ) {
+        let conn = &self.conns[slot as usize];
+        let ip = match self.gate.client(&request.forwarded) {
+            Some(address) if conn.from_proxy => Ip::from(address),
+            _ => conn.ip,
+        };
+        if let Err(reject) = self.gate.check_origin(request.origin) {
+            return self.reject(slot, reject, false, false, now);
+        }
+        let admitted = self.gate.admit(ip);
+        if let Err(reject) = admitted
+            && !(self.settings.refuse_with_close && reject != Reject::Draining)
+        {
+            return self.reject(slot, reject, false, false, now);
+        }
+        let range = self.turn.raw(|out| http::write_switch(out, upgrade));
+        let conn = &mut self.conns[slot as usize];
+        self.turn.give(conn, slot, &range, false);
+        conn.switching = true;
+        if let Err(reject) = admitted {
+            // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
+            self.stats().rejects[reject.index()].add(1);
+            self.send_close(slot, CloseCode::Policy, reject.reason());
+            self.conns[slot as usize].stage = Stage::Finishing { at_once: false };
+            self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+            return;
+        }
+        conn.ip = ip;
+        conn.stage = Stage::Open(dialect);
+        conn.bucket = Bucket::full(self.settings.messages_burst_max, now);
+        self.wheel.arm(slot, now, self.settings.ping_interval_ms);
+        self.stats().upgrades.add(1);
+        self.stats().connections.add(1);
+    }
+
+    /// The head did not come in time, or a kept-alive connection asked nothing more.
+    pub(super) fn head_timed_out(&mut self, slot: Slot, now: Time) {
+        if self.conns[slot as usize].partial.is_some() {
+            self.reject(slot, Reject::SlowHead, false, false, now);
+        } else {
+            self.doom(slot);
+        }
+    }
+
+    fn reject(&mut self, slot: Slot, reject: Reject, keep_alive: bool, head_only: bool, now: Time) {
+        self.stats().rejects[reject.index()].add(1);
+        let range = self.turn.raw(|out| http::write_reject(out, reject, keep_alive, head_only));
+        self.responded(slot, &range, keep_alive, now);
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one HTTP answer")]
+    fn respond(
+        &mut self,
+        slot: Slot,
+        status: (u16, &str),
+        more: &str,
+        body: &str,
+        keep_alive: bool,
+        head_only: bool,
+        now: Time,
+    ) {
+        let range = self.turn.raw(|out| http::write_json(out, status, more, body, keep_alive, head_only));
+        self.responded(slot, &range, keep_alive, now);
+    }
+
+    fn responded(&mut self, slot: Slot, range: &std::ops::Range<u32>, keep_alive: bool, now: Time) {
+        let conn = &mut self.conns[slot as usize];
+        self.turn.give(conn, slot, range, false);
+        if keep_alive {
+            self.wheel.arm(slot, now, self.settings.handshake_timeout_ms);
+            return;
+        }
+        conn.stage = Stage::Finishing { at_once: false };
+        if let Some(partial) = conn.partial.take() {
+            self.pool.give_back(partial.lease);
+        }
+        self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+    }
+
+    fn health(&self, status: &str, now: Time) -> String {
+        format!(
+            "{{\"status\":\"{status}\",\"connections\":{},\"uptime_seconds\":{},\"memory_bytes\":{}}}\n",
+            self.gate.open(),
+            now.ms() / 1000,
+            self.stats.memory_bytes.value(),
+        )
+    }
+}

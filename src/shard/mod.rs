@@ -1,0 +1,720 @@
+//! A shard: one core's world of connections, rooms and timers.
+//!
+//! A plain struct that makes no system call and reads no clock. A reactor owns the sockets and calls the methods of [`Shard`];
+//! the shard never calls back. What it wants done it answers when asked.
+//!
+//! ```text
+//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · sent · release
+//! asked   may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
+//! ```
+
+pub mod conn;
+pub mod outbox;
+pub mod rooms;
+pub mod timers;
+pub mod turn;
+
+mod commands;
+mod frames;
+mod heads;
+
+use crate::auth::{Gate, Ip};
+use crate::buf::Pool;
+use crate::bus::Bus;
+use crate::bus::mailbox::Mail;
+use crate::dialect::{Dialect, native};
+use crate::message::{Publication, ShardId, ShardSet, Slot};
+use crate::stats::{Ending, ShardStats, Stats};
+use crate::time::{Bucket, Time};
+use crate::wire::close::CloseCode;
+use crate::wire::frame::Opcode;
+use conn::{Conn, Due, Stage};
+use rooms::Rooms;
+use slab::Slab;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use timers::Wheel;
+use turn::{Gathered, Turn};
+
+/// How a shard treats its connections. All bounds are inclusive.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Connections that space is reserved for; untouched space costs nothing.
+    pub connections_reserved: usize,
+    /// Opens `/echo`.
+    pub echo: bool,
+    /// How long frames of events may wait to leave together, in milliseconds; 0 for not at all.
+    pub linger_ms: u32,
+    /// Sockets accepted per second by this shard; 0 for no limit.
+    pub accepts_per_second_max: u32,
+    /// Time for a request head to arrive, in milliseconds.
+    pub handshake_timeout_ms: u32,
+    /// Size of a request head.
+    pub head_bytes_max: usize,
+    /// True to upgrade a connection that is over a limit and close it with 1008, false to answer with a status.
+    pub refuse_with_close: bool,
+    /// Size of a message, whole.
+    pub message_bytes_max: usize,
+    /// Frames of one message.
+    pub frames_per_message_max: u32,
+    /// Messages in one array.
+    pub messages_per_frame_max: usize,
+    /// Messages per second of one connection; 0 for no limit.
+    pub messages_per_second_max: u32,
+    /// Messages that a connection may send at once after a rest.
+    pub messages_burst_max: u32,
+    /// Rooms of one connection.
+    pub rooms_per_connection_max: usize,
+    /// Length of a room's name.
+    pub room_name_bytes_max: usize,
+    /// Bytes of unfinished messages on this shard.
+    pub receive_bytes_max: usize,
+    /// Silence after which a ping is sent, in milliseconds.
+    pub ping_interval_ms: u32,
+    /// Silence after a ping that ends the connection, in milliseconds.
+    pub ping_timeout_ms: u32,
+    /// Bytes that may wait for one connection.
+    pub outbox_bytes_max: usize,
+    /// What happens to a connection whose outbox is full.
+    pub outbox_policy: OutboxPolicy,
+}
+
+/// What happens when a frame does not fit an outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutboxPolicy {
+    /// The connection ends as too slow.
+    Disconnect,
+    /// The frame is dropped, and the connection is told how many were when it has caught up.
+    Drop,
+}
+
+/// What a reactor has to do to a socket at the end of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Farewell {
+    /// Send the end of the stream; the connection goes on until the peer's end comes.
+    EndStream(Slot),
+    /// Close the socket, then call [`Shard::release`].
+    Close(Slot),
+}
+
+/// How long a peer has to end its side once ours has ended, in milliseconds.
+const CLOSE_TIMEOUT_MS: u32 = 5_000;
+/// How often a drain goes on, in milliseconds.
+const DRAIN_STEP_MS: u64 = 10;
+/// What a publisher is told to wait when mailboxes are full, in milliseconds.
+const OVERLOAD_RETRY_MS: u32 = 200;
+
+/// One core's world.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    settings: Settings,
+    bus: Arc<Bus>,
+    gate: Arc<Gate>,
+    stats: Arc<Stats>,
+    conns: Slab<Conn>,
+    /// The highest slot that was ever used, plus one.
+    slots: usize,
+    /// The stamp of the last connection.
+    stamp: u32,
+    rooms: Rooms,
+    wheel: Wheel,
+    pool: Pool,
+    turn: Turn,
+    /// Connections whose sockets have to be seen off at the end of the turn.
+    farewells: Vec<Farewell>,
+    /// Shards that got mail in this turn and may have to be woken.
+    bells: ShardSet,
+    /// When the publications were made that wait in the arena.
+    published: Vec<Time>,
+    /// The publications of one room being delivered, with their frames; empty between calls.
+    run: Run,
+    /// Where in the arena the ping of this turn stands.
+    ping: Option<Range<u32>>,
+    accepts: Bucket,
+    drain: Option<Drain>,
+}
+
+/// Publications of one room, with where their frames stand in the arena: one behind the other.
+type Run = Vec<(Arc<Publication>, Range<u32>)>;
+
+/// What a shard holds, all 0 when everyone has left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Connections.
+    pub conns: usize,
+    /// Rooms with a member.
+    pub rooms: usize,
+    /// Memberships.
+    pub memberships: usize,
+    /// Timers that are set.
+    pub timers: usize,
+    /// Messages that are not whole.
+    pub leases: usize,
+    /// Bytes held for them.
+    pub leased_bytes: usize,
+    /// Bytes that the kernel has refused.
+    pub outbox_bytes: usize,
+}
+
+/// An orderly end.
+#[derive(Debug)]
+struct Drain {
+    started: Time,
+    spread_ms: u32,
+    timeout_ms: u32,
+    /// Slots below have been told.
+    told: usize,
+}
+
+impl Shard {
+    /// A shard without connections. `id` is its place in `bus` and `stats`.
+    pub fn new(
+        id: ShardId,
+        settings: Settings,
+        bus: Arc<Bus>,
+        gate: Arc<Gate>,
+        stats: Arc<Stats>,
+        now: Time,
+    ) -> Shard {
+        Shard {
+            id,
+            conns: Slab::with_capacity(settings.connections_reserved),
+            slots: 0,
+            stamp: 0,
+            rooms: Rooms::default(),
+            wheel: Wheel::new(now),
+            pool: Pool::new(settings.receive_bytes_max),
+            turn: Turn::new(settings.linger_ms),
+            farewells: Vec::new(),
+            bells: ShardSet::default(),
+            published: Vec::new(),
+            run: Vec::new(),
+            ping: None,
+            accepts: Bucket::full(settings.accepts_per_second_max, now),
+            drain: None,
+            settings,
+            bus,
+            gate,
+            stats,
+        }
+    }
+
+    /// A turn begins at `now`. Before anything else in it.
+    pub fn begin_turn(&mut self, now: Time) {
+        if self.turn.begin(now) {
+            self.end_linger();
+        }
+    }
+
+    /// The kernel takes bytes for this connection again.
+    pub fn writable(&mut self, slot: Slot) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        conn.blocked = false;
+        if conn.outbox.is_some() {
+            self.turn.hurry(conn, slot);
+        }
+    }
+
+    /// These bytes have come. They are used up: what must be kept is copied.
+    pub fn receive(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        conn.heard_ms = now.ms32();
+        conn.pinged = false;
+        self.stats.shards[usize::from(self.id)].bytes_in.add(bytes.len() as u64);
+        match conn.stage {
+            Stage::Open(_) | Stage::Closing(..) => self.receive_frames(slot, bytes, now),
+            Stage::Http => self.receive_heads(slot, bytes, now),
+            // What a peer says after the end is not for us.
+            Stage::Finishing { .. } | Stage::Finished => {}
+        }
+    }
+
+    /// The peer's end of the stream has come, or the transport has failed. What is queued is still written if it can be.
+    pub fn hang_up(&mut self, slot: Slot) {
+        self.end(slot, Ending::Lost);
+        self.doom(slot);
+    }
+
+    /// Mail from the bus, in order. Stops when the arena is full; the rest is for the next turn.
+    pub fn deliver(&mut self, mail: &mut VecDeque<Mail>, now: Time) {
+        while let Some(next) = mail.front() {
+            if self.turn.is_full() {
+                break;
+            }
+            match next {
+                Mail::Publication(_) => {
+                    // Publications of one room in a row are one walk over its members.
+                    let mut run = std::mem::take(&mut self.run);
+                    while let Some(Mail::Publication(publication)) = mail.front()
+                        && run.first().is_none_or(|(first, _)| first.room == publication.room)
+                        && !self.turn.is_full()
+                    {
+                        let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
+                        let frame = self.turn.encode(opcode, |out| native::encode_event(out, publication));
+                        self.published.push(publication.published_at);
+                        run.push((publication.clone(), frame));
+                        mail.pop_front();
+                    }
+                    self.fan_out(&run);
+                    run.clear();
+                    self.run = run;
+                }
+                Mail::Drain { spread_ms, timeout_ms } => {
+                    let (spread_ms, timeout_ms) = (*spread_ms, *timeout_ms);
+                    mail.pop_front();
+                    self.drain.get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
+                }
+            }
+        }
+    }
+
+    /// Time has come this far: timers fire, a drain goes on.
+    pub fn advance(&mut self, now: Time) {
+        while let Some(slot) = self.wheel.pop(now) {
+            self.fire(slot, now);
+        }
+        self.drain_on(now);
+    }
+
+    /// True when the reactor may accept a socket now. Otherwise it is to ask again in a later turn, at the latest after some tens of
+    /// milliseconds: places are freed by other shards, too.
+    pub fn may_accept(&self, now: Time) -> bool {
+        let rate = self.settings.accepts_per_second_max;
+        // A copy of the bucket is asked: the token is taken when there was a socket to accept.
+        let mut accepts = self.accepts;
+        self.drain.is_none() && self.gate.has_place() && (rate == 0 || accepts.take(rate, rate, now).is_ok())
+    }
+
+    /// A socket was accepted. Answers the slot that names it until [`Shard::release`].
+    pub fn accept(&mut self, peer: IpAddr, now: Time) -> Slot {
+        self.gate.enter_socket();
+        let rate = self.settings.accepts_per_second_max;
+        // `may_accept` has looked; with no limit there is nothing to take.
+        self.accepts.take(rate, rate, now).ok();
+        self.stamp = self.stamp.wrapping_add(1);
+        let mut conn = Conn::new(self.stamp, Ip::from(peer), now);
+        conn.from_proxy = self.gate.trusts(peer);
+        let slot = self.conns.insert(conn);
+        self.slots = self.slots.max(slot + 1);
+        let slot = slot as Slot;
+        self.wheel.arm(slot, now, self.settings.handshake_timeout_ms);
+        self.stats().accepts.add(1);
+        self.stats().sockets.add(1);
+        slot
+    }
+
+    /// True when the reactor should flush before it reads or delivers more.
+    pub fn is_full(&self) -> bool {
+        self.turn.is_full()
+    }
+
+    /// The shards that got mail in this turn. The reactor rings for them before it writes, so that other cores start meanwhile.
+    pub fn take_bells(&mut self) -> ShardSet {
+        if self.turn.is_full() {
+            // What lingers holds the arena: it leaves now rather than at the end of the window.
+            self.end_linger();
+        }
+        std::mem::take(&mut self.bells)
+    }
+
+    /// The next connection that has something to write. To be asked until it answers `None`.
+    #[inline]
+    pub fn next_dirty(&mut self) -> Option<Slot> {
+        while let Some(slot) = self.turn.next_dirty() {
+            let Some(conn) = self.conns.get_mut(slot as usize) else { continue };
+            if conn.outbox.is_none() && !conn.blocked {
+                return Some(slot);
+            }
+            // What waited longer goes first.
+            self.absorb(slot, 0);
+            if self.conns.get(slot as usize).is_some_and(|conn| !conn.blocked) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    /// What to write to this connection.
+    #[inline]
+    pub fn gather(&self, slot: Slot) -> Gathered<'_> {
+        let Some(conn) = self.conns.get(slot as usize) else { return Gathered::Nothing };
+        match &conn.outbox {
+            None => self.turn.gather(conn.pending),
+            Some(outbox) if outbox.is_empty() => Gathered::Nothing,
+            Some(outbox) => Gathered::Many(outbox.slices().into_iter().collect()),
+        }
+    }
+
+    /// Of the `offered` bytes that [`Shard::gather`] gave, the kernel took `count`. True when there is more to gather at once.
+    #[inline]
+    pub fn sent(&mut self, slot: Slot, offered: usize, count: usize) -> bool {
+        let stats = &self.stats.shards[usize::from(self.id)];
+        stats.sends.add(1);
+        stats.bytes_out.add(count as u64);
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return false };
+        if let Some(outbox) = &mut conn.outbox {
+            outbox.sent(count);
+            stats.outbox_bytes.sub(count as u64);
+            if !outbox.is_empty() {
+                conn.blocked = true;
+                return false;
+            }
+            self.caught_up(slot);
+        } else if count == offered {
+            let rest = self.turn.rest(conn.pending);
+            if !rest.is_none() {
+                conn.pending = rest;
+                return true;
+            }
+            self.turn.flushed(conn);
+        } else {
+            self.absorb(slot, count);
+            if let Some(conn) = self.conns.get_mut(slot as usize) {
+                conn.blocked = true;
+            }
+            return false;
+        }
+        self.finish(slot);
+        false
+    }
+
+    /// The next socket to see off. After the flush, to be asked until it answers `None`.
+    pub fn next_farewell(&mut self) -> Option<Farewell> {
+        self.farewells.pop()
+    }
+
+    /// The socket of this connection is closed; its slot may be used again.
+    pub fn release(&mut self, slot: Slot) {
+        if !self.conns.contains(slot as usize) {
+            return;
+        }
+        self.end(slot, Ending::Lost);
+        self.wheel.disarm(slot);
+        let mut conn = self.conns.remove(slot as usize);
+        let stats = &self.stats.shards[usize::from(self.id)];
+        if let Some(outbox) = conn.outbox.take() {
+            stats.outbox_bytes.sub(outbox.len() as u64);
+        }
+        if let Some(partial) = conn.partial.take() {
+            self.pool.give_back(partial.lease);
+        }
+        stats.sockets.sub(1);
+        self.gate.leave_socket();
+    }
+
+    /// The turn ends at `now`. Answers after how many milliseconds the next one must begin, if nothing happens before.
+    pub fn end_turn(&mut self, now: Time) -> Option<u32> {
+        self.turn.end();
+        self.ping = None;
+        let stats = &self.stats.shards[usize::from(self.id)];
+        let window_end = self.turn.window_end();
+        if window_end.is_none() {
+            for published in self.published.drain(..) {
+                stats.publish_latency.record(published, now);
+            }
+        }
+        stats.rooms.set(self.rooms.len() as u64);
+        stats.memberships.set(self.rooms.memberships() as u64);
+        stats.receive_bytes.set(self.pool.leased_bytes() as u64);
+        let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
+        let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
+        [self.wheel.next_ms(now), window_end.map(ahead_ms), drain].into_iter().flatten().min()
+    }
+
+    /// True when the shard has been told to drain: nothing more is accepted.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
+    /// True when a drain has come to its end and the reactor may stop.
+    pub fn is_drained(&self) -> bool {
+        self.drain.is_some() && self.conns.is_empty()
+    }
+
+    /// What the shard holds now: for tests that look for leaks.
+    pub fn holdings(&self) -> Holdings {
+        Holdings {
+            conns: self.conns.len(),
+            rooms: self.rooms.len(),
+            memberships: self.rooms.memberships(),
+            timers: self.wheel.armed(),
+            leases: self.pool.leases(),
+            leased_bytes: self.pool.leased_bytes(),
+            outbox_bytes: self.stats().outbox_bytes.value() as usize,
+        }
+    }
+
+    fn stats(&self) -> &ShardStats {
+        &self.stats.shards[usize::from(self.id)]
+    }
+
+    /// What lingers is due now.
+    fn end_linger(&mut self) {
+        for slot in self.turn.end_window() {
+            if let Some(conn) = self.conns.get_mut(slot as usize)
+                && conn.due == Due::Later
+            {
+                self.turn.hurry(conn, slot);
+            }
+        }
+    }
+
+    /// Gives every member of a room the frames of a run, but for those that the run came from.
+    fn fan_out(&mut self, run: &Run) {
+        let (Some((first, start)), Some((_, end))) = (run.first(), run.last()) else { return };
+        let whole = start.start..end.end;
+        let mut muted = 0;
+        for (publication, _) in run {
+            if let Some(conn) = self.origin(publication) {
+                muted += usize::from(!conn.muted);
+                conn.muted = true;
+            }
+        }
+        let Shard { rooms, conns, turn, .. } = self;
+        let members = rooms.members(first.room);
+        let mut set_aside: SmallVec<[Slot; 8]> = SmallVec::new();
+        for member in members {
+            let conn = &mut conns[member.slot as usize];
+            if conn.muted {
+                set_aside.push(member.slot);
+            } else {
+                turn.give(conn, member.slot, &whole, true);
+            }
+        }
+        let mut deliveries = (members.len() - set_aside.len()) * run.len();
+        // Those who published in this run get what the others published.
+        for slot in set_aside {
+            let conn = &mut conns[slot as usize];
+            for (publication, frame) in run {
+                if publication.except.is_none_or(|except| (except.slot, except.stamp) != (slot, conn.stamp)) {
+                    turn.give(conn, slot, frame, true);
+                    deliveries += 1;
+                }
+            }
+        }
+        if muted > 0 {
+            for (publication, _) in run {
+                if let Some(conn) = self.origin(publication) {
+                    conn.muted = false;
+                }
+            }
+        }
+        let stats = self.stats();
+        stats.deliveries.add(deliveries as u64);
+        stats.frames_out.add(deliveries as u64);
+    }
+
+    /// The connection that must not get `publication`, if it is one of ours and still there.
+    fn origin(&mut self, publication: &Publication) -> Option<&mut Conn> {
+        let except = publication.except.filter(|except| except.shard == self.id)?;
+        self.conns.get_mut(except.slot as usize).filter(|conn| conn.stamp == except.stamp)
+    }
+
+    /// Sends one frame to one connection, at the end of this turn.
+    fn reply(&mut self, slot: Slot, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) {
+        let range = self.turn.encode(opcode, write);
+        if let Some(conn) = self.conns.get_mut(slot as usize) {
+            self.turn.give(conn, slot, &range, false);
+            self.stats().frames_out.add(1);
+        }
+    }
+
+    /// Moves what a connection has pending, less the `sent` bytes that the kernel took, into its outbox.
+    fn absorb(&mut self, slot: Slot, sent: usize) {
+        let Shard { conns, turn, settings, stats, .. } = self;
+        let stats = &stats.shards[usize::from(self.id)];
+        let Some(conn) = conns.get_mut(slot as usize) else { return };
+        // Until the answer to the upgrade has left, and after the WebSocket has ended, what is pending is not only frames.
+        let framed = conn.dialect().is_some() && !conn.switching;
+        let leftover = turn.after(conn.pending, sent, framed);
+        let outbox = conn.outbox.get_or_insert_default();
+        let before = outbox.len();
+        for piece in &leftover.cut {
+            outbox.push_rest(piece);
+        }
+        let dropped: u64 =
+            leftover.frames.iter().map(|frames| outbox.push_frames(frames, settings.outbox_bytes_max)).sum();
+        let added = (outbox.len() - before) as u64;
+        // A peer that asks and asks by HTTP and never reads has no frames to drop.
+        let overfull = !framed && outbox.len() > settings.outbox_bytes_max;
+        drop(leftover);
+        turn.flushed(conn);
+        stats.outbox_bytes.add(added);
+        stats.drops.add(dropped);
+        if overfull || (dropped > 0 && self.settings.outbox_policy == OutboxPolicy::Disconnect) {
+            self.end(slot, Ending::Slow);
+            self.doom(slot);
+        }
+    }
+
+    /// The outbox of a connection is empty again.
+    fn caught_up(&mut self, slot: Slot) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        self.turn.flushed(conn);
+        let dropped = conn.outbox.take().map_or(0, |outbox| outbox.dropped);
+        if dropped > 0 && conn.stage == Stage::Open(Dialect::Native) {
+            self.reply(slot, Opcode::Text, |out| native::encode_dropped(out, dropped));
+        }
+    }
+
+    /// Everything for a connection has been written: if it was to end after that, it ends.
+    #[inline]
+    fn finish(&mut self, slot: Slot) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        conn.switching = false;
+        match conn.stage {
+            Stage::Finishing { at_once: true } => self.doom(slot),
+            Stage::Finishing { at_once: false } => {
+                conn.stage = Stage::Finished;
+                self.farewells.push(Farewell::EndStream(slot));
+            }
+            _ => {}
+        }
+    }
+
+    /// The timer of a connection has fired.
+    fn fire(&mut self, slot: Slot, now: Time) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        match conn.stage {
+            Stage::Http => self.head_timed_out(slot, now),
+            Stage::Open(_) if conn.pinged => {
+                // The peer would not read a close frame either.
+                self.end(slot, Ending::Silent);
+                self.doom(slot);
+            }
+            Stage::Open(_) => {
+                let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
+                let interval_ms = self.settings.ping_interval_ms;
+                if silent_ms < interval_ms {
+                    self.wheel.arm(slot, now, interval_ms - silent_ms);
+                    return;
+                }
+                // One ping in the arena serves all that are due in this turn.
+                let ping = self.ping.get_or_insert_with(|| self.turn.copy(Opcode::Ping, b""));
+                conn.pinged = true;
+                self.turn.give(conn, slot, ping, false);
+                self.wheel.arm(slot, now, self.settings.ping_timeout_ms);
+                self.stats().pings.add(1);
+                self.stats().frames_out.add(1);
+            }
+            Stage::Closing(_, ending) => {
+                self.end(slot, ending);
+                self.doom(slot);
+            }
+            Stage::Finishing { .. } | Stage::Finished => self.doom(slot),
+        }
+    }
+
+    /// Closes a WebSocket from our side: the peer is told why, and has a while to answer.
+    fn close(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
+        let Some(Stage::Open(dialect)) = self.conns.get(slot as usize).map(|conn| conn.stage) else { return };
+        self.leave_all(slot);
+        self.send_close(slot, code, reason);
+        self.conns[slot as usize].stage = Stage::Closing(dialect, ending);
+        self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+    }
+
+    /// Ends a WebSocket whose peer broke the rules: it is told why, and nothing more is read from it.
+    fn fail(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
+        if self.conns.get(slot as usize).is_some_and(Conn::is_open) {
+            self.send_close(slot, code, reason);
+        }
+        self.end(slot, ending);
+        self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+        self.finish_unless_pending(slot);
+    }
+
+    fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+        self.reply(slot, Opcode::Close, |out| {
+            out.extend_from_slice(&(code as u16).to_be_bytes());
+            out.extend_from_slice(reason.as_bytes());
+        });
+    }
+
+    /// The WebSocket of this connection is over, if it is one: its rooms and its place are free. What is queued is still written.
+    fn end(&mut self, slot: Slot, ending: Ending) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        let ending = match conn.stage {
+            Stage::Open(_) => ending,
+            Stage::Closing(_, because) => because,
+            Stage::Http | Stage::Finishing { .. } | Stage::Finished => return,
+        };
+        conn.stage = Stage::Finishing { at_once: false };
+        if let Some(partial) = conn.partial.take() {
+            self.pool.give_back(partial.lease);
+        }
+        self.gate.dismiss(conn.ip);
+        self.leave_all(slot);
+        self.stats().connections.sub(1);
+        self.stats().endings[ending.index()].add(1);
+    }
+
+    fn leave_all(&mut self, slot: Slot) {
+        while let Some(left) = self.rooms.leave_any(&mut self.conns, slot) {
+            self.bus.exit(self.id, left.room, left.last_here);
+        }
+    }
+
+    /// When nothing is left to write, nobody will say that it was written.
+    fn finish_unless_pending(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.get(slot as usize)
+            && conn.pending.is_none()
+            && conn.outbox.is_none()
+        {
+            self.finish(slot);
+        }
+    }
+
+    /// The socket is to be closed at the end of the turn.
+    fn doom(&mut self, slot: Slot) {
+        if let Some(conn) = self.conns.get_mut(slot as usize)
+            && !conn.doomed
+        {
+            conn.doomed = true;
+            self.farewells.push(Farewell::Close(slot));
+        }
+    }
+
+    /// Tells as many connections of a drain as are due by now.
+    fn drain_on(&mut self, now: Time) {
+        let Some(drain) = &mut self.drain else { return };
+        let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
+        let due = match drain.spread_ms {
+            0 => self.slots,
+            spread_ms => {
+                (self.slots as u64 * elapsed_ms / u64::from(spread_ms)).min(self.slots as u64) as usize
+            }
+        };
+        let told = drain.told;
+        drain.told = due.max(told);
+        let timed_out = elapsed_ms >= u64::from(drain.timeout_ms);
+        for slot in told..due {
+            match self.conns.get(slot).map(|conn| conn.stage) {
+                Some(Stage::Open(_)) => {
+                    let slot = slot as Slot;
+                    self.close(
+                        slot,
+                        CloseCode::GoingAway,
+                        "the server is shutting down",
+                        Ending::Shutdown,
+                        now,
+                    );
+                }
+                Some(Stage::Http) => self.doom(slot as Slot),
+                _ => {}
+            }
+        }
+        if timed_out {
+            for slot in 0..self.slots {
+                if self.conns.contains(slot) {
+                    self.end(slot as Slot, Ending::Shutdown);
+                    self.doom(slot as Slot);
+                }
+            }
+        }
+    }
+}

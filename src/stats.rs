@@ -1,0 +1,298 @@
+//! What throng counts. Each shard writes its own numbers, without locked instructions; whoever wants to see them reads
+//! them from outside while they change.
+
+use crate::message::Reject;
+use crate::time::Time;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The numbers of the whole process.
+#[derive(Debug)]
+pub struct Stats {
+    /// One for each shard, in order.
+    pub shards: Box<[ShardStats]>,
+    /// Resident memory of the process in bytes, sampled by the control thread once a second; 0 until then.
+    pub memory_bytes: Gauge,
+}
+
+impl Stats {
+    /// Zeroes for `shards` shards.
+    pub fn new(shards: usize) -> Stats {
+        Stats { shards: (0..shards).map(|_| ShardStats::default()).collect(), memory_bytes: Gauge::default() }
+    }
+
+    /// The sum of one number over all shards.
+    pub fn sum(&self, number: impl Fn(&ShardStats) -> u64) -> u64 {
+        self.shards.iter().map(number).sum()
+    }
+}
+
+/// The numbers of one shard. Only the shard's thread writes them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardStats {
+    /// Open WebSocket connections.
+    pub connections: Gauge,
+    /// Sockets: open connections, and those that are not open yet or not closed yet.
+    pub sockets: Gauge,
+    /// Sockets accepted.
+    pub accepts: Counter,
+    /// Upgrades to WebSocket that succeeded.
+    pub upgrades: Counter,
+    /// Plain HTTP requests answered, `/health` and the like.
+    pub requests: Counter,
+    /// Refusals before the upgrade, by [`Reject::index`].
+    pub rejects: [Counter; Reject::LABELS.len()],
+    /// WebSocket connections that ended, by [`Ending::index`].
+    pub endings: [Counter; Ending::LABELS.len()],
+    /// WebSocket data messages received.
+    pub messages_in: Counter,
+    /// Bytes read from sockets.
+    pub bytes_in: Counter,
+    /// Frames handed to connections: events, answers, pings.
+    pub frames_out: Counter,
+    /// Bytes written to sockets.
+    pub bytes_out: Counter,
+    /// System calls that wrote.
+    pub sends: Counter,
+    /// Events that clients of this shard published.
+    pub publications: Counter,
+    /// Events handed to members: one for each member of each publication.
+    pub deliveries: Counter,
+    /// Frames dropped because an outbox was full and the policy is `drop`.
+    pub drops: Counter,
+    /// Messages refused with an error.
+    pub errors: Counter,
+    /// Messages refused because a connection sent more a second than it may.
+    pub rate_limited: Counter,
+    /// Publications refused because a mailbox was full.
+    pub overloads: Counter,
+    /// Memberships: connections in rooms.
+    pub memberships: Gauge,
+    /// Rooms with a member on this shard.
+    pub rooms: Gauge,
+    /// Bytes that wait in outboxes because the kernel refused them.
+    pub outbox_bytes: Gauge,
+    /// Bytes of messages that have not arrived whole.
+    pub receive_bytes: Gauge,
+    /// Pings sent for lack of a sign of life.
+    pub pings: Counter,
+    /// Turns of the reactor.
+    pub turns: Counter,
+    /// From the return of the wait to the end of the turn.
+    pub turn_duration: Histogram,
+    /// From the read of a publication to the end of the turn in which its frames were written.
+    pub publish_latency: Histogram,
+}
+
+/// How a WebSocket connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client sent a close frame.
+    Client,
+    /// The transport went away without one.
+    Lost,
+    /// The client broke the protocol: 1002, 1007 or 1009.
+    Protocol,
+    /// A limit: 1008 or 1013.
+    Limit,
+    /// Heartbeat: 4000.
+    Silent,
+    /// Outbox: 4001.
+    Slow,
+    /// Shutdown: 1001.
+    Shutdown,
+}
+
+impl Ending {
+    /// The labels of all endings, in the order of [`Ending::index`].
+    pub const LABELS: [&'static str; 7] =
+        ["client", "lost", "protocol", "limit", "silent", "slow", "shutdown"];
+
+    /// The place of this ending in [`Ending::LABELS`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// A number that only grows. One thread writes it.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. A load and a store, not a locked add: there is one writer.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The number now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// A number that goes up and down. One thread writes it.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, n: u64) {
+        self.set(self.value().wrapping_add(n));
+    }
+
+    /// Takes `n` away.
+    pub fn sub(&self, n: u64) {
+        self.set(self.value().wrapping_sub(n));
+    }
+
+    /// The number now.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Durations, in buckets a quarter of an octave wide from 256 ns to 17 s: a percentile is at most 25 % above the true one.
+/// One thread writes it. It is our own because the writer must not wait and the reader must not ask: each record is
+/// two plain stores.
+#[derive(Debug)]
+pub struct Histogram {
+    counts: [AtomicU64; Histogram::BUCKETS],
+    sum_ns: Counter,
+}
+
+impl Default for Histogram {
+    fn default() -> Histogram {
+        Histogram { counts: [const { AtomicU64::new(0) }; Histogram::BUCKETS], sum_ns: Counter::default() }
+    }
+}
+
+impl Histogram {
+    const FIRST_OCTAVE: u32 = 8;
+    const OCTAVES: usize = 26;
+    /// One bucket for what is below the first octave, four for each octave; the last also takes all above.
+    const BUCKETS: usize = 1 + 4 * Histogram::OCTAVES;
+
+    /// Records the time from `start` to `end`.
+    pub fn record(&self, start: Time, end: Time) {
+        let ns = end.since_ns(start);
+        let count = &self.counts[Histogram::bucket(ns)];
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+        self.sum_ns.add(ns);
+    }
+
+    /// What has been recorded so far.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counts: std::array::from_fn(|i| self.counts[i].load(Relaxed)),
+            sum_ns: self.sum_ns.value(),
+        }
+    }
+
+    fn bucket(ns: u64) -> usize {
+        if ns < 1 << Histogram::FIRST_OCTAVE {
+            return 0;
+        }
+        let octave = ns.ilog2();
+        let quarter = (ns >> (octave - 2)) & 3;
+        (1 + (octave - Histogram::FIRST_OCTAVE) as usize * 4 + quarter as usize).min(Histogram::BUCKETS - 1)
+    }
+
+    /// The exclusive upper bound of a bucket in nanoseconds; of the last it is only where its octave ends.
+    fn upper_ns(bucket: usize) -> u64 {
+        if bucket == 0 {
+            return 1 << Histogram::FIRST_OCTAVE;
+        }
+        let (octave, quarter) = ((bucket - 1) / 4, (bucket - 1) % 4);
+        (5 + quarter as u64) << (octave as u32 + Histogram::FIRST_OCTAVE - 2)
+    }
+}
+
+/// A histogram at one moment; several can be merged.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    counts: [u64; Histogram::BUCKETS],
+    sum_ns: u64,
+}
+
+impl Snapshot {
+    /// Adds what `other` saw.
+    pub fn merge(&mut self, other: &Snapshot) {
+        for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
+            *mine += theirs;
+        }
+        self.sum_ns += other.sum_ns;
+    }
+
+    /// How many durations there are.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All durations together, in nanoseconds.
+    pub fn sum_ns(&self) -> u64 {
+        self.sum_ns
+    }
+
+    /// The duration in nanoseconds that a share `quantile` (0 to 1) does not exceed, rounded up to its bucket's end; 0 when
+    /// nothing was recorded.
+    pub fn quantile_ns(&self, quantile: f64) -> u64 {
+        let rank = (self.count() as f64 * quantile).ceil().max(1.0) as u64;
+        let mut seen = 0;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            seen += count;
+            if seen >= rank {
+                return Histogram::upper_ns(bucket);
+            }
+        }
+        0
+    }
+
+    /// For each octave its upper bound in nanoseconds and how many durations lie below that bound: the cumulative buckets of a
+    /// Prometheus histogram. What lies above the last bound is only in [`Snapshot::count`].
+    pub fn octaves(&self) -> impl Iterator<Item = (u64, u64)> {
+        let mut below = self.counts[0];
+        std::iter::once((Histogram::upper_ns(0), below)).chain((0..Histogram::OCTAVES - 1).map(
+            move |octave| {
+                below += self.counts[1 + octave * 4..][..4].iter().sum::<u64>();
+                (Histogram::upper_ns(4 + octave * 4), below)
+            },
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_what_their_bounds_say() {
+        for ns in (0..100_000).chain([1 << 20, (1 << 30) + 12345, 16_000_000_000]) {
+            let bucket = Histogram::bucket(ns);
+            assert!(ns < Histogram::upper_ns(bucket), "{ns} is below the end of its bucket");
+            assert!(bucket == 0 || ns >= Histogram::upper_ns(bucket - 1), "{ns} is not below its start");
+        }
+        assert_eq!(Histogram::bucket(u64::MAX), Histogram::BUCKETS - 1);
+    }
+
+    #[test]
+    fn quantiles_are_within_a_quarter_octave() {
+        let histogram = Histogram::default();
+        for us in 1..=1000 {
+            histogram.record(Time::default(), Time::from_ns(us * 1000));
+        }
+        let snapshot = histogram.snapshot();
+        assert_eq!(snapshot.count(), 1000);
+        for (quantile, true_ns) in [(0.5, 500_000.0), (0.99, 990_000.0), (1.0, 1_000_000.0)] {
+            let ns = snapshot.quantile_ns(quantile) as f64;
+            assert!(ns >= true_ns && ns <= true_ns * 1.25 + 1.0, "{quantile}: {ns} for {true_ns}");
+        }
+        let (bound, below) =
+            snapshot.octaves().find(|(bound, _)| *bound >= 512_000).expect("an octave ends there");
+        assert_eq!((bound, below), (524_288, 524));
+    }
+}

@@ -1,0 +1,309 @@
+//! The HTTP that comes before a WebSocket: request heads in, answers out (RFC 9112, RFC 6455 section 4.2).
+
+use crate::message::Reject;
+use smallvec::SmallVec;
+
+/// The most header lines of a request; one more is a [`Reject::LargeHead`].
+pub const HEADERS_MAX: usize = 64;
+
+/// The subprotocol of the native dialect.
+pub const SUBPROTOCOL: &str = "throng.v1";
+
+/// What [`parse`] made of the bytes so far.
+#[derive(Debug)]
+pub enum Head<'a> {
+    /// The head is not complete.
+    Partial,
+    /// A whole head, and how many bytes it took.
+    Complete(Request<'a>, usize),
+}
+
+/// What throng needs to know of a request.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// As the client wrote it; methods are case-sensitive.
+    pub method: &'a str,
+    /// The target up to its query.
+    pub path: &'a str,
+    /// True when the connection may serve another request after this one.
+    pub keep_alive: bool,
+    /// The request to become a WebSocket, if it is one; `Err` when it is one that cannot be granted.
+    pub upgrade: Option<Result<Upgrade<'a>, Reject>>,
+    /// The page that a browser says the request comes from.
+    pub origin: Option<&'a str>,
+    /// What proxies say of the client, in the order of the lines.
+    pub forwarded: Forwarded<'a>,
+}
+
+/// A sound request for an upgrade.
+#[derive(Clone, Copy, Debug)]
+pub struct Upgrade<'a> {
+    /// `Sec-WebSocket-Key`: 16 bytes in base64.
+    pub key: &'a str,
+    /// True when the client offers [`SUBPROTOCOL`].
+    pub subprotocol: bool,
+}
+
+/// The values of `Forwarded` (RFC 7239), or of `X-Forwarded-For` where there is no `Forwarded`.
+#[derive(Debug, Default)]
+pub struct Forwarded<'a> {
+    /// `Forwarded`, as the elements stand.
+    pub standard: SmallVec<[&'a str; 2]>,
+    /// `X-Forwarded-For`.
+    pub customary: SmallVec<[&'a str; 2]>,
+}
+
+/// Reads the request head at the start of `bytes`.
+///
+/// # Errors
+/// [`Reject::Malformed`] or [`Reject::LargeHead`]; the connection cannot be used further.
+pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut parsed = httparse::Request::new(&mut headers);
+    let head_bytes = match parsed.parse(bytes) {
+        Ok(httparse::Status::Complete(head_bytes)) => head_bytes,
+        Ok(httparse::Status::Partial) => return Ok(Head::Partial),
+        Err(httparse::Error::TooManyHeaders) => return Err(Reject::LargeHead),
+        Err(_) => return Err(Reject::Malformed("this is not an HTTP/1.1 request")),
+    };
+    let (Some(method), Some(target), Some(version)) = (parsed.method, parsed.path, parsed.version) else {
+        return Err(Reject::Malformed("this is not an HTTP/1.1 request"));
+    };
+    let lines = Lines::read(parsed.headers)?;
+    if version == 1 && lines.hosts != 1 {
+        // RFC 9112 section 3.2.
+        return Err(Reject::Malformed("an HTTP/1.1 request has exactly one Host"));
+    }
+    let keep_alive = if version == 1 { !lines.close } else { lines.keep_alive };
+    let upgrade = lines.upgrade_websocket.then(|| lines.upgrade(version));
+    let request = Request {
+        method,
+        path: target.split_once('?').map_or(target, |(path, _)| path),
+        // A body is not wanted anywhere; rather than reading past it, the connection ends after the answer.
+        keep_alive: keep_alive && !lines.body,
+        upgrade,
+        origin: lines.origin,
+        forwarded: lines.forwarded,
+    };
+    Ok(Head::Complete(request, head_bytes))
+}
+
+/// The header lines that matter.
+#[derive(Default)]
+struct Lines<'a> {
+    hosts: u32,
+    close: bool,
+    keep_alive: bool,
+    connection_upgrade: bool,
+    upgrade_websocket: bool,
+    body: bool,
+    keys: u32,
+    key: Option<&'a str>,
+    version: Option<&'a str>,
+    subprotocol: bool,
+    origin: Option<&'a str>,
+    forwarded: Forwarded<'a>,
+}
+
+impl<'a> Lines<'a> {
+    fn read(headers: &[httparse::Header<'a>]) -> Result<Lines<'a>, Reject> {
+        let mut lines = Lines::default();
+        for header in headers {
+            let is = |name: &str| header.name.eq_ignore_ascii_case(name);
+            // A value that matters must be text; of the others nothing is asked.
+            let text = || {
+                std::str::from_utf8(header.value)
+                    .map(str::trim_ascii)
+                    .map_err(|_| Reject::Malformed("a header is not text"))
+            };
+            // By length first: most lines of a browser's request are none of these.
+            match header.name.len() {
+                4 if is("Host") => lines.hosts += 1,
+                6 if is("Origin") => lines.origin = Some(text()?),
+                7 if is("Upgrade") => lines.upgrade_websocket |= has_token(text()?, "websocket"),
+                9 if is("Forwarded") => lines.forwarded.standard.push(text()?),
+                10 if is("Connection") => {
+                    let value = text()?;
+                    lines.close |= has_token(value, "close");
+                    lines.keep_alive |= has_token(value, "keep-alive");
+                    lines.connection_upgrade |= has_token(value, "upgrade");
+                }
+                14 if is("Content-Length") => lines.body |= text()? != "0",
+                15 if is("X-Forwarded-For") => lines.forwarded.customary.push(text()?),
+                17 if is("Sec-WebSocket-Key") => {
+                    lines.keys += 1;
+                    lines.key = Some(text()?);
+                }
+                17 if is("Transfer-Encoding") => lines.body = true,
+                21 if is("Sec-WebSocket-Version") => lines.version = Some(text()?),
+                22 if is("Sec-WebSocket-Protocol") => lines.subprotocol |= has_token(text()?, SUBPROTOCOL),
+                _ => {}
+            }
+        }
+        Ok(lines)
+    }
+
+    /// RFC 6455 section 4.2.1, point by point.
+    fn upgrade(&self, http_minor: u8) -> Result<Upgrade<'a>, Reject> {
+        if http_minor == 0 {
+            return Err(Reject::Malformed("an upgrade needs HTTP/1.1"));
+        }
+        if !self.connection_upgrade {
+            return Err(Reject::Malformed("an upgrade needs Connection: Upgrade"));
+        }
+        if self.version != Some("13") {
+            return Err(if self.version.is_some() {
+                Reject::Version
+            } else {
+                Reject::Malformed("Sec-WebSocket-Version is missing")
+            });
+        }
+        match self.key {
+            Some(key) if self.keys == 1 && is_key(key) => Ok(Upgrade { key, subprotocol: self.subprotocol }),
+            _ => Err(Reject::Malformed("Sec-WebSocket-Key must be there once: 16 bytes in base64")),
+        }
+    }
+}
+
+/// True when the comma-separated `list` has `token`, in any case.
+fn has_token(list: &str, token: &str) -> bool {
+    list.split(',').any(|item| item.trim_ascii().eq_ignore_ascii_case(token))
+}
+
+/// True when `key` is 16 bytes in base64: 22 digits and two fillers.
+fn is_key(key: &str) -> bool {
+    let Some(digits) = key.strip_suffix("==") else { return false };
+    digits.len() == 22
+        && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+}
+
+/// Writes the answer that makes the connection a WebSocket.
+pub fn write_switch(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(tungstenite::handshake::derive_accept_key(upgrade.key.as_bytes()).as_bytes());
+    if upgrade.subprotocol {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: throng.v1");
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+/// Writes a refusal: its status, the headers that belong to it, and its reason as JSON.
+pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_only: bool) {
+    let more = match reject {
+        Reject::Method => "Allow: GET, HEAD\r\n",
+        Reject::UpgradeRequired | Reject::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        Reject::PerIp | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
+        _ => "",
+    };
+    let (_, phrase) = reject.status();
+    let body = format!("{{\"error\":\"{phrase}\",\"message\":\"{}\"}}\n", reject.reason());
+    write_json(out, reject.status(), more, &body, keep_alive, head_only);
+}
+
+/// Writes an answer with a JSON `body`; `more` is whole header lines. With `head_only` the body is left out, as HEAD asks.
+pub fn write_json(
+    out: &mut Vec<u8>,
+    (code, phrase): (u16, &str),
+    more: &str,
+    body: &str,
+    keep_alive: bool,
+    head_only: bool,
+) {
+    use std::io::Write;
+    // RFC 9110 section 15.5.22: a 426 says with Connection that Upgrade is for this hop.
+    let connection = match (keep_alive, code) {
+        (true, 426) => "Connection: upgrade\r\n",
+        (true, _) => "",
+        (false, 426) => "Connection: upgrade, close\r\n",
+        (false, _) => "Connection: close\r\n",
+    };
+    let length = body.len();
+    let body = if head_only { "" } else { body };
+    write!(
+        out,
+        "HTTP/1.1 {code} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n{more}{connection}\r\n{body}"
+    )
+    .expect("writing to memory does not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    fn upgrade_with(lines: &str) -> Result<(), Reject> {
+        let head = format!("GET /ws HTTP/1.1\r\nHost: here\r\n{lines}\r\n");
+        match parse(head.as_bytes())? {
+            Head::Complete(request, used) => {
+                assert_eq!(used, head.len());
+                request.upgrade.expect("an upgrade").map(|_| ())
+            }
+            Head::Partial => panic!("the head is whole"),
+        }
+    }
+
+    #[test]
+    fn a_browsers_handshake_is_granted() {
+        let head = "GET /ws?x=1 HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nPragma: no-cache\r\nUpgrade: WebSocket\r\n\
+             Origin: https://a.example\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: chat, throng.v1\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-For: 5.6.7.8\r\n\r\nrest";
+        let Ok(Head::Complete(request, used)) = parse(head.as_bytes()) else { panic!("a good head") };
+        assert_eq!(&head[used..], "rest");
+        assert_eq!((request.method, request.path, request.origin), ("GET", "/ws", Some("https://a.example")));
+        assert_eq!(request.forwarded.customary.as_slice(), ["1.2.3.4", "5.6.7.8"]);
+        let upgrade = request.upgrade.expect("an upgrade").expect("a good one");
+        let mut out = Vec::new();
+        write_switch(&mut out, &upgrade);
+        let out = String::from_utf8(out).expect("text");
+        // The example of RFC 6455 section 1.3.
+        assert!(out.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{out}");
+        assert!(out.ends_with("Sec-WebSocket-Protocol: throng.v1\r\n\r\n"), "{out}");
+        for cut in 0..used {
+            assert!(matches!(parse(&head.as_bytes()[..cut]), Ok(Head::Partial)), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn each_missing_piece_of_a_handshake_has_its_answer() {
+        let base = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        let version = "Sec-WebSocket-Version: 13\r\n";
+        assert_eq!(upgrade_with(&format!("{base}{version}{KEY}")), Ok(()));
+        let status = |lines: String| upgrade_with(&lines).expect_err("refused").status().0;
+        assert_eq!(status(format!("{base}{version}")), 400, "no key");
+        assert_eq!(status(format!("{base}{version}{KEY}{KEY}")), 400, "two keys");
+        assert_eq!(status(format!("{base}{version}Sec-WebSocket-Key: short\r\n")), 400, "a key that is none");
+        assert_eq!(status(format!("{base}{KEY}")), 400, "no version");
+        assert_eq!(status(format!("{base}{KEY}Sec-WebSocket-Version: 8\r\n")), 426, "an old version");
+        assert_eq!(status(format!("Upgrade: websocket\r\n{version}{KEY}")), 400, "no Connection: Upgrade");
+    }
+
+    #[test]
+    fn heads_that_are_not_http_are_refused() {
+        let status = |head: &[u8]| parse(head).expect_err("refused").status().0;
+        assert_eq!(status(b"GET /ws HTTP/1.1\r\n\r\n"), 400, "no Host");
+        assert_eq!(status(b"GET /ws HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n"), 400, "two Hosts");
+        assert_eq!(status(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 400);
+        assert_eq!(status(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"), 400, "a TLS hello");
+        assert_eq!(status(b"GET /ws HTTP/1.1\r\nHost : a\r\n\r\n"), 400, "space before the colon");
+        assert_eq!(status(b"GET /ws HTTP/1.1\r\nHost: a\r\nOrigin: \xff\xfe\r\n\r\n"), 400);
+        let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(HEADERS_MAX));
+        assert_eq!(status(many.as_bytes()), 431);
+    }
+
+    #[test]
+    fn a_body_or_an_old_version_ends_the_connection() {
+        let keep_alive = |head: &str| match parse(head.as_bytes()) {
+            Ok(Head::Complete(request, _)) => request.keep_alive,
+            other => panic!("{other:?}"),
+        };
+        assert!(keep_alive("GET /health HTTP/1.1\r\nHost: a\r\n\r\n"));
+        assert!(keep_alive("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+        assert!(!keep_alive("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
+        assert!(!keep_alive("POST /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"));
+        assert!(!keep_alive("GET /health HTTP/1.0\r\n\r\n"));
+        assert!(keep_alive("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+    }
+}

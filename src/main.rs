@@ -1,1 +1,82 @@
-fn main() {}
+//! The command line of throng.
+
+use clap::{Parser, Subcommand};
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use throng::config::{Args, Config, LogFormat, Problem};
+use throng::server;
+use tracing_subscriber::EnvFilter;
+
+/// A realtime server: rooms and events over WebSocket, for very many connections
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(Args),
+    /// Say what a configuration file means, or which setting is wrong and why
+    Check {
+        /// The configuration file
+        file: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(args) => serve(&args),
+        Command::Check { file } => check(file),
+    }
+}
+
+fn serve(args: &Args) -> ExitCode {
+    let config = match Config::load(args, std::env::vars_os()) {
+        Ok(config) => config,
+        Err(problems) => return report(&problems),
+    };
+    log_to_stderr(&config);
+    match server::run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            tracing::error!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: PathBuf) -> ExitCode {
+    let args = Args { config: Some(file), ..Args::default() };
+    match Config::load(&args, []) {
+        Ok(config) => {
+            print!("{}", config.explain());
+            ExitCode::SUCCESS
+        }
+        Err(problems) => report(&problems),
+    }
+}
+
+fn report(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        eprintln!("throng: {problem}");
+    }
+    // The status of a usage error, as clap gives it.
+    ExitCode::from(2)
+}
+
+fn log_to_stderr(config: &Config) {
+    let filter = EnvFilter::new(config.log.level.word());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    match config.log.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

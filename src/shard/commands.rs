@@ -68,8 +68,13 @@ impl Shard {
             return self.refuse(slot, &refuse_rate(retry_ms, native::id_of(message)));
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
-            Ok(Command::Join { rooms, id }) => self.join(slot, &rooms, id),
+            // Events that are on their way were published before: they find the members of then, as far as this core can tell.
+            Ok(Command::Join { rooms, id }) => {
+                self.deliver(now);
+                self.join(slot, &rooms, id);
+            }
             Ok(Command::Leave { rooms, id }) => {
+                self.deliver(now);
                 for name in &rooms {
                     if let Some(room) = self.bus.find(name) {
                         self.leave(slot, room);

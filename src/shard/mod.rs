@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · sent · release
-//! asked   may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
+//! asked   has_mail · may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
 //! ```
 
 pub mod conn;
@@ -130,6 +130,8 @@ pub struct Shard {
     bells: ShardSet,
     /// When the publications were made that wait in the arena.
     published: Vec<Time>,
+    /// Mail that has been collected and not carried out.
+    mail: VecDeque<Mail>,
     /// The publications of one room being delivered, with their frames; empty between calls.
     run: Run,
     /// Where in the arena the ping of this turn stands.
@@ -192,6 +194,7 @@ impl Shard {
             farewells: Vec::new(),
             bells: ShardSet::default(),
             published: Vec::new(),
+            mail: VecDeque::new(),
             run: Vec::new(),
             ping: None,
             accepts: Bucket::full(settings.accepts_per_second_max, now),
@@ -239,8 +242,11 @@ impl Shard {
         self.doom(slot);
     }
 
-    /// Mail from the bus, in order. Stops when the arena is full; the rest is for the next turn.
-    pub fn deliver(&mut self, mail: &mut VecDeque<Mail>, now: Time) {
+    /// Collects the shard's mail and carries it out, in order. Stops when the arena is full; [`Shard::has_mail`] tells whether some
+    /// is left for the next turn.
+    pub fn deliver(&mut self, now: Time) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.bus.mailbox(self.id).collect(&mut mail);
         while let Some(next) = mail.front() {
             if self.turn.is_full() {
                 break;
@@ -270,6 +276,12 @@ impl Shard {
                 }
             }
         }
+        self.mail = mail;
+    }
+
+    /// True when mail was collected that could not be carried out yet.
+    pub fn has_mail(&self) -> bool {
+        !self.mail.is_empty()
     }
 
     /// Time has come this far: timers fire, a drain goes on.

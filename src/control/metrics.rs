@@ -1,0 +1,234 @@
+//! `/metrics`: the numbers in OpenMetrics text, read from the shards at each scrape. There is no second set of them.
+
+use super::{Control, process};
+use crate::message::Reject;
+use crate::stats::{Counter, Ending, Histogram, ShardStats};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text::encode};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use std::fmt;
+use std::sync::Arc;
+
+/// What [`text`] is. Prometheus' older text format is close enough that its parser reads this too: the type `info`, which
+/// it does not know, is not used, and `# EOF` is a comment to it.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One scrape.
+///
+/// # Errors
+/// When a number cannot be written as text, which would be our mistake.
+pub(super) fn text(control: Arc<Control>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Numbers(control)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// A number that each shard has: its name without the unit, what it means, its unit, and where it is.
+type Number = (&'static str, &'static str, Option<Unit>, fn(&ShardStats) -> u64);
+
+static GAUGES: [Number; 6] = [
+    ("throng_connections", "Open WebSocket connections.", None, |shard| shard.connections.value()),
+    (
+        "throng_sockets",
+        "Sockets: open connections, and those that are not open yet or not closed yet.",
+        None,
+        |shard| shard.sockets.value(),
+    ),
+    ("throng_memberships", "Memberships: connections in rooms.", None, |shard| shard.memberships.value()),
+    ("throng_shard_rooms", "Rooms with a member on this shard.", None, |shard| shard.rooms.value()),
+    (
+        "throng_outbox",
+        "Bytes that wait in outboxes because the kernel refused them.",
+        Some(Unit::Bytes),
+        |shard| shard.outbox_bytes.value(),
+    ),
+    ("throng_receive_buffer", "Bytes of messages that have not arrived whole.", Some(Unit::Bytes), |shard| {
+        shard.receive_bytes.value()
+    }),
+];
+
+static COUNTERS: [Number; 16] = [
+    ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
+    ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
+    ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
+    ("throng_messages_received", "WebSocket data messages received.", None, |shard| {
+        shard.messages_in.value()
+    }),
+    ("throng_received", "Bytes read from sockets.", Some(Unit::Bytes), |shard| shard.bytes_in.value()),
+    ("throng_frames_sent", "Frames handed to connections: events, answers, pings.", None, |shard| {
+        shard.frames_out.value()
+    }),
+    ("throng_sent", "Bytes written to sockets.", Some(Unit::Bytes), |shard| shard.bytes_out.value()),
+    ("throng_sends", "System calls that wrote.", None, |shard| shard.sends.value()),
+    ("throng_publications", "Events that clients published.", None, |shard| shard.publications.value()),
+    (
+        "throng_deliveries",
+        "Events handed to members: one for each member of each publication.",
+        None,
+        |shard| shard.deliveries.value(),
+    ),
+    ("throng_dropped", "Frames dropped because an outbox was full and the policy is drop.", None, |shard| {
+        shard.drops.value()
+    }),
+    ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
+    (
+        "throng_rate_limited",
+        "Messages refused because a connection sent more a second than it may.",
+        None,
+        |shard| shard.rate_limited.value(),
+    ),
+    ("throng_overloads", "Publications refused because a mailbox was full.", None, |shard| {
+        shard.overloads.value()
+    }),
+    ("throng_pings_sent", "Pings sent for lack of a sign of life.", None, |shard| shard.pings.value()),
+    ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
+];
+
+/// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
+type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
+
+static BY_REASON: [ByReason; 2] = [
+    ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
+    ("throng_disconnects", "WebSocket connections that ended.", &Ending::LABELS, |shard| &shard.endings),
+];
+
+/// Durations: name, meaning, and where they are.
+type Durations = (&'static str, &'static str, fn(&ShardStats) -> &Histogram);
+
+static DURATIONS: [Durations; 2] = [
+    ("throng_turn_duration", "From the return of the wait to the end of the turn.", |shard| {
+        &shard.turn_duration
+    }),
+    (
+        "throng_publish_latency",
+        "From the read of a publication to the end of the turn in which its frames were written.",
+        |shard| &shard.publish_latency,
+    ),
+];
+
+#[derive(Debug)]
+struct Numbers(Arc<Control>);
+
+impl Collector for Numbers {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_shards(&mut encoder)?;
+        self.encode_process(&mut encoder)
+    }
+}
+
+impl Numbers {
+    fn encode_shards(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let shards = &self.0.stats.shards;
+        for (name, help, unit, number) in &GAUGES {
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for (shard, stats) in shards.iter().enumerate() {
+                family.encode_family(&[("shard", shard)])?.encode_gauge(&number(stats))?;
+            }
+        }
+        for (name, help, unit, number) in &COUNTERS {
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+            for (shard, stats) in shards.iter().enumerate() {
+                family
+                    .encode_family(&[("shard", shard)])?
+                    .encode_counter::<NoLabelSet, _, f64>(&number(stats), None)?;
+            }
+        }
+        for (name, help, reasons, counters) in &BY_REASON {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (shard, stats) in shards.iter().enumerate() {
+                for (reason, counter) in reasons.iter().zip(counters(stats)) {
+                    family
+                        .encode_family(&([("shard", shard)], [("reason", *reason)]))?
+                        .encode_counter::<NoLabelSet, _, f64>(&counter.value(), None)?;
+                }
+            }
+        }
+        for (name, help, histogram) in &DURATIONS {
+            let mut family =
+                encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
+            for (shard, stats) in shards.iter().enumerate() {
+                let snapshot = histogram(stats).snapshot();
+                let mut below = 0;
+                // The encoder wants what is in each bucket and adds up again itself.
+                let mut buckets: Vec<(f64, u64)> = snapshot
+                    .octaves()
+                    .map(|(bound_ns, count)| {
+                        let inside = count - std::mem::replace(&mut below, count);
+                        (bound_ns as f64 / 1e9, inside)
+                    })
+                    .collect();
+                buckets.push((f64::INFINITY, snapshot.count() - below));
+                family.encode_family(&[("shard", shard)])?.encode_histogram::<NoLabelSet>(
+                    snapshot.sum_ns() as f64 / 1e9,
+                    snapshot.count(),
+                    &buckets,
+                    None,
+                )?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let control = &self.0;
+        let connections_max = control.gate.connections_max() as u64;
+        gauge(
+            encoder,
+            "throng_connections_max",
+            "WebSocket connections there may be.",
+            None,
+            connections_max,
+        )?;
+        let sockets_max = control.sockets_max as u64;
+        gauge(encoder, "throng_sockets_max", "Sockets there may be.", None, sockets_max)?;
+        let rooms = control.bus.rooms() as u64;
+        gauge(encoder, "throng_rooms", "Rooms with a member anywhere.", None, rooms)?;
+        // From here on, the names that Prometheus' own clients use for any process.
+        let memory = control.stats.memory_bytes.value();
+        gauge(encoder, "process_resident_memory", "Resident memory.", Some(Unit::Bytes), memory)?;
+        let started = control.started_unix_ms as f64 / 1e3;
+        gauge(
+            encoder,
+            "process_start_time",
+            "When the process started, since 1970 (UTC).",
+            Some(Unit::Seconds),
+            started,
+        )?;
+        if let Some(open) = process::open_fds() {
+            gauge(encoder, "process_open_fds", "Open file descriptors.", None, open)?;
+        }
+        if let Some(max) = process::max_fds() {
+            gauge(encoder, "process_max_fds", "File descriptors there may be.", None, max)?;
+        }
+        encoder
+            .encode_descriptor(
+                "process_cpu",
+                "User and system time of all threads.",
+                Some(&Unit::Seconds),
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, _, f64>(&process::cpu_seconds(), None)?;
+        encoder
+            .encode_descriptor(
+                "throng_build_info",
+                "Always 1; the version is a label.",
+                None,
+                MetricType::Gauge,
+            )?
+            .encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?
+            .encode_gauge(&1u64)
+    }
+}
+
+fn gauge<Value: EncodeGaugeValue>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<Unit>,
+    value: Value,
+) -> fmt::Result {
+    encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?.encode_gauge(&value)
+}

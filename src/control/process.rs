@@ -1,0 +1,104 @@
+//! What the kernel knows about this process.
+
+use crate::stats::Stats;
+use rustix::param::page_size;
+use rustix::process::{Resource, getrlimit};
+use rustix::time::{ClockId, clock_gettime};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// Writes the resident memory of the process into `stats`, now and then once a second. Never ends; where there is no
+/// `/proc` it says so once and leaves the number at 0.
+pub async fn sample_memory(stats: Arc<Stats>) {
+    let memory = match Memory::open() {
+        Ok(memory) => memory,
+        Err(error) => {
+            tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured");
+            return std::future::pending().await;
+        }
+    };
+    let mut seconds = interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        seconds.tick().await;
+        match memory.resident_bytes() {
+            Ok(bytes) => stats.memory_bytes.set(bytes),
+            Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be read"),
+        }
+    }
+}
+
+/// The kernel's account of our memory. The file stays open, so that running out of descriptors does not blind us.
+struct Memory {
+    statm: File,
+}
+
+impl Memory {
+    fn open() -> io::Result<Memory> {
+        Ok(Memory { statm: File::open("/proc/self/statm")? })
+    }
+
+    /// Resident memory in bytes: the second number of proc_pid_statm(5), in pages.
+    fn resident_bytes(&self) -> io::Result<u64> {
+        let mut line = [0; 128];
+        let length = self.statm.read_at(&mut line, 0)?;
+        let pages = std::str::from_utf8(&line[..length])
+            .ok()
+            .and_then(|line| line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok())
+            .ok_or(io::ErrorKind::InvalidData)?;
+        Ok(pages * page_size() as u64)
+    }
+}
+
+/// User and system time of all threads so far, in seconds.
+pub(super) fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// How many descriptors are open, where the kernel says so: as the size of this directory, since Linux 6.2. Listing the
+/// directory would work on older kernels too, but it makes an inode for each descriptor, and we may have a million.
+pub(super) fn open_fds() -> Option<u64> {
+    fs::metadata("/proc/self/fd").ok().map(|directory| directory.len()).filter(|&count| count > 0)
+}
+
+/// How many there may be; `None` when there is no limit.
+pub(super) fn max_fds() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_grows_with_what_is_touched() {
+        let memory = Memory::open().expect("there is a /proc");
+        let before = memory.resident_bytes().expect("it can be read");
+        let touched = std::hint::black_box(vec![1u8; 64 << 20]);
+        let after = memory.resident_bytes().expect("it can be read twice");
+        assert!(before > 0);
+        // Other tests of this process may give memory back in the meantime.
+        assert!(after > before + (touched.len() as u64) / 2, "{before} to {after}");
+    }
+
+    #[test]
+    fn descriptors_are_counted() {
+        let Some(before) = open_fds() else { return };
+        let files: Vec<File> = (0..100).map(|_| File::open("/proc/self/statm").expect("opens")).collect();
+        let after = open_fds().expect("the kernel still says so");
+        assert!(after > before + 50, "{before} to {after} with {} more", files.len());
+        assert!(max_fds().is_none_or(|max| max >= after));
+    }
+
+    #[test]
+    fn processor_time_goes_forward() {
+        let before = cpu_seconds();
+        std::hint::black_box((0..1_000_000u64).fold(0, |sum: u64, n| sum.wrapping_mul(31) ^ n));
+        assert!(before > 0.0 && cpu_seconds() >= before);
+    }
+}

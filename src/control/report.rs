@@ -1,0 +1,287 @@
+//! `/stats`: the numbers as JSON, for people and scripts, with rates and percentiles worked out. `docs/metrics.md` says
+//! what each field means; a test holds the two together.
+
+use super::Control;
+use crate::message::Reject;
+use crate::stats::{Counter, Ending, Histogram, ShardStats, Stats};
+use crate::time::Time;
+use serde::Serialize;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::slice;
+use std::sync::{Mutex, PoisonError};
+
+/// The whole answer.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    status: &'static str,
+    version: &'static str,
+    uptime_seconds: u64,
+    memory_bytes: u64,
+    connections_max: usize,
+    sockets_max: usize,
+    #[serde(flatten)]
+    figures: Figures,
+    shards: Vec<ShardReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct ShardReport {
+    shard: usize,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// The numbers of one shard, or of all together.
+#[derive(Debug, Serialize)]
+struct Figures {
+    connections: u64,
+    sockets: u64,
+    rooms: u64,
+    memberships: u64,
+    outbox_bytes: u64,
+    receive_buffer_bytes: u64,
+    totals: Totals,
+    per_second: Rates,
+    turn_duration: Durations,
+    publish_latency: Durations,
+    rejects: BTreeMap<&'static str, u64>,
+    disconnects: BTreeMap<&'static str, u64>,
+}
+
+/// Counted since the start. Each has the name it has in `/metrics`.
+#[derive(Debug, Serialize)]
+struct Totals {
+    accepts: u64,
+    upgrades: u64,
+    http_requests: u64,
+    rejects: u64,
+    disconnects: u64,
+    messages_received: u64,
+    received_bytes: u64,
+    frames_sent: u64,
+    sent_bytes: u64,
+    sends: u64,
+    publications: u64,
+    deliveries: u64,
+    dropped: u64,
+    errors: u64,
+    rate_limited: u64,
+    overloads: u64,
+    pings_sent: u64,
+    turns: u64,
+}
+
+/// Means over the last seconds.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Rates {
+    /// How many seconds that is; 0 when nothing is known yet, and then all rates are 0.
+    window_seconds: f64,
+    messages_received: f64,
+    received_bytes: f64,
+    frames_sent: f64,
+    sent_bytes: f64,
+    publications: f64,
+    deliveries: f64,
+}
+
+/// Durations since the start. A percentile is at most 25 % above the true one.
+#[derive(Debug, Serialize)]
+struct Durations {
+    count: u64,
+    mean_us: f64,
+    p50_us: f64,
+    p95_us: f64,
+    p99_us: f64,
+}
+
+impl Report {
+    pub(super) fn new(control: &Control) -> Report {
+        let stats = &control.stats;
+        let all = 0..stats.shards.len();
+        let mut figures = Figures::new(&stats.shards, control.history.rates(all.clone()));
+        // A room with members on several shards is one room.
+        figures.rooms = control.bus.rooms() as u64;
+        Report {
+            status: if control.gate.is_draining() { "draining" } else { "ok" },
+            version: env!("CARGO_PKG_VERSION"),
+            uptime_seconds: control.clock.now().ms() / 1000,
+            memory_bytes: stats.memory_bytes.value(),
+            connections_max: control.gate.connections_max(),
+            sockets_max: control.sockets_max,
+            figures,
+            shards: all
+                .map(|shard| ShardReport {
+                    shard,
+                    figures: Figures::new(
+                        slice::from_ref(&stats.shards[shard]),
+                        control.history.rates(shard..shard + 1),
+                    ),
+                })
+                .collect(),
+        }
+    }
+}
+
+impl Figures {
+    fn new(shards: &[ShardStats], per_second: Rates) -> Figures {
+        let sum = |number: fn(&ShardStats) -> u64| shards.iter().map(number).sum();
+        let by_reason = |labels: &[&'static str], counters: fn(&ShardStats) -> &[Counter]| {
+            let mut sums: BTreeMap<&'static str, u64> = BTreeMap::new();
+            for shard in shards {
+                for (label, counter) in labels.iter().zip(counters(shard)) {
+                    *sums.entry(label).or_default() += counter.value();
+                }
+            }
+            sums
+        };
+        let rejects = by_reason(&Reject::LABELS, |shard| &shard.rejects);
+        let disconnects = by_reason(&Ending::LABELS, |shard| &shard.endings);
+        Figures {
+            connections: sum(|shard| shard.connections.value()),
+            sockets: sum(|shard| shard.sockets.value()),
+            rooms: sum(|shard| shard.rooms.value()),
+            memberships: sum(|shard| shard.memberships.value()),
+            outbox_bytes: sum(|shard| shard.outbox_bytes.value()),
+            receive_buffer_bytes: sum(|shard| shard.receive_bytes.value()),
+            totals: Totals {
+                accepts: sum(|shard| shard.accepts.value()),
+                upgrades: sum(|shard| shard.upgrades.value()),
+                http_requests: sum(|shard| shard.requests.value()),
+                rejects: rejects.values().sum(),
+                disconnects: disconnects.values().sum(),
+                messages_received: sum(|shard| shard.messages_in.value()),
+                received_bytes: sum(|shard| shard.bytes_in.value()),
+                frames_sent: sum(|shard| shard.frames_out.value()),
+                sent_bytes: sum(|shard| shard.bytes_out.value()),
+                sends: sum(|shard| shard.sends.value()),
+                publications: sum(|shard| shard.publications.value()),
+                deliveries: sum(|shard| shard.deliveries.value()),
+                dropped: sum(|shard| shard.drops.value()),
+                errors: sum(|shard| shard.errors.value()),
+                rate_limited: sum(|shard| shard.rate_limited.value()),
+                overloads: sum(|shard| shard.overloads.value()),
+                pings_sent: sum(|shard| shard.pings.value()),
+                turns: sum(|shard| shard.turns.value()),
+            },
+            per_second,
+            turn_duration: Durations::new(shards, |shard| &shard.turn_duration),
+            publish_latency: Durations::new(shards, |shard| &shard.publish_latency),
+            rejects,
+            disconnects,
+        }
+    }
+}
+
+impl Durations {
+    fn new(shards: &[ShardStats], histogram: fn(&ShardStats) -> &Histogram) -> Durations {
+        let merged = shards.iter().map(|shard| histogram(shard).snapshot()).reduce(|mut all, one| {
+            all.merge(&one);
+            all
+        });
+        let snapshot = merged.unwrap_or_else(|| Histogram::default().snapshot());
+        let percentile_us = |quantile| snapshot.quantile_ns(quantile) as f64 / 1e3;
+        Durations {
+            count: snapshot.count(),
+            mean_us: (snapshot.sum_ns() / snapshot.count().max(1)) as f64 / 1e3,
+            p50_us: percentile_us(0.5),
+            p95_us: percentile_us(0.95),
+            p99_us: percentile_us(0.99),
+        }
+    }
+}
+
+/// What was counted at the last few seconds, so that there are rates. At most [`History::SAMPLES_MAX`] samples; the oldest goes
+/// when a new one comes.
+#[derive(Debug, Default)]
+pub struct History(Mutex<VecDeque<Sample>>);
+
+#[derive(Debug)]
+struct Sample {
+    at: Time,
+    /// For each shard, what [`FLOWS`] reads.
+    shards: Box<[[u64; FLOWS.len()]]>,
+}
+
+/// The counters that have a rate, in the order of the fields of [`Rates`].
+const FLOWS: [fn(&ShardStats) -> u64; 6] = [
+    |shard| shard.messages_in.value(),
+    |shard| shard.bytes_in.value(),
+    |shard| shard.frames_out.value(),
+    |shard| shard.bytes_out.value(),
+    |shard| shard.publications.value(),
+    |shard| shard.deliveries.value(),
+];
+
+impl History {
+    /// Samples kept. One a second, so rates are means over five seconds.
+    const SAMPLES_MAX: usize = 6;
+
+    /// Takes a sample. `now` is not before the last one's.
+    pub fn sample(&self, stats: &Stats, now: Time) {
+        let shards = stats.shards.iter().map(|shard| FLOWS.map(|counter| counter(shard))).collect();
+        let mut samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if samples.len() == History::SAMPLES_MAX {
+            samples.pop_front();
+        }
+        samples.push_back(Sample { at: now, shards });
+    }
+
+    /// What these shards did together, from the oldest sample to the newest.
+    fn rates(&self, shards: Range<usize>) -> Rates {
+        let samples = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (Some(first), Some(last)) = (samples.front(), samples.back()) else { return Rates::default() };
+        let window_seconds = last.at.since_ns(first.at) as f64 / 1e9;
+        if window_seconds == 0.0 {
+            return Rates::default();
+        }
+        let rate = |flow: usize| {
+            let counted: u64 = (shards.clone())
+                .map(|shard| last.shards[shard][flow].wrapping_sub(first.shards[shard][flow]))
+                .sum();
+            counted as f64 / window_seconds
+        };
+        Rates {
+            window_seconds,
+            messages_received: rate(0),
+            received_bytes: rate(1),
+            frames_sent: rate(2),
+            sent_bytes: rate(3),
+            publications: rate(4),
+            deliveries: rate(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_means_over_the_samples_kept() {
+        let stats = Stats::new(2);
+        let history = History::default();
+        assert_eq!(history.rates(0..2), Rates::default(), "nothing is known without a sample");
+        history.sample(&stats, Time::from_ms(500));
+        assert_eq!(history.rates(0..2), Rates::default(), "nor with one");
+        for second in 1..=20u64 {
+            stats.shards[0].messages_in.add(10);
+            stats.shards[1].messages_in.add(second);
+            stats.shards[1].deliveries.add(1000);
+            history.sample(&stats, Time::from_ms(500 + second * 1000));
+        }
+        let (one, other, both) = (history.rates(0..1), history.rates(1..2), history.rates(0..2));
+        assert_eq!((one.window_seconds, one.messages_received, one.deliveries), (5.0, 10.0, 0.0));
+        assert_eq!((other.messages_received, other.deliveries), (18.0, 1000.0), "the last five seconds only");
+        assert_eq!((both.messages_received, both.deliveries), (28.0, 1000.0));
+    }
+
+    #[test]
+    fn durations_without_any_are_zero() {
+        let durations = Durations::new(&[], |shard| &shard.turn_duration);
+        assert_eq!((durations.count, durations.mean_us, durations.p99_us), (0, 0.0, 0.0));
+        let stats = Stats::new(1);
+        let durations = Durations::new(&stats.shards, |shard| &shard.turn_duration);
+        assert_eq!((durations.count, durations.mean_us, durations.p99_us), (0, 0.0, 0.0));
+    }
+}

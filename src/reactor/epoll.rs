@@ -1,0 +1,293 @@
+//! The reactor on epoll, edge-triggered, through mio.
+//!
+//! Sockets are registered once, for both directions, and never again. A read that does not fill the buffer has drained the
+//! socket, as `epoll(7)` says of stream sockets; what comes later is a new edge. When the end of the stream is announced
+//! together with data, the socket is read once more in the next turn, since no further edge will come for it.
+
+use super::Parts;
+use crate::bus::Bus;
+use crate::bus::mailbox::Mailbox;
+use crate::message::{ShardId, Slot};
+use crate::shard::turn::Gathered;
+use crate::shard::{Farewell, Shard};
+use crate::stats::Stats;
+use crate::time::{Clock, Time};
+use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes read at once. One buffer for the thread: this is what a thousand idle connections do not have.
+const SCRATCH_BYTES: usize = 64 << 10;
+/// Events taken from the kernel at once.
+const EVENTS_MAX: usize = 1024;
+/// Sockets accepted in one turn.
+const ACCEPTS_MAX: usize = 64;
+/// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
+const ACCEPT_REST_MS: u32 = 50;
+
+const BELL: Token = Token(usize::MAX);
+const LISTENER: Token = Token(usize::MAX - 1);
+
+pub(super) struct Epoll {
+    poll: Poll,
+    events: Events,
+    listener: Option<TcpListener>,
+    /// By slot.
+    sockets: Vec<Option<TcpStream>>,
+    scratch: Box<[u8]>,
+    shard: Shard,
+    id: ShardId,
+    bus: Arc<Bus>,
+    stats: Arc<Stats>,
+    clock: Clock,
+    /// Sockets that may have more to read, for which no edge will come.
+    unread: Vec<Slot>,
+    accepting: Accepting,
+    /// After how many milliseconds the shard wants a turn.
+    ahead_ms: Option<u32>,
+}
+
+/// Whether there may be connections to accept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// None; an edge will tell.
+    Idle,
+    /// Perhaps, and there is a place for them.
+    Ready,
+    /// Perhaps, but they have to wait until this time.
+    Resting(Time),
+}
+
+impl Epoll {
+    pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
+        let Parts { shard, id, listener, bus, stats, clock } = parts;
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), BELL)?;
+        bus.mailbox(id).hang_bell(Box::new(move || {
+            if let Err(error) = waker.wake() {
+                tracing::error!(%error, shard = id, "a shard could not be woken");
+            }
+        }));
+        let mut listener = TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        Ok(Epoll {
+            poll,
+            events: Events::with_capacity(EVENTS_MAX),
+            listener: Some(listener),
+            sockets: Vec::new(),
+            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            shard,
+            id,
+            bus,
+            stats,
+            clock,
+            unread: Vec::new(),
+            accepting: Accepting::Ready,
+            ahead_ms: Some(0),
+        })
+    }
+
+    pub(super) fn run(mut self) -> io::Result<()> {
+        while !self.shard.is_drained() {
+            self.turn()?;
+        }
+        Ok(())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        self.wait()?;
+        let now = self.clock.now();
+        self.shard.begin_turn(now);
+        self.read_all(now);
+        self.shard.deliver(now);
+        self.shard.advance(now);
+        self.accept_all(now);
+        self.bus.ring(self.shard.take_bells());
+        self.flush();
+        self.see_off();
+        let end = self.clock.now();
+        self.ahead_ms = self.shard.end_turn(end);
+        let stats = &self.stats.shards[usize::from(self.id)];
+        stats.turns.add(1);
+        stats.turn_duration.record(now, end);
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        let resting_ms = match self.accepting {
+            Accepting::Idle => None,
+            Accepting::Ready => Some(0),
+            Accepting::Resting(_) => Some(ACCEPT_REST_MS),
+        };
+        let mut ahead_ms = self.ahead_ms.into_iter().chain(resting_ms).min();
+        if !self.unread.is_empty() || self.shard.has_mail() || !self.mailbox().fall_asleep() {
+            ahead_ms = Some(0);
+        }
+        let timeout = ahead_ms.map(|ms| Duration::from_millis(u64::from(ms)));
+        let result = self.poll.poll(&mut self.events, timeout);
+        self.mailbox().wake_up();
+        match result {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                self.events.clear();
+                Ok(())
+            }
+            result => result,
+        }
+    }
+
+    fn read_all(&mut self, now: Time) {
+        let mut unread = std::mem::take(&mut self.unread);
+        for slot in unread.drain(..) {
+            self.read(slot, false, now);
+        }
+        // What `read` remembers from here on goes after what it remembered above.
+        unread.append(&mut self.unread);
+        self.unread = unread;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let slot = match event.token() {
+                BELL => continue,
+                LISTENER => {
+                    if self.accepting == Accepting::Idle {
+                        self.accepting = Accepting::Ready;
+                    }
+                    continue;
+                }
+                Token(slot) => slot as Slot,
+            };
+            if event.is_writable() {
+                self.shard.writable(slot);
+            }
+            if event.is_readable() || event.is_read_closed() || event.is_error() {
+                self.read(slot, event.is_read_closed() || event.is_error(), now);
+            }
+        }
+        self.events = events;
+    }
+
+    /// One read. `ending` when the kernel has announced the end of the stream, which must then be read, too.
+    fn read(&mut self, slot: Slot, ending: bool, now: Time) {
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
+        if self.shard.is_full() {
+            self.unread.push(slot);
+            return;
+        }
+        match socket.read(&mut self.scratch) {
+            Ok(0) => self.shard.hang_up(slot),
+            Ok(count) => {
+                self.shard.receive(slot, &mut self.scratch[..count], now);
+                if ending || count == self.scratch.len() {
+                    self.unread.push(slot);
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == ErrorKind::Interrupted => self.unread.push(slot),
+            Err(_) => self.shard.hang_up(slot),
+        }
+    }
+
+    fn accept_all(&mut self, now: Time) {
+        if self.shard.is_draining() {
+            // Closing the listener is how the kernel is told to send new clients elsewhere.
+            self.listener = None;
+            self.accepting = Accepting::Idle;
+        }
+        if let Accepting::Resting(until) = self.accepting
+            && now >= until
+        {
+            self.accepting = Accepting::Ready;
+        }
+        let mut budget = ACCEPTS_MAX;
+        while self.accepting == Accepting::Ready && budget > 0 {
+            let Some(listener) = &self.listener else { return };
+            if !self.shard.may_accept(now) {
+                self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
+                return;
+            }
+            budget -= 1;
+            match listener.accept() {
+                Ok((socket, peer)) => self.welcome(socket, peer.ip(), now),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = Accepting::Idle,
+                // Of these the kernel says nothing about the listener: the one connection was lost.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                Err(error) => {
+                    tracing::warn!(%error, shard = self.id, "cannot accept; trying again shortly");
+                    self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, mut socket: TcpStream, peer: std::net::IpAddr, now: Time) {
+        let slot = self.shard.accept(peer, now);
+        let at = slot as usize;
+        if self.sockets.len() <= at {
+            self.sockets.resize_with(at + 1, || None);
+        }
+        let both = Interest::READABLE | Interest::WRITABLE;
+        match self.poll.registry().register(&mut socket, Token(at), both) {
+            Ok(()) => self.sockets[at] = Some(socket),
+            Err(error) => {
+                tracing::warn!(%error, shard = self.id, "cannot watch a new connection");
+                self.shard.hang_up(slot);
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some(slot) = self.shard.next_dirty() {
+            let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
+            loop {
+                let (offered, result) = match self.shard.gather(slot) {
+                    Gathered::Nothing => break,
+                    Gathered::One(bytes) => (bytes.len(), socket.write(bytes)),
+                    Gathered::Many(slices) => {
+                        (slices.iter().map(|slice| slice.len()).sum(), socket.write_vectored(&slices))
+                    }
+                };
+                let count = match result {
+                    Ok(count) => count,
+                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                    Err(_) => {
+                        self.shard.hang_up(slot);
+                        break;
+                    }
+                };
+                if !self.shard.sent(slot, offered, count) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn see_off(&mut self) {
+        while let Some(farewell) = self.shard.next_farewell() {
+            match farewell {
+                Farewell::EndStream(slot) => {
+                    if let Some(Some(socket)) = self.sockets.get(slot as usize)
+                        && socket.shutdown(Shutdown::Write).is_err()
+                    {
+                        // There is nobody left to end it for.
+                        self.shard.hang_up(slot);
+                    }
+                }
+                Farewell::Close(slot) => {
+                    // Closing a descriptor takes it out of epoll.
+                    if let Some(socket) = self.sockets.get_mut(slot as usize) {
+                        *socket = None;
+                    }
+                    self.shard.release(slot);
+                }
+            }
+        }
+    }
+
+    fn mailbox(&self) -> &Mailbox {
+        self.bus.mailbox(self.id)
+    }
+}

@@ -1,0 +1,62 @@
+//! What throng asks of the operating system besides moving bytes: listeners, processors, descriptors.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+/// Connections that may wait in the kernel for each shard to accept them. With 512, a storm of reconnects overflows it and clients
+/// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
+const BACKLOG: i32 = 65_535;
+
+/// A listener on `address` that shares its port with others of this kind: the kernel spreads connections over them.
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_port(true)?;
+    // So that a restart does not wait for the last connections' TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    // Linux hands this on to accepted sockets, which saves a system call for each.
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The processors that this process may use, by number.
+pub fn cpus() -> Vec<usize> {
+    match sched_getaffinity(None) {
+        Ok(set) => (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect(),
+        // Not being told is no reason not to start: one shard, wherever it runs.
+        Err(_) => vec![0],
+    }
+}
+
+/// Keeps this thread on one processor.
+///
+/// # Errors
+/// When the system does not allow it; the thread then runs anywhere.
+pub fn pin(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// Raises the limit on open files as far as this process may, and answers what it is then.
+pub fn descriptors_max() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    // No limit at all is what `None` means; the kernel's own (fs.nr_open) is a billion at the most.
+    current.map_or(1 << 30, |current| usize::try_from(current).unwrap_or(usize::MAX).min(1 << 30))
+}

@@ -1,0 +1,312 @@
+//! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
+
+use crate::auth::{Gate, Rules};
+use crate::bus::Bus;
+use crate::bus::mailbox::Mail;
+use crate::config::{Config, Io, OutboxPolicy, RefuseWith};
+use crate::control::{self, Control, History};
+use crate::message::ShardId;
+use crate::reactor::{self, sys};
+use crate::shard::{self, Settings, Shard};
+use crate::stats::Stats;
+use crate::time::Clock;
+use std::net::{SocketAddr, TcpListener};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io, thread};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Descriptors that are not for clients: standard streams, the control port and its connections, files being read.
+const DESCRIPTORS_KEPT: usize = 112;
+/// Descriptors of a shard: epoll, the bell, the listener, and one more socket than it should have taken.
+const DESCRIPTORS_PER_SHARD: usize = 4;
+/// Sockets above `connections_max`, so that there are some to say no with. Where there are few descriptors, an eighth of them.
+const SOCKETS_TO_REFUSE: usize = 256;
+/// How much longer than the shards the process waits for them, in milliseconds.
+const DRAIN_MARGIN_MS: u64 = 2_000;
+
+/// Why the server did not start, or did not end well.
+#[derive(Debug)]
+pub enum Failure {
+    /// An address could not be had.
+    Listen {
+        /// The setting that names it.
+        setting: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The limit on open files leaves no room for clients.
+    Descriptors {
+        /// The limit.
+        limit: usize,
+        /// What is needed before the first client.
+        needed: usize,
+    },
+    /// Threads, signals or the control port's runtime could not be had.
+    System(io::Error),
+    /// A shard stopped that should not have.
+    Shard {
+        /// Which.
+        id: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// Connections were left when the time to drain was over.
+    Undrained,
+    /// A second signal came: the end without the order.
+    Interrupted,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Listen { setting, address, error } => {
+                write!(f, "cannot listen on {address} ({setting}): {error}")
+            }
+            Failure::Descriptors { limit, needed } => write!(
+                f,
+                "the limit on open files is {limit}, and {needed} are needed before the first client: raise it (ulimit -n, or LimitNOFILE= in a systemd unit)"
+            ),
+            Failure::System(error) => write!(f, "cannot start: {error}"),
+            Failure::Shard { id, reason } => write!(f, "shard {id} has stopped: {reason}"),
+            Failure::Undrained => write!(f, "shards were still running when the time to drain was over"),
+            Failure::Interrupted => write!(f, "interrupted while draining"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Runs the server until it is told to end.
+///
+/// # Errors
+/// See [`Failure`]. Nothing is served then.
+pub fn run(config: &Config) -> Result<(), Failure> {
+    let clock = Clock::start();
+    let cpus = sys::cpus();
+    let shards = match config.server.shards as usize {
+        0 => cpus.len().clamp(1, crate::message::SHARDS_MAX),
+        shards => shards,
+    };
+    let rules = rules(config, shards)?;
+    let listeners = listen(config.server.listen, shards)?;
+    let listening = listeners[0].local_addr().map_err(Failure::System)?;
+    let control_listener = config.server.control.map(listen_for_control).transpose()?;
+    let controlling =
+        control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
+
+    let (sockets_max, connections_max) = (rules.sockets_max, rules.connections_max);
+    let gate = Arc::new(Gate::new(rules));
+    let stats = Arc::new(Stats::new(shards));
+    let bus = Arc::new(Bus::new(shards, config.limits.rooms_max as usize));
+    let settings = settings(config, shards, sockets_max);
+    // Threads are pinned only when each has a processor of its own.
+    let pinned = config.server.pin && shards <= cpus.len();
+    let (stopped, mut stops) = mpsc::unbounded_channel();
+    for (id, listener) in listeners.into_iter().enumerate() {
+        let shard = Shard::new(
+            id as ShardId,
+            settings.clone(),
+            bus.clone(),
+            gate.clone(),
+            stats.clone(),
+            clock.now(),
+        );
+        let parts = reactor::Parts {
+            shard,
+            id: id as ShardId,
+            listener,
+            bus: bus.clone(),
+            stats: stats.clone(),
+            clock,
+        };
+        let (kind, cpu) = (kind(config.server.io), pinned.then(|| cpus[id]));
+        let stopped = stopped.clone();
+        thread::Builder::new()
+            .name(format!("shard-{id}"))
+            .spawn(move || {
+                let outcome = run_shard(kind, parts, cpu);
+                // The receiver is gone only when the process is ending anyway.
+                stopped.send((id as ShardId, outcome)).ok();
+            })
+            .map_err(Failure::System)?;
+    }
+    drop(stopped);
+
+    tracing::info!(
+        listen = %listening,
+        control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
+        shards,
+        pinned,
+        connections_max,
+        "listening"
+    );
+    let control = Arc::new(Control {
+        stats: stats.clone(),
+        bus: bus.clone(),
+        gate: gate.clone(),
+        clock,
+        started_unix_ms: started_unix_ms(),
+        sockets_max,
+        history: History::default(),
+    });
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
+    let result = runtime.block_on(async {
+        tokio::spawn(control::sample_memory(stats));
+        if let Some(listener) = control_listener {
+            let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
+            tokio::spawn(control::serve(listener, control, std::future::pending()));
+        }
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            Some((id, outcome)) = stops.recv() => {
+                let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
+                return Err(Failure::Shard { id, reason });
+            }
+        }
+        tracing::info!(connections = gate.open(), "draining");
+        gate.drain();
+        let drain = &config.drain;
+        for id in 0..shards {
+            bus.post(id as ShardId, Mail::Drain { spread_ms: drain.spread_ms, timeout_ms: drain.timeout_ms });
+        }
+        let all_stopped = async {
+            while let Some((id, outcome)) = stops.recv().await {
+                outcome.map_err(|reason| Failure::Shard { id, reason })?;
+            }
+            Ok(())
+        };
+        let bound = Duration::from_millis(u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS);
+        tokio::select! {
+            result = tokio::time::timeout(bound, all_stopped) => result.unwrap_or(Err(Failure::Undrained)),
+            _ = terminate.recv() => Err(Failure::Interrupted),
+            _ = interrupt.recv() => Err(Failure::Interrupted),
+        }
+    });
+    runtime.shutdown_background();
+    if result.is_ok() {
+        tracing::info!("stopped");
+    }
+    result
+}
+
+/// One shard on this thread, to its end.
+fn run_shard(kind: reactor::Kind, parts: reactor::Parts, cpu: Option<usize>) -> Result<(), String> {
+    if let Some(cpu) = cpu
+        && let Err(error) = sys::pin(cpu)
+    {
+        tracing::warn!(%error, cpu, shard = parts.id, "cannot pin a shard to its processor");
+    }
+    // A panic is a fault of ours. The other shards share rooms with this one, so the process ends and is started again.
+    match catch_unwind(AssertUnwindSafe(|| reactor::run(kind, parts))) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("it panicked".to_owned()),
+    }
+}
+
+/// As many listeners as shards, on one port.
+fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Failure> {
+    let failure = |error| Failure::Listen { setting: "server.listen", address, error };
+    let first = sys::listen(address).map_err(failure)?;
+    // With port 0 the first one chooses.
+    let chosen = first.local_addr().map_err(failure)?;
+    let others = (1..shards).map(|_| sys::listen(chosen).map_err(failure));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let failure = |error| Failure::Listen { setting: "server.control", address, error };
+    let listener = TcpListener::bind(address).map_err(failure)?;
+    listener.set_nonblocking(true).map_err(failure)?;
+    Ok(listener)
+}
+
+/// What the door goes by, within what the limit on open files allows.
+fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
+    let limit = sys::descriptors_max();
+    let kept = DESCRIPTORS_KEPT + shards * DESCRIPTORS_PER_SHARD;
+    let sockets_max = limit.saturating_sub(kept);
+    if sockets_max < 16 {
+        return Err(Failure::Descriptors { limit, needed: kept + 16 });
+    }
+    let ceiling = sockets_max - SOCKETS_TO_REFUSE.min(sockets_max / 8);
+    let limits = &config.limits;
+    let wanted = limits.connections_max as usize;
+    if wanted > ceiling {
+        tracing::warn!(
+            connections_max = wanted,
+            ceiling,
+            descriptors = limit,
+            descriptors_needed = wanted + SOCKETS_TO_REFUSE + kept,
+            "limits.connections_max is more than the limit on open files allows; raise it (LimitNOFILE=)"
+        );
+    }
+    let connections_max = if wanted == 0 { ceiling } else { wanted.min(ceiling) };
+    tracing::info!(descriptors = limit, connections_max, "found the ceiling");
+    Ok(Rules {
+        connections_max,
+        sockets_max: (connections_max + SOCKETS_TO_REFUSE).min(sockets_max),
+        per_ip_max: (limits.connections_per_ip_max > 0).then_some(limits.connections_per_ip_max),
+        trusted_proxies: limits.trusted_proxies.clone(),
+        origins: limits.origins.clone(),
+    })
+}
+
+/// What each shard goes by.
+fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
+    let Config { server, limits, heartbeat, outbox, .. } = config;
+    let burst = if limits.messages_burst_max == 0 {
+        limits.messages_per_second_max
+    } else {
+        limits.messages_burst_max
+    };
+    Settings {
+        // The kernel may put them all on one shard. What is not touched costs nothing.
+        connections_reserved: sockets_max + shards,
+        echo: server.echo,
+        linger_ms: server.linger_ms,
+        accepts_per_second_max: limits.accepts_per_second_max,
+        handshake_timeout_ms: limits.handshake_timeout_ms,
+        head_bytes_max: limits.head_bytes_max as usize,
+        refuse_with_close: limits.refuse_with == RefuseWith::Close,
+        message_bytes_max: limits.message_bytes_max as usize,
+        frames_per_message_max: limits.frames_per_message_max,
+        messages_per_frame_max: limits.messages_per_frame_max as usize,
+        messages_per_second_max: limits.messages_per_second_max,
+        messages_burst_max: burst,
+        rooms_per_connection_max: limits.rooms_per_connection_max as usize,
+        room_name_bytes_max: limits.room_name_bytes_max as usize,
+        // A share for each, but never less than one message takes while its buffer doubles.
+        receive_bytes_max: (limits.receive_bytes_max as usize / shards)
+            .max(2 * limits.message_bytes_max as usize),
+        ping_interval_ms: heartbeat.ping_interval_ms,
+        ping_timeout_ms: heartbeat.ping_timeout_ms,
+        outbox_bytes_max: outbox.bytes_max as usize,
+        outbox_policy: match outbox.policy {
+            OutboxPolicy::Disconnect => shard::OutboxPolicy::Disconnect,
+            OutboxPolicy::Drop => shard::OutboxPolicy::Drop,
+        },
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one date there is, for process_start_time_seconds")]
+fn started_unix_ms() -> u64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since_1970.map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The kernel interface that `io` stands for on this machine.
+fn kind(io: Io) -> reactor::Kind {
+    match io {
+        Io::Auto | Io::Epoll => reactor::Kind::Epoll,
+    }
+}

@@ -5,7 +5,6 @@
 //! list in `docs/configuration.md`. Whatever is wrong is reported at once, each [`Problem`] with its place.
 
 use ipnet::IpNet;
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::{self, Display, Write as _};
 use std::io::Read as _;
@@ -77,7 +76,7 @@ settings! {
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
-        /// Keep each shard on a CPU of its own.
+        /// Keep each shard on a CPU of its own, where there are enough.
         pin: bool = "true", Kind::Flag;
         /// What moves the bytes; `auto` takes the best that this kernel has.
         io: Io = "auto", Kind::Word(Io::WORDS);
@@ -90,7 +89,7 @@ settings! {
 
     /// What one client, and all of them, may take.
     limits: Limits {
-        /// Open connections in all; 0 is as many as the descriptor limit allows.
+        /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
         connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
@@ -121,7 +120,8 @@ settings! {
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
         messages_burst_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
-        /// Memory for unfinished messages in all; a message that finds none closes with 1013.
+        /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
+        /// `limits.message_bytes_max`. A message that finds none closes with 1013.
         receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
         /// Origins whose pages may connect; empty is any. `https://*.example.com` is every subdomain.
         origins: Vec<String> = "[]", Kind::Origins;
@@ -341,36 +341,34 @@ impl Config {
     /// `std::env::vars_os()`.
     ///
     /// # Errors
-    /// Everything that is wrong, in the order of the sources; for a file that cannot be read, only that.
+    /// Everything that is wrong, in the order of the sources.
     pub fn load(
         args: &Args,
         env: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Config, Vec<Problem>> {
-        let env: BTreeMap<OsString, OsString> = env.into_iter().collect();
-        let from_env = || env.get(std::ffi::OsStr::new(ENV_FILE)).filter(|path| !path.is_empty());
-        let path = match &args.config {
-            Some(path) => Some((path.clone(), Source::flag("--config"))),
-            None => from_env().map(|path| (PathBuf::from(path), Source::environment(ENV_FILE))),
-        };
-        let file = match path {
-            Some((path, source)) => {
-                let unreadable = |error: std::io::Error| {
-                    let path = path.display().to_string();
-                    vec![Problem { key: path, source, fault: Fault::Unreadable { error: error.to_string() } }]
-                };
-                Some((path.display().to_string(), read_file(&path).map_err(unreadable)?))
+        let mut path = args.config.clone().map(|path| (path, Source::flag("--config")));
+        let mut variables = Vec::new();
+        for (name, value) in env {
+            // A name that is not UTF-8 is not one of ours.
+            let Ok(name) = name.into_string() else { continue };
+            if name == ENV_FILE && path.is_none() && !value.is_empty() {
+                path = Some((PathBuf::from(&value), Source::environment(ENV_FILE)));
             }
-            None => None,
-        };
-        // No setting's value can hold what is lost here, so the check finds it. A name that is not UTF-8 is not one of ours.
-        let env: Vec<(String, String)> = env
-            .into_iter()
-            .filter_map(|(name, value)| {
-                Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-            })
-            .collect();
-        let file = file.as_ref().map(|(path, text)| (path.as_str(), text.as_str()));
-        Said::gather(args, file, &env).meaning()
+            // No setting takes what stands for bytes that are not UTF-8, so the check finds them.
+            variables.push((name, value.to_string_lossy().into_owned()));
+        }
+        let Some((path, named_by)) = path else { return Said::gather(args, None, &variables).meaning() };
+        let shown = path.display().to_string();
+        match read_file(&path) {
+            Ok(text) => Said::gather(args, Some((&shown, &text)), &variables).meaning(),
+            Err(error) => {
+                let mut said = Said::gather(args, None, &variables);
+                let fault = Fault::Unreadable { error: error.to_string() };
+                said.problems.push(Problem { key: shown, source: named_by, fault });
+                said.file_lost = true;
+                said.meaning()
+            }
+        }
     }
 
     /// What this configuration means, for people: what was set and where, then in words what follows from it.
@@ -380,7 +378,7 @@ impl Config {
             text.push_str("Every setting is at its default.\n");
         } else {
             text.push_str("Set away from the default:\n");
-            let width = self.changed.iter().map(|changed| changed.shown.len()).max().unwrap_or(0).min(60);
+            let width = self.changed.iter().map(|changed| changed.shown.len()).max().unwrap_or(0).min(72);
             for Changed { shown, source } in &self.changed {
                 push(&mut text, format_args!("  {shown:width$}  {source}"));
             }
@@ -416,7 +414,11 @@ impl Config {
             1 => "1 shard".to_owned(),
             n => format!("{n} shards"),
         };
-        let pinned = if server.pin { "kept on a CPU of its own" } else { "on whatever CPU the kernel picks" };
+        let pinned = if server.pin {
+            "kept on a CPU of its own where there are enough"
+        } else {
+            "on whatever CPU the kernel picks"
+        };
         lines.push(format!("{shards}, each {pinned}; I/O: {}.", server.io.word()));
         if server.linger_ms > 0 {
             lines.push(format!("Events may wait up to {} to leave together.", time(server.linger_ms)));
@@ -438,19 +440,22 @@ impl Config {
             lines.push(format!("Each shard accepts {} connections a second.", limits.accepts_per_second_max));
         }
         if !limits.trusted_proxies.is_empty() {
-            lines.push(format!("{} may say whom they forward.", list(&limits.trusted_proxies)));
+            lines.push(format!(
+                "Proxies that are believed about their clients: {}.",
+                list(&limits.trusted_proxies)
+            ));
         }
         if limits.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             lines.push("CAUTION: every client is a trusted proxy and can claim any address.".to_owned());
         }
         if !limits.origins.is_empty() {
             lines.push(format!(
-                "Pages of {} may connect, and clients that are no browser.",
+                "Only pages of {} may connect, and clients that are no browser.",
                 list(&limits.origins)
             ));
         }
         lines.push(format!(
-            "A message has at most {}; unfinished ones take at most {} in all.",
+            "A message has at most {}; unfinished ones share {}.",
             size(limits.message_bytes_max.into()),
             size(limits.receive_bytes_max)
         ));
@@ -470,7 +475,7 @@ impl Config {
         .filter_map(|(key, off)| off.then_some(key))
         .collect();
         if !off.is_empty() {
-            lines.push(format!("These limits are off: {}.", off.join(", ")));
+            lines.push(format!("Limits that are off: {}.", off.join(", ")));
         }
         lines.push(format!(
             "A client that is silent for {} is pinged; after {} more it is closed.",
@@ -485,8 +490,10 @@ impl Config {
         lines.push(format!("For a slow connection {} may wait, {then}.", size(each)));
         // 16,000,000 connections of 1 GiB are 2^54 bytes.
         lines.push(match limits.connections_max {
-            0 => format!("Outboxes may take {} for every 1000 connections that are slow.", size(1000 * each)),
-            max => format!("If all are slow at once, outboxes take {}.", size(u64::from(max) * each)),
+            0 => format!("For every 1000 slow connections, outboxes take up to {}.", size(1000 * each)),
+            max => {
+                format!("If all are slow at once, their outboxes take up to {}.", size(u64::from(max) * each))
+            }
         });
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
@@ -510,8 +517,8 @@ pub struct Said {
     statements: Vec<Statement>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
-    /// True exactly when the file's syntax is wrong. Then it said nothing, and rules between settings would mislead.
-    file_broken: bool,
+    /// True exactly when there is a file that could not be read or parsed. Then rules between settings would mislead.
+    file_lost: bool,
 }
 
 /// One setting as one source said it.
@@ -570,13 +577,13 @@ impl Said {
                     problems.extend(wrong.into_iter().map(|Wrong { given, line }| Problem {
                         key: (*key).to_owned(),
                         source: source.at(line),
-                        fault: Fault::Value { given, allowed: kind.allowed() },
+                        fault: Fault::Value { given, allowed: kind.allowed() + kind.also() },
                     }));
                 }
             }
         }
         let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
-        if !self.file_broken {
+        if !self.file_lost {
             problems.extend(RULES.iter().filter_map(|rule| rule.check(&config, &finals)));
         }
         if !problems.is_empty() {
@@ -605,8 +612,8 @@ impl Said {
             self.problems.push(Problem { key: String::new(), source, fault });
         }
         // What is left of a broken file is a guess at what was meant, and its problems would be guesses too.
-        self.file_broken = !errors.is_empty();
-        if self.file_broken {
+        self.file_lost = !errors.is_empty();
+        if self.file_lost {
             return;
         }
         for (section, content) in root.get_ref() {
@@ -669,7 +676,7 @@ impl Said {
         let source = Source::flag("--set");
         let Some((key, value)) = set.split_once('=') else {
             let fault = Fault::Value { given: format!("{set:?}"), allowed: "KEY=VALUE".to_owned() };
-            return self.problems.push(Problem { key: "--set".to_owned(), source, fault });
+            return self.problems.push(Problem { key: String::new(), source, fault });
         };
         match position(key.trim()) {
             Some(setting) => self.statements.push(Statement { setting, given: Given::bare(value), source }),
@@ -768,7 +775,7 @@ impl Display for Source {
 /// Something that is wrong with what was said. Displayed, it is one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The setting at fault, or what was taken for one; empty for a syntax error, the path for a file that cannot be read.
+    /// The setting at fault, or what was taken for one; empty where none was named. For a file that cannot be read, its path.
     pub key: String,
     /// Where it was said.
     pub source: Source,
@@ -823,8 +830,11 @@ pub enum Fault {
 impl Problem {
     /// `key` names no setting; `source` is where it was said.
     fn unknown(key: String, source: Source) -> Problem {
-        let nearest = match source {
-            Source::Environment { .. } => nearest(&key, SETTINGS.iter().map(Setting::env_name)),
+        let nearest = match (&source, key.strip_prefix(ENV_PREFIX)) {
+            (Source::Environment { .. }, Some(name)) => {
+                let names = SETTINGS.iter().map(Setting::env_name);
+                nearest(name, names.map(|name| (name[ENV_PREFIX.len()..].to_owned(), name)))
+            }
             _ => nearest_key(&key),
         };
         Problem { key, source, fault: Fault::Unknown { nearest } }
@@ -836,14 +846,19 @@ impl Display for Problem {
         let Problem { key, source, fault } = self;
         match fault {
             Fault::Value { given, allowed } => {
-                write!(f, "{source}: {key}: {given} is wrong, it takes {allowed}")
+                write!(f, "{source}: ")?;
+                if !key.is_empty() {
+                    write!(f, "{key}: ")?;
+                }
+                write!(f, "{given} is wrong, it takes {allowed}")
             }
             Fault::Unknown { nearest } => {
                 // A variable is its own place.
                 if !matches!(source, Source::Environment { .. }) {
                     write!(f, "{source}: ")?;
                 }
-                write!(f, "{key}: there is no such setting")?;
+                // A key can be anything, a line break too.
+                write!(f, "{}: there is no such setting", key.escape_debug())?;
                 match nearest {
                     Some(nearest) => write!(f, "; did you mean {nearest}?"),
                     None => Ok(()),
@@ -875,6 +890,11 @@ impl Setting {
     /// The section of the file it stands in.
     pub fn section(&self) -> &'static str {
         self.key.split_once('.').map_or(self.key, |(section, _)| section)
+    }
+
+    /// What it is called within its section.
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
     }
 
     /// What it is for, in a sentence or two.
@@ -937,12 +957,8 @@ impl Kind {
         match *self {
             Kind::Flag => "true or false".to_owned(),
             Kind::Number { min, max } => format!("a whole number from {min} to {max}"),
-            Kind::Bytes { min, max } => {
-                format!("a size from {min} to {max} bytes, as a number or like \"64KiB\"")
-            }
-            Kind::Ms { min, max } => {
-                format!("a time from {min} to {max} milliseconds, as a number or like \"25s\"")
-            }
+            Kind::Bytes { min, max } => format!("a size from {} to {}", size(min), size(max)),
+            Kind::Ms { min, max } => format!("a time from {min} to {max} ms"),
             Kind::Word(words) => match words.split_last() {
                 Some((last, rest)) => format!("\"{}\" or \"{last}\"", rest.join("\", \"")),
                 None => String::new(),
@@ -955,6 +971,15 @@ impl Kind {
             Kind::Origins => {
                 "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\" or \"null\"".to_owned()
             }
+        }
+    }
+
+    /// How else it may be written, for those that have two ways: the end of a sentence.
+    fn also(&self) -> &'static str {
+        match self {
+            Kind::Bytes { .. } => ", in bytes or like \"64KiB\"",
+            Kind::Ms { .. } => ", as a number or like \"25s\"",
+            _ => "",
         }
     }
 
@@ -1297,16 +1322,16 @@ fn exact_unit(bytes: u64) -> Option<(u64, &'static str)> {
 
 /// `bytes` for people: exact where that is short, else to a tenth.
 fn size(bytes: u64) -> String {
-    let (unit, name) = match bytes {
-        0..1024 => return format!("{bytes} bytes"),
-        1024..MIB => (1024, "KiB"),
-        MIB..GIB => (MIB, "MiB"),
-        _ => (GIB, "GiB"),
-    };
-    if bytes.is_multiple_of(unit) {
-        return format!("{} {name}", bytes / unit);
+    if let Some((count, unit)) = exact_unit(bytes).filter(|(count, _)| *count < 10_000) {
+        return format!("{count} {unit}");
     }
-    format!("{:.1} {name}", bytes as f64 / unit as f64)
+    match bytes {
+        1 => "1 byte".to_owned(),
+        0..10_240 => format!("{bytes} bytes"),
+        10_240..MIB => format!("{:.1} KiB", bytes as f64 / 1024.0),
+        MIB..GIB => format!("{:.1} MiB", bytes as f64 / MIB as f64),
+        _ => format!("{:.1} GiB", bytes as f64 / GIB as f64),
+    }
 }
 
 /// `ms` for people.
@@ -1328,43 +1353,599 @@ fn push(text: &mut String, line: fmt::Arguments<'_>) {
     writeln!(text, "{line}").expect("a string takes all that memory holds");
 }
 
-/// The key or section that `key` was probably meant to be. A name that only lacks its section, or stands in the wrong one, is found
-/// by its last part.
+/// The key or section that `key` was probably meant to be: one of the same section, else one that has a name like it.
 fn nearest_key(key: &str) -> Option<String> {
-    let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    let same_name = SETTINGS.iter().find(|setting| last(setting.key) == last(key));
-    if let Some(setting) = same_name {
-        return Some(setting.key.to_owned());
+    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let settings = || SETTINGS.iter().map(|setting| (setting.name().to_owned(), setting.key.to_owned()));
+    let siblings = SETTINGS.iter().zip(settings()).filter(|(setting, _)| setting.section() == section);
+    let sections =
+        SETTINGS.iter().map(|setting| (setting.section().to_owned(), format!("[{}]", setting.section())));
+    let sections = sections.filter(|_| section.is_empty());
+    nearest(name, siblings.map(|(_, names)| names)).or_else(|| nearest(name, settings().chain(sections)))
+}
+
+/// Of `candidates`, each a name and what to answer for it, the answer whose name takes the fewest edits to become of `text`, if
+/// they are no more than half of its length. A text that is far longer than any setting's name is like none.
+fn nearest(text: &str, candidates: impl Iterator<Item = (String, String)>) -> Option<String> {
+    const TEXT_BYTES_MAX: usize = 64;
+    if text.len() > TEXT_BYTES_MAX {
+        return None;
     }
-    let names =
-        SETTINGS.iter().flat_map(|setting| [setting.key.to_owned(), format!("[{}]", setting.section())]);
-    let full = nearest(key, names);
-    full.or_else(|| {
-        let name = nearest(&last(key), SETTINGS.iter().map(|setting| last(setting.key)))?;
-        SETTINGS.iter().find(|setting| last(setting.key) == name).map(|setting| setting.key.to_owned())
-    })
+    // With its words sorted, `max_connections` is `connections_max`.
+    let sorted = |name: &str| {
+        let mut words: Vec<&str> = name.split('_').collect();
+        words.sort_unstable();
+        words.join("_")
+    };
+    let distance = |name: &str| edits(text, name).min(edits(&sorted(text), &sorted(name)));
+    let (count, answer) =
+        candidates.map(|(name, answer)| (distance(&name), answer)).min_by_key(|(count, _)| *count)?;
+    (count <= (text.len() / 2).max(1)).then_some(answer)
 }
 
-/// The one of `names` with the fewest edits to `text`, if it takes no more than a third of its length.
-fn nearest(text: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    let bare = |name: &str| edits(text, name.trim_matches(['[', ']']));
-    let (count, name) = names.map(|name| (bare(&name), name)).min_by_key(|(count, _)| *count)?;
-    (count <= (text.len() / 3).max(1)).then_some(name)
-}
-
-/// How many insertions, deletions and replacements of a byte make `b` of `a`. Takes at most as many steps as the product of the
-/// lengths, of which `a`, that anybody may have written, counts up to 100 bytes.
+/// How many insertions, deletions and replacements of a byte make `b` of `a`, in as many steps as the product of their lengths.
 fn edits(a: &str, b: &str) -> usize {
-    let a = &a.as_bytes()[..a.len().min(100)];
     let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, byte_a) in a.iter().enumerate() {
+    for (i, byte_a) in a.bytes().enumerate() {
         let mut diagonal = i;
         row[0] = i + 1;
         for (j, byte_b) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(*byte_a != byte_b);
+            let replaced = diagonal + usize::from(byte_a != byte_b);
             diagonal = row[j + 1];
             row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+    use std::net::Ipv4Addr;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &str) -> Args {
+        let words = std::iter::once("serve").chain(line.split_whitespace());
+        Line::try_parse_from(words).expect("clap leaves the values to the table").args
+    }
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    /// What a file, variables and a command line mean together.
+    fn load(file: &str, pairs: &[(&str, &str)], line: &str) -> Result<Config, Vec<Problem>> {
+        Said::gather(&args(line), Some(("throng.toml", file)), &env(pairs)).meaning()
+    }
+
+    fn right(file: &str, pairs: &[(&str, &str)], line: &str) -> Config {
+        load(file, pairs, line).unwrap_or_else(|problems| panic!("{}", shown(&problems)))
+    }
+
+    fn wrong(file: &str, pairs: &[(&str, &str)], line: &str) -> Vec<Problem> {
+        load(file, pairs, line).expect_err("this is wrong")
+    }
+
+    fn shown(problems: &[Problem]) -> String {
+        problems.iter().map(|problem| format!("{problem}\n")).collect()
+    }
+
+    /// Holds the only problem against its whole line.
+    #[track_caller]
+    fn check_problem(problems: &[Problem], line: &str) {
+        assert_eq!(shown(problems), format!("{line}\n"));
+    }
+
+    #[test]
+    fn nothing_said_means_the_defaults() {
+        let config = right("", &[], "");
+        assert_eq!(config.server.listen, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7070)));
+        assert_eq!(config.server.control, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7071))));
+        let server = &config.server;
+        assert_eq!(
+            (server.shards, server.pin, server.io, server.echo, server.linger_ms),
+            (0, true, Io::Auto, false, 0)
+        );
+        let limits = &config.limits;
+        assert_eq!(
+            (limits.connections_max, limits.connections_per_ip_max, limits.accepts_per_second_max),
+            (0, 0, 0)
+        );
+        assert_eq!((limits.messages_per_second_max, limits.messages_burst_max), (0, 0));
+        assert_eq!((limits.refuse_with, limits.handshake_timeout_ms), (RefuseWith::Status, 10_000));
+        assert_eq!((limits.head_bytes_max, limits.message_bytes_max), (8192, 1_048_576));
+        assert_eq!((limits.frames_per_message_max, limits.messages_per_frame_max), (4096, 1024));
+        assert_eq!((limits.rooms_per_connection_max, limits.rooms_max), (1024, 10_000_000));
+        assert_eq!((limits.room_name_bytes_max, limits.receive_bytes_max), (200, 268_435_456));
+        assert!(limits.origins.is_empty() && limits.trusted_proxies.is_empty());
+        assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 25_000, ping_timeout_ms: 20_000 });
+        assert_eq!(config.outbox, Outbox { bytes_max: 4_194_304, policy: OutboxPolicy::Disconnect });
+        assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
+        assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+        assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
+    }
+
+    #[test]
+    fn each_source_overrides_the_weaker() {
+        let file = "[limits]\nconnections_max = 1\n";
+        let weak = ("MAX_CONNECTIONS", "2");
+        let own = ("THRONG_LIMITS_CONNECTIONS_MAX", "3");
+        let connections_max =
+            |file: &str, pairs: &[(&str, &str)], line: &str| right(file, pairs, line).limits.connections_max;
+        assert_eq!(connections_max("", &[], ""), 0);
+        assert_eq!(connections_max(file, &[], ""), 1);
+        assert_eq!(connections_max(file, &[weak], ""), 2);
+        assert_eq!(connections_max(file, &[weak, own], ""), 3);
+        assert_eq!(connections_max(file, &[own, weak], ""), 3, "whatever the order of the variables");
+        let set = "--set limits.connections_max=4";
+        assert_eq!(connections_max(file, &[weak, own], set), 4);
+        assert_eq!(
+            connections_max(file, &[], &format!("{set} --set limits.connections_max=5")),
+            5,
+            "the last one counts"
+        );
+
+        let shards = |line| right("[server]\nshards = 1\n", &[("THRONG_SHARDS", "2")], line).server.shards;
+        assert_eq!(shards(""), 2);
+        assert_eq!(shards("--shards 4 --set server.shards=3"), 4, "a flag of its own is stronger than --set");
+    }
+
+    #[test]
+    fn every_flag_sets_its_key() {
+        let line = "--listen [::1]:80 --control off --shards 3 --echo --io epoll --linger-ms 5 --log-level debug --log-format json";
+        let config = right("", &[], line);
+        let server = Server {
+            listen: "[::1]:80".parse().expect("an address"),
+            control: None,
+            shards: 3,
+            pin: true,
+            io: Io::Epoll,
+            echo: true,
+            linger_ms: 5,
+        };
+        assert_eq!(config.server, server);
+        assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+    }
+
+    #[test]
+    fn every_setting_takes_its_default_from_every_source() {
+        for setting in SETTINGS {
+            let (section, name) = setting.key.split_once('.').expect("a key has a section");
+            let value = setting.default_value();
+            let toml = format!("[{section}]\n{name} = {value}\n");
+            for default in [
+                right(&toml, &[], ""),
+                right("", &[(&setting.env_name(), setting.default)], ""),
+                right("", &[(&setting.env_name(), &value.to_string())], ""),
+                right("", &[], &format!("--set {}={}", setting.key, setting.default)),
+            ] {
+                assert!(default.changed.is_empty(), "{}: {:?}", setting.key, default.changed);
+            }
+        }
+    }
+
+    #[test]
+    fn every_bound_fits_its_field() {
+        for setting in SETTINGS {
+            let mut finals: Vec<Value> = SETTINGS.iter().map(Setting::default_value).collect();
+            let index = position(setting.key).expect("it is in the table");
+            if let Kind::Number { min, max } | Kind::Bytes { min, max } | Kind::Ms { min, max } = setting.kind
+            {
+                for bound in [min, max] {
+                    finals[index] =
+                        setting.kind.read(&Given::Number(bound.into())).expect("bounds are inclusive");
+                    typed(finals.clone());
+                }
+                assert!(setting.kind.read(&Given::Number(i128::from(max) + 1)).is_err());
+                assert!(setting.kind.read(&Given::Number(i128::from(min) - 1)).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn no_two_settings_share_a_variable() {
+        let mut names: Vec<String> = SETTINGS.iter().map(Setting::env_name).collect();
+        names.extend([ENV_FILE.to_owned(), ENV_CONNECTIONS_MAX.to_owned()]);
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        assert!(names.iter().all(|name| !is_service_link(name, "0.0.0.0:7070")));
+    }
+
+    #[test]
+    fn sizes_and_times_take_units() {
+        let bytes_max = |value: &str| {
+            right(&format!("[limits]\nmessage_bytes_max = {value}\n"), &[], "").limits.message_bytes_max
+        };
+        for (value, bytes) in [
+            ("65_536", 65_536),
+            ("0x10000", 65_536),
+            ("\"64KiB\"", 65_536),
+            ("\"64 kib\"", 65_536),
+            ("\"1MB\"", 1_000_000),
+            ("\"200kB\"", 200_000),
+            ("\"125\"", 125),
+            ("\"125B\"", 125),
+        ] {
+            assert_eq!(bytes_max(value), bytes, "{value}");
+        }
+        let interval_ms =
+            |value| right("", &[("THRONG_HEARTBEAT_PING_INTERVAL_MS", value)], "").heartbeat.ping_interval_ms;
+        for (value, ms) in
+            [("1500", 1500), ("500ms", 500), ("25s", 25_000), (" 2 m ", 120_000), ("1h", 3_600_000)]
+        {
+            assert_eq!(interval_ms(value), ms, "{value}");
+        }
+    }
+
+    #[test]
+    fn lists_come_as_toml_or_with_commas() {
+        let file = "[limits]\ntrusted_proxies = [\"10.1.2.3/8\", \"::1\"]\n\
+                    origins = [\"https://A.example:443\", \"https://*.b.example\", \"http://[::1]:3000\", \"null\"]\n";
+        let bare = [
+            ("THRONG_LIMITS_TRUSTED_PROXIES", "10.0.0.0/8, ::1/128"),
+            ("THRONG_LIMITS_ORIGINS", "https://a.example,https://*.b.example,http://[::1]:3000,null"),
+        ];
+        for config in [right(file, &[], ""), right("", &bare, "")] {
+            assert_eq!(list(&config.limits.trusted_proxies), "10.0.0.0/8, ::1/128");
+            let origins = ["https://a.example", "https://*.b.example", "http://[::1]:3000", "null"];
+            assert_eq!(config.limits.origins, origins, "in the form that browsers send");
+        }
+        let config = right("", &[("THRONG_LIMITS_ORIGINS", "[\"http://a.example\"]")], "");
+        assert_eq!(config.limits.origins, ["http://a.example"]);
+        let emptied = right(file, &[], "--set limits.origins= --set limits.trusted_proxies=[]");
+        assert!(emptied.limits.origins.is_empty() && emptied.limits.trusted_proxies.is_empty());
+    }
+
+    #[test]
+    fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
+        for (section, line, given, allowed) in [
+            ("server", "listen = \"7070\"", "\"7070\"", "an address and a port"),
+            ("server", "listen = \"localhost:7070\"", "\"localhost:7070\"", "an address and a port"),
+            ("server", "listen = \"off\"", "\"off\"", "an address and a port"),
+            ("server", "listen = 7070", "7070", "an address and a port"),
+            ("server", "control = false", "false", "or \"off\""),
+            ("server", "control = \"127.0.0.1:70710\"", "\"127.0.0.1:70710\"", "or \"off\""),
+            ("server", "shards = 129", "129", "a whole number from 0 to 128"),
+            ("server", "shards = -1", "-1", "a whole number from 0 to 128"),
+            ("server", "shards = 2.5", "2.5", "a whole number from 0 to 128"),
+            ("server", "shards = \"4\"", "\"4\"", "a whole number from 0 to 128"),
+            ("server", "pin = 1", "1", "true or false"),
+            ("server", "echo = \"true\"", "\"true\"", "true or false"),
+            ("server", "io = \"select\"", "\"select\"", "\"auto\" or \"epoll\""),
+            ("server", "linger_ms = 1001", "1001", "a time from 0 to 1000 ms"),
+            ("server", "linger_ms = \"2s\"", "\"2s\"", "a time from 0 to 1000 ms"),
+            ("limits", "connections_max = 16000001", "16000001", "a whole number from 0 to 16000000"),
+            ("limits", "refuse_with = \"Close\"", "\"Close\"", "\"status\" or \"close\""),
+            ("limits", "trusted_proxies = \"10.0.0.0/8\"", "\"10.0.0.0/8\"", "a list of networks"),
+            ("limits", "trusted_proxies = [\"10.0.0.0/33\"]", "\"10.0.0.0/33\"", "a list of networks"),
+            ("limits", "trusted_proxies = [10]", "10", "a list of networks"),
+            ("limits", "handshake_timeout_ms = 99", "99", "a time from 100 to 600000 ms"),
+            ("limits", "handshake_timeout_ms = \"10 sec\"", "\"10 sec\"", "a time from 100 to 600000 ms"),
+            ("limits", "head_bytes_max = \"511B\"", "\"511B\"", "a size from 512 bytes to 64 KiB"),
+            ("limits", "message_bytes_max = \"1.5MiB\"", "\"1.5MiB\"", "a size from 125 bytes to 256 MiB"),
+            ("limits", "message_bytes_max = \"MiB\"", "\"MiB\"", "a size from 125 bytes to 256 MiB"),
+            (
+                "limits",
+                "message_bytes_max = \"99999999999999GiB\"",
+                "\"99999999999999GiB\"",
+                "a size from 125",
+            ),
+            ("limits", "message_bytes_max = 2001-02-03", "2001-02-03", "a size from 125 bytes to 256 MiB"),
+            ("limits", "message_bytes_max = {}", "a table", "a size from 125 bytes to 256 MiB"),
+            ("limits", "room_name_bytes_max = 0", "0", "a size from 1 byte to 1 KiB"),
+            ("limits", "origins = [\"example.com\"]", "\"example.com\"", "\"scheme://host[:port]\""),
+            (
+                "limits",
+                "origins = [\"https://a.example/\"]",
+                "\"https://a.example/\"",
+                "\"scheme://host[:port]\"",
+            ),
+            ("limits", "origins = [\"https://*\"]", "\"https://*\"", "\"scheme://host[:port]\""),
+            (
+                "limits",
+                "origins = [\"https://a.*.example\"]",
+                "\"https://a.*.example\"",
+                "\"scheme://*.host[:port]\"",
+            ),
+            ("limits", "origins = [\"https://a:99999\"]", "\"https://a:99999\"", "\"scheme://host[:port]\""),
+            ("heartbeat", "ping_interval_ms = 49", "49", "a time from 50 to 3600000 ms"),
+            ("outbox", "bytes_max = \"2GiB\"", "\"2GiB\"", "a size from 1149 bytes to 1 GiB"),
+            ("outbox", "policy = \"block\"", "\"block\"", "\"disconnect\" or \"drop\""),
+            ("drain", "timeout_ms = 600001", "600001", "a time from 0 to 600000 ms"),
+            (
+                "log",
+                "level = \"verbose\"",
+                "\"verbose\"",
+                "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+            ),
+            ("log", "format = []", "[]", "\"text\" or \"json\""),
+        ] {
+            let name = line.split_once(' ').expect("a name comes first").0;
+            let problems = wrong(&format!("# A comment.\n[{section}]\n\n{line}\n"), &[], "");
+            let text = shown(&problems);
+            let start = format!("throng.toml:4: {section}.{name}: {given} is wrong, it takes ");
+            assert!(problems.len() == 1 && text.starts_with(&start), "{line}\n{text}");
+            assert!(text[start.len()..].contains(allowed), "{line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_element_has_its_own_line() {
+        let problems = wrong("[limits]\norigins = [\n  \"null\",\n  \"one\",\n  2,\n]\n", &[], "");
+        let takes =
+            "is wrong, it takes a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\" or \"null\"";
+        assert_eq!(
+            shown(&problems),
+            format!(
+                "throng.toml:4: limits.origins: \"one\" {takes}\nthrong.toml:5: limits.origins: 2 {takes}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn everything_wrong_is_said_at_once_in_the_order_of_the_sources() {
+        let file = "[outbox]\npolicy = 1\n[log]\nlevl = \"info\"\n[drain]\nspread_ms = 20000\n";
+        let pairs = [("THRONG_SHARDS", "many"), ("THRONG_SHARD", "2"), ("THRONG_LISTEN", "")];
+        let problems = wrong(file, &pairs, "--linger-ms soon --set limits=1 --set echo");
+        assert_eq!(
+            shown(&problems),
+            "throng.toml:2: outbox.policy: 1 is wrong, it takes \"disconnect\" or \"drop\"\n\
+             throng.toml:4: log.levl: there is no such setting; did you mean log.level?\n\
+             throng.toml:6: drain.spread_ms = 20000 (throng.toml:6) must be at most drain.timeout_ms, \
+             and drain.timeout_ms = 10000 (default)\n\
+             THRONG_SHARD: there is no such setting; did you mean THRONG_SHARDS?\n\
+             THRONG_SHARDS: server.shards: \"many\" is wrong, it takes a whole number from 0 to 128\n\
+             --linger-ms: server.linger_ms: \"soon\" is wrong, it takes a time from 0 to 1000 ms, \
+             as a number or like \"25s\"\n\
+             --set: limits: there is no such setting; did you mean [limits]?\n\
+             --set: \"echo\" is wrong, it takes KEY=VALUE\n"
+        );
+    }
+
+    #[test]
+    fn a_wrong_statement_is_a_problem_even_when_it_is_overridden() {
+        let problems = wrong("[server]\nshards = 1000\n", &[], "--shards 2");
+        check_problem(
+            &problems,
+            "throng.toml:2: server.shards: 1000 is wrong, it takes a whole number from 0 to 128",
+        );
+    }
+
+    #[test]
+    fn settings_that_do_not_agree_name_each_other() {
+        for (file, line) in [
+            (
+                "[limits]\nmessage_bytes_max = \"8MiB\"\n",
+                "throng.toml:2: outbox.bytes_max = \"4MiB\" (default) must be at least limits.message_bytes_max + 1024, \
+                 and limits.message_bytes_max = \"8MiB\" (throng.toml:2)",
+            ),
+            (
+                "[outbox]\nbytes_max = 1049599\n",
+                "throng.toml:2: outbox.bytes_max = 1049599 (throng.toml:2) must be at least \
+                 limits.message_bytes_max + 1024, and limits.message_bytes_max = \"1MiB\" (default)",
+            ),
+            (
+                "[limits]\nreceive_bytes_max = \"1000KiB\"\n",
+                "throng.toml:2: limits.receive_bytes_max = \"1000KiB\" (throng.toml:2) must be at least \
+                 limits.message_bytes_max, and limits.message_bytes_max = \"1MiB\" (default)",
+            ),
+            (
+                "[limits]\nmessages_burst_max = 5\n",
+                "throng.toml:2: limits.messages_burst_max = 5 (throng.toml:2) must be 0 unless \
+                 limits.messages_per_second_max is set, and limits.messages_per_second_max = 0 (default)",
+            ),
+            (
+                "[drain]\ntimeout_ms = 999\n",
+                "throng.toml:2: drain.spread_ms = 1000 (default) must be at most drain.timeout_ms, \
+                 and drain.timeout_ms = 999 (throng.toml:2)",
+            ),
+            (
+                "[server]\nlisten = \"0.0.0.0:7071\"\n",
+                "throng.toml:2: server.control = \"127.0.0.1:7071\" (default) must not take the port of server.listen, \
+                 and server.listen = \"0.0.0.0:7071\" (throng.toml:2)",
+            ),
+        ] {
+            check_problem(&wrong(file, &[], ""), line);
+        }
+        right("[outbox]\nbytes_max = 1049600\n", &[], "");
+        right("[server]\nlisten = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n", &[], "");
+        let problems = wrong("[drain]\nspread_ms = \"long\"\ntimeout_ms = 0\n", &[], "");
+        assert_eq!(problems.len(), 1, "a wrong value breaks no rule besides: {}", shown(&problems));
+    }
+
+    #[test]
+    fn the_burst_is_the_rate_unless_it_is_said() {
+        let limits = |file| right(file, &[], "").limits;
+        assert_eq!(limits("[limits]\nmessages_per_second_max = 7\n").messages_burst_max, 7);
+        assert_eq!(
+            limits("[limits]\nmessages_per_second_max = 7\nmessages_burst_max = 3\n").messages_burst_max,
+            3
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_met_with_the_nearest_known_one() {
+        for (file, key, meant) in [
+            (
+                "[limits]\nmesage_bytes_max = 1\n",
+                "throng.toml:2: limits.mesage_bytes_max",
+                Some("limits.message_bytes_max"),
+            ),
+            ("\n[limit]\nrooms_max = 1\n", "throng.toml:2: limit", Some("[limits]")),
+            ("listen = \"0.0.0.0:1\"\n", "throng.toml:1: listen", Some("server.listen")),
+            (
+                "[limits]\nmax_connections = 1\n",
+                "throng.toml:2: limits.max_connections",
+                Some("limits.connections_max"),
+            ),
+            (
+                "[limits]\nping_timeout_ms = 1\n",
+                "throng.toml:2: limits.ping_timeout_ms",
+                Some("heartbeat.ping_timeout_ms"),
+            ),
+            (
+                "heartbeat.timeout_ms = 1\n",
+                "throng.toml:1: heartbeat.timeout_ms",
+                Some("heartbeat.ping_timeout_ms"),
+            ),
+            ("log = { levle = \"info\" }\n", "throng.toml:1: log.levle", Some("log.level")),
+            ("[server.extra]\n", "throng.toml:1: server.extra", None),
+            ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
+            ("[tls]\ncertificate = \"x\"\n", "throng.toml:1: tls", None),
+        ] {
+            let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+            check_problem(&wrong(file, &[], ""), &format!("{key}: there is no such setting{hint}"));
+        }
+        check_problem(
+            &wrong("", &[("THRONG_MAX_CONNECTIONS", "1")], ""),
+            "THRONG_MAX_CONNECTIONS: there is no such setting; did you mean THRONG_LIMITS_CONNECTIONS_MAX?",
+        );
+        check_problem(
+            &wrong("server = 1\n", &[], ""),
+            "throng.toml:1: server: 1 is wrong, it takes a section, [server]",
+        );
+        check_problem(
+            &wrong("[[server]]\n", &[], ""),
+            "throng.toml:1: server: [a table] is wrong, it takes a section, [server]",
+        );
+    }
+
+    #[test]
+    fn a_syntax_error_has_line_and_column() {
+        let problems = wrong("[server]\nshards = 1\nlisten = \"0.0.0.0:1\n", &[("THRONG_ECHO", "1")], "");
+        assert_eq!(problems.len(), 2, "the other sources are checked too: {}", shown(&problems));
+        assert!(
+            shown(&problems).starts_with("throng.toml:3:20: not TOML: invalid basic string"),
+            "{}",
+            shown(&problems)
+        );
+        let problems = wrong("[server]\nshards = 1\nshards = 2\n", &[], "");
+        check_problem(&problems, "throng.toml:3:1: not TOML: duplicate key");
+    }
+
+    #[test]
+    fn a_file_may_have_windows_line_ends_and_a_byte_order_mark() {
+        assert_eq!(right("\u{feff}[server]\r\nshards = 3\r\n", &[], "").server.shards, 3);
+        let problems = wrong("\u{feff}[server]\r\nshards = 300\r\n", &[], "");
+        assert!(shown(&problems).starts_with("throng.toml:2: server.shards: 300 "), "{}", shown(&problems));
+    }
+
+    #[test]
+    fn variables_of_others_are_left_alone() {
+        let others = [
+            ("THRONG", "1"),
+            ("PATH", "/bin"),
+            ("THRONG_CONFIG", "read by load, not here"),
+            ("THRONG_SERVICE_HOST", "10.0.0.1"),
+            ("THRONG_SERVICE_PORT", "7070"),
+            ("THRONG_SERVICE_PORT_WS", "7070"),
+            ("THRONG_PORT", "tcp://10.0.0.1:7070"),
+            ("THRONG_PORT_7070_TCP", "tcp://10.0.0.1:7070"),
+            ("THRONG_EU_PORT_7070_TCP_ADDR", "10.0.0.1"),
+        ];
+        assert!(right("", &others, "").changed.is_empty());
+        check_problem(&wrong("", &[("THRONG_PORT", "8080")], ""), "THRONG_PORT: there is no such setting");
+    }
+
+    fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+    }
+
+    #[test]
+    fn the_file_is_named_by_the_flag_or_the_variable() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/throng.toml");
+        let load = |line: &str, pairs: &[(&str, &str)]| Config::load(&args(line), os(pairs));
+        let missing = "/nonexistent/throng.toml";
+        assert!(load("", &[("THRONG_CONFIG", "")]).is_ok());
+        assert!(load("", &[("THRONG_CONFIG", example)]).is_ok());
+        assert!(
+            load(&format!("--config {example}"), &[("THRONG_CONFIG", missing)]).is_ok(),
+            "the flag is stronger"
+        );
+        let problems = load("--shards no", &[("THRONG_CONFIG", missing)]).expect_err("there is no such file");
+        assert_eq!(
+            shown(&problems),
+            "THRONG_CONFIG: /nonexistent/throng.toml: No such file or directory (os error 2)\n\
+             --shards: server.shards: \"no\" is wrong, it takes a whole number from 0 to 128\n"
+        );
+        let problems = load("--config /dev/zero", &[]).expect_err("it never ends");
+        check_problem(&problems, "--config: /dev/zero: longer than 1048576 bytes");
+    }
+
+    #[test]
+    fn an_explanation_names_what_was_set_and_where() {
+        let file =
+            "[limits]\nconnections_max = 50_000\nmessages_per_second_max = 20\nrefuse_with = \"status\"\n";
+        let config =
+            right(file, &[("THRONG_CONTROL", "0.0.0.0:9000")], "--set limits.trusted_proxies=0.0.0.0/0");
+        let text = config.explain();
+        for line in [
+            "  server.control = \"0.0.0.0:9000\"         THRONG_CONTROL\n",
+            "  limits.connections_max = 50000          throng.toml:2\n",
+            "  limits.trusted_proxies = [\"0.0.0.0/0\"]  --set\n",
+            "  At most 50000 connections; ",
+            "  A connection may send 20 messages a second, and 20 at once.\n",
+            "  Limits that are off: connections_per_ip_max, accepts_per_second_max, origins.\n",
+            "  If all are slow at once, their outboxes take up to 195.3 GiB.\n",
+            "CAUTION, whoever reaches that port controls the server.\n",
+            "  CAUTION: every client is a trusted proxy and can claim any address.\n",
+        ] {
+            assert!(text.contains(line), "{line}is not in\n{text}");
+        }
+        assert!(
+            !text.contains("refuse_with"),
+            "what is said as it is by default is not away from it\n{text}"
+        );
+        assert!(text.lines().count() <= 40);
+    }
+
+    #[test]
+    fn the_example_says_every_default_once() {
+        let text = include_str!("../examples/throng.toml");
+        let said = Said::gather(&Args::default(), Some(("throng.toml", text)), &[]);
+        let mut keys: Vec<(Source, &str)> =
+            said.statements.iter().map(|said| (said.source.clone(), SETTINGS[said.setting].key)).collect();
+        keys.sort();
+        assert!(keys.iter().map(|(_, key)| *key).eq(SETTINGS.iter().map(|setting| setting.key)), "{keys:?}");
+        let config = said.meaning().unwrap_or_else(|problems| panic!("{}", shown(&problems)));
+        assert!(config.changed.is_empty(), "{:?}", config.changed);
+    }
+
+    /// The text of the first fenced block behind `heading`.
+    fn block<'a>(text: &'a str, heading: &str) -> &'a str {
+        let (_, rest) = text.split_once(heading).expect("the heading is there");
+        let (_, rest) = rest.split_once("```").expect("a block follows");
+        let (_, rest) = rest.split_once('\n').expect("its first line ends");
+        rest.split_once("```").expect("the block ends").0
+    }
+
+    #[test]
+    fn the_documentation_shows_what_is_true() {
+        let text = include_str!("../docs/configuration.md");
+        let example = block(text, "\n## An example\n");
+        assert_eq!(right(example, &[], "").explain(), block(text, "\n## What a file means\n"));
+        let problems = wrong(block(text, "\n## When something is wrong\n"), &[("THRONG_SHARD", "4")], "");
+        assert_eq!(shown(&problems), block(text, "\nis answered with\n"));
+    }
+
+    #[test]
+    fn the_documentation_lists_the_table() {
+        let text = include_str!("../docs/configuration.md");
+        let row = |setting: &Setting| {
+            let Setting { key, kind, .. } = setting;
+            format!("| `{key}` | `{}` | {} | {} |", setting.default_value(), kind.allowed(), setting.help())
+        };
+        let listed: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
+        let rows: Vec<String> = SETTINGS.iter().map(row).collect();
+        assert!(listed == rows, "docs/configuration.md should list\n\n{}\n", rows.join("\n"));
+    }
 }

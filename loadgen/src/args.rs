@@ -108,6 +108,7 @@ pub(crate) enum ScenarioArgs {
 
 /// Which rooms each connection is in.
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
 pub(crate) struct Rooms {
     /// Rooms in all; connection I joins room I modulo ROOMS
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
@@ -136,6 +137,7 @@ impl Rooms {
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
 pub(crate) struct Idle {
     #[command(flatten)]
     pub(crate) rooms: Rooms,
@@ -148,6 +150,7 @@ pub(crate) struct Idle {
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
 pub(crate) struct Echo {
     /// Payload bytes of a message; the first 8 are its number
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(8..=16_777_216))]
@@ -164,6 +167,7 @@ pub(crate) struct Echo {
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
 pub(crate) struct Fanout {
     /// The room
     #[arg(long, value_name = "NAME", default_value = "load", value_parser = room_name)]
@@ -189,6 +193,7 @@ pub(crate) struct Fanout {
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
 pub(crate) struct Storm {
     #[command(flatten)]
     pub(crate) rooms: Rooms,
@@ -281,7 +286,11 @@ fn path(text: &str) -> Result<String, String> {
 
 fn room_name(text: &str) -> Result<String, String> {
     let plain = !text.is_empty() && text.len() <= 200 && !text.chars().any(char::is_control);
-    if plain { Ok(text.to_owned()) } else { Err("a room's name has 1 to 200 bytes and no control character".to_owned()) }
+    if plain {
+        Ok(text.to_owned())
+    } else {
+        Err("a room's name has 1 to 200 bytes and no control character".to_owned())
+    }
 }
 
 /// A number in this range, or what it should be.
@@ -328,7 +337,8 @@ mod tests {
         check("ws://127.0.0.1:1/a?b=c", "127.0.0.1:1", "127.0.0.1:1", Some("/a?b=c"));
         check("ws://[::1]:9/ws", "[::1]:9", "[::1]:9", Some("/ws"));
         check("ws://[::1]", "[::1]:80", "[::1]", None);
-        for url in ["wss://127.0.0.1", "http://127.0.0.1", "ws://", "ws://127.0.0.1:x", "ws://127.0.0.1/a b"] {
+        for url in ["wss://127.0.0.1", "http://127.0.0.1", "ws://", "ws://127.0.0.1:x", "ws://127.0.0.1/a b"]
+        {
             assert!(url.parse::<Target>().is_err(), "{url}");
         }
     }

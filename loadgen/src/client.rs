@@ -55,7 +55,7 @@ pub(crate) trait Listener {
     fn message(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64);
 
     /// All messages of one read were handed over; a good time to answer them at once.
-    fn read_done(&mut self, _clients: &mut Clients, _id: usize) {}
+    fn read_done(&mut self, _clients: &mut Clients, _id: usize, _now_ns: u64) {}
 
     /// `id` could not be opened, or was open and is gone.
     fn closed(&mut self, _clients: &mut Clients, _id: usize) {}
@@ -186,12 +186,13 @@ impl Clients {
         Ok(epoll::add(&self.epoll, source, epoll::EventData::new_u64(name), epoll::EventFlags::IN)?)
     }
 
-    /// Will open these, as fast as the rate and the count of handshakes under way allow; with `at_once` no such count.
+    /// Will open these, as fast as the rate and the count of handshakes under way allow; `at_once` lifts both for good.
     pub(crate) fn open_all(&mut self, ids: impl Iterator<Item = usize>, at_once: bool, now_ns: u64) {
         let opening = &mut self.opening;
         opening.queue.extend(ids);
         if at_once {
             opening.under_way_max = u32::MAX;
+            opening.rate = 0.0;
         }
         let count = opening.queue.len() as f64;
         let paced_seconds = if opening.rate > 0.0 { count / opening.rate } else { 0.0 };
@@ -248,7 +249,8 @@ impl Clients {
             self.connect(id, listener);
         }
         let opening = &self.opening;
-        let timeout_ns = opening.begun.front().map_or(u64::MAX, |(begun_ns, _)| begun_ns + opening.timeout_ns);
+        let timeout_ns =
+            opening.begun.front().map_or(u64::MAX, |(begun_ns, _)| begun_ns + opening.timeout_ns);
         match opening.queue.is_empty() {
             true => timeout_ns,
             false if opening.under_way >= opening.under_way_max => timeout_ns.min(opening.give_up_ns),
@@ -310,9 +312,10 @@ impl Clients {
         self.conns[id] = Conn::vacant();
     }
 
-    /// Closes what waits for the server's side of a closing handshake.
+    /// Gives up waiting for the server's side of a closing handshake.
     pub(crate) fn end_closing(&mut self, id: usize, listener: &mut impl Listener) {
         if self.conns[id].stage == Stage::Closing {
+            self.note_error("close_timeout");
             self.fail(id, "close_timeout", listener);
         }
     }
@@ -364,12 +367,14 @@ impl Clients {
     }
 
     fn ready(&mut self, id: usize, flags: epoll::EventFlags, listener: &mut impl Listener) {
-        let ended = flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
+        let ended =
+            flags.intersects(epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         let conn = &mut self.conns[id];
         let Some(socket) = &conn.socket else { return };
         if conn.stage == Stage::Connecting {
             if flags.contains(epoll::EventFlags::ERR) {
-                let error = sockopt::socket_error(socket).and_then(|state| state.err().ok_or(Errno::CONNRESET));
+                let error =
+                    sockopt::socket_error(socket).and_then(|state| state.err().ok_or(Errno::CONNRESET));
                 let (Ok(error) | Err(error)) = error;
                 return self.fail(id, &kind_of(error), listener);
             }
@@ -486,7 +491,7 @@ impl Clients {
             }
         }
         if self.is_open(id) {
-            listener.read_done(self, id);
+            listener.read_done(self, id, now_ns);
         }
         taken
     }
@@ -548,6 +553,7 @@ impl Clients {
                 self.closes += 1;
                 self.note_error(kind);
             }
+            // The end that was asked for, however it came.
             Stage::Closing => {}
         }
         listener.closed(self, id);
@@ -600,7 +606,8 @@ fn answer(bytes: &[u8], key: [u8; 24]) -> Result<Option<usize>, String> {
     };
     // The accept key is compared exactly; the two words are not case-sensitive.
     let accept = accept_key(key);
-    let named = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-accept"));
+    let named =
+        response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("sec-websocket-accept"));
     let proven = named.is_some_and(|header| header.value == accept.as_bytes());
     if proven && has("upgrade", b"websocket") && has("connection", b"upgrade") {
         Ok(Some(head_bytes))
@@ -611,7 +618,8 @@ fn answer(bytes: &[u8], key: [u8; 24]) -> Result<Option<usize>, String> {
 
 /// What a server must answer to this key (RFC 6455, 4.2.2).
 fn accept_key(key: [u8; 24]) -> String {
-    let digest = Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
+    let digest =
+        Sha1::new().chain_update(key).chain_update(b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").finalize();
     BASE64.encode(digest)
 }
 

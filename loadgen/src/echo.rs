@@ -2,7 +2,7 @@
 
 use crate::args::{Common, Echo};
 use crate::client::{Clients, Listener};
-use crate::clock::{self, MILLISECOND_NS, SECOND_NS, now_ns};
+use crate::clock::{self, MILLISECOND_NS, SECOND_NS};
 use crate::control::{Command, Done, Plan, Window};
 use crate::frame::Opcode;
 use crate::order::Order;
@@ -69,7 +69,10 @@ impl Phases for EchoRun {
         figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
         figures.put("messages", tally.received);
         figures.number("messages_per_second", used.and_then(|used| ratio(Some(received), used.seconds)));
-        figures.number("messages_per_cpu_second", cpu_seconds.and_then(|seconds| ratio(Some(received), seconds)));
+        figures.number(
+            "messages_per_cpu_second",
+            cpu_seconds.and_then(|seconds| ratio(Some(received), seconds)),
+        );
         figures.number("cpu_us_per_message", ratio(cpu_seconds.map(|seconds| seconds * 1e6), received));
         figures.latency("latency", &tally.latency);
         figures.put("messages_sent_total", tally.sent_total);
@@ -173,9 +176,9 @@ impl Listener for EchoLoad {
         }
     }
 
-    fn read_done(&mut self, clients: &mut Clients, id: usize) {
+    fn read_done(&mut self, clients: &mut Clients, id: usize, now_ns: u64) {
         if self.running {
-            self.fill(clients, id, now_ns());
+            self.fill(clients, id, now_ns);
         }
     }
 }
@@ -249,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_number_in_text_survives_running_over() {
-        for number in [0, 1, 0xFFFF_FFFF, 0x1_0000_0000, 0x1_0000_0001, 0x5_1234_5678] {
+        for number in [0u64, 1, 0xFFFF_FFFF, 0x1_0000_0000, 0x1_0000_0001, 0x5_1234_5678] {
             for near in [number, number + 3, number.saturating_sub(3)] {
                 assert_eq!(from_text(to_text(number), near), Some(number), "{number:#x} near {near:#x}");
             }

@@ -177,7 +177,9 @@ mod tests {
             let bytes = server_frame(0x82, &payload);
             for cut in 0..bytes.len() {
                 match parse(&bytes[..cut]) {
-                    Parsed::Partial { frame_bytes } => assert!(frame_bytes > cut && frame_bytes <= bytes.len()),
+                    Parsed::Partial { frame_bytes } => {
+                        assert!(frame_bytes > cut && frame_bytes <= bytes.len())
+                    }
                     other => panic!("{length} bytes cut at {cut}: {other:?}"),
                 }
             }
@@ -227,7 +229,8 @@ mod tests {
                 assert_eq!(out[0], 0x81);
                 assert_eq!(out[1] & 0x80, 0x80);
                 assert_eq!(out.len(), header_bytes + 4 + length);
-                let key = [out[header_bytes], out[header_bytes + 1], out[header_bytes + 2], out[header_bytes + 3]];
+                let key =
+                    [out[header_bytes], out[header_bytes + 1], out[header_bytes + 2], out[header_bytes + 3]];
                 assert_eq!(key == [0; 4], mask == Mask::Zero);
                 apply(&mut out[header_bytes + 4..], key);
                 assert_eq!(&out[header_bytes + 4..], payload);

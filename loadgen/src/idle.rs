@@ -54,7 +54,7 @@ impl Phases for IdleRun {
             return Ok(());
         }
         if !self.args.rooms.no_join {
-            parent.timed("joining", &Command::Join, &mut self.join, server)?;
+            parent.join(&mut self.join, server)?;
         }
         self.after = parent.settled_memory(server)?;
 
@@ -86,7 +86,8 @@ impl Phases for IdleRun {
         let (connect, join, hold) = (used(&self.connect), used(&self.join), used(&self.hold));
         let handshakes = tally.handshakes as f64;
         let joins = (tally.joined > 0).then_some(tally.joined as f64);
-        let each = |cpu_seconds: Option<f64>, count: f64| ratio(cpu_seconds.map(|seconds| seconds * 1e6), count);
+        let each =
+            |cpu_seconds: Option<f64>, count: f64| ratio(cpu_seconds.map(|seconds| seconds * 1e6), count);
 
         figures.put("scenario", "idle");
         figures.put("connections", self.connections);
@@ -95,7 +96,8 @@ impl Phases for IdleRun {
         figures.number("seconds", hold.map(|hold| hold.seconds));
         figures.number("server_cpu_seconds", hold.and_then(|hold| hold.cpu_seconds));
         figures.number("connect_seconds", connect.map(|connect| connect.seconds));
-        figures.number("handshakes_per_second", connect.and_then(|used| ratio(Some(handshakes), used.seconds)));
+        figures
+            .number("handshakes_per_second", connect.and_then(|used| ratio(Some(handshakes), used.seconds)));
         figures.number("cpu_us_per_handshake", connect.and_then(|used| each(used.cpu_seconds, handshakes)));
         figures.latency("handshake_latency", &tally.handshake_latency);
         figures.number("join_seconds", join.map(|join| join.seconds));
@@ -107,7 +109,8 @@ impl Phases for IdleRun {
             figures.put(&format!("rss_{when}_bytes"), memory.map(|memory| memory.rss_bytes));
             figures.put(&format!("pss_{when}_bytes"), memory.map(|memory| memory.pss_bytes));
             figures.put(&format!("anonymous_{when}_bytes"), memory.map(|memory| memory.anonymous_bytes));
-            figures.put(&format!("private_dirty_{when}_bytes"), memory.map(|memory| memory.private_dirty_bytes));
+            figures
+                .put(&format!("private_dirty_{when}_bytes"), memory.map(|memory| memory.private_dirty_bytes));
         }
         let grown = |bytes: fn(&Memory) -> u64| {
             let (before, after) = (self.before.as_ref()?, self.after.as_ref()?);

@@ -1,2 +1,123 @@
-//! The load generator of throng.
-fn main() {}
+//! `throng-load`, the load generator of throng: it opens WebSocket connections by the thousands, makes them do
+//! something, and says what that cost the server.
+//!
+//! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
+//! and tells them when to do what. Read `client` for the connections, `worker` for their event loop, then a scenario,
+//! each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`.
+
+mod args;
+mod client;
+mod clock;
+mod control;
+mod echo;
+mod fanout;
+mod frame;
+mod idle;
+mod membership;
+mod native;
+mod order;
+mod parent;
+mod proc;
+mod report;
+mod source;
+mod storm;
+mod worker;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::args::{Cli, Common, Scenario, ScenarioArgs};
+use crate::parent::{Halt, Parent, Phases};
+use crate::proc::Server;
+
+/// Something was lost, doubled or reordered, or failed.
+const EXIT_FAULTS: u8 = 1;
+/// Shells say so of a program that a signal ended: this and the signal's number.
+const EXIT_SIGNAL: u8 = 128;
+
+fn main() -> ExitCode {
+    match Cli::parse().scenario {
+        Scenario::Idle { common, args } => {
+            let phases = idle::IdleRun::new(&common, &args);
+            measure(&common, "/ws", 0, &ScenarioArgs::Idle(args), phases)
+        }
+        Scenario::Echo { common, args } => {
+            let phases = echo::EchoRun::new(&common, &args);
+            measure(&common, "/echo", 0, &ScenarioArgs::Echo(args), phases)
+        }
+        Scenario::Fanout { common, args } => {
+            let phases = fanout::FanoutRun::new(&common, &args);
+            measure(&common, "/ws", args.publishers, &ScenarioArgs::Fanout(args), phases)
+        }
+        Scenario::Storm { common, args } => {
+            let phases = storm::StormRun::new(&common, &args);
+            measure(&common, "/ws", 0, &ScenarioArgs::Storm(args), phases)
+        }
+        // The parent prints what went wrong here.
+        Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
+    }
+}
+
+/// Runs a scenario and prints what came of it.
+fn measure(
+    common: &Common,
+    default_path: &str,
+    publishers: u32,
+    scenario: &ScenarioArgs,
+    mut phases: impl Phases,
+) -> ExitCode {
+    let prepared = prepare(common).and_then(|server| {
+        let plans = parent::plan(common, default_path, publishers, scenario)?;
+        Ok((server, plans))
+    });
+    let (server, plans) = match prepared {
+        Ok(prepared) => prepared,
+        Err(message) => Cli::command().error(clap::error::ErrorKind::ValueValidation, message).exit(),
+    };
+    let mut parent = match Parent::start(common, &plans) {
+        Ok(parent) => parent,
+        Err(halt) => return failed(&halt),
+    };
+    let halt = phases.run(&mut parent, server.as_ref()).err();
+    let tally = match halt {
+        Some(Halt::Failed(_)) => None,
+        Some(Halt::Signal(_)) | None => Some(parent.reports()),
+    };
+    let tally = match (tally, &halt) {
+        (Some(Ok(tally)), _) => tally,
+        (Some(Err(halt)), _) => return failed(&halt),
+        (None, halt) => return halt.as_ref().map_or(ExitCode::FAILURE, failed),
+    };
+    let figures = phases.figures(&tally, server.as_ref());
+    let text = if common.json { figures.json() + "\n" } else { figures.table() };
+    if let Err(error) = std::io::stdout().write_all(text.as_bytes()) {
+        eprintln!("throng-load: cannot write the report: {error}");
+        return ExitCode::from(EXIT_FAULTS);
+    }
+    match halt {
+        Some(Halt::Signal(signal)) => ExitCode::from(EXIT_SIGNAL + signal as u8),
+        _ if tally.is_clean() => ExitCode::SUCCESS,
+        _ => ExitCode::from(EXIT_FAULTS),
+    }
+}
+
+/// What is checked before anything is started.
+fn prepare(common: &Common) -> Result<Option<Server>, String> {
+    if let Some(cpus) = &common.cpus {
+        proc::pin(&cpus.0)?;
+    }
+    match common.pid.as_slice() {
+        [] => Ok(None),
+        pids => Server::new(pids).map(Some),
+    }
+}
+
+fn failed(halt: &Halt) -> ExitCode {
+    match halt {
+        Halt::Failed(reason) => eprintln!("throng-load: {reason}"),
+        Halt::Signal(signal) => eprintln!("throng-load: ended by signal {signal}"),
+    }
+    ExitCode::from(EXIT_FAULTS)
+}

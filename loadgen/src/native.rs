@@ -1,16 +1,16 @@
 //! The few messages of throng's native protocol that a load needs. What is sent is built once; what is received is
-//! not parsed as JSON but looked at by bytes, for the generator must cost less than the server it measures.
+//! not parsed as JSON but looked at by bytes (but for errors), for the generator must cost less than the server it
+//! measures.
 
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
+use serde_json::Value;
 
 /// Room names in one join, so that the message stays small and below any server's limit on rooms in one message.
 const ROOMS_PER_JOIN: usize = 500;
 
 static TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""type":""#));
-static CODE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""code":""#));
-static COUNT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""count":"#));
 
 /// What the server says, as far as a load cares.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,19 +25,35 @@ pub(crate) enum Said<'a> {
 
 /// Goes through the messages of one frame: one object or an array of them.
 pub(crate) fn each_said(frame: &[u8], mut hear: impl FnMut(Said<'_>)) {
+    let mut rare = false;
     for at in TYPE.find_iter(frame) {
-        let rest = &frame[at + TYPE.needle().len()..];
-        if rest.starts_with(b"ack\"") {
+        let kind = &frame[at + TYPE.needle().len()..];
+        if kind.starts_with(b"ack\"") {
             hear(Said::Ack);
-        } else if rest.starts_with(b"error\"") {
-            let code = CODE.find(rest).map(|at| &rest[at + CODE.needle().len()..]);
-            let code = code.and_then(|code| code.split(|&byte| byte == b'"').next());
-            hear(Said::Error(code.and_then(|code| str::from_utf8(code).ok()).unwrap_or("unknown")));
-        } else if rest.starts_with(b"dropped\"") {
-            let count = COUNT.find(rest).and_then(|at| number(&rest[at + COUNT.needle().len()..]));
-            hear(Said::Dropped(count.map_or(1, |(count, _)| count)));
+        } else if kind.starts_with(b"error\"") || kind.starts_with(b"dropped\"") {
+            rare = true;
         } else {
             hear(Said::Other);
+        }
+    }
+    if rare {
+        each_rare(frame, hear);
+    }
+}
+
+/// The messages that are so rare, and so interesting, that they are parsed.
+#[cold]
+fn each_rare(frame: &[u8], mut hear: impl FnMut(Said<'_>)) {
+    let messages = match serde_json::from_slice::<Value>(frame) {
+        Ok(Value::Array(messages)) => messages,
+        Ok(message) => vec![message],
+        Err(_) => return hear(Said::Error("not_json")),
+    };
+    for message in messages {
+        match message["type"].as_str() {
+            Some("error") => hear(Said::Error(message["code"].as_str().unwrap_or("unknown"))),
+            Some("dropped") => hear(Said::Dropped(message["count"].as_u64().unwrap_or(1))),
+            _ => {}
         }
     }
 }
@@ -47,7 +63,8 @@ pub(crate) fn each_said(frame: &[u8], mut hear: impl FnMut(Said<'_>)) {
 pub(crate) fn number(bytes: &[u8]) -> Option<(u64, usize)> {
     let mut value = 0u64;
     let mut length = 0;
-    while let Some(digit) = bytes.get(length).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10) {
+    while let Some(digit) = bytes.get(length).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10)
+    {
         value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
         length += 1;
     }
@@ -70,7 +87,8 @@ pub(crate) fn publish_head(room: &str) -> Vec<u8> {
 }
 
 fn with_rooms(kind: &str, rooms: &[String]) -> Vec<Vec<u8>> {
-    let message = |rooms: &[String]| format!(r#"{{"type":"{kind}","rooms":{},"id":1}}"#, serde_json::json!(rooms));
+    let message =
+        |rooms: &[String]| format!(r#"{{"type":"{kind}","rooms":{},"id":1}}"#, serde_json::json!(rooms));
     rooms.chunks(ROOMS_PER_JOIN).map(|rooms| message(rooms).into_bytes()).collect()
 }
 
@@ -93,6 +111,11 @@ mod tests {
         check(r#"[{"type":"ack","id":1},{"type":"ack","id":2}]"#, &[Said::Ack, Said::Ack]);
         let error = r#"{"type":"error","id":1,"code":"too_many_rooms","message":"no"}"#;
         check(error, &[Said::Error("too_many_rooms")]);
+        check(
+            r#"[{"code":"bad_room","type":"error"},{"type":"ack"}]"#,
+            &[Said::Ack, Said::Error("bad_room")],
+        );
+        check(r#"{"type":"error",}"#, &[Said::Error("not_json")]);
         check(r#"{"type":"error"}"#, &[Said::Error("unknown")]);
         check(r#"{"type":"dropped","count":17}"#, &[Said::Dropped(17)]);
         check(r#"{"type":"event","room":"load","event":"e","data":null}"#, &[Said::Other]);

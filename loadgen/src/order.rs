@@ -50,6 +50,11 @@ impl Order {
         Faults { lost: self.faults.lost + skipped, ..self.faults }
     }
 
+    /// How many came more than once, so far.
+    pub(crate) fn doubled(&self) -> u64 {
+        self.faults.doubled
+    }
+
     /// No more will come: what `stream` should have had up to `end` (exclusive) and has not is lost.
     pub(crate) fn end(&mut self, stream: usize, end: u64) {
         self.faults.lost += end.saturating_sub(self.next[stream]);
@@ -68,7 +73,9 @@ impl Order {
         match ranges.iter().position(|range| range.contains(&number)) {
             Some(index) => {
                 let range = ranges.swap_remove(index);
-                ranges.extend([range.start..number, number + 1..range.end].into_iter().filter(|r| !r.is_empty()));
+                ranges.extend(
+                    [range.start..number, number + 1..range.end].into_iter().filter(|r| !r.is_empty()),
+                );
                 self.faults.reordered += 1;
             }
             None => self.faults.doubled += 1,

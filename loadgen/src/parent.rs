@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{Common, ScenarioArgs};
 use crate::clock::{self, MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::control::{Channel, Command, Done, Plan, Progress, Reply};
+use crate::control::{Channel, Command, Done, Plan, Progress, Reply, Window};
 use crate::proc::{self, Memory, Server, Span};
 use crate::report::{Figures, Tally};
 
@@ -25,6 +25,8 @@ const PATIENCE_NS: u64 = 30 * SECOND_NS;
 /// A server's memory is settled when it has not changed for this long.
 const SETTLE_NS: u64 = 200 * MILLISECOND_NS;
 const SETTLE_MAX_NS: u64 = 2 * SECOND_NS;
+/// From the order to run until the run, so that all workers have heard of it.
+pub(crate) const START_NS: u64 = 20 * MILLISECOND_NS;
 /// Between two looks at the server's memory in `all_done_sampling`.
 const SAMPLE_NS: u64 = 20 * MILLISECOND_NS;
 
@@ -54,8 +56,18 @@ pub(crate) struct Parent {
     /// The longest that connecting or joining can take by the workers' own bounds.
     opening_ns: u64,
     bar: ProgressBar,
-    /// Start and end of the phase shown, for one that takes a fixed time.
-    bar_time: Option<(u64, u64)>,
+    bar_shows: BarShows,
+}
+
+/// What the progress bar is the progress of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum BarShows {
+    /// Connections that are open.
+    Open,
+    /// What the scenario counts: connections that joined.
+    Count,
+    /// The clock, between these two moments.
+    Time { from_ns: u64, to_ns: u64 },
 }
 
 /// One worker process.
@@ -77,7 +89,9 @@ pub(crate) fn plan(
     scenario: &ScenarioArgs,
 ) -> Result<Vec<Plan>, String> {
     let capacity = proc::raise_descriptor_limit()?.saturating_sub(DESCRIPTORS_RESERVED);
-    let fits = |workers: u32| u64::from(common.connections.div_ceil(workers)) + u64::from(publishers) <= capacity.into();
+    let fits = |workers: u32| {
+        u64::from(common.connections.div_ceil(workers)) + u64::from(publishers) <= capacity.into()
+    };
     let workers = match common.processes {
         Some(workers) => workers.min(common.connections),
         None => (1..=1_000.min(common.connections)).find(|workers| fits(*workers)).unwrap_or(1),
@@ -119,14 +133,16 @@ impl Parent {
         let failed = |error: io::Error| Halt::Failed(format!("cannot start the workers: {error}"));
         let connections = f64::from(common.connections);
         let paced_seconds = if common.connect_rate > 0.0 { connections / common.connect_rate } else { 0.0 };
+        let style = ProgressStyle::with_template("{prefix:>12} [{wide_bar}] {percent:>3} %  {msg}");
         let mut parent = Self {
             remotes: Vec::with_capacity(plans.len()),
             signals: [watch_signal(SIGINT).map_err(failed)?, watch_signal(SIGTERM).map_err(failed)?],
             connections: common.connections,
             // The workers give up a queue that moves slower than 250 connections a second.
-            opening_ns: clock::seconds_ns(paced_seconds + connections / 250.0 + 2.0 * common.timeout) + PATIENCE_NS,
-            bar: ProgressBar::no_length(),
-            bar_time: None,
+            opening_ns: clock::seconds_ns(paced_seconds + connections / 250.0 + 2.0 * common.timeout)
+                + PATIENCE_NS,
+            bar: ProgressBar::new(1).with_style(style.expect("the template is sound").progress_chars("=> ")),
+            bar_shows: BarShows::Open,
         };
         // The workers' way to tell the first one that all their subscribers have a batch: they write to one end, it
         // reads from the other. Datagrams, so that what several write does not mix.
@@ -152,20 +168,24 @@ impl Parent {
 
     /// Opens all connections and measures it. False when none could be opened, so that there is nothing to go on with.
     pub(crate) fn connect(&mut self, span: &mut Option<Span>, server: Option<&Server>) -> Result<bool, Halt> {
-        let done = self.timed("connecting", &Command::Connect, span, server)?;
+        self.show("connecting", BarShows::Open);
+        let done = self.timed(&Command::Connect, span, server)?;
         Ok(done.iter().any(|done| done.open > 0))
     }
 
+    /// Joins with all open connections and measures it.
+    pub(crate) fn join(&mut self, span: &mut Option<Span>, server: Option<&Server>) -> Result<(), Halt> {
+        self.show("joining", BarShows::Count);
+        self.timed(&Command::Join, span, server).map(|_| ())
+    }
+
     /// Gives an order and waits until all workers have carried it out; measures how long that takes.
-    pub(crate) fn timed(
+    fn timed(
         &mut self,
-        label: &'static str,
         command: &Command,
         span: &mut Option<Span>,
         server: Option<&Server>,
     ) -> Result<Vec<Done>, Halt> {
-        self.bar_time = None;
-        self.show(label, u64::from(self.connections));
         let span = span.insert(Span::begin(server));
         self.order(command)?;
         let done = self.all_done()?;
@@ -173,11 +193,44 @@ impl Parent {
         Ok(done)
     }
 
+    /// Starts the run and measures its window; returns at the end of the window, while what is under way still comes in.
+    pub(crate) fn measured_run(
+        &mut self,
+        warmup_seconds: f64,
+        seconds: f64,
+        span: &mut Option<Span>,
+        server: Option<&Server>,
+    ) -> Result<(), Halt> {
+        let start_ns = now_ns() + START_NS;
+        let from_ns = start_ns + clock::seconds_ns(warmup_seconds);
+        let to_ns = from_ns + clock::seconds_ns(seconds);
+        self.order(&Command::Run(Window { start_ns, from_ns, to_ns }))?;
+        self.stage("warming up", warmup_seconds);
+        self.until(from_ns)?;
+        let span = span.insert(Span::begin(server));
+        self.stage("measuring", seconds);
+        self.until(to_ns)?;
+        span.end(server);
+        Ok(())
+    }
+
     /// Shows a phase of a fixed length that begins now.
     pub(crate) fn stage(&mut self, label: &'static str, seconds: f64) {
         let from_ns = now_ns();
-        self.bar_time = Some((from_ns, from_ns + clock::seconds_ns(seconds)));
-        self.show(label, clock::seconds_ns(seconds) / MILLISECOND_NS);
+        self.show(label, BarShows::Time { from_ns, to_ns: from_ns + clock::seconds_ns(seconds) });
+    }
+
+    /// Begins the progress bar anew. It shows only where standard error is a terminal.
+    pub(crate) fn show(&mut self, label: &'static str, shows: BarShows) {
+        self.bar_shows = shows;
+        let length = match shows {
+            BarShows::Open | BarShows::Count => u64::from(self.connections),
+            BarShows::Time { from_ns, to_ns } => (to_ns - from_ns) / MILLISECOND_NS,
+        };
+        self.bar.reset();
+        self.bar.set_prefix(label);
+        self.bar.set_length(length.max(1));
+        self.draw();
     }
 
     /// Waits for a moment.
@@ -290,28 +343,15 @@ impl Parent {
         Ok(())
     }
 
-    /// Begins the progress bar anew. It shows only where standard error is a terminal.
-    fn show(&mut self, label: &'static str, length: u64) {
-        let style = ProgressStyle::with_template("{prefix:>12} [{wide_bar}] {percent:>3} %  {msg}");
-        let style = style.expect("the template is sound").progress_chars("=> ");
-        self.bar.reset();
-        self.bar.set_style(style);
-        self.bar.set_prefix(label);
-        self.bar.set_length(length.max(1));
-        for remote in &mut self.remotes {
-            remote.progress.count = 0;
-        }
-        self.draw();
-    }
-
     fn draw(&self) {
         let open = self.remotes.iter().map(|remote| remote.progress.open).sum::<u64>();
         let count = self.remotes.iter().map(|remote| remote.progress.count).sum::<u64>();
-        self.bar.set_position(match self.bar_time {
-            Some((from_ns, to_ns)) => now_ns().min(to_ns).saturating_sub(from_ns) / MILLISECOND_NS,
-            None => open.max(count),
+        self.bar.set_position(match self.bar_shows {
+            BarShows::Open => open,
+            BarShows::Count => count,
+            BarShows::Time { from_ns, to_ns } => now_ns().min(to_ns).saturating_sub(from_ns) / MILLISECOND_NS,
         });
-        self.bar.set_message(format!("{open} open, {count} counted"));
+        self.bar.set_message(format!("{open} open, {count} joined or received"));
     }
 }
 

@@ -196,7 +196,8 @@ mod tests {
 
     #[test]
     fn memory_is_read_in_kilobytes() {
-        let text = "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss:              12 kB\nPss:               7 kB\n";
+        let text =
+            "55d0-7ffc ---p 00000000 00:00 0 [rollup]\nRss:              12 kB\nPss:               7 kB\n";
         assert_eq!(rollup_bytes(text, "Rss:").unwrap(), 12 * 1024);
         assert_eq!(rollup_bytes(text, "Pss:").unwrap(), 7 * 1024);
         assert!(rollup_bytes(text, "Anonymous:").is_err());

@@ -22,7 +22,8 @@ impl Latency {
     const MAX_NS: u64 = 3_600 * SECOND_NS;
 
     pub(crate) fn new() -> Self {
-        let histogram = Histogram::new_with_bounds(1, Self::MAX_NS, 3).expect("the bounds are in the allowed range");
+        let histogram =
+            Histogram::new_with_bounds(1, Self::MAX_NS, 3).expect("the bounds are in the allowed range");
         Self { histogram }
     }
 
@@ -53,7 +54,11 @@ impl From<Vec<(u64, u64)>> for Latency {
 
 impl From<Latency> for Vec<(u64, u64)> {
     fn from(latency: Latency) -> Self {
-        latency.histogram.iter_recorded().map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+        latency
+            .histogram
+            .iter_recorded()
+            .map(|step| (step.value_iterated_to(), step.count_at_value()))
+            .collect()
     }
 }
 
@@ -62,6 +67,8 @@ impl From<Latency> for Vec<(u64, u64)> {
 pub(crate) struct Tally {
     /// Handshakes that succeeded, of all rounds.
     pub(crate) handshakes: u64,
+    /// Those of them by which a connection came back in a storm.
+    pub(crate) returns: u64,
     pub(crate) handshake_latency: Latency,
     /// Connections in their rooms at the end.
     pub(crate) joined: u64,
@@ -103,6 +110,7 @@ impl Tally {
     pub(crate) fn new() -> Self {
         Self {
             handshakes: 0,
+            returns: 0,
             handshake_latency: Latency::new(),
             joined: 0,
             join_latency: Latency::new(),
@@ -128,6 +136,7 @@ impl Tally {
 
     pub(crate) fn add(&mut self, other: &Self) {
         self.handshakes += other.handshakes;
+        self.returns += other.returns;
         self.handshake_latency.add(&other.handshake_latency);
         self.joined += other.joined;
         self.join_latency.add(&other.join_latency);
@@ -197,8 +206,10 @@ impl Figures {
 
     /// One line a figure: its name in words and its value.
     pub(crate) fn table(&self) -> String {
-        let shown = self.figures.iter().filter(|(_, value)| !value.is_null() && *value != serde_json::json!({}));
-        let rows: Vec<(String, String)> = shown.map(|(key, value)| (key.replace('_', " "), words(value))).collect();
+        let shown =
+            self.figures.iter().filter(|(_, value)| !value.is_null() && *value != serde_json::json!({}));
+        let rows: Vec<(String, String)> =
+            shown.map(|(key, value)| (key.replace('_', " "), words(value))).collect();
         let width = rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         rows.iter().map(|(name, value)| format!("{name:width$}  {value}\n")).collect()
     }
@@ -266,9 +277,13 @@ mod tests {
         figures.number("cpu_us_per_message", None);
         figures.number("a_rate_per_second", Some(1_234_567.891_23));
         figures.put("errors", 0);
-        let json = r#"{"scenario":"echo","cpu_us_per_message":null,"a_rate_per_second":1234567.891,"errors":0}"#;
+        let json =
+            r#"{"scenario":"echo","cpu_us_per_message":null,"a_rate_per_second":1234567.891,"errors":0}"#;
         assert_eq!(figures.json(), json);
-        assert_eq!(figures.table(), "scenario           echo\na rate per second  1,234,567.891\nerrors             0\n");
+        assert_eq!(
+            figures.table(),
+            "scenario           echo\na rate per second  1,234,567.891\nerrors             0\n"
+        );
     }
 
     #[test]

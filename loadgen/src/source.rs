@@ -21,7 +21,9 @@ impl Sources {
     /// The addresses to use when none are asked for: all of 127.0.0.0/8 against a loopback target; elsewhere the kernel chooses.
     pub(crate) fn for_target(target: IpAddr) -> Option<Self> {
         match target {
-            IpAddr::V4(address) if address.is_loopback() => Some(Self::network(Ipv4Addr::new(127, 0, 0, 0), 8)),
+            IpAddr::V4(address) if address.is_loopback() => {
+                Some(Self::network(Ipv4Addr::new(127, 0, 0, 0), 8))
+            }
             _ => None,
         }
     }

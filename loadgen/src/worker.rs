@@ -78,7 +78,12 @@ fn start(plan: &Plan, channel: &mut Channel) -> io::Result<()> {
 }
 
 /// Carries out orders until `Report`, or until the parent is gone.
-fn serve(channel: &mut Channel, mut clients: Clients, mut load: impl Load, connections: usize) -> io::Result<()> {
+fn serve(
+    channel: &mut Channel,
+    mut clients: Clients,
+    mut load: impl Load,
+    connections: usize,
+) -> io::Result<()> {
     clients.watch(channel.as_fd(), CONTROL)?;
     let mut phase: Option<Command> = None;
     let mut meter = CpuMeter::default();

@@ -75,24 +75,22 @@ pub(super) fn max_fds() -> Option<u64> {
 mod tests {
     use super::*;
 
+    // Other tests of this process come and go, so what is held is compared, not what has changed.
+
     #[test]
-    fn resident_memory_grows_with_what_is_touched() {
+    fn resident_memory_is_at_least_what_is_held() {
         let memory = Memory::open().expect("there is a /proc");
-        let before = memory.resident_bytes().expect("it can be read");
-        let touched = std::hint::black_box(vec![1u8; 64 << 20]);
-        let after = memory.resident_bytes().expect("it can be read twice");
-        assert!(before > 0);
-        // Other tests of this process may give memory back in the meantime.
-        assert!(after > before + (touched.len() as u64) / 2, "{before} to {after}");
+        let held = std::hint::black_box(vec![1u8; 64 << 20]);
+        let resident = memory.resident_bytes().expect("it can be read");
+        assert!(resident >= held.len() as u64, "{resident}");
+        assert!(memory.resident_bytes().is_ok(), "it can be read again");
     }
 
     #[test]
-    fn descriptors_are_counted() {
-        let Some(before) = open_fds() else { return };
-        let files: Vec<File> = (0..100).map(|_| File::open("/proc/self/statm").expect("opens")).collect();
-        let after = open_fds().expect("the kernel still says so");
-        assert!(after > before + 50, "{before} to {after} with {} more", files.len());
-        assert!(max_fds().is_none_or(|max| max >= after));
+    fn descriptors_are_at_least_those_that_are_held() {
+        let held: Vec<File> = (0..100).map(|_| File::open("/proc/self/statm").expect("opens")).collect();
+        let Some(open) = open_fds() else { return };
+        assert!(open >= held.len() as u64 && max_fds().is_none_or(|max| open <= max), "{open}");
     }
 
     #[test]

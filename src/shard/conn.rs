@@ -18,8 +18,8 @@ pub struct Conn {
     pub stamp: u32,
     /// Frames of this turn, in the turn's arena.
     pub pending: Pending,
-    /// The linger window of the last flush; see `Turn`.
-    pub flushed_window: u32,
+    /// When it was last written to, as [`Time::ms32`].
+    pub flushed_ms: u32,
     /// When the last bytes came, as [`Time::ms32`].
     pub heard_ms: u32,
     /// Where it is in its life.
@@ -77,7 +77,7 @@ pub enum Stage {
 pub enum Due {
     /// Nothing is pending.
     No,
-    /// At the end of the linger window.
+    /// When what lingers is due.
     Later,
     /// At the end of the turn.
     Now,
@@ -113,7 +113,7 @@ impl Conn {
         Conn {
             stamp,
             pending: Pending::NONE,
-            flushed_window: 0,
+            flushed_ms: now.ms32(),
             heard_ms: now.ms32(),
             stage: Stage::Http,
             due: Due::No,

@@ -327,7 +327,7 @@ impl Shard {
     /// The shards that got mail in this turn. The reactor rings for them before it writes, so that other cores start meanwhile.
     pub fn take_bells(&mut self) -> ShardSet {
         if self.turn.is_full() {
-            // What lingers holds the arena: it leaves now rather than at the end of the window.
+            // What lingers holds the arena: it leaves now rather than later.
             self.end_linger();
         }
         std::mem::take(&mut self.bells)
@@ -423,8 +423,8 @@ impl Shard {
         self.turn.end();
         self.ping = None;
         let stats = &self.stats.shards[usize::from(self.id)];
-        let window_end = self.turn.window_end();
-        if window_end.is_none() {
+        let linger_end = self.turn.linger_end();
+        if linger_end.is_none() {
             for published in self.published.drain(..) {
                 stats.publish_latency.record(published, now);
             }
@@ -434,7 +434,7 @@ impl Shard {
         stats.receive_bytes.set(self.pool.leased_bytes() as u64);
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
-        [self.wheel.next_ms(now), window_end.map(ahead_ms), drain].into_iter().flatten().min()
+        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain].into_iter().flatten().min()
     }
 
     /// True when the shard has been told to drain: nothing more is accepted.
@@ -466,7 +466,7 @@ impl Shard {
 
     /// What lingers is due now.
     fn end_linger(&mut self) {
-        for slot in self.turn.end_window() {
+        for slot in self.turn.end_linger() {
             if let Some(conn) = self.conns.get_mut(slot as usize)
                 && conn.due == Due::Later
             {

@@ -4,8 +4,8 @@
 //! encoded one behind the other for the same connection are one range, so that sixteen events to a room leave as one plain
 //! `send` of one piece of memory. When all that is due has been flushed, the arena is empty again.
 //!
-//! With a linger the arena lives on for a window: the first frame for a connection within a window leaves at once, further ones
-//! wait until the window ends and leave together.
+//! With a linger, an event for a connection that was written to within the linger waits, and the arena lives on: what waits leaves
+//! together, at the latest a linger after the first of it came. A connection that has been quiet gets its event at once.
 
 use super::conn::{Conn, Due};
 use crate::message::Slot;
@@ -23,11 +23,13 @@ pub struct Turn {
     /// Connections to flush in this turn, in the order in which they came due, and how far the flush is.
     dirty: Vec<Slot>,
     flushed: usize,
-    /// Connections to flush when the window ends. May name some that have been flushed or released since.
+    /// Connections that wait for the end of the linger. May name some that have been flushed or released since.
     lingering: Vec<Slot>,
-    linger_ns: u64,
-    /// The window that `now` is in: `now / linger`. Never 0, so that a new connection is in no window.
-    window: u32,
+    /// When they have waited long enough; `None` exactly when there are none.
+    linger_end: Option<Time>,
+    linger_ms: u32,
+    /// When this turn began.
+    now: Time,
 }
 
 /// A range of the arena, and the next one for the same connection.
@@ -84,28 +86,27 @@ impl Turn {
             dirty: Vec::new(),
             flushed: 0,
             lingering: Vec::new(),
-            linger_ns: u64::from(linger_ms) * 1_000_000,
-            window: 1,
+            linger_end: None,
+            linger_ms,
+            now: Time::default(),
         }
     }
 
-    /// A turn begins. True when the window has ended: then what lingers is due, see [`Turn::end_window`].
+    /// A turn begins. True when what lingers is due: see [`Turn::end_linger`].
     pub fn begin(&mut self, now: Time) -> bool {
-        if self.linger_ns == 0 {
-            return false;
-        }
-        let window = ((now.ns() / self.linger_ns) as u32).max(1);
-        std::mem::replace(&mut self.window, window) != window && !self.lingering.is_empty()
+        self.now = now;
+        self.linger_end.is_some_and(|end| end <= now)
     }
 
     /// Hands out the connections that linger, for the caller to [`Turn::hurry`] those that are still there.
-    pub fn end_window(&mut self) -> Vec<Slot> {
+    pub fn end_linger(&mut self) -> Vec<Slot> {
+        self.linger_end = None;
         std::mem::take(&mut self.lingering)
     }
 
-    /// When the window ends in which something lingers.
-    pub fn window_end(&self) -> Option<Time> {
-        (!self.lingering.is_empty()).then(|| Time::from_ns((u64::from(self.window) + 1) * self.linger_ns))
+    /// When what lingers is due.
+    pub fn linger_end(&self) -> Option<Time> {
+        self.linger_end
     }
 
     /// True when the arena should be flushed before more is put in.
@@ -149,8 +150,8 @@ impl Turn {
         start as u32..self.bytes.len() as u32
     }
 
-    /// Gives `range` to a connection. It leaves at the end of the turn, or with `may_linger` at the end of the window when the
-    /// connection was flushed in this window already.
+    /// Gives `range` to a connection. It leaves at the end of the turn; with `may_linger` it waits when the connection was flushed
+    /// less than a linger ago.
     #[inline]
     pub fn give(&mut self, conn: &mut Conn, slot: Slot, range: &Range<u32>, may_linger: bool) {
         match self.nodes.get_mut(conn.pending.tail as usize) {
@@ -167,10 +168,11 @@ impl Turn {
             }
         }
         if conn.due != Due::Now {
-            if may_linger && self.linger_ns > 0 && conn.flushed_window == self.window {
+            if may_linger && self.now.ms32().wrapping_sub(conn.flushed_ms) < self.linger_ms {
                 if conn.due == Due::No {
                     conn.due = Due::Later;
                     self.lingering.push(slot);
+                    self.linger_end.get_or_insert(self.now.plus_ms(self.linger_ms.into()));
                 }
             } else {
                 self.hurry(conn, slot);
@@ -251,7 +253,7 @@ impl Turn {
     pub fn flushed(&self, conn: &mut Conn) {
         conn.pending = Pending::NONE;
         conn.due = Due::No;
-        conn.flushed_window = self.window;
+        conn.flushed_ms = self.now.ms32();
     }
 
     /// Everything that was due has been flushed.
@@ -387,33 +389,33 @@ mod tests {
     }
 
     #[test]
-    fn the_first_frame_of_a_window_leaves_at_once_and_the_others_together() {
+    fn who_was_quiet_is_served_at_once_and_further_events_leave_together() {
         let mut turn = Turn::new(10);
         let mut one = conn();
         let at = Time::from_ms;
         assert!(!turn.begin(at(103)));
         let range = turn.copy(Opcode::Text, b"1");
         turn.give(&mut one, 1, &range, true);
-        assert_eq!(turn.next_dirty(), Some(1), "nothing was flushed in this window, so there is no wait");
+        assert_eq!(turn.next_dirty(), Some(1), "nothing was flushed lately, so there is no wait");
         turn.flushed(&mut one);
         turn.end();
-        for ms in [104, 106] {
+        for ms in [104, 112] {
             assert!(!turn.begin(at(ms)));
             let range = turn.copy(Opcode::Text, b"2");
             turn.give(&mut one, 1, &range, true);
             assert_eq!(turn.next_dirty(), None);
-            assert_eq!(turn.window_end(), Some(at(110)));
+            assert_eq!(turn.linger_end(), Some(at(114)), "a linger after the first that waits");
             turn.end();
         }
-        assert!(turn.begin(at(110)));
-        for slot in turn.end_window() {
+        assert!(turn.begin(at(114)));
+        for slot in turn.end_linger() {
             turn.hurry(&mut one, slot);
         }
         assert_eq!(turn.next_dirty(), Some(1));
         assert_eq!(written(&turn.gather(one.pending)), [0x81, 1, b'2', 0x81, 1, b'2']);
         turn.flushed(&mut one);
         turn.end();
-        assert_eq!(turn.window_end(), None);
+        assert_eq!(turn.linger_end(), None);
         let range = turn.copy(Opcode::Text, b"3");
         turn.give(&mut one, 1, &range, false);
         assert_eq!(turn.next_dirty(), Some(1), "an answer does not linger");

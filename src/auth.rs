@@ -32,6 +32,7 @@ pub struct Gate {
     rules: Rules,
     sockets: AtomicUsize,
     open: AtomicUsize,
+    peak: AtomicUsize,
     draining: AtomicBool,
     hasher: RandomState,
     per_ip: [Mutex<HashMap<Ip, u32>>; Gate::STRIPES],
@@ -60,6 +61,7 @@ impl Gate {
             rules,
             sockets: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             hasher: RandomState::new(),
             per_ip: Default::default(),
@@ -101,6 +103,7 @@ impl Gate {
             }
             *count += 1;
         }
+        self.peak.fetch_max(self.open(), Relaxed);
         Ok(())
     }
 
@@ -124,6 +127,11 @@ impl Gate {
     /// Open connections now.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
+    }
+
+    /// The most open connections at once so far.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Relaxed)
     }
 
     /// How many there may be.

@@ -139,6 +139,9 @@ settings! {
     outbox: Outbox {
         /// Bytes that may wait for one connection; at least `limits.message_bytes_max` + 1024.
         bytes_max: u32 = "4MiB", Kind::Bytes { min: 1149, max: GIB };
+        /// Bytes that may wait for all connections together, each shard having an equal share; at least `outbox.bytes_max`. When it is
+        /// used up, every outbox counts as full.
+        total_bytes_max: u64 = "1GiB", Kind::Bytes { min: 1149, max: 1024 * GIB };
         /// What happens to a connection whose outbox is full: `disconnect` closes it with 4001; `drop` leaves messages out
         /// and tells it how many.
         policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
@@ -272,6 +275,12 @@ const RULES: &[Rule] = &[
         // Neither sum overflows: a message has at most 256 MiB.
         holds: |config| config.outbox.bytes_max >= config.limits.message_bytes_max + OUTBOX_MARGIN_BYTES,
         must: "be at least limits.message_bytes_max + 1024",
+    },
+    Rule {
+        key: "outbox.total_bytes_max",
+        other: "outbox.bytes_max",
+        holds: |config| config.outbox.total_bytes_max >= u64::from(config.outbox.bytes_max),
+        must: "be at least outbox.bytes_max",
     },
     Rule {
         key: "drain.spread_ms",
@@ -486,15 +495,11 @@ impl Config {
             OutboxPolicy::Disconnect => "then it is disconnected",
             OutboxPolicy::Drop => "then messages for it are dropped",
         };
-        let each = u64::from(outbox.bytes_max);
-        lines.push(format!("For a slow connection {} may wait, {then}.", size(each)));
-        // 16,000,000 connections of 1 GiB are 2^54 bytes.
-        lines.push(match limits.connections_max {
-            0 => format!("For every 1000 slow connections, outboxes take up to {}.", size(1000 * each)),
-            max => {
-                format!("If all are slow at once, their outboxes take up to {}.", size(u64::from(max) * each))
-            }
-        });
+        lines.push(format!(
+            "For a slow connection {} may wait, for all of them {}; {then}.",
+            size(outbox.bytes_max.into()),
+            size(outbox.total_bytes_max)
+        ));
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
             time(drain.spread_ms),
@@ -1465,7 +1470,9 @@ mod tests {
         assert_eq!((limits.room_name_bytes_max, limits.receive_bytes_max), (200, 268_435_456));
         assert!(limits.origins.is_empty() && limits.trusted_proxies.is_empty());
         assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 25_000, ping_timeout_ms: 20_000 });
-        assert_eq!(config.outbox, Outbox { bytes_max: 4_194_304, policy: OutboxPolicy::Disconnect });
+        let outbox =
+            Outbox { bytes_max: 4_194_304, total_bytes_max: 1 << 30, policy: OutboxPolicy::Disconnect };
+        assert_eq!(config.outbox, outbox);
         assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
         assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
         assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
@@ -1894,7 +1901,7 @@ mod tests {
             "  At most 50000 connections; ",
             "  A connection may send 20 messages a second, and 20 at once.\n",
             "  Limits that are off: connections_per_ip_max, accepts_per_second_max, origins.\n",
-            "  If all are slow at once, their outboxes take up to 195.3 GiB.\n",
+            "  For a slow connection 4 MiB may wait, for all of them 1 GiB; then it is disconnected.\n",
             "CAUTION, whoever reaches that port controls the server.\n",
             "  CAUTION: every client is a trusted proxy and can claim any address.\n",
         ] {

@@ -86,6 +86,7 @@ impl std::error::Error for Failure {}
 /// # Errors
 /// See [`Failure`]. Nothing is served then.
 pub fn run(config: &Config) -> Result<(), Failure> {
+    sys::return_freed_memory();
     let clock = Clock::start();
     let cpus = sys::cpus();
     let shards = match config.server.shards as usize {
@@ -136,6 +137,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             .map_err(Failure::System)?;
     }
     drop(stopped);
+    // What is asked of the control port must not cost the shards their processors.
+    sys::give_way();
 
     tracing::info!(
         listen = %listening,
@@ -264,11 +267,6 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
 /// What each shard goes by.
 fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, .. } = config;
-    let burst = if limits.messages_burst_max == 0 {
-        limits.messages_per_second_max
-    } else {
-        limits.messages_burst_max
-    };
     Settings {
         // The kernel may put them all on one shard. What is not touched costs nothing.
         connections_reserved: sockets_max + shards,
@@ -282,7 +280,7 @@ fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
         frames_per_message_max: limits.frames_per_message_max,
         messages_per_frame_max: limits.messages_per_frame_max as usize,
         messages_per_second_max: limits.messages_per_second_max,
-        messages_burst_max: burst,
+        messages_burst_max: limits.messages_burst_max,
         rooms_per_connection_max: limits.rooms_per_connection_max as usize,
         room_name_bytes_max: limits.room_name_bytes_max as usize,
         // A share for each, but never less than one message takes while its buffer doubles.
@@ -291,6 +289,7 @@ fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
         ping_interval_ms: heartbeat.ping_interval_ms,
         ping_timeout_ms: heartbeat.ping_timeout_ms,
         outbox_bytes_max: outbox.bytes_max as usize,
+        outbox_total_bytes_max: (outbox.total_bytes_max as usize / shards).max(outbox.bytes_max as usize),
         outbox_policy: match outbox.policy {
             OutboxPolicy::Disconnect => shard::OutboxPolicy::Disconnect,
             OutboxPolicy::Drop => shard::OutboxPolicy::Drop,

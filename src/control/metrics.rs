@@ -182,6 +182,8 @@ impl Numbers {
             None,
             connections_max,
         )?;
+        let peak = control.gate.peak() as u64;
+        gauge(encoder, "throng_connections_peak", "The most open connections at once so far.", None, peak)?;
         let sockets_max = control.sockets_max as u64;
         gauge(encoder, "throng_sockets_max", "Sockets there may be.", None, sockets_max)?;
         let rooms = control.bus.rooms() as u64;

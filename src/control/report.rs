@@ -19,6 +19,7 @@ pub(super) struct Report {
     uptime_seconds: u64,
     memory_bytes: u64,
     connections_max: usize,
+    connections_peak: usize,
     sockets_max: usize,
     #[serde(flatten)]
     figures: Figures,
@@ -108,6 +109,7 @@ impl Report {
             uptime_seconds: control.clock.now().ms() / 1000,
             memory_bytes: stats.memory_bytes.value(),
             connections_max: control.gate.connections_max(),
+            connections_peak: control.gate.peak(),
             sockets_max: control.sockets_max,
             figures,
             shards: all

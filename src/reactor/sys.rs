@@ -49,6 +49,28 @@ pub fn pin(cpu: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &set)?)
 }
 
+/// Lets other threads go before this one where processors are short. Threads that it starts later do the same.
+pub fn give_way() {
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!(%error, "cannot lower the priority of the control thread");
+    }
+}
+
+/// Tells the allocator to give large blocks back to the system when they are freed. Left alone, glibc raises its threshold for
+/// that with every large block that is freed, up to 32 MiB, and what a crowd needed stays with the process when the crowd has
+/// gone: 70 of 110 MB after a million rooms, against 7 MB with this.
+pub fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    #[expect(unsafe_code, reason = "mallopt has no safe wrapper")]
+    {
+        const LARGE_BYTES: libc::c_int = 64 << 10;
+        // SAFETY: mallopt(3) takes two integers and may be called at any time; it is called before other threads are started.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE_BYTES) };
+    }
+}
+
 /// Raises the limit on open files as far as this process may, and answers what it is then.
 pub fn descriptors_max() -> usize {
     let limit = getrlimit(Resource::Nofile);

@@ -78,6 +78,8 @@ pub struct Settings {
     pub ping_timeout_ms: u32,
     /// Bytes that may wait for one connection.
     pub outbox_bytes_max: usize,
+    /// Bytes that may wait on this shard.
+    pub outbox_total_bytes_max: usize,
     /// What happens to a connection whose outbox is full.
     pub outbox_policy: OutboxPolicy,
 }
@@ -100,6 +102,8 @@ pub enum Farewell {
     Close(Slot),
 }
 
+/// Pieces of mail for which room is kept when there is none.
+const MAIL_KEPT: usize = 1024;
 /// How long a peer has to end its side once ours has ended, in milliseconds.
 const CLOSE_TIMEOUT_MS: u32 = 5_000;
 /// How often a drain goes on, in milliseconds.
@@ -422,6 +426,9 @@ impl Shard {
     pub fn end_turn(&mut self, now: Time) -> Option<u32> {
         self.turn.end();
         self.ping = None;
+        if self.mail.is_empty() {
+            self.mail.shrink_to(MAIL_KEPT);
+        }
         let stats = &self.stats.shards[usize::from(self.id)];
         let linger_end = self.turn.linger_end();
         if linger_end.is_none() {
@@ -545,14 +552,16 @@ impl Shard {
         let leftover = turn.after(conn.pending, sent, framed);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
+        // What is left for all may be less than what this one may still take.
+        let left = settings.outbox_total_bytes_max.saturating_sub(stats.outbox_bytes.value() as usize);
+        let bytes_max = settings.outbox_bytes_max.min(before + left);
         for piece in &leftover.cut {
             outbox.push_rest(piece);
         }
-        let dropped: u64 =
-            leftover.frames.iter().map(|frames| outbox.push_frames(frames, settings.outbox_bytes_max)).sum();
+        let dropped: u64 = leftover.frames.iter().map(|frames| outbox.push_frames(frames, bytes_max)).sum();
         let added = (outbox.len() - before) as u64;
         // A peer that asks and asks by HTTP and never reads has no frames to drop.
-        let overfull = !framed && outbox.len() > settings.outbox_bytes_max;
+        let overfull = !framed && outbox.len() > bytes_max;
         drop(leftover);
         turn.flushed(conn);
         stats.outbox_bytes.add(added);

@@ -27,6 +27,9 @@ pub enum CloseCode {
 /// The longest reason that fits a close frame, in bytes (RFC 6455 section 5.5: 125 with the code).
 pub const REASON_BYTES_MAX: usize = 123;
 
+/// Registered with IANA since RFC 6455, and taken by other servers; a client that is itself a gateway may send it.
+const BAD_GATEWAY: u16 = 1014;
+
 /// What a peer's close frame says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Close {
@@ -46,7 +49,7 @@ pub fn parse(payload: &[u8]) -> Result<Close, CloseCode> {
         return if payload.is_empty() { Ok(Close::Empty) } else { Err(CloseCode::Protocol) };
     };
     let code = u16::from_be_bytes(*code);
-    if !Registered::from(code).is_allowed() {
+    if !Registered::from(code).is_allowed() && code != BAD_GATEWAY {
         return Err(CloseCode::Protocol);
     }
     if std::str::from_utf8(reason).is_err() {
@@ -64,7 +67,8 @@ mod tests {
         let with = |code: u16, reason: &[u8]| [&code.to_be_bytes(), reason].concat();
         assert_eq!(parse(b""), Ok(Close::Empty));
         assert_eq!(parse(&[3]), Err(CloseCode::Protocol));
-        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 3000, 3999, 4000, 4999]
+        for code in
+            [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999]
         {
             assert_eq!(parse(&with(code, b"bye")), Ok(Close::Code(code)));
         }

@@ -3,6 +3,7 @@
 
 use crate::message::Publication;
 use serde::Deserialize;
+use serde::de::{Error as _, Unexpected};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use smallvec::{SmallVec, smallvec};
@@ -14,6 +15,8 @@ use std::io::Write;
 pub const DEPTH_MAX: usize = 128;
 /// The longest `id`, in bytes as it is written.
 pub const ID_BYTES_MAX: usize = 64;
+/// Where the message of an error is cut, in bytes.
+const MESSAGE_BYTES_MAX: usize = 200;
 /// The longest event name, in bytes.
 pub const EVENT_BYTES_MAX: usize = 200;
 
@@ -183,8 +186,9 @@ struct OnlyId<'a> {
 /// # Errors
 /// What is wrong with it. Nothing has been done then.
 pub fn decode(message: &str, room_name_bytes_max: usize) -> Result<Command<'_>, Refusal<'_>> {
-    let fields: Fields<'_> =
-        serde_json::from_str(message).map_err(|error| refuse_json(&error).with_id(id_of(message)))?;
+    let fields: Fields<'_> = serde_json::from_str(message)
+        .and_then(|fields| only_object(message.as_bytes(), fields))
+        .map_err(|error| refuse_json(&error).with_id(id_of(message)))?;
     let payload = match fields.data {
         Some(data) if is_too_deep(data.get()) => {
             let refusal = Refusal::new(Code::BadJson, format!("`data` nests deeper than {DEPTH_MAX}"));
@@ -198,8 +202,15 @@ pub fn decode(message: &str, room_name_bytes_max: usize) -> Result<Command<'_>, 
 
 /// The `id` of a message that is otherwise not looked at.
 pub fn id_of(message: &str) -> Option<Id<'_>> {
-    let OnlyId { id } = serde_json::from_str(message).ok()?;
+    let OnlyId { id } =
+        serde_json::from_str(message).and_then(|fields| only_object(message.as_bytes(), fields)).ok()?;
     read_id(id).ok()?
+}
+
+/// The `id` of the message in a binary frame that is otherwise not looked at.
+pub fn id_of_binary(frame: &[u8]) -> Option<Id<'_>> {
+    let head = frame.split(|byte| *byte == b'\n').next()?;
+    id_of(std::str::from_utf8(head).ok()?)
 }
 
 /// Reads a binary frame: a publish as JSON, a newline, the payload.
@@ -213,8 +224,10 @@ pub fn decode_binary(frame: &[u8], room_name_bytes_max: usize) -> Result<Command
             "a binary frame is a publish as JSON, a newline, and the payload",
         ));
     };
-    let fields: Fields<'_> =
-        serde_json::from_slice(&frame[..newline]).map_err(|error| refuse_json(&error))?;
+    let head = &frame[..newline];
+    let fields: Fields<'_> = serde_json::from_slice(head)
+        .and_then(|fields| only_object(head, fields))
+        .map_err(|error| refuse_json(&error).with_id(id_of_binary(frame)))?;
     let id = read_id(fields.id)?;
     if fields.kind.as_deref() != Some("publish") {
         return Err(Refusal::new(Code::BadMessage, "a binary frame can only publish").with_id(id));
@@ -287,12 +300,27 @@ fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {
     }
 }
 
+/// Hands on the `fields` of an object. serde also takes an array of their values, in the order in which they are declared here.
+fn only_object<T>(json: &[u8], fields: T) -> serde_json::Result<T> {
+    if json.trim_ascii_start().starts_with(b"{") {
+        Ok(fields)
+    } else {
+        Err(serde_json::Error::invalid_type(Unexpected::Seq, &"an object"))
+    }
+}
+
 fn refuse_json<'a>(error: &serde_json::Error) -> Refusal<'a> {
     let code = match error.classify() {
         Category::Data => Code::BadMessage,
         Category::Syntax | Category::Eof | Category::Io => Code::BadJson,
     };
-    Refusal::new(code, error.to_string())
+    // serde quotes what it found, which may be as long as the message.
+    let mut message = error.to_string();
+    if message.len() > MESSAGE_BYTES_MAX {
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+        message.push('…');
+    }
+    Refusal::new(code, message)
 }
 
 /// True when arrays and objects nest deeper than [`DEPTH_MAX`] in `json`, which is known to be well-formed.
@@ -461,6 +489,9 @@ mod tests {
         check(r#"{"type":"publish","room":"a","event":"\u0000"}"#, Code::BadEvent, "control", None);
         check(r#"{"type":"ping","id":{}}"#, Code::BadMessage, "`id` is", None);
         check(&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(63)), Code::BadMessage, "64 bytes", None);
+        let long = format!(r#"{{"type":"join","rooms":"{}","id":1}}"#, "ü".repeat(10_000));
+        let (_, text, _) = refused(&long);
+        assert!(text.len() <= MESSAGE_BYTES_MAX + 3, "what a client sent does not come back at length");
         check(r#"{"type":"ping","id":1,"id":2}"#, Code::BadMessage, "duplicate", None);
     }
 
@@ -493,6 +524,15 @@ mod tests {
     }
 
     #[test]
+    fn a_message_is_an_object_even_where_serde_takes_an_array() {
+        let (code, message, id) = refused(r#"["ping",null,null,null,null,false,7]"#);
+        assert_eq!((code, id), (Code::BadMessage, None));
+        assert!(message.contains("object"), "{message}");
+        let binary = decode_binary(b"[\"publish\",null,\"a\",\"e\",null,false,7]\nbytes", 20);
+        assert_eq!(binary.expect_err("must be refused").code, Code::BadMessage);
+    }
+
+    #[test]
     fn binary_frames_publish_and_nothing_else() {
         let Ok(Command::Publish { payload, id: Some("4"), .. }) =
             decode_binary(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\",\"id\":4}\n\x00\n\xff", 20)
@@ -508,6 +548,9 @@ mod tests {
             Code::BadMessage
         );
         assert_eq!(code(b"\xff\xfe\n"), Code::BadJson);
+        let refusal =
+            decode_binary(b"{\"type\":\"publish\",\"room\":7,\"id\":4}\n", 20).expect_err("must be refused");
+        assert_eq!(refusal.id, Some("4"), "whatever is wrong, the id comes back");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The reactor on epoll, edge-triggered, through mio.
 //!
-//! Sockets are registered once, for both directions, and never again. A read that does not fill the buffer has drained the
-//! socket, as `epoll(7)` says of stream sockets; what comes later is a new edge. When the end of the stream is announced
-//! together with data, the socket is read once more in the next turn, since no further edge will come for it.
+//! A socket is registered once, to be told when it can be read; that it can be written is asked for only when a write was refused,
+//! since otherwise each new connection would wake us just to say that it can be. A read that does not fill the buffer has
+//! drained the socket, as `epoll(7)` says of stream sockets; what comes later is a new edge. When the end of the stream is
+//! announced together with data, the socket is read once more in the next turn, since no further edge will come for it.
 
 use super::Parts;
 use crate::bus::Bus;
@@ -15,7 +16,7 @@ use crate::time::{Clock, Time};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(super) struct Epoll {
     events: Events,
     listener: Option<TcpListener>,
     /// By slot.
-    sockets: Vec<Option<TcpStream>>,
+    sockets: Vec<Option<Socket>>,
     scratch: Box<[u8]>,
     shard: Shard,
     id: ShardId,
@@ -49,6 +50,16 @@ pub(super) struct Epoll {
     /// After how many milliseconds the shard wants a turn.
     ahead_ms: Option<u32>,
 }
+
+struct Socket {
+    stream: TcpStream,
+    /// True exactly when the kernel tells us that it can be written.
+    writer_armed: bool,
+}
+
+// A debug build of mio keeps more.
+#[cfg(not(debug_assertions))]
+const _: () = assert!(size_of::<Option<Socket>>() == 8);
 
 /// Whether there may be connections to accept.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -170,12 +181,12 @@ impl Epoll {
 
     /// One read. `ending` when the kernel has announced the end of the stream, which must then be read, too.
     fn read(&mut self, slot: Slot, ending: bool, now: Time) {
-        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
+        let Some(Some(Socket { stream, .. })) = self.sockets.get_mut(slot as usize) else { return };
         if self.shard.is_full() {
             self.unread.push(slot);
             return;
         }
-        match socket.read(&mut self.scratch) {
+        match stream.read(&mut self.scratch) {
             Ok(0) => self.shard.hang_up(slot),
             Ok(count) => {
                 self.shard.receive(slot, &mut self.scratch[..count], now);
@@ -209,7 +220,7 @@ impl Epoll {
             }
             budget -= 1;
             match listener.accept() {
-                Ok((socket, peer)) => self.welcome(socket, peer.ip(), now),
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = Accepting::Idle,
                 // Of these the kernel says nothing about the listener: the one connection was lost.
                 Err(error)
@@ -222,31 +233,35 @@ impl Epoll {
         }
     }
 
-    fn welcome(&mut self, mut socket: TcpStream, peer: std::net::IpAddr, now: Time) {
+    fn welcome(&mut self, stream: TcpStream, peer: IpAddr, now: Time) {
         let slot = self.shard.accept(peer, now);
         let at = slot as usize;
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
-        let both = Interest::READABLE | Interest::WRITABLE;
-        match self.poll.registry().register(&mut socket, Token(at), both) {
-            Ok(()) => self.sockets[at] = Some(socket),
-            Err(error) => {
-                tracing::warn!(%error, shard = self.id, "cannot watch a new connection");
-                self.shard.hang_up(slot);
-            }
+        self.sockets[at] = Some(Socket { stream, writer_armed: false });
+        // In a storm the request is there by now, and the answer leaves with this turn. Watched only after that, so that the kernel
+        // does not report what was read already; what has come in between it reports at once.
+        self.read(slot, false, now);
+        if let Some(Some(socket)) = self.sockets.get_mut(at)
+            && let Err(error) =
+                self.poll.registry().register(&mut socket.stream, Token(at), Interest::READABLE)
+        {
+            tracing::warn!(%error, shard = self.id, "cannot watch a new connection");
+            self.shard.hang_up(slot);
         }
     }
 
     fn flush(&mut self) {
         while let Some(slot) = self.shard.next_dirty() {
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
+            let stream = &mut socket.stream;
             loop {
                 let (offered, result) = match self.shard.gather(slot) {
                     Gathered::Nothing => break,
-                    Gathered::One(bytes) => (bytes.len(), socket.write(bytes)),
+                    Gathered::One(bytes) => (bytes.len(), stream.write(bytes)),
                     Gathered::Many(slices) => {
-                        (slices.iter().map(|slice| slice.len()).sum(), socket.write_vectored(&slices))
+                        (slices.iter().map(|slice| slice.len()).sum(), stream.write_vectored(&slices))
                     }
                 };
                 let count = match result {
@@ -258,7 +273,18 @@ impl Epoll {
                         break;
                     }
                 };
-                if !self.shard.sent(slot, offered, count) {
+                let more = self.shard.sent(slot, offered, count);
+                if count < offered && !socket.writer_armed {
+                    let both = Interest::READABLE | Interest::WRITABLE;
+                    match self.poll.registry().reregister(stream, Token(slot as usize), both) {
+                        Ok(()) => socket.writer_armed = true,
+                        Err(error) => {
+                            tracing::warn!(%error, shard = self.id, "cannot watch a slow connection");
+                            self.shard.hang_up(slot);
+                        }
+                    }
+                }
+                if !more {
                     break;
                 }
             }
@@ -270,7 +296,7 @@ impl Epoll {
             match farewell {
                 Farewell::EndStream(slot) => {
                     if let Some(Some(socket)) = self.sockets.get(slot as usize)
-                        && socket.shutdown(Shutdown::Write).is_err()
+                        && socket.stream.shutdown(Shutdown::Write).is_err()
                     {
                         // There is nobody left to end it for.
                         self.shard.hang_up(slot);

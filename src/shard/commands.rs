@@ -34,8 +34,9 @@ impl Shard {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
             _ => {
-                let command = self.take_token(slot, now).map_err(|retry_ms| refuse_rate(retry_ms, None));
-                match command.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
+                let token = self.take_token(slot, now);
+                let token = token.map_err(|retry_ms| refuse_rate(retry_ms, native::id_of_binary(bytes)));
+                match token.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
                     Ok(Command::Publish { room, event, payload, echo, id }) => {
                         let draft = Draft {
                             room: &room,

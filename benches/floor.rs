@@ -25,12 +25,9 @@ use clap::Parser;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::{Domain, Socket, Type};
 use tokio::signal::unix::{SignalKind, signal};
 use tungstenite::handshake::derive_accept_key;
 
-/// Connections waiting to be accepted, at most; the kernel lowers it to `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
 /// Bytes of the one buffer all sockets are read into; a frame must fit.
 const INPUT_BYTES: usize = 256 * 1024;
 
@@ -128,14 +125,8 @@ struct Floor {
 
 impl Floor {
     fn bind(address: SocketAddr, coalesce: bool) -> io::Result<Floor> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        // Accepted sockets inherit it, which saves a system call per connection.
-        socket.set_tcp_nodelay(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        let mut listener = TcpListener::from_std(socket.into());
+        // throng's own listener: socket options make a difference, and are not what is measured.
+        let mut listener = TcpListener::from_std(throng::reactor::sys::listen(address)?);
         let poll = Poll::new()?;
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         Ok(Floor {

@@ -3,16 +3,19 @@
 pub mod message;
 pub mod time;
 
-pub mod dialect;
-pub mod reactor;
-pub mod shard;
 pub mod wire;
+pub mod dialect;
+pub mod shard;
+pub mod reactor;
+pub mod sim;
+#[doc(hidden)]
+pub mod fuzzing;
 
+pub mod bus;
 pub mod auth;
 pub mod buf;
-pub mod bus;
 pub mod stats;
 
-pub mod config;
 pub mod control;
+pub mod config;
 pub mod server;

@@ -89,7 +89,8 @@ impl Epoll {
             events: Events::with_capacity(EVENTS_MAX),
             listener: Some(listener),
             sockets: Vec::new(),
-            scratch: vec![0; SCRATCH_BYTES].into_boxed_slice(),
+            // Not zero, so that its pages are there from the start and the first clients do not seem to cost more than later ones.
+            scratch: vec![0xff; SCRATCH_BYTES].into_boxed_slice(),
             shard,
             id,
             bus,

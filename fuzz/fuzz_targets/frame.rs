@@ -1,0 +1,4 @@
+//! See `throng::fuzzing::frame`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| throng::fuzzing::frame(data));

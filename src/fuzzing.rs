@@ -1,0 +1,362 @@
+//! The bodies of the fuzz targets. `fuzz/` calls them with what a fuzzer makes up; a test here calls them with pseudo-random bytes and
+//! with mutations of good ones, so that plain `cargo test` runs each a little.
+//!
+//! Each panics when what it checks does not hold.
+
+use crate::auth::{Gate, Rules};
+use crate::bus::Bus;
+use crate::bus::mailbox::Mail;
+use crate::dialect::native::{self, Command};
+use crate::message::{Draft, Publication, RoomId, ShardId, Slot};
+use crate::shard::turn::Gathered;
+use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard};
+use crate::stats::Stats;
+use crate::time::Time;
+use crate::wire::frame::{self, Header, Parsed};
+use crate::wire::http::{self, Head};
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+/// Request heads: what is accepted is sound, and no beginning of it is taken for the whole.
+pub fn http(data: &[u8]) {
+    let Ok(Head::Complete(request, used)) = http::parse(data) else { return };
+    assert!(used <= data.len());
+    assert!(!request.method.is_empty() && !request.path.contains('?'));
+    // Empty when some header that is not looked at is not text.
+    let text = std::str::from_utf8(&data[..used]).unwrap_or_default();
+    if let Some(Ok(upgrade)) = request.upgrade {
+        assert!(upgrade.key.len() == 24 && (text.is_empty() || text.contains(upgrade.key)));
+        let mut out = Vec::new();
+        http::write_switch(&mut out, &upgrade);
+        assert!(out.ends_with(b"\r\n\r\n"));
+    }
+    let gate = Gate::new(Rules { trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")], ..Rules::default() });
+    // No address is made of what is none, whatever it says; that it does not panic is the point.
+    gate.client(&request.forwarded);
+    assert!(gate.check_origin(request.origin).is_ok());
+    for cut in 0..used {
+        assert!(!matches!(http::parse(&data[..cut]), Ok(Head::Complete(..))), "{cut} of {used} bytes are no head");
+    }
+}
+
+/// Frames: a header is the same read at once or bit by bit, unmasking in pieces is unmasking at once, and text is judged alike.
+pub fn frame(data: &[u8]) {
+    let whole = frame::parse(data);
+    for cut in 0..data.len().min(frame::HEADER_BYTES_MAX) {
+        match (frame::parse(&data[..cut]), &whole) {
+            (Ok(Parsed::Need(need)), Ok(Parsed::Header(header))) => assert!(need > cut && need <= header.header_bytes),
+            (Ok(Parsed::Need(need)), _) => assert!(need > cut),
+            (early, late) => assert_eq!(&early, late, "what was judged stays judged"),
+        }
+    }
+    let Ok(Parsed::Header(Header { header_bytes, mask, payload_bytes, .. })) = whole else { return };
+    let payload = &data[header_bytes..];
+    let length = payload.len().min(usize::try_from(payload_bytes).unwrap_or(usize::MAX));
+    let mut at_once = payload[..length].to_vec();
+    frame::unmask(&mut at_once, mask, 0);
+    let mut pieces = payload[..length].to_vec();
+    let step = usize::from(mask[0]) % 13 + 1;
+    let mut validated = Ok(0);
+    for start in (0..length).step_by(step) {
+        let end = (start + step).min(length);
+        frame::unmask(&mut pieces[start..end], mask, start);
+        validated = validated.and_then(|validated| frame::validate_text(&pieces[..end], validated));
+    }
+    assert_eq!(at_once, pieces);
+    match (std::str::from_utf8(&at_once), validated) {
+        (Ok(_), Ok(validated)) => assert_eq!(validated, length),
+        (Err(error), Ok(validated)) => {
+            assert!(error.error_len().is_none() && validated == error.valid_up_to(), "a character is cut short");
+        }
+        (Err(error), Err(_)) => assert!(error.error_len().is_some()),
+        (Ok(_), Err(_)) => panic!("good text was refused"),
+    }
+}
+
+/// The native dialect: what a publish becomes is JSON again with the data as it was, and every refusal can be told.
+pub fn native(data: &[u8]) {
+    const ROOM_NAME_BYTES_MAX: usize = 100;
+    if let Ok(text) = std::str::from_utf8(data) {
+        match native::split(text, 10) {
+            Ok(messages) => {
+                for message in messages {
+                    command(native::decode(message, ROOM_NAME_BYTES_MAX), false);
+                }
+            }
+            Err(refusal) => told(&refusal),
+        }
+    }
+    command(native::decode_binary(data, ROOM_NAME_BYTES_MAX), true);
+}
+
+fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
+    let (room, event, payload, id) = match result {
+        Err(refusal) => return told(&refusal),
+        Ok(Command::Join { rooms, id }) => {
+            let mut out = Vec::new();
+            native::encode_joined(&mut out, id.unwrap_or("0"), rooms.iter().map(|name| (&**name, 1)));
+            return json(&out);
+        }
+        Ok(Command::Leave { id, .. } | Command::Ping { id }) => {
+            let mut out = Vec::new();
+            native::encode_pong(&mut out, id);
+            return json(&out);
+        }
+        Ok(Command::Publish { room, event, payload, id, .. }) => (room, event, payload, id),
+    };
+    let draft =
+        Draft { room: &room, event: &event, payload, binary, except: None, published_at: Time::default() };
+    let publication = Publication::new(RoomId { index: 0, stamp: NonZeroU32::MIN }, &draft);
+    assert_eq!((publication.room_name(), publication.event(), publication.payload()), (&*room, &*event, payload));
+    let mut out = Vec::new();
+    native::encode_event(&mut out, &publication);
+    if binary {
+        let newline = out.iter().position(|byte| *byte == b'\n').expect("the head ends");
+        assert_eq!(&out[newline + 1..], payload);
+        out.truncate(newline);
+    }
+    json(&out);
+    if let Some(id) = id {
+        out.clear();
+        native::encode_ack(&mut out, id);
+        json(&out);
+    }
+}
+
+fn told(refusal: &native::Refusal<'_>) {
+    let mut out = Vec::new();
+    native::encode_error(&mut out, refusal);
+    assert!(out.len() < 2_000, "an error is short");
+    json(&out);
+}
+
+fn json(bytes: &[u8]) {
+    // Without a look at the values: numbers like 1e999 are JSON, but no number of Rust's.
+    let parsed: Result<&serde_json::value::RawValue, _> = serde_json::from_slice(bytes);
+    assert!(parsed.is_ok(), "what the server says is JSON: {}", String::from_utf8_lossy(bytes));
+}
+
+/// The shard: the bytes are a script of reactor calls on two shards, in legal order. Nothing panics, and when all sockets have been
+/// released nothing is left.
+pub fn shard(data: &[u8]) {
+    let mut world = World::new(data.first().copied().unwrap_or_default());
+    let mut script = data.get(1..).unwrap_or_default();
+    while let [op, rest @ ..] = script {
+        script = world.step(*op, rest);
+    }
+    world.end();
+}
+
+struct World {
+    bus: Arc<Bus>,
+    gate: Arc<Gate>,
+    shards: Vec<(Shard, Vec<Slot>)>,
+    now: Time,
+}
+
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const ECHO: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const MESSAGES: [&[u8]; 6] = [
+    br#"{"type":"join","rooms":["a","b","c"],"id":1}"#,
+    br#"{"type":"publish","room":"a","event":"e","data":[1,2,3],"id":2}"#,
+    br#"{"type":"publish","room":"b","event":"e","echo":true}"#,
+    br#"{"type":"leave","rooms":["a","c"]}"#,
+    br#"[{"type":"join","rooms":["d"]},{"type":"publish","room":"d","event":"x","echo":true},{"type":"leave","rooms":["d"]}]"#,
+    br#"{"type":"nonsense"}"#,
+];
+
+impl World {
+    fn new(kind: u8) -> World {
+        let settings = Settings {
+            connections_reserved: 0,
+            echo: true,
+            linger_ms: u32::from(kind & 1) * 10,
+            accepts_per_second_max: 0,
+            handshake_timeout_ms: 10_000,
+            head_bytes_max: 1024,
+            refuse_with_close: kind & 2 != 0,
+            message_bytes_max: 2_000,
+            frames_per_message_max: 4,
+            messages_per_frame_max: 8,
+            messages_per_second_max: u32::from(kind >> 4),
+            messages_burst_max: u32::from(kind >> 4),
+            rooms_per_connection_max: 3,
+            room_name_bytes_max: 20,
+            receive_bytes_max: 20_000,
+            ping_interval_ms: 1_000,
+            ping_timeout_ms: 500,
+            outbox_bytes_max: 4_000,
+            outbox_total_bytes_max: 10_000,
+            outbox_policy: if kind & 4 == 0 { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
+        };
+        let bus = Arc::new(Bus::new(2, 6));
+        let rules = Rules { connections_max: 8, sockets_max: 12, per_ip_max: Some(6), ..Rules::default() };
+        let gate = Arc::new(Gate::new(rules));
+        let stats = Arc::new(Stats::new(2));
+        let now = Time::from_ms(1);
+        let shards = (0..2)
+            .map(|id| {
+                let (bus, gate, stats) = (bus.clone(), gate.clone(), stats.clone());
+                (Shard::new(id, settings.clone(), bus, gate, stats, now), Vec::new())
+            })
+            .collect();
+        World { bus, gate, shards, now }
+    }
+
+    /// Carries out one operation and answers what is left of the script.
+    fn step<'s>(&mut self, op: u8, rest: &'s [u8]) -> &'s [u8] {
+        let (arg, rest) = rest.split_first().map_or((0, rest), |(arg, rest)| (*arg, rest));
+        let shard = usize::from(op >> 7);
+        let (it, slots) = &mut self.shards[shard];
+        let now = self.now;
+        it.begin_turn(now);
+        let slot = slots.get(usize::from(arg & 15) % slots.len().max(1)).copied();
+        let mut rest = rest;
+        match (op & 7, slot) {
+            (0, _) if it.may_accept(now) => {
+                slots.push(it.accept(IpAddr::V4(Ipv4Addr::new(10, 0, 0, arg & 1)), now));
+            }
+            (1, Some(slot)) => it.receive(slot, &mut if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec(), now),
+            (2 | 3, Some(slot)) => {
+                // A canned message as a proper frame.
+                let message = MESSAGES[usize::from(arg >> 4) % MESSAGES.len()];
+                let mut bytes = vec![0x81, 0x80 | 126, 0, message.len() as u8, 0, 0, 0, 0];
+                if message.len() < 126 {
+                    bytes = vec![0x81, 0x80 | message.len() as u8, 0, 0, 0, 0];
+                }
+                bytes.extend_from_slice(message);
+                it.receive(slot, &mut bytes, now);
+            }
+            (4, Some(slot)) => {
+                // Bytes of the script as they are.
+                let count = rest.len().min(usize::from(arg >> 4) * 9 + 1);
+                it.receive(slot, &mut rest[..count].to_vec(), now);
+                rest = &rest[count..];
+            }
+            (5, Some(slot)) if arg & 32 == 0 => it.writable(slot),
+            (5, Some(slot)) => it.hang_up(slot),
+            (6, _) => self.now = now.plus_ms([1, 7, 100, 500, 1_001, 12_000, 70_000, 5_000_000][usize::from(arg & 7)]),
+            (7, _) if arg > 250 => self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, timeout_ms: 500 }),
+            _ => {}
+        }
+        self.finish_turn(shard, op, arg);
+        rest
+    }
+
+    fn finish_turn(&mut self, shard: usize, op: u8, arg: u8) {
+        let (it, slots) = &mut self.shards[shard];
+        let now = self.now;
+        it.deliver(now);
+        it.advance(now);
+        self.bus.ring(it.take_bells());
+        while let Some(slot) = it.next_dirty() {
+            loop {
+                let offered = match it.gather(slot) {
+                    Gathered::Nothing => break,
+                    Gathered::One(bytes) => bytes.len(),
+                    Gathered::Many(slices) => slices.iter().map(|slice| slice.len()).sum(),
+                };
+                assert!(offered > 0, "there is no write of nothing");
+                // All of it, some of it, or none.
+                let count = match op & 0x18 {
+                    0 => 0,
+                    8 => offered.min(usize::from(arg)),
+                    _ => offered,
+                };
+                if !it.sent(slot, offered, count) {
+                    break;
+                }
+            }
+        }
+        while let Some(farewell) = it.next_farewell() {
+            match farewell {
+                Farewell::EndStream(slot) => assert!(slots.contains(&slot)),
+                Farewell::Close(slot) => {
+                    slots.retain(|other| *other != slot);
+                    it.release(slot);
+                }
+            }
+        }
+        it.end_turn(now);
+    }
+
+    /// Everybody goes, and nothing is left.
+    fn end(mut self) {
+        for shard in 0..self.shards.len() {
+            let now = self.now;
+            let (it, slots) = &mut self.shards[shard];
+            it.begin_turn(now);
+            for slot in slots.clone() {
+                it.hang_up(slot);
+            }
+            self.finish_turn(shard, 0x18, 0);
+            assert!(self.shards[shard].1.is_empty(), "who has hung up is seen off in the same turn");
+            assert_eq!(self.shards[shard].0.holdings(), Holdings::default());
+        }
+        assert_eq!((self.bus.rooms(), self.gate.open()), (0, 0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Some thousand inputs from one seed: random bytes, and good ones with some bytes changed, left out or doubled.
+    fn smoke(target: fn(&[u8]), good: &[&[u8]]) {
+        let mut random = 0x5eed_5eed_5eed_5eed_u64;
+        let mut next = move |below: usize| {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            (random >> 11) as usize % below.max(1)
+        };
+        for round in 0..4_000 {
+            let mut input: Vec<u8> = match good.get(round % (good.len() + 1)) {
+                Some(good) => good.to_vec(),
+                None => (0..next(200)).map(|_| next(256) as u8).collect(),
+            };
+            for _ in 0..next(4) {
+                let at = next(input.len());
+                match next(4) {
+                    0 if !input.is_empty() => input[at] = next(256) as u8,
+                    1 if !input.is_empty() => drop(input.remove(at)),
+                    2 => input.insert(at, b"\"{}[],:\r\n \xff\x00"[next(12)]),
+                    _ => input.extend_from_within(at..),
+                }
+            }
+            target(&input);
+        }
+    }
+
+    #[test]
+    fn http_smoke() {
+        smoke(http, &[UPGRADE, ECHO, b"GET /health HTTP/1.1\r\nHost: a\r\nForwarded: for=1.2.3.4, for=\"[::1]:3\"\r\n\r\n"]);
+    }
+
+    #[test]
+    fn frame_smoke() {
+        let text = [&[0x81, 0x8d, 1, 2, 3, 4][..], "\u{10ffff}κόσμε".as_bytes()].concat();
+        smoke(frame, &[&text, &[0x82, 0xfe, 0, 200, 9, 9, 9, 9], &[0x88, 0x82, 0, 0, 0, 0, 3, 232]]);
+    }
+
+    #[test]
+    fn native_smoke() {
+        let mut good = MESSAGES.to_vec();
+        good.push(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\"}\n\x00\xff");
+        smoke(native, &good);
+    }
+
+    #[test]
+    fn shard_smoke() {
+        // Two connections on each shard upgrade and join; events go back and forth, with writes refused now and then.
+        let script: Vec<u8> = [0x18, 0x98, 0x18, 0x98]
+            .into_iter()
+            .flat_map(|op| [op, 1])
+            .chain([0x19, 0, 0x99, 0, 0x19, 1, 0x99, 1, 0x1a, 0, 0x9a, 0, 0x1a, 1, 0x9a, 1])
+            .chain((0..60).flat_map(|i| [0x02 | (i % 3) << 3 | (i & 1) << 7, (i % 6) << 4 | i & 1]))
+            .collect();
+        let with_kind = |kind: u8| [&[kind][..], &script].concat();
+        smoke(shard, &[&with_kind(0), &with_kind(1), &with_kind(4), &with_kind(7), &with_kind(0xf5)]);
+    }
+}

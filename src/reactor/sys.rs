@@ -36,8 +36,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// the cost of a handshake. A client that connects and says nothing is shown after about a second (`tcp(7)`), and until then
 /// costs no descriptor.
 fn defer_accept(socket: &Socket) {
-    const SECONDS: libc::c_int = 1;
-    let (value, length) = (&raw const SECONDS, size_of::<libc::c_int>() as libc::socklen_t);
+    let seconds: libc::c_int = 1;
+    let (value, length) = (&raw const seconds, size_of::<libc::c_int>() as libc::socklen_t);
     #[expect(unsafe_code, reason = "TCP_DEFER_ACCEPT has no safe wrapper")]
     // SAFETY: the descriptor is open while `socket` is borrowed, and the value is a c_int of the length given.
     let refused = unsafe {

@@ -24,6 +24,8 @@ use crate::time::Time;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
@@ -158,6 +160,20 @@ impl Random {
     }
 }
 
+/// Takes the first `count` bytes out.
+fn take_front(queue: &mut VecDeque<u8>, count: usize) -> Vec<u8> {
+    let (front, back) = queue.as_slices();
+    let mut taken = front[..count.min(front.len())].to_vec();
+    taken.extend_from_slice(&back[..count - taken.len()]);
+    queue.drain(..count);
+    taken
+}
+
+/// The beginning of how something looks.
+fn brief(what: &impl std::fmt::Debug) -> String {
+    format!("{what:?}").chars().take(160).collect()
+}
+
 fn mix(number: u64) -> u64 {
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -186,9 +202,13 @@ struct Plan {
     settings: Settings,
     rules: Rules,
     rooms_max: usize,
+    /// What rooms are called.
+    rooms: &'static [&'static str],
     /// Bytes of one read.
     scratch_bytes: usize,
     steps: u64,
+    /// Of a hundred steps, how many are turns of shards: the fewer, the more waits for each.
+    turns_percent: u64,
     clients_max: usize,
     /// Large payloads, so that the arena fills.
     heavy: bool,
@@ -198,10 +218,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn draw(random: &mut Random) -> Plan {
-        let heavy = random.chance(5);
-        let steps = if heavy { 350 } else { 500 + random.below(900) };
+    fn draw(seed: u64, random: &mut Random) -> Plan {
+        let heavy = seed % 16 == 15;
+        let steps = if heavy { 1_000 } else { 1_500 + random.below(2_500) };
         let ping_interval_ms = *random.pick(&[200, 1_000, 5_000, 25_000]);
+        let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
         let settings = Settings {
             connections_reserved: 8,
             echo: random.chance(70),
@@ -221,7 +242,8 @@ impl Plan {
             receive_bytes_max: 256 << 20,
             ping_interval_ms,
             ping_timeout_ms: *random.pick(&[150, 800, 20_000]),
-            outbox_bytes_max: if heavy { 700_000 } else { *random.pick(&[150, 1_000, 20_000]) },
+            outbox_bytes_max,
+            outbox_total_bytes_max: *random.pick(&[1 << 30, 1 << 30, 2 * outbox_bytes_max]),
             outbox_policy: if random.chance(50) { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
         };
         let connections_max = *random.pick(&[1_000, 1_000, 12]);
@@ -240,8 +262,10 @@ impl Plan {
             settings,
             rules,
             rooms_max: *random.pick(&[3, 100, 100]),
-            scratch_bytes: if heavy { 65_536 } else { *random.pick(&[24, 200, 2_048, 65_536]) },
+            rooms: if heavy { &ROOMS[..1] } else { &ROOMS },
+            scratch_bytes: if heavy { 4 << 20 } else { *random.pick(&[24, 200, 2_048, 65_536]) },
             steps,
+            turns_percent: if heavy { 5 } else { *random.pick(&[12, 25, 40]) },
             clients_max: if heavy { 6 } else { 2 + random.below(23) as usize },
             heavy,
             drain: random.chance(30).then(|| {
@@ -284,11 +308,13 @@ struct Seat {
     sockets: Vec<Option<usize>>,
     /// Connections that wait to be accepted.
     backlog: VecDeque<usize>,
-    /// Mail that has been collected and not delivered.
-    mail: VecDeque<Mail>,
     /// When the shard wants its next turn.
     deadline: Option<Time>,
     asleep: bool,
+    /// Turns in a row after which it wanted another one at once, without a reason.
+    empty_turns: u32,
+    /// When its timers were due after the last turn, all added up.
+    timers: u64,
     rung: Arc<AtomicBool>,
     /// True when it has been drained: a reactor has stopped then.
     stopped: bool,
@@ -308,6 +334,8 @@ struct Link {
     writable: bool,
     /// True when a write was short, so that an edge is due when there is space.
     wants_space: bool,
+    /// True from the first short write on.
+    writer_armed: bool,
     /// True when the last read may not have drained the socket.
     unread: bool,
     client_ended: bool,
@@ -337,7 +365,7 @@ impl World {
     fn new(seed: u64) -> World {
         // Mixed, so that neighbouring seeds have nothing in common.
         let mut random = Random(mix(seed ^ 0x7468_726f_6e67));
-        let plan = Plan::draw(&mut random);
+        let plan = Plan::draw(seed, &mut random);
         let bus = Arc::new(Bus::new(plan.shards, plan.rooms_max));
         let gate = Arc::new(Gate::new(plan.rules.clone()));
         let stats = Arc::new(Stats::new(plan.shards));
@@ -352,9 +380,10 @@ impl World {
                     shard: Shard::new(id, settings, bus.clone(), gate.clone(), stats.clone(), plan.start),
                     sockets: Vec::new(),
                     backlog: VecDeque::new(),
-                    mail: VecDeque::new(),
                     deadline: None,
                     asleep: false,
+                    empty_turns: 0,
+                    timers: 0,
                     rung,
                     stopped: false,
                 }
@@ -391,7 +420,10 @@ impl World {
             self.step();
         }
         self.settle();
-        if self.plan.settings.linger_ms > 0 {
+        for _ in 0..100 {
+            if !self.model.peers.iter().any(Peer::lingers) {
+                break;
+            }
             self.now = self.now.plus_ms(u64::from(self.plan.settings.linger_ms) + 1);
             self.settle();
         }
@@ -405,6 +437,7 @@ impl World {
             upgrades: counts.upgrades,
             rejects: counts.rejects.iter().sum(),
             publications: counts.publications,
+            cross_shard: counts.cross_shard,
             rate_limited: counts.rate_limited,
             drops: counts.lost,
             endings: counts.endings,
@@ -416,17 +449,18 @@ impl World {
 
     /// One thing happens.
     fn step(&mut self) {
-        let shard = self.random.up_to(self.plan.shards - 1);
+        if self.random.chance(self.plan.turns_percent) {
+            let shard = self.random.up_to(self.plan.shards - 1);
+            return self.turn(shard);
+        }
         let client = self.any_client();
-        match (self.random.below(100), client) {
-            (0..30, _) => self.turn(shard),
-            (30..33, _) => self.connect(),
-            (33..44, _) => self.pass_some_time(),
-            (44..64, Some(client)) => self.compose(client),
-            (64..84, Some(client)) => self.transmit_some(client),
-            (84..97, Some(client)) => self.read_some(client),
+        match (self.random.below(200), client) {
+            (0..8, _) | (_, None) => self.connect(),
+            (8..28, _) => self.pass_some_time(),
+            (28..90, Some(client)) => self.compose(client),
+            (90..150, Some(client)) => self.transmit_some(client),
+            (150..198, Some(client)) => self.read_some(client),
             (_, Some(client)) => self.upset(client),
-            (_, None) => self.connect(),
         }
     }
 
@@ -467,6 +501,7 @@ impl World {
             readable: false,
             writable: false,
             wants_space: false,
+            writer_armed: false,
             unread: false,
             client_ended: false,
             reset: false,
@@ -478,7 +513,7 @@ impl World {
             tap: Vec::new(),
             reactions: VecDeque::new(),
         });
-        self.model.peers.push(Peer::new(shard, ip));
+        self.model.peers.push(Peer::new(shard, ip, self.plan.settings.outbox_policy));
         self.seats[shard].backlog.push_back(number);
     }
 
@@ -496,7 +531,7 @@ impl World {
         };
         // A reactor that has something left over does not wait.
         let is_busy = self.links.iter().any(|link| link.unread && !link.closed)
-            || self.seats.iter().any(|seat| !seat.mail.is_empty());
+            || self.seats.iter().any(|seat| seat.shard.has_mail());
         if is_busy {
             ahead_ns = ahead_ns.min(1_000_000);
         }
@@ -552,7 +587,7 @@ impl World {
         let ahead_ms = seat.shard.end_turn(self.now);
         seat.deadline = ahead_ms.map(|ms| self.now.plus_ms(u64::from(ms)));
         seat.stopped = seat.shard.is_drained();
-        seat.asleep = seat.mail.is_empty() && self.bus.mailbox(id).fall_asleep();
+        seat.asleep = !seat.shard.has_mail() && self.bus.mailbox(id).fall_asleep();
         self.check_turn(shard, now);
     }
 
@@ -574,8 +609,9 @@ impl World {
             }
             let link = &mut self.links[number];
             let slot = link.slot.expect("accepted");
-            // The kernel reports both directions when one of them has news.
-            if std::mem::take(&mut link.writable) || link.to_client.len() < link.capacity {
+            // Once it watches for writing, the kernel reports both directions when one of them has news.
+            let is_writable = link.writer_armed && link.to_client.len() < link.capacity;
+            if std::mem::take(&mut link.writable) || is_writable {
                 self.seats[shard].shard.writable(slot);
             }
             if std::mem::take(&mut link.readable) || link.unread {
@@ -599,15 +635,21 @@ impl World {
             seat.shard.hang_up(slot);
             self.model.hang_up(number);
         } else if count > 0 {
-            let mut scratch: Vec<u8> = link.to_server.drain(..count).collect();
+            let mut scratch = take_front(&mut link.to_server, count);
             link.unread = count == self.plan.scratch_bytes || link.client_ended;
             link.handed += count as u64;
             let handed = link.handed;
+            let before = seat.shard.mail_taken();
             seat.shard.receive(slot, &mut scratch, self.now);
+            // Before somebody joins or leaves, the shard takes its mail.
+            self.model.takes = seat.shard.mail_taken() - before;
             self.model.heard(number, self.now);
             let client = &mut self.clients[number];
             while let Some(item) = client.items.pop_front_if(|item| item.trigger <= handed) {
                 client.carried_out = item.trigger;
+                if self.loud {
+                    eprintln!("    {number} has said {}", brief(&item.effect));
+                }
                 self.model.apply(number, &item.effect, self.now);
             }
             self.report.cuts += u64::from(handed > client.carried_out && self.model.peers[number].is_live());
@@ -615,15 +657,16 @@ impl World {
     }
 
     fn deliver_all(&mut self, shard: usize) {
-        let seat = &mut self.seats[shard];
-        self.bus.mailbox(shard as ShardId).collect(&mut seat.mail);
-        let waiting = seat.mail.len();
-        assert_eq!(waiting, self.model.mail[shard].len(), "mail of shard {shard}");
-        self.report.late_mail += u64::from(waiting > 1);
-        seat.shard.deliver(&mut seat.mail, self.now);
-        self.report.full_turns += u64::from(!seat.mail.is_empty());
-        assert!(seat.mail.is_empty() || seat.shard.is_full(), "mail is left though there is room");
-        self.report.cross_shard += self.model.deliver(shard, waiting - seat.mail.len(), self.now);
+        self.report.late_mail += u64::from(self.model.mail[shard].len() > 1);
+        let seat = &mut self.seats[shard].shard;
+        let before = seat.mail_taken();
+        seat.deliver(self.now);
+        assert!(!seat.has_mail() || seat.is_full(), "mail is left though there is room");
+        self.report.full_turns += u64::from(seat.has_mail());
+        self.model.takes += seat.mail_taken() - before;
+        self.model.deliver(shard, self.now);
+        assert_eq!(self.model.takes, 0, "shard {shard} has taken mail that there was not");
+        assert_eq!(self.model.mail[shard].is_empty(), !seat.has_mail(), "mail of shard {shard}");
     }
 
     fn accept_all(&mut self, shard: usize) {
@@ -638,7 +681,8 @@ impl World {
             }
             return;
         }
-        while !seat.backlog.is_empty() {
+        while !self.seats[shard].backlog.is_empty() {
+            let seat = &mut self.seats[shard];
             let may_accept = seat.shard.may_accept(now);
             assert_eq!(may_accept, self.model.may_accept(shard, now), "whether shard {shard} may accept");
             if !may_accept {
@@ -653,10 +697,11 @@ impl World {
             assert_eq!(seat.sockets[at].replace(number), None, "slot {slot} is taken");
             let link = &mut self.links[number];
             link.slot = Some(slot);
-            // What epoll reports of a socket that is added to it.
-            link.writable = true;
-            link.readable = !link.to_server.is_empty() || link.client_ended || link.reset;
             self.model.accept(shard, number, slot, now);
+            // Read at once, and watched after that: what is there then is reported.
+            self.read(shard, number);
+            let link = &mut self.links[number];
+            link.readable = !link.to_server.is_empty() || link.client_ended || link.reset;
         }
     }
 
@@ -667,12 +712,17 @@ impl World {
             let number = self.seats[shard].sockets[slot as usize].expect("a dirty slot has a socket");
             loop {
                 let link = &self.links[number];
-                let free = link.capacity - link.to_client.len();
+                // Now and then the kernel has no memory for a moment, whatever space there is.
+                let is_refused = self.clients[number].temper != Temper::Well && self.random.chance(2);
+                let free = if is_refused { 0 } else { link.capacity - link.to_client.len() };
                 let (offered, bytes) = match self.seats[shard].shard.gather(slot) {
                     Gathered::Nothing => break,
                     Gathered::One(bytes) => (bytes.len(), bytes[..bytes.len().min(free)].to_vec()),
                     Gathered::Many(slices) => {
-                        let bytes = slices.iter().flat_map(|slice| slice.iter().copied()).take(free).collect();
+                        let mut bytes = Vec::new();
+                        for slice in &slices {
+                            bytes.extend_from_slice(&slice[..slice.len().min(free - bytes.len())]);
+                        }
                         (slices.iter().map(|slice| slice.len()).sum(), bytes)
                     }
                 };
@@ -684,11 +734,14 @@ impl World {
                 }
                 assert!(!self.links[number].server_ended, "a write to {number} after the end of its stream");
                 if bytes.len() < offered {
-                    self.links[number].wants_space = true;
-                    self.model.peers[number].refuse();
+                    self.links[number].writer_armed = true;
+                    self.links[number].wants_space = !is_refused;
+                    self.links[number].writable |= is_refused;
+                    self.model.peers[number].refused = true;
                     let count = if bytes.is_empty() { &mut self.report.refused_writes } else { &mut self.report.short_writes };
                     *count += 1;
                 }
+                self.note(|| format!("{} of {offered} bytes to {number}", bytes.len()));
                 self.write(number, &bytes);
                 if !self.seats[shard].shard.sent(slot, offered, bytes.len()) {
                     break;
@@ -703,10 +756,9 @@ impl World {
         link.to_client.extend(bytes);
         link.written += bytes.len() as u64;
         link.tap.extend_from_slice(bytes);
-        for chunk in [&number.to_le_bytes()[..], &self.now.ns().to_le_bytes(), bytes].concat().chunks(8) {
-            let word = chunk.iter().fold(0, |word, byte| word << 8 | u64::from(*byte));
-            self.report.trace = mix(self.report.trace ^ word);
-        }
+        let mut hasher = DefaultHasher::new();
+        (self.report.trace, number, self.now.ns(), bytes).hash(&mut hasher);
+        self.report.trace = hasher.finish();
         let mut lingered = 0;
         let mut decoded = 0;
         while let Some((said, used)) = decode(&self.links[number].tap[decoded..], &self.model.peers[number]) {
@@ -720,11 +772,7 @@ impl World {
                 Said::Dropped(_) => self.report.dropped_told += 1,
                 _ => {}
             }
-            if self.loud {
-                let text = format!("{said:?}");
-                let cut = text.char_indices().nth(200).map_or(text.len(), |(at, _)| at);
-                self.note(|| format!("    {number} is told {}", &text[..cut]));
-            }
+            self.note(|| format!("    {number} is told {}", brief(&said)));
             lingered += u64::from(self.model.said(number, said, self.now));
         }
         self.links[number].tap.drain(..decoded);
@@ -799,7 +847,7 @@ impl World {
                 || seat.deadline.is_some_and(|deadline| deadline <= self.now)
                 || seat.sockets.iter().flatten().any(has_event)
                 || (!seat.backlog.is_empty()
-                    && (seat.shard.is_draining() || self.model.clone_may_accept(shard, self.now))))
+                    && (seat.shard.is_draining() || self.model.may_accept(shard, self.now))))
     }
 
     /// Each client leaves in one way or another.
@@ -832,3 +880,1836 @@ impl World {
         }
         panic!("it never ends");
     }
+
+    // ---------------------------------------------------------------------------------------------- what must be true
+
+    /// What must be true after a turn that began at `began`.
+    fn check_turn(&mut self, shard: usize, began: Time) {
+        let seat = &self.seats[shard];
+        let peers = || live(&self.model.peers, shard);
+        let linger_ns = u64::from(self.plan.settings.linger_ms) * 1_000_000;
+        let mut timer_due = None;
+        let mut is_due = false;
+        let mut refused = 0;
+        for (number, peer) in peers() {
+            assert!(!peer.doomed, "{number} was to be closed in this turn");
+            assert!(
+                !(peer.is_finishing() && peer.expected.is_empty()),
+                "{number} has been told everything and was to be seen off"
+            );
+            timer_due = timer_due.into_iter().chain([peer.due_ms]).min();
+            refused += usize::from(peer.refused);
+            if !peer.refused {
+                for expected in &peer.expected {
+                    let linger_end = expected.given.plus_ns(linger_ns);
+                    assert!(
+                        matches!(expected.said, Said::Event(_)) && began < linger_end,
+                        "{number} was to be told by now: {expected:?}"
+                    );
+                    is_due |= linger_end <= self.now;
+                    let wake = seat.deadline.expect("something waits for the end of a linger");
+                    assert!(
+                        wake <= linger_end.max(self.now).plus_ms(1),
+                        "shard {shard} would sleep until {wake:?}, after {linger_end:?}"
+                    );
+                }
+            }
+        }
+        let wake_ms = seat.deadline.map(Time::ms);
+        assert!(
+            timer_due.is_none_or(|due| wake_ms.is_some_and(|wake| wake <= due.max(self.now.ms()))),
+            "shard {shard} would sleep until {wake_ms:?}, beyond its next timer at {timer_due:?}"
+        );
+        // Once is fine when timers were set: they may have to be sorted.
+        let wants_more = seat.deadline == Some(self.now) && self.now.ms() == began.ms() && !is_due;
+        let timers = peers().map(|(_, peer)| peer.due_ms).sum();
+        let seat = &mut self.seats[shard];
+        let is_idle = wants_more && std::mem::replace(&mut seat.timers, timers) == timers;
+        seat.empty_turns = if is_idle { seat.empty_turns + 1 } else { 0 };
+        assert!(seat.empty_turns < 3, "shard {shard} wants turn after turn for nothing");
+        let seat = &self.seats[shard];
+        let peers = || live(&self.model.peers, shard);
+
+        let holdings = seat.shard.holdings();
+        let numbers = &self.stats.shards[shard];
+        let rooms: BTreeSet<&String> = peers().flat_map(|(_, peer)| &peer.rooms).collect();
+        assert_eq!(holdings.conns, peers().count(), "connections of shard {shard}");
+        assert_eq!(holdings.memberships, peers().map(|(_, peer)| peer.rooms.len()).sum::<usize>(), "memberships");
+        assert_eq!(holdings.rooms, rooms.len(), "rooms of shard {shard}");
+        assert_eq!(holdings.timers, holdings.conns, "each connection of shard {shard} has a timer");
+        assert!(holdings.leases <= holdings.conns, "leases of shard {shard}");
+        // What is cut is taken beyond the bound, and so is what follows the end of a WebSocket.
+        let largest = self.plan.settings.message_bytes_max + 4_096;
+        assert!(
+            holdings.outbox_bytes <= refused * (self.plan.settings.outbox_bytes_max + largest),
+            "{} bytes wait in outboxes of {refused} connections",
+            holdings.outbox_bytes
+        );
+        assert_eq!(numbers.sockets.value(), holdings.conns as u64);
+        assert_eq!(numbers.connections.value(), peers().filter(|(_, peer)| peer.is_upgraded()).count() as u64);
+        assert_eq!(numbers.memberships.value(), holdings.memberships as u64);
+        assert_eq!(numbers.rooms.value(), holdings.rooms as u64);
+        assert_eq!(numbers.receive_bytes.value(), holdings.leased_bytes as u64);
+        assert_eq!(self.bus.rooms(), self.model.rooms.len(), "rooms in the directory");
+        assert_eq!(self.gate.open(), self.model.open, "open connections at the gate");
+        for (other, seat) in self.seats.iter().enumerate() {
+            let has_mail = !self.model.mail[other].is_empty();
+            assert!(
+                !(seat.asleep && has_mail) || seat.rung.load(Ordering::Relaxed),
+                "shard {other} sleeps over its mail"
+            );
+        }
+    }
+
+    /// At rest, nobody who reads is owed anything.
+    fn check_everybody_was_told(&self) {
+        for (number, peer) in self.model.peers.iter().enumerate() {
+            let client = &self.clients[number];
+            // On `/echo` nothing tells of what was dropped.
+            let silently = peer.can_lose() && peer.dialect == Some(Dialect::Echo);
+            if client.reads && peer.is_live() && !matches!(peer.stage, Stage::Backlog) && !silently {
+                // A connection that is closing is not told of losses either.
+                if peer.can_lose() && !matches!(peer.stage, Stage::Open) {
+                    continue;
+                }
+                assert!(peer.expected.is_empty(), "{number} has not been told {:?}", peer.expected);
+                assert_eq!(peer.lost, 0, "{number} has not been told of its losses");
+                assert!(peer.owed.is_empty(), "{number} has not got the events {:?}", peer.owed);
+            }
+        }
+    }
+
+    /// When everybody has left, nothing is held and all has been counted.
+    fn check_empty(&self) {
+        for (number, link) in self.links.iter().enumerate() {
+            assert!(link.closed, "{number} is still there");
+        }
+        for (shard, seat) in self.seats.iter().enumerate() {
+            assert_eq!(seat.shard.holdings(), Holdings::default(), "shard {shard} holds something");
+            let ShardStats { connections, sockets, memberships, rooms, outbox_bytes, receive_bytes, .. } =
+                &self.stats.shards[shard];
+            for gauge in [connections, sockets, memberships, rooms, outbox_bytes, receive_bytes] {
+                assert_eq!(gauge.value(), 0, "a gauge of shard {shard}");
+            }
+            assert_eq!(seat.stopped, self.plan.drain.is_some(), "whether shard {shard} has been drained");
+        }
+        assert_eq!((self.bus.rooms(), self.gate.open()), (0, 0), "rooms and open connections");
+        assert!(self.gate.has_place());
+        let counts = &self.model.counts;
+        let sum = |number: fn(&ShardStats) -> u64| self.stats.sum(number);
+        assert_eq!(sum(|shard| shard.accepts.value()), counts.accepts, "accepts");
+        assert_eq!(sum(|shard| shard.upgrades.value()), counts.upgrades, "upgrades");
+        assert_eq!(sum(|shard| shard.requests.value()), counts.requests, "requests");
+        assert_eq!(sum(|shard| shard.messages_in.value()), counts.messages_in, "messages in");
+        assert_eq!(sum(|shard| shard.publications.value()), counts.publications, "publications");
+        assert_eq!(sum(|shard| shard.deliveries.value()), counts.deliveries, "deliveries");
+        assert_eq!(sum(|shard| shard.errors.value()), counts.errors, "errors");
+        assert_eq!(sum(|shard| shard.rate_limited.value()), counts.rate_limited, "rate limited");
+        assert_eq!(sum(|shard| shard.pings.value()), counts.pings, "pings");
+        assert_eq!(sum(|shard| shard.bytes_in.value()), self.links.iter().map(|link| link.handed).sum::<u64>(), "bytes in");
+        assert_eq!(sum(|shard| shard.bytes_out.value()), self.links.iter().map(|link| link.written).sum::<u64>(), "bytes out");
+        assert!(sum(|shard| shard.drops.value()) >= counts.lost, "drops");
+        for (index, label) in Ending::LABELS.iter().enumerate() {
+            let ended = self.stats.sum(|shard| shard.endings[index].value());
+            assert_eq!(ended, counts.endings[index], "connections that ended: {label}");
+        }
+        for (index, label) in Reject::LABELS.iter().enumerate() {
+            let rejected = self.stats.sum(|shard| shard.rejects[index].value());
+            assert_eq!(rejected, counts.rejects[index], "requests refused: {label}");
+        }
+        assert_eq!(counts.endings.iter().sum::<u64>(), counts.upgrades, "who came has left");
+    }
+
+    fn note(&self, what: impl FnOnce() -> String) {
+        if self.loud {
+            eprintln!("{:>6} {}", self.report.turns, what());
+        }
+    }
+}
+
+// --------------------------------------------------------------------------------------------------------- the clients
+
+/// What a client will do sooner or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    /// Reads and answers, and takes as much as comes.
+    Well,
+    /// Stops reading for a while, and goes on.
+    Slow,
+    /// Stops reading for good.
+    Stalled,
+    /// Stops answering.
+    Silent,
+    /// Breaks the rules.
+    Hostile,
+    /// Leaves, with or without a word.
+    Fickle,
+}
+
+/// One client, for one connection.
+#[derive(Debug)]
+struct Client {
+    temper: Temper,
+    reads: bool,
+    answers: bool,
+    /// True when it has said its last word.
+    sealed: bool,
+    /// True when its stream ends after what it has queued.
+    ends: bool,
+    /// True when it waits for the upgrade to be granted before it goes on.
+    waits: bool,
+    /// What it believes to speak.
+    speaks: Option<Dialect>,
+    /// What it has composed and not sent.
+    outgoing: VecDeque<u8>,
+    /// Bytes composed so far.
+    composed: u64,
+    items: VecDeque<Item>,
+    /// The trigger of the last item that was handed to the shard.
+    carried_out: u64,
+    last_id: u64,
+}
+
+/// Something that a client says, and where in its stream the server must have understood it.
+#[derive(Debug)]
+struct Item {
+    trigger: u64,
+    effect: Effect,
+}
+
+/// What it means.
+#[derive(Debug)]
+enum Effect {
+    Request(Request),
+    /// A text frame of native messages.
+    Text(Vec<Command>),
+    /// A text frame that cannot be split into messages.
+    Unsplit(&'static str),
+    Binary(Command),
+    /// A message on `/echo`.
+    Echo { binary: bool, payload: Vec<u8> },
+    Ping(Vec<u8>),
+    Pong,
+    Close(Option<u16>),
+    /// What the protocol forbids, with the code it is answered with.
+    Violation(u16),
+}
+
+/// A request head.
+#[derive(Debug)]
+struct Request {
+    asks: Asks,
+    keep_alive: bool,
+    head_only: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Asks {
+    Health,
+    Ready,
+    /// For something that is refused so, for this reason.
+    Refused(u16, &'static str),
+    Upgrade { dialect: Dialect, subprotocol: bool, from: Page },
+}
+
+/// Where a request says it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Page {
+    None,
+    Allowed,
+    Other,
+}
+
+/// A native message.
+#[derive(Debug)]
+enum Command {
+    Join { rooms: Vec<String>, id: Option<String> },
+    Leave { rooms: Vec<String>, id: Option<String> },
+    Publish { event: Rc<Event>, echo: bool, id: Option<String> },
+    Ping { id: Option<String> },
+    /// One that is answered with this error.
+    Wrong { code: &'static str, id: Option<String> },
+}
+
+/// An event. Its name is used once.
+#[derive(PartialEq, Eq)]
+struct Event {
+    room: String,
+    name: String,
+    payload: Vec<u8>,
+    binary: bool,
+}
+
+impl fmt::Debug for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {:?} with {} bytes", self.name, self.room, self.payload.len())
+    }
+}
+
+/// The example of RFC 6455 section 1.3.
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+impl Client {
+    fn draw(random: &mut Random) -> Client {
+        let temper = match random.below(100) {
+            0..45 => Temper::Well,
+            45..60 => Temper::Slow,
+            60..67 => Temper::Stalled,
+            67..75 => Temper::Silent,
+            75..88 => Temper::Hostile,
+            _ => Temper::Fickle,
+        };
+        Client {
+            temper,
+            reads: true,
+            answers: true,
+            sealed: false,
+            ends: false,
+            waits: random.chance(50),
+            speaks: None,
+            outgoing: VecDeque::new(),
+            composed: 0,
+            items: VecDeque::new(),
+            carried_out: 0,
+            last_id: 0,
+        }
+    }
+
+    /// Queues bytes that mean nothing yet.
+    fn queue(&mut self, bytes: &[u8]) {
+        self.outgoing.extend(bytes);
+        self.composed += bytes.len() as u64;
+    }
+
+    /// Queues the bytes that complete something.
+    fn say(&mut self, bytes: &[u8], effect: Effect) {
+        self.queue(bytes);
+        self.items.push_back(Item { trigger: self.composed, effect });
+    }
+}
+
+impl World {
+    /// Moves at most `count` bytes of what a client has composed into the socket. True when something moved.
+    fn transmit_up_to(&mut self, number: usize, count: usize) -> bool {
+        let (client, link) = (&mut self.clients[number], &mut self.links[number]);
+        if link.closed || link.reset || link.client_ended {
+            return false;
+        }
+        let count = client.outgoing.len().min(count);
+        link.to_server.extend(&take_front(&mut client.outgoing, count));
+        link.client_ended = client.ends && client.outgoing.is_empty();
+        link.readable |= count > 0 || link.client_ended;
+        count > 0 || link.client_ended
+    }
+
+    fn transmit_some(&mut self, number: usize) {
+        let queued = self.clients[number].outgoing.len();
+        let count = match self.random.below(4) {
+            _ if self.plan.heavy => queued,
+            0 | 1 => queued,
+            2 => self.random.up_to(queued),
+            _ => self.random.up_to(queued.min(12)),
+        };
+        self.transmit_up_to(number, count);
+    }
+
+    /// A client reads, and reacts to what it has read. True when it did either.
+    fn read_up_to(&mut self, number: usize, count: usize) -> bool {
+        let link = &mut self.links[number];
+        if link.reset {
+            return false;
+        }
+        let count = link.to_client.len().min(count);
+        link.to_client.drain(..count);
+        link.read += count as u64;
+        if link.wants_space && count > 0 && link.capacity - link.to_client.len() > link.capacity / 3 {
+            link.wants_space = false;
+            link.writable = true;
+        }
+        let mut is_busy = count > 0;
+        let read = link.read;
+        while let Some((_, reaction)) = self.links[number].reactions.pop_front_if(|(end, _)| *end <= read) {
+            is_busy = true;
+            self.react(number, reaction);
+        }
+        let (client, link) = (&mut self.clients[number], &self.links[number]);
+        if link.server_ended && link.to_client.is_empty() && client.answers && !client.ends {
+            client.ends = true;
+            client.sealed = true;
+            is_busy = true;
+        }
+        is_busy
+    }
+
+    fn read_some(&mut self, number: usize) {
+        if !self.clients[number].reads {
+            return;
+        }
+        let there = self.links[number].to_client.len();
+        let count = match self.clients[number].temper {
+            Temper::Well => there,
+            _ if self.random.chance(40) => there,
+            _ => self.random.up_to(there),
+        };
+        self.read_up_to(number, count);
+    }
+
+    fn react(&mut self, number: usize, reaction: Reaction) {
+        match reaction {
+            Reaction::Speak => self.clients[number].waits = false,
+            Reaction::Pong(payload) if self.clients[number].answers && !self.clients[number].ends => {
+                let frame = self.frame(true, 10, &payload);
+                if !self.clients[number].sealed {
+                    self.clients[number].say(&frame, Effect::Pong);
+                }
+            }
+            Reaction::Close(code) if self.clients[number].answers && !self.clients[number].sealed => {
+                self.say_close_with(number, code);
+            }
+            _ => {}
+        }
+    }
+
+    /// Something drastic, as the temper of the client has it.
+    fn upset(&mut self, number: usize) {
+        if self.clients[number].sealed {
+            return;
+        }
+        self.note(|| format!("{number} does what its temper has it do"));
+        match self.clients[number].temper {
+            Temper::Well => {
+                if self.random.chance(20) {
+                    self.say_close(number);
+                }
+            }
+            Temper::Slow => self.clients[number].reads ^= true,
+            Temper::Stalled => self.clients[number].reads = false,
+            Temper::Silent => {
+                self.clients[number].answers = false;
+                self.clients[number].sealed = true;
+            }
+            Temper::Hostile => self.break_a_rule(number),
+            Temper::Fickle => match self.random.below(4) {
+                0 => self.say_close(number),
+                1 => self.end_stream(number),
+                2 => {
+                    // In the middle of something.
+                    self.compose(number);
+                    let count = self.random.up_to(self.clients[number].outgoing.len());
+                    self.clients[number].outgoing.truncate(count);
+                    self.end_stream(number);
+                }
+                _ => self.vanish(number),
+            },
+        }
+    }
+
+    fn say_close(&mut self, number: usize) {
+        let code = *self.random.pick(&[None, Some(1000), Some(1001), Some(3000), Some(4999)]);
+        self.say_close_with(number, code);
+    }
+
+    fn say_close_with(&mut self, number: usize, code: Option<u16>) {
+        if self.clients[number].speaks.is_none() || self.clients[number].sealed {
+            return self.end_stream(number);
+        }
+        let mut payload = code.map_or(Vec::new(), |code| code.to_be_bytes().to_vec());
+        if code.is_some() && self.random.chance(50) {
+            payload.extend_from_slice("tschüß".as_bytes());
+        }
+        let frame = self.frame(true, 8, &payload);
+        self.clients[number].say(&frame, Effect::Close(code));
+        self.clients[number].sealed = true;
+    }
+
+    fn end_stream(&mut self, number: usize) {
+        self.clients[number].ends = true;
+        self.clients[number].sealed = true;
+    }
+
+    fn vanish(&mut self, number: usize) {
+        let link = &mut self.links[number];
+        link.reset = true;
+        (link.readable, link.writable) = (true, true);
+        self.clients[number].sealed = true;
+        self.note(|| format!("{number} vanishes"));
+    }
+
+    /// A frame of a client, by another implementation than ours.
+    fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+        // What is large is not masked, to save time.
+        let mask = if payload.len() > 100_000 { [0; 4] } else { (self.random.next() as u32).to_le_bytes() };
+        let mut bytes = header(fin, opcode, Some(mask), payload.len() as u64);
+        let start = bytes.len();
+        bytes.extend_from_slice(payload);
+        if mask != [0; 4] {
+            bytes[start..].iter_mut().enumerate().for_each(|(at, byte)| *byte ^= mask[at % 4]);
+        }
+        bytes
+    }
+
+    /// The client composes what comes next.
+    fn compose(&mut self, number: usize) {
+        let client = &self.clients[number];
+        // One who is not heard does not talk for ever.
+        if client.sealed || client.outgoing.len() > if self.plan.heavy { 4_000_000 } else { 100_000 } {
+            return;
+        }
+        match client.speaks {
+            None => self.compose_request(number),
+            Some(_) if client.waits => {}
+            Some(Dialect::Native) => self.compose_native(number),
+            Some(Dialect::Echo) => self.compose_echo(number),
+        }
+    }
+
+    fn compose_request(&mut self, number: usize) {
+        let echo = self.plan.settings.echo;
+        let sep = *self.random.pick(&["", "X-Filler: \t some text \r\n", "User-Agent: \u{e9}\r\n"]);
+        let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+        if self.random.chance(80) {
+            let (path, dialect) = match self.random.below(5) {
+                0 if echo => ("/echo", Dialect::Echo),
+                1 => ("/ws?token=x&y=/echo", Dialect::Native),
+                _ => ("/ws", Dialect::Native),
+            };
+            let subprotocol = self.random.chance(30);
+            let offer = if subprotocol { "Sec-WebSocket-Protocol: other, throng.v1\r\n" } else { "" };
+            let head =
+                format!("GET {path} HTTP/1.1\r\nHost: sim\r\n{sep}{upgrade}{offer}Sec-WebSocket-Key: {KEY}\r\n\r\n");
+            let asks = Asks::Upgrade { dialect, subprotocol };
+            let request = Request { asks, keep_alive: true, head_only: false };
+            self.clients[number].say(head.as_bytes(), Effect::Request(request));
+            self.clients[number].speaks = Some(dialect);
+            return;
+        }
+        let wrong_version = upgrade.replace("13", "8");
+        let (start, lines, asks, keep_alive) = match self.random.below(14) {
+            0 | 1 => ("GET /health HTTP/1.1", "", Asks::Health, true),
+            2 => ("HEAD /health HTTP/1.1", "", Asks::Health, true),
+            3 => ("GET /ready HTTP/1.1", "", Asks::Ready, true),
+            4 => ("GET /nothing HTTP/1.1", "", Asks::Refused(404, "not_found"), true),
+            5 => ("GET /ws HTTP/1.1", "", Asks::Refused(426, "upgrade_required"), true),
+            6 => ("HEAD /ws HTTP/1.1", upgrade, Asks::Refused(400, "malformed"), true),
+            7 => ("GET /ws HTTP/1.1", wrong_version.as_str(), Asks::Refused(426, "version"), true),
+            8 => ("DELETE /health HTTP/1.1", "", Asks::Refused(405, "method"), true),
+            9 if !echo => ("GET /echo HTTP/1.1", upgrade, Asks::Refused(404, "not_found"), true),
+            10 => ("GET /health HTTP/1.1", "Connection: close\r\n", Asks::Health, false),
+            11 => ("POST /ws HTTP/1.1", "Content-Length: 3\r\n", Asks::Refused(405, "method"), false),
+            12 => ("GET /health HTTP/1.1", "Host: two\r\n", Asks::Refused(400, "malformed"), false),
+            _ => ("GET /health HTTP/1.0", "", Asks::Health, false),
+        };
+        let head_only = start.starts_with("HEAD");
+        let head = format!("{start}\r\nHost: sim\r\n{sep}{lines}\r\n");
+        let client = &mut self.clients[number];
+        client.say(head.as_bytes(), Effect::Request(Request { asks, keep_alive, head_only }));
+        if !keep_alive {
+            client.queue(b"abc");
+            client.sealed = true;
+        }
+    }
+
+    fn compose_echo(&mut self, number: usize) {
+        if self.random.chance(20) {
+            return self.compose_control(number);
+        }
+        let binary = self.random.chance(50);
+        let length = self.payload_length();
+        let payload = if binary { self.bytes(length) } else { self.text(length.min(3_000)).into_bytes() };
+        let effect = Effect::Echo { binary, payload: payload.clone() };
+        self.say_message(number, if binary { 2 } else { 1 }, &payload, effect);
+    }
+
+    fn compose_control(&mut self, number: usize) {
+        let length = *self.random.pick(&[0, 1, 125]);
+        let payload = self.bytes(length);
+        if self.random.chance(60) {
+            let frame = self.frame(true, 9, &payload);
+            self.clients[number].say(&frame, Effect::Ping(payload));
+        } else {
+            let frame = self.frame(true, 10, &payload);
+            self.clients[number].say(&frame, Effect::Pong);
+        }
+    }
+
+    fn compose_native(&mut self, number: usize) {
+        // Most begin with a room or two.
+        let kind = match self.clients[number].last_id {
+            0 => 99,
+            _ if self.plan.heavy => self.random.below(40),
+            _ => self.random.below(100),
+        };
+        match kind {
+            0..8 => self.compose_control(number),
+            8..24 => self.compose_binary(number),
+            24..34 => {
+                let count = self.random.up_to(4);
+                let (messages, commands): (Vec<String>, Vec<Command>) =
+                    (0..count).map(|_| self.command(number)).unzip();
+                let text = format!("[{}]", messages.join(" ,\n"));
+                let effect = if count > self.plan.settings.messages_per_frame_max {
+                    Effect::Unsplit("too_many_messages")
+                } else {
+                    Effect::Text(commands)
+                };
+                self.say_message(number, 1, text.as_bytes(), effect);
+            }
+            34..36 => {
+                let text = *self.random.pick(&[r#"[{"type":"ping","id":1},"#, "[}", "[1 2]"]);
+                self.say_message(number, 1, text.as_bytes(), Effect::Unsplit("bad_json"));
+            }
+            36..38 => {
+                let text = *self.random.pick(&["", "{", "{\"type\":\"ping\"} x", "ping", "{'a':1}"]);
+                let command = Command::Wrong { code: "bad_json", id: None };
+                self.say_message(number, 1, text.as_bytes(), Effect::Text(vec![command]));
+            }
+            _ => {
+                let (text, command) = self.command(number);
+                self.say_message(number, 1, text.as_bytes(), Effect::Text(vec![command]));
+            }
+        }
+    }
+
+    /// A native message, as text and as what it means.
+    fn command(&mut self, number: usize) -> (String, Command) {
+        let id = self.id(number);
+        let id_field = || id.iter().map(|id| format!(r#""id":{id}"#));
+        let kind = if self.clients[number].last_id == 1 { 0 } else { self.random.below(100) };
+        match kind {
+            0..14 => {
+                let rooms = self.rooms();
+                let fields = [r#""type":"join""#.to_owned(), format!(r#""rooms":{}"#, quoted(&rooms))];
+                (self.object(fields.into_iter().chain(id_field())), Command::Join { rooms, id })
+            }
+            14..20 => {
+                let rooms = self.rooms();
+                let fields = [r#""type":"leave""#.to_owned(), format!(r#""rooms":{}"#, quoted(&rooms))];
+                (self.object(fields.into_iter().chain(id_field())), Command::Leave { rooms, id })
+            }
+            20..25 => {
+                let fields = [r#""type":"ping""#.to_owned()];
+                (self.object(fields.into_iter().chain(id_field())), Command::Ping { id })
+            }
+            25..31 => self.wrong_command(id),
+            _ => {
+                let (data, echo) = (self.data(), self.random.chance(30));
+                let event = self.event(data.clone().unwrap_or("null".to_owned()).into_bytes(), false);
+                let data = data.map(|data| format!(r#""data":{data}"#));
+                let fields = self.publish_fields(&event, echo).into_iter().chain(data).chain(id_field());
+                (self.object(fields), Command::Publish { event, echo, id })
+            }
+        }
+    }
+
+    fn wrong_command(&mut self, id: Option<String>) -> (String, Command) {
+        let long_room = format!(r#""room":"{}""#, "x".repeat(self.plan.settings.room_name_bytes_max + 1));
+        let deep_data = format!(r#""data":{}{}"#, "[".repeat(129), "]".repeat(129));
+        let wrong: [(&'static str, &[&str]); 12] = [
+            ("bad_message", &[r#""type":"join""#, r#""rooms":"a""#]),
+            ("bad_message", &[r#""type":"leave""#]),
+            ("bad_message", &[r#""type":"publish""#, r#""room":"a""#]),
+            ("bad_message", &[r#""type":["join"]"#]),
+            ("bad_message", &[r#""rooms":["a"]"#]),
+            ("unknown_type", &[r#""type":"dance""#]),
+            ("bad_room", &[r#""type":"join""#, r#""rooms":["a",""]"#]),
+            ("bad_room", &[r#""type":"leave""#, r#""rooms":["\u0007"]"#]),
+            ("bad_room", &[r#""type":"publish""#, &long_room, r#""event":"e""#]),
+            ("bad_event", &[r#""type":"publish""#, r#""room":"a""#, r#""event":"""#]),
+            ("bad_message", &[r#""type":"publish""#, r#""room":"a""#, r#""event":"e""#, r#""echo":1"#]),
+            ("bad_json", &[r#""type":"publish""#, r#""room":"a""#, r#""event":"e""#, &deep_data]),
+        ];
+        let (code, fields) = *self.random.pick(&wrong);
+        let id_field = id.iter().map(|id| format!(r#""id":{id}"#));
+        let fields: Vec<String> = fields.iter().map(|field| (*field).to_owned()).chain(id_field).collect();
+        (self.object(fields.into_iter()), Command::Wrong { code, id })
+    }
+
+    fn compose_binary(&mut self, number: usize) {
+        let id = self.id(number);
+        let id_field = || id.iter().map(|id| format!(r#""id":{id}"#));
+        let length = self.payload_length();
+        let payload = self.bytes(length);
+        let (mut frame, command) = if self.random.chance(80) {
+            let echo = self.random.chance(30);
+            let event = self.event(payload.clone(), true);
+            let fields = self.publish_fields(&event, echo).into_iter().chain(id_field());
+            (self.object(fields).into_bytes(), Command::Publish { event, echo, id })
+        } else {
+            let wrong: [&[&str]; 4] = [
+                &[r#""type":"ping""#],
+                &[r#""type":"publish""#, r#""room":"a""#, r#""event":"e""#, r#""data":1"#],
+                &[r#""type":"publish""#, r#""room":7"#, r#""event":"e""#],
+                &[r#""type":"publish""#, r#""event":"e""#],
+            ];
+            let fields = self.random.pick(&wrong).iter().map(|field| (*field).to_owned());
+            let fields: Vec<String> = fields.chain(id_field()).collect();
+            (self.object(fields.into_iter()).into_bytes(), Command::Wrong { code: "bad_message", id })
+        };
+        frame.push(b'\n');
+        frame.extend_from_slice(&payload);
+        self.say_message(number, 2, &frame, Effect::Binary(command));
+    }
+
+    /// Says a message in as many frames as it likes, with control frames between them. What is too large is not said.
+    fn say_message(&mut self, number: usize, opcode: u8, payload: &[u8], effect: Effect) {
+        if payload.len() > self.plan.settings.message_bytes_max {
+            return;
+        }
+        let frames = if self.random.chance(70) {
+            1
+        } else {
+            1 + self.random.up_to(3.min(self.plan.settings.frames_per_message_max as usize - 1))
+        };
+        let mut cuts: Vec<usize> = (1..frames).map(|_| self.random.up_to(payload.len())).collect();
+        cuts.sort_unstable();
+        let mut start = 0;
+        for (at, cut) in cuts.into_iter().enumerate() {
+            let frame = self.frame(false, if at == 0 { opcode } else { 0 }, &payload[start..cut]);
+            self.clients[number].queue(&frame);
+            start = cut;
+            if self.random.chance(30) {
+                self.compose_control(number);
+            }
+        }
+        let frame = self.frame(true, if frames == 1 { opcode } else { 0 }, &payload[start..]);
+        self.clients[number].say(&frame, effect);
+    }
+
+    fn break_a_rule(&mut self, number: usize) {
+        if self.clients[number].speaks.is_none() {
+            return self.break_a_rule_of_http(number);
+        }
+        let bytes_max = self.plan.settings.message_bytes_max as u64;
+        let mask = Some([1, 2, 3, 4]);
+        let close = |code: u16, reason: &[u8]| [&code.to_be_bytes(), reason].concat();
+        let forbidden = *self.random.pick(&[999, 1005, 1006, 2999]);
+        // First what the rule must be seen in, then what comes after.
+        let (told, rest, code): (Vec<u8>, Vec<u8>, u16) = match self.random.below(17) {
+            0 => (vec![0x80 | 0x40 | 1, 0x80], vec![0; 4], 1002),
+            1 => (vec![0x83, 0x85], vec![0; 9], 1002),
+            2 => (vec![0x81, 5], b"hello".to_vec(), 1002),
+            3 => (vec![0x89, 0x80 | 126], vec![0; 6], 1002),
+            4 => (vec![0x09, 0x80], vec![0; 4], 1002),
+            5 => (header(true, 0, mask, 3), vec![0; 3], 1002),
+            6 => {
+                let begun = self.frame(false, 1, b"be");
+                self.clients[number].queue(&begun);
+                (header(true, 2, mask, 3), vec![0; 3], 1002)
+            }
+            7 => (vec![0x82, 0x80 | 126, 0, 125], vec![0; 4], 1002),
+            8 => (vec![0x82, 0x80 | 127, 0x80, 0, 0, 0, 0, 0, 0, 0], vec![0; 4], 1002),
+            9 => (self.frame(true, 8, &[3]), Vec::new(), 1002),
+            10 => (self.frame(true, 8, &close(forbidden, b"")), Vec::new(), 1002),
+            11 => (self.frame(true, 8, &close(1000, &[0xff])), Vec::new(), 1007),
+            12 => {
+                let mut frame = self.frame(true, 1, b"abc\xffdefgh");
+                let rest = frame.split_off(frame.len() - 5);
+                (frame, rest, 1007)
+            }
+            13 => (self.frame(true, 1, &"é".as_bytes()[..1]), Vec::new(), 1007),
+            14 => (header(true, 2, mask, bytes_max + 1), vec![0; 40], 1009),
+            15 => {
+                let begun = self.frame(false, 2, &[7; 100]);
+                self.clients[number].queue(&begun);
+                (header(false, 0, mask, bytes_max - 99), vec![0; 40], 1009)
+            }
+            _ => {
+                let frames_max = self.plan.settings.frames_per_message_max;
+                if frames_max > 100 {
+                    return;
+                }
+                for at in 0..frames_max {
+                    let frame = self.frame(false, if at == 0 { 1 } else { 0 }, b"");
+                    self.clients[number].queue(&frame);
+                }
+                (header(true, 0, mask, 0), Vec::new(), 1009)
+            }
+        };
+        let client = &mut self.clients[number];
+        client.say(&told, Effect::Violation(code));
+        client.queue(&rest);
+        client.sealed = true;
+        let length = self.random.up_to(300);
+        let garbage = self.bytes(length);
+        self.clients[number].queue(&garbage);
+    }
+
+    fn break_a_rule_of_http(&mut self, number: usize) {
+        let refused = |status, label| {
+            Effect::Request(Request { asks: Asks::Refused(status, label), keep_alive: false, head_only: false })
+        };
+        let client = &mut self.clients[number];
+        match self.random.below(3) {
+            0 => {
+                client.say(b"\x16", refused(400, "malformed"));
+                client.queue(b"\x03\x01\x02\x00\x01\x00\x01\xfc");
+            }
+            1 => client.say(b"GET /ws HTTP/1.1\r\nX: y\r\n\r\n", refused(400, "malformed")),
+            _ => {
+                let start = b"GET /ws HTTP/1.1\r\nHost: sim\r\nX: ";
+                let filler = vec![b'x'; self.plan.settings.head_bytes_max - start.len()];
+                client.say(&[&start[..], &filler].concat(), refused(431, "large_head"));
+                client.queue(b"and so on");
+            }
+        }
+        client.sealed = true;
+    }
+
+    // ------------------------------------------------------------------------------------------------- what they talk of
+
+    fn id(&mut self, number: usize) -> Option<String> {
+        let last = &mut self.clients[number].last_id;
+        *last += 1;
+        let id = *last;
+        match self.random.below(10) {
+            0..4 => None,
+            4..8 => Some(id.to_string()),
+            8 => Some(format!("{id}.50e1")),
+            _ => Some(format!(r#""é\n {id}""#)),
+        }
+    }
+
+    fn rooms(&mut self) -> Vec<String> {
+        let count = *self.random.pick(&[1, 1, 1, 2, 3, 0]);
+        (0..count).map(|_| (*self.random.pick(self.plan.rooms)).to_owned()).collect()
+    }
+
+    fn event(&mut self, payload: Vec<u8>, binary: bool) -> Rc<Event> {
+        self.events += 1;
+        let room = (*self.random.pick(self.plan.rooms)).to_owned();
+        Rc::new(Event { room, name: format!("e{}", self.events), payload, binary })
+    }
+
+    fn publish_fields(&self, event: &Event, echo: bool) -> Vec<String> {
+        let mut fields = vec![
+            r#""type":"publish""#.to_owned(),
+            format!(r#""room":{}"#, quoted(&event.room)),
+            format!(r#""event":{}"#, quoted(&event.name)),
+        ];
+        if echo || event.payload.len() % 7 == 0 {
+            fields.push(format!(r#""echo":{echo}"#));
+        }
+        fields
+    }
+
+    /// An object with these fields in any order, perhaps with one more that means nothing.
+    fn object(&mut self, fields: impl Iterator<Item = String>) -> String {
+        let mut fields: Vec<String> = fields.collect();
+        if self.random.chance(20) {
+            fields.push(r#""later":[{"type":"join"},null]"#.to_owned());
+        }
+        self.random.shuffle(&mut fields);
+        let space = *self.random.pick(&["", "", " ", "\t "]);
+        format!("{space}{{{space}{}{space}}}{space}", fields.join(&format!("{space},{space}")))
+    }
+
+    /// JSON that must come out as it went in.
+    fn data(&mut self) -> Option<String> {
+        match self.random.below(7) {
+            0 => None,
+            1 => Some("-12.50E+3".to_owned()),
+            2 => Some(r#"{"a" : [1, 2.50 ,null],"é":"\u00e9\/"}"#.to_owned()),
+            3 => Some(format!("{}{}", "[".repeat(128), "]".repeat(128))),
+            _ => {
+                let length = self.payload_length().min(3_000);
+                Some(quoted(&self.text(length)))
+            }
+        }
+    }
+
+    fn payload_length(&mut self) -> usize {
+        let bytes_max = self.plan.settings.message_bytes_max;
+        if self.plan.heavy && self.random.chance(60) {
+            return 500_000 + self.random.up_to(400_000);
+        }
+        match self.random.below(20) {
+            0..12 => self.random.up_to(30),
+            12..17 => self.random.up_to(300),
+            _ => self.random.up_to((bytes_max / 2).min(3_000)),
+        }
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        if length > 100_000 {
+            return vec![self.random.next() as u8; length];
+        }
+        let mut bytes = Vec::with_capacity(length + 8);
+        while bytes.len() < length {
+            bytes.extend(self.random.next().to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
+
+    /// Text of about `length` bytes.
+    fn text(&mut self, length: usize) -> String {
+        let mut text = String::new();
+        while text.len() < length {
+            text.push_str(*self.random.pick::<&str>(&["plain ", "é", "漢", "😀", "\"", "\\", "\n", "\u{7f}", "word word word "]));
+        }
+        text
+    }
+}
+
+fn header(fin: bool, opcode: u8, mask: Option<[u8; 4]>, length: u64) -> Vec<u8> {
+    let opcode = coding::OpCode::from(opcode);
+    let header = FrameHeader { is_final: fin, rsv1: false, rsv2: false, rsv3: false, opcode, mask };
+    let mut bytes = Vec::new();
+    header.format(length, &mut bytes).expect("writing to memory does not fail");
+    bytes
+}
+
+fn quoted(value: &(impl serde::Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).expect("text can be written")
+}
+
+// ----------------------------------------------------------------------------------------------------------- the model
+
+/// What the shards must do and hold, worked out in the plainest way from what the clients said.
+#[derive(Debug)]
+struct Model {
+    settings: Settings,
+    rules: Rules,
+    rooms_max: usize,
+    peers: Vec<Peer>,
+    rooms: BTreeMap<String, Room>,
+    /// By shard, what is in its mailbox or collected from it.
+    mail: Vec<VecDeque<Letter>>,
+    /// Shards that have to be rung at the end of this turn.
+    bells: BTreeSet<usize>,
+    /// By shard.
+    accepts: Vec<Tokens>,
+    drains: Vec<Option<Drain>>,
+    /// By shard, one more than the highest slot that was ever used.
+    slots: Vec<usize>,
+    gate_draining: bool,
+    /// Pieces of mail that the shard has taken, and the model has not followed yet.
+    takes: u64,
+    open: usize,
+    sockets: usize,
+    /// Rooms made, and publications taken, so far: numbers that are used once.
+    incarnations: u64,
+    sequence: u64,
+    counts: Counts,
+}
+
+/// What the shards must have counted.
+#[derive(Debug, Default)]
+struct Counts {
+    accepts: u64,
+    upgrades: u64,
+    requests: u64,
+    rejects: [u64; Reject::LABELS.len()],
+    endings: [u64; Ending::LABELS.len()],
+    messages_in: u64,
+    publications: u64,
+    deliveries: u64,
+    cross_shard: u64,
+    errors: u64,
+    rate_limited: u64,
+    pings: u64,
+    lost: u64,
+}
+
+#[derive(Debug)]
+struct Room {
+    /// Tells rooms apart that had the same name at different times.
+    incarnation: u64,
+    members: BTreeSet<usize>,
+}
+
+#[derive(Clone, Debug)]
+enum Letter {
+    Event { event: Rc<Event>, origin: Origin, echo: bool, incarnation: u64 },
+    Drain { spread_ms: u32, timeout_ms: u32 },
+}
+
+/// Which publication an event comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    publisher: usize,
+    sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Drain {
+    started: Time,
+    spread_ms: u32,
+    timeout_ms: u32,
+    told: usize,
+}
+
+/// A connection as the server must see it.
+#[derive(Debug)]
+struct Peer {
+    shard: usize,
+    slot: Option<Slot>,
+    ip: IpAddr,
+    stage: Stage,
+    /// True when its socket is to be closed at the end of this turn.
+    doomed: bool,
+    dialect: Option<Dialect>,
+    /// True when the answer to the upgrade has been decoded: from there on, frames.
+    switched: bool,
+    /// True from the upgrade until everything has been written for the first time.
+    switching: bool,
+    /// True when the close frame has been decoded: from there on, nothing.
+    said_close: bool,
+    /// What it has to be told, in this order.
+    expected: VecDeque<Expected>,
+    /// True from a write that the socket did not take whole until everything has been written.
+    refused: bool,
+    /// True when frames may be dropped, as the policy is.
+    droppable: bool,
+    /// Frames that were left out since it was last told.
+    lost: u64,
+    /// The millisecond at which its timer fires.
+    due_ms: u64,
+    heard_ms: u64,
+    pinged: bool,
+    tokens: Tokens,
+    rooms: BTreeSet<String>,
+    /// Publications made while it was a member, by sequence, until it has got them or left.
+    owed: BTreeMap<u64, String>,
+    /// By room, the last publication it got; and by room and publisher, the number of the last event.
+    last_sequence: BTreeMap<String, u64>,
+    last_number: BTreeMap<(String, usize), u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Backlog,
+    Http,
+    Open,
+    Closing(Ending),
+    Finishing { at_once: bool },
+    Finished,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Expected {
+    said: Said,
+    given: Time,
+    origin: Option<Origin>,
+}
+
+/// What the server says, decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Said {
+    Answer { status: u16, closes: bool, head_only: bool },
+    Switch { subprotocol: bool },
+    Ack(String),
+    Joined(String, BTreeMap<String, u64>),
+    Pong(Option<String>),
+    Error { code: String, id: Option<String>, retry_ms: Option<u64> },
+    Event(Rc<Event>),
+    Dropped(u64),
+    Echo { binary: bool, payload: Vec<u8> },
+    WebSocketPong(Vec<u8>),
+    WebSocketPing,
+    Close(Option<u16>),
+}
+
+/// So many things a second, and so many at once.
+#[derive(Clone, Copy, Debug)]
+struct Tokens {
+    thousandths: u64,
+    filled_ms: u64,
+}
+
+impl Tokens {
+    fn full(burst: u32, now: Time) -> Tokens {
+        Tokens { thousandths: u64::from(burst) * 1000, filled_ms: now.ms() }
+    }
+
+    /// Takes one, or answers in how many milliseconds there is one.
+    fn take(&mut self, rate: u32, burst: u32, now: Time) -> Result<(), u64> {
+        let trickled = (now.ms() - self.filled_ms) * u64::from(rate);
+        self.thousandths = (self.thousandths + trickled).min(u64::from(burst) * 1000);
+        self.filled_ms = now.ms();
+        match self.thousandths.checked_sub(1000) {
+            Some(rest) => {
+                self.thousandths = rest;
+                Ok(())
+            }
+            None => Err((1000 - self.thousandths).div_ceil(u64::from(rate))),
+        }
+    }
+}
+
+impl Peer {
+    fn new(shard: usize, ip: IpAddr, policy: OutboxPolicy) -> Peer {
+        Peer {
+            shard,
+            slot: None,
+            ip,
+            stage: Stage::Backlog,
+            doomed: false,
+            dialect: None,
+            switched: false,
+            switching: false,
+            said_close: false,
+            expected: VecDeque::new(),
+            refused: false,
+            droppable: policy == OutboxPolicy::Drop,
+            lost: 0,
+            due_ms: 0,
+            heard_ms: 0,
+            pinged: false,
+            tokens: Tokens { thousandths: 0, filled_ms: 0 },
+            rooms: BTreeSet::new(),
+            owed: BTreeMap::new(),
+            last_sequence: BTreeMap::new(),
+            last_number: BTreeMap::new(),
+        }
+    }
+
+    /// True while it has a socket.
+    fn is_live(&self) -> bool {
+        !matches!(self.stage, Stage::Backlog | Stage::Closed)
+    }
+
+    fn is_upgraded(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Closing(_))
+    }
+
+    fn is_finishing(&self) -> bool {
+        matches!(self.stage, Stage::Finishing { .. })
+    }
+
+    /// True when what is expected may have been dropped.
+    fn can_lose(&self) -> bool {
+        self.droppable && self.refused
+    }
+
+    /// True when something waits for the end of a linger.
+    fn lingers(&self) -> bool {
+        !self.refused && !self.expected.is_empty()
+    }
+
+    fn arm(&mut self, now: Time, ahead_ms: u64) {
+        self.due_ms = now.ms() + ahead_ms + TIMER_TICK_MS;
+    }
+
+    /// At most so many bytes are waiting.
+    fn waiting_bytes_max(&self) -> usize {
+        self.expected.iter().map(|expected| expected.said.bytes_max()).sum()
+    }
+
+    fn expect(&mut self, said: Said, now: Time) {
+        self.expected.push_back(Expected { said, given: now, origin: None });
+    }
+}
+
+impl Said {
+    /// More bytes than it takes.
+    fn bytes_max(&self) -> usize {
+        let id_bytes = |id: &Option<String>| id.as_ref().map_or(0, String::len);
+        match self {
+            Said::Answer { .. } | Said::Switch { .. } => 500,
+            Said::Ack(id) => 60 + id.len(),
+            Said::Joined(id, rooms) => 60 + id.len() + 3 * rooms.keys().map(|name| 60 + 2 * name.len()).sum::<usize>(),
+            Said::Pong(id) => 60 + id_bytes(id),
+            Said::Error { id, .. } => 500 + id_bytes(id),
+            Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
+            Said::Echo { payload, .. } | Said::WebSocketPong(payload) => 10 + payload.len(),
+            Said::WebSocketPing => 2,
+            Said::Close(_) | Said::Dropped(_) => 127,
+        }
+    }
+}
+
+impl Model {
+    fn new(plan: &Plan) -> Model {
+        Model {
+            settings: plan.settings.clone(),
+            rules: plan.rules.clone(),
+            rooms_max: plan.rooms_max,
+            peers: Vec::new(),
+            rooms: BTreeMap::new(),
+            mail: vec![VecDeque::new(); plan.shards],
+            bells: BTreeSet::new(),
+            accepts: vec![Tokens::full(plan.settings.accepts_per_second_max, plan.start); plan.shards],
+            drains: vec![None; plan.shards],
+            slots: vec![0; plan.shards],
+            gate_draining: false,
+            takes: 0,
+            open: 0,
+            sockets: 0,
+            incarnations: 0,
+            sequence: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------- what the reactor does
+
+    fn may_accept(&self, shard: usize, now: Time) -> bool {
+        let rate = self.settings.accepts_per_second_max;
+        let mut accepts = self.accepts[shard];
+        self.drains[shard].is_none()
+            && self.sockets < self.rules.sockets_max
+            && (rate == 0 || accepts.take(rate, rate, now).is_ok())
+    }
+
+    fn accept(&mut self, shard: usize, number: usize, slot: Slot, now: Time) {
+        let rate = self.settings.accepts_per_second_max;
+        if rate > 0 {
+            self.accepts[shard].take(rate, rate, now).expect("it was asked whether it may");
+        }
+        self.counts.accepts += 1;
+        self.sockets += 1;
+        self.slots[shard] = self.slots[shard].max(slot as usize + 1);
+        let peer = &mut self.peers[number];
+        peer.slot = Some(slot);
+        peer.stage = Stage::Http;
+        peer.arm(now, self.settings.handshake_timeout_ms.into());
+    }
+
+    /// Bytes have come.
+    fn heard(&mut self, number: usize, now: Time) {
+        self.peers[number].heard_ms = now.ms();
+        self.peers[number].pinged = false;
+    }
+
+    fn hang_up(&mut self, number: usize) {
+        self.end(number, Ending::Lost);
+        self.peers[number].doomed = true;
+    }
+
+    /// The shard takes its mail: all of it, or as much as its arena had room for.
+    fn deliver(&mut self, shard: usize, now: Time) {
+        while self.takes > 0
+            && let Some(letter) = self.mail[shard].pop_front()
+        {
+            self.takes -= 1;
+            match letter {
+                Letter::Event { event, origin, echo, incarnation } => {
+                    let room = self.rooms.get(&event.room).filter(|room| room.incarnation == incarnation);
+                    for member in room.iter().flat_map(|room| &room.members) {
+                        if self.peers[*member].shard == shard && (echo || *member != origin.publisher) {
+                            let said = Said::Event(event.clone());
+                            let expected = Expected { said, given: now, origin: Some(origin) };
+                            self.peers[*member].expected.push_back(expected);
+                            self.counts.deliveries += 1;
+                            self.counts.cross_shard += u64::from(self.peers[origin.publisher].shard != shard);
+                        }
+                    }
+                }
+                Letter::Drain { spread_ms, timeout_ms } => {
+                    self.drains[shard].get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
+                }
+            }
+        }
+    }
+
+    /// Timers fire, and a drain goes on.
+    fn advance(&mut self, shard: usize, now: Time, clients: &[Client], links: &[Link]) {
+        for number in 0..self.peers.len() {
+            let peer = &mut self.peers[number];
+            if peer.shard != shard || !peer.is_live() || peer.doomed || peer.due_ms > now.ms() {
+                continue;
+            }
+            match peer.stage {
+                Stage::Http if links[number].handed > clients[number].carried_out => {
+                    self.refuse(number, 408, "slow_head", false, false, now);
+                }
+                Stage::Open if peer.pinged => {
+                    let silent_ms = now.ms() - peer.heard_ms;
+                    let patience_ms = self.settings.ping_interval_ms + self.settings.ping_timeout_ms;
+                    assert!(silent_ms >= patience_ms.into(), "the model would close {number} too early");
+                    self.end(number, Ending::Silent);
+                    self.peers[number].doomed = true;
+                }
+                Stage::Open => {
+                    let silent_ms = now.ms() - peer.heard_ms;
+                    let interval_ms = u64::from(self.settings.ping_interval_ms);
+                    if silent_ms < interval_ms {
+                        peer.arm(now, interval_ms - silent_ms);
+                    } else {
+                        peer.pinged = true;
+                        peer.expect(Said::WebSocketPing, now);
+                        peer.arm(now, self.settings.ping_timeout_ms.into());
+                        self.counts.pings += 1;
+                    }
+                }
+                _ => {
+                    self.end(number, Ending::Lost);
+                    self.peers[number].doomed = true;
+                }
+            }
+        }
+        let Some(drain) = &mut self.drains[shard] else { return };
+        let slots = self.slots[shard] as u64;
+        let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
+        let due = (slots * elapsed_ms).checked_div(drain.spread_ms.into()).unwrap_or(slots).min(slots) as usize;
+        let told = drain.told;
+        drain.told = due.max(told);
+        let has_timed_out = elapsed_ms >= drain.timeout_ms.into();
+        for number in 0..self.peers.len() {
+            let peer = &mut self.peers[number];
+            if peer.shard != shard || !peer.is_live() {
+                continue;
+            }
+            let slot = peer.slot.expect("accepted") as usize;
+            match peer.stage {
+                Stage::Open if (told..due).contains(&slot) => {
+                    peer.expect(Said::Close(Some(1001)), now);
+                    peer.stage = Stage::Closing(Ending::Shutdown);
+                    peer.arm(now, CLOSE_TIMEOUT_MS);
+                    self.leave_all(number);
+                }
+                Stage::Http if (told..due).contains(&slot) => peer.doomed = true,
+                _ => {}
+            }
+            if has_timed_out {
+                self.end(number, Ending::Shutdown);
+                self.peers[number].doomed = true;
+            }
+        }
+    }
+
+    /// The server ends its side.
+    fn end_stream(&mut self, number: usize) {
+        let peer = &mut self.peers[number];
+        assert_eq!(peer.stage, Stage::Finishing { at_once: false }, "the stream to {number} ends");
+        assert!(peer.expected.is_empty() || peer.can_lose(), "{number} has not been told {:?}", peer.expected);
+        peer.expected.clear();
+        peer.stage = Stage::Finished;
+    }
+
+    /// The server closes the socket. Answers how the WebSocket ended, if that is the end of it.
+    fn close(&mut self, number: usize) -> Option<Ending> {
+        let peer = &self.peers[number];
+        let is_told = peer.expected.is_empty() || peer.can_lose();
+        let ending = if peer.doomed || (peer.stage == Stage::Finishing { at_once: true } && is_told) {
+            None
+        } else {
+            // The only other reason there is: too much waits for it, or for all.
+            let refused = self.peers.iter().filter(|other| other.shard == peer.shard && other.refused);
+            let total: usize = refused.map(Peer::waiting_bytes_max).sum();
+            let is_full = peer.waiting_bytes_max() > self.settings.outbox_bytes_max
+                || total > self.settings.outbox_total_bytes_max;
+            // Where frames may be dropped, only what is no frame fills an outbox.
+            let may_be_slow = !peer.droppable || !peer.is_upgraded() || peer.switching;
+            assert!(peer.refused && is_full && may_be_slow, "{number} is closed for no reason: {peer:#?}");
+            Some(Ending::Slow)
+        };
+        self.end(number, Ending::Slow);
+        let peer = &mut self.peers[number];
+        peer.stage = Stage::Closed;
+        peer.doomed = false;
+        peer.expected.clear();
+        self.sockets -= 1;
+        ending
+    }
+
+    // ----------------------------------------------------------------------------------------- what the clients bring about
+
+    /// The shard has been handed the last byte that `effect` needs.
+    fn apply(&mut self, number: usize, effect: &Effect, now: Time) {
+        let peer = &mut self.peers[number];
+        match (peer.stage, effect) {
+            (Stage::Http, Effect::Request(request)) => self.request(number, request, now),
+            (Stage::Open | Stage::Closing(_), Effect::Close(code)) => {
+                if peer.stage == Stage::Open {
+                    peer.expect(Said::Close(*code), now);
+                }
+                self.end(number, Ending::Client);
+                self.peers[number].stage = Stage::Finishing { at_once: true };
+                self.peers[number].arm(now, CLOSE_TIMEOUT_MS);
+            }
+            (Stage::Open | Stage::Closing(_), Effect::Violation(code)) => {
+                self.fail(number, *code, Ending::Protocol, now);
+            }
+            (Stage::Open, Effect::Ping(payload)) => peer.expect(Said::WebSocketPong(payload.clone()), now),
+            (Stage::Open | Stage::Closing(_), Effect::Ping(_) | Effect::Pong) => {}
+            (Stage::Closing(_), _) => self.counts.messages_in += 1,
+            (Stage::Open, _) => {
+                self.counts.messages_in += 1;
+                match effect {
+                    Effect::Text(commands) => commands.iter().for_each(|command| self.command(number, command, now)),
+                    Effect::Unsplit(code) => self.error(number, code, None, None, now),
+                    Effect::Binary(command) => self.command(number, command, now),
+                    Effect::Echo { binary, payload } => match self.take_token(number, now) {
+                        Ok(()) => {
+                            let said = Said::Echo { binary: *binary, payload: payload.clone() };
+                            self.peers[number].expect(said, now);
+                        }
+                        Err(_) => {
+                            self.counts.rate_limited += 1;
+                            self.fail(number, 1008, Ending::Limit, now);
+                        }
+                    },
+                    _ => panic!("{number} was to send a request, and is upgraded"),
+                }
+            }
+            // What comes after the end is not for the server.
+            (Stage::Finishing { .. } | Stage::Finished, _) => {}
+            (stage, effect) => panic!("{number} is {stage:?}, and does {effect:?}"),
+        }
+    }
+
+    fn request(&mut self, number: usize, request: &Request, now: Time) {
+        let shard = self.peers[number].shard;
+        let keep_alive = request.keep_alive && self.drains[shard].is_none();
+        match request.asks {
+            Asks::Ready if self.gate_draining => self.answer(number, 503, keep_alive, request.head_only, now),
+            Asks::Health | Asks::Ready => {
+                self.counts.requests += 1;
+                self.answer(number, 200, keep_alive, request.head_only, now);
+            }
+            Asks::Refused(status, label) => self.refuse(number, status, label, keep_alive, request.head_only, now),
+            Asks::Upgrade { dialect, subprotocol } => self.upgrade(number, dialect, subprotocol, now),
+        }
+    }
+
+    fn upgrade(&mut self, number: usize, dialect: Dialect, subprotocol: bool, now: Time) {
+        let ip = self.peers[number].ip;
+        let of_this_ip = self.peers.iter().filter(|peer| peer.is_upgraded() && peer.ip == ip).count();
+        let refusal = if self.gate_draining {
+            return self.refuse(number, 503, "draining", false, false, now);
+        } else if self.open >= self.rules.connections_max {
+            Some((503, "full"))
+        } else if self.rules.per_ip_max.is_some_and(|max| of_this_ip >= max as usize) {
+            Some((429, "per_ip"))
+        } else {
+            None
+        };
+        let peer = &mut self.peers[number];
+        if let Some((status, label)) = refusal {
+            if !self.settings.refuse_with_close {
+                return self.refuse(number, status, label, false, false, now);
+            }
+            peer.dialect = Some(dialect);
+            peer.expect(Said::Switch { subprotocol }, now);
+            peer.expect(Said::Close(Some(1008)), now);
+            peer.stage = Stage::Finishing { at_once: false };
+            peer.arm(now, CLOSE_TIMEOUT_MS);
+            self.counts.rejects[label_index(label)] += 1;
+            return;
+        }
+        peer.dialect = Some(dialect);
+        peer.expect(Said::Switch { subprotocol }, now);
+        peer.stage = Stage::Open;
+        peer.switching = true;
+        peer.tokens = Tokens::full(self.settings.messages_burst_max, now);
+        peer.arm(now, self.settings.ping_interval_ms.into());
+        self.open += 1;
+        self.counts.upgrades += 1;
+    }
+
+    fn refuse(&mut self, number: usize, status: u16, label: &str, keep_alive: bool, head_only: bool, now: Time) {
+        self.counts.rejects[label_index(label)] += 1;
+        self.answer(number, status, keep_alive, head_only, now);
+    }
+
+    fn answer(&mut self, number: usize, status: u16, keep_alive: bool, head_only: bool, now: Time) {
+        let peer = &mut self.peers[number];
+        peer.expect(Said::Answer { status, closes: !keep_alive, head_only }, now);
+        if keep_alive {
+            peer.arm(now, self.settings.handshake_timeout_ms.into());
+        } else {
+            peer.stage = Stage::Finishing { at_once: false };
+            peer.arm(now, CLOSE_TIMEOUT_MS);
+        }
+    }
+
+    fn command(&mut self, number: usize, command: &Command, now: Time) {
+        let (Command::Join { id, .. }
+        | Command::Leave { id, .. }
+        | Command::Publish { id, .. }
+        | Command::Ping { id }
+        | Command::Wrong { id, .. }) = command;
+        if let Err(retry_ms) = self.take_token(number, now) {
+            self.counts.rate_limited += 1;
+            return self.error(number, "rate_limited", id.clone(), Some(retry_ms), now);
+        }
+        match command {
+            // What was published before is for the members of then.
+            Command::Join { rooms, .. } => {
+                self.deliver(self.peers[number].shard, now);
+                return self.join(number, rooms, id.clone(), now);
+            }
+            Command::Leave { rooms, .. } => {
+                self.deliver(self.peers[number].shard, now);
+                rooms.iter().for_each(|name| self.leave(number, name));
+            }
+            Command::Publish { event, echo, .. } => self.publish(number, event, *echo),
+            Command::Ping { .. } => return self.peers[number].expect(Said::Pong(id.clone()), now),
+            Command::Wrong { code, .. } => return self.error(number, code, id.clone(), None, now),
+        }
+        if let Some(id) = id {
+            self.peers[number].expect(Said::Ack(id.clone()), now);
+        }
+    }
+
+    /// All of the rooms or none.
+    fn join(&mut self, number: usize, names: &[String], id: Option<String>, now: Time) {
+        let new: BTreeSet<&String> = names.iter().filter(|name| !self.peers[number].rooms.contains(*name)).collect();
+        let made = new.iter().filter(|name| !self.rooms.contains_key(**name)).count();
+        let would_be_in = self.peers[number].rooms.len() + new.len();
+        if (made > 0 && self.rooms.len() + made > self.rooms_max)
+            || (!new.is_empty() && would_be_in > self.settings.rooms_per_connection_max)
+        {
+            return self.error(number, "too_many_rooms", id, None, now);
+        }
+        let mut members = BTreeMap::new();
+        for name in names {
+            let room = self.rooms.entry(name.clone()).or_insert_with(|| {
+                self.incarnations += 1;
+                Room { incarnation: self.incarnations, members: BTreeSet::new() }
+            });
+            room.members.insert(number);
+            members.insert(name.clone(), room.members.len() as u64 - 1);
+            self.peers[number].rooms.insert(name.clone());
+        }
+        if let Some(id) = id {
+            self.peers[number].expect(Said::Joined(id, members), now);
+        }
+    }
+
+    fn leave(&mut self, number: usize, name: &str) {
+        let peer = &mut self.peers[number];
+        if !peer.rooms.remove(name) {
+            return;
+        }
+        peer.owed.retain(|_, room| room != name);
+        let room = self.rooms.get_mut(name).expect("it was a member");
+        room.members.remove(&number);
+        if room.members.is_empty() {
+            self.rooms.remove(name);
+        }
+    }
+
+    fn publish(&mut self, number: usize, event: &Rc<Event>, echo: bool) {
+        self.counts.publications += 1;
+        self.sequence += 1;
+        let Some(Room { incarnation, members }) = self.rooms.get(&event.room) else { return };
+        let origin = Origin { publisher: number, sequence: self.sequence };
+        let letter = Letter::Event { event: event.clone(), origin, echo, incarnation: *incarnation };
+        let shards: BTreeSet<usize> = members.iter().map(|member| self.peers[*member].shard).collect();
+        for member in members.iter().filter(|member| echo || **member != number) {
+            self.peers[*member].owed.insert(self.sequence, event.room.clone());
+        }
+        for shard in shards {
+            self.mail[shard].push_back(letter.clone());
+            if shard != self.peers[number].shard {
+                self.bells.insert(shard);
+            }
+        }
+    }
+
+    fn error(&mut self, number: usize, code: &str, id: Option<String>, retry_ms: Option<u64>, now: Time) {
+        self.counts.errors += 1;
+        self.peers[number].expect(Said::Error { code: code.to_owned(), id, retry_ms }, now);
+    }
+
+    fn take_token(&mut self, number: usize, now: Time) -> Result<(), u64> {
+        match self.settings.messages_per_second_max {
+            0 => Ok(()),
+            rate => self.peers[number].tokens.take(rate, self.settings.messages_burst_max, now),
+        }
+    }
+
+    /// A WebSocket whose client broke a rule is told so, and ended.
+    fn fail(&mut self, number: usize, code: u16, ending: Ending, now: Time) {
+        let peer = &mut self.peers[number];
+        if peer.stage == Stage::Open {
+            peer.expect(Said::Close(Some(code)), now);
+        }
+        peer.arm(now, CLOSE_TIMEOUT_MS);
+        self.end(number, ending);
+    }
+
+    /// A WebSocket is over, if there is one.
+    fn end(&mut self, number: usize, ending: Ending) {
+        let ending = match self.peers[number].stage {
+            Stage::Open => ending,
+            Stage::Closing(because) => because,
+            _ => return,
+        };
+        self.peers[number].stage = Stage::Finishing { at_once: false };
+        self.leave_all(number);
+        self.open -= 1;
+        self.counts.endings[ending.index()] += 1;
+    }
+
+    fn leave_all(&mut self, number: usize) {
+        for name in self.peers[number].rooms.clone() {
+            self.leave(number, &name);
+        }
+    }
+
+    // ------------------------------------------------------------------------------------------------ what comes of it
+
+    /// The server has said this. True when it was an event that waited for others.
+    fn said(&mut self, number: usize, said: Said, now: Time) -> bool {
+        let peer = &mut self.peers[number];
+        assert!(!peer.said_close, "{number} is told {said:?} after the close");
+        if let Said::Dropped(count) = said {
+            assert!(peer.droppable && count > 0 && count >= peer.lost, "{number} is told of {count} losses, not {}", peer.lost);
+            let more = (count - peer.lost) as usize;
+            assert!(more <= peer.expected.len(), "{number} is told of {count} losses and has fewer");
+            self.counts.lost += count;
+            peer.expected.drain(..more).for_each(|lost| peer.owed.retain(|sequence, _| !lost.is(*sequence)));
+            peer.lost = 0;
+            peer.refused &= !peer.expected.is_empty();
+            return false;
+        }
+        let place = if peer.can_lose() {
+            peer.expected.iter().position(|expected| expected.said == said)
+        } else {
+            peer.expected.front().is_some_and(|expected| expected.said == said).then_some(0)
+        };
+        let Some(place) = place else {
+            panic!("{number} is told {said:?} instead of {:?}", peer.expected.front());
+        };
+        for lost in peer.expected.drain(..place) {
+            assert!(!matches!(lost.said, Said::Answer { .. } | Said::Switch { .. }), "{number} misses {lost:?}");
+            peer.owed.retain(|sequence, _| !lost.is(*sequence));
+            peer.lost += 1;
+        }
+        let expected = peer.expected.pop_front().expect("it was found");
+        if let (Said::Event(event), Some(Origin { publisher, sequence })) = (&said, expected.origin) {
+            peer.owed.remove(&sequence);
+            let before = peer.last_sequence.insert(event.room.clone(), sequence);
+            assert!(before.is_none_or(|before| before < sequence), "{number} gets {event:?} out of order");
+            let event_number = event.name[1..].parse().expect("e and a number");
+            let before = peer.last_number.insert((event.room.clone(), publisher), event_number);
+            assert!(before.is_none_or(|before| before < event_number), "{number} gets {event:?} out of order");
+        }
+        peer.switched |= matches!(said, Said::Switch { .. });
+        peer.said_close = matches!(said, Said::Close(_));
+        peer.switching &= !peer.expected.is_empty();
+        peer.refused &= !(peer.expected.is_empty() && peer.lost == 0);
+        expected.origin.is_some() && expected.given < now
+    }
+}
+
+/// The connections of a shard, with their numbers.
+fn live(peers: &[Peer], shard: usize) -> impl Iterator<Item = (usize, &Peer)> {
+    peers.iter().enumerate().filter(move |(_, peer)| peer.shard == shard && peer.is_live())
+}
+
+impl Expected {
+    fn is(&self, sequence: u64) -> bool {
+        self.origin.is_some_and(|origin| origin.sequence == sequence)
+    }
+}
+
+fn label_index(label: &str) -> usize {
+    Reject::LABELS.iter().position(|other| *other == label).expect("a label")
+}
+
+// ------------------------------------------------------------------------------------------ what the server says, decoded
+
+/// Decodes what is at the start of `bytes`, if it is there whole, and answers how long it is.
+fn decode(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
+    if !peer.switched {
+        return decode_answer(bytes, peer);
+    }
+    let mut cursor = Cursor::new(bytes);
+    let (header, length) = FrameHeader::parse(&mut cursor).expect("a frame")?;
+    let start = cursor.position() as usize;
+    let payload = bytes.get(start..start + length as usize)?;
+    assert!(header.is_final && !header.rsv1 && !header.rsv2 && !header.rsv3, "a plain frame: {header:?}");
+    assert!(header.mask.is_none() && start == header.len(length), "the shortest header: {header:?}");
+    let said = match (header.opcode, peer.dialect) {
+        (coding::OpCode::Control(control), _) => {
+            assert!(length <= 125, "a control frame is short");
+            match control {
+                coding::Control::Ping => {
+                    assert!(payload.is_empty());
+                    Said::WebSocketPing
+                }
+                coding::Control::Pong => Said::WebSocketPong(payload.to_vec()),
+                coding::Control::Close => Said::Close(payload.split_first_chunk().map(|(code, reason)| {
+                    std::str::from_utf8(reason).expect("a reason is text");
+                    u16::from_be_bytes(*code)
+                })),
+                coding::Control::Reserved(_) => panic!("a reserved opcode: {header:?}"),
+            }
+        }
+        (coding::OpCode::Data(data), Some(dialect)) => {
+            let binary = data == coding::Data::Binary;
+            assert!(binary || data == coding::Data::Text, "a whole message: {header:?}");
+            match dialect {
+                Dialect::Echo => Said::Echo { binary, payload: payload.to_vec() },
+                Dialect::Native if binary => {
+                    let newline = payload.iter().position(|byte| *byte == b'\n').expect("a newline");
+                    decode_message(&payload[..newline], Some(&payload[newline + 1..]))
+                }
+                Dialect::Native => decode_message(payload, None),
+            }
+        }
+        (coding::OpCode::Data(_), None) => panic!("a message before the upgrade"),
+    };
+    Some((said, start + length as usize))
+}
+
+/// The fields of all that throng says in the native dialect, as docs/protocol.md has them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Message<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    rooms: Option<BTreeMap<String, Members>>,
+    code: Option<String>,
+    message: Option<String>,
+    retry_ms: Option<u64>,
+    room: Option<String>,
+    event: Option<String>,
+    /// `null` is data, too.
+    #[serde(borrow, default, deserialize_with = "whatever_is_there")]
+    data: Option<&'a RawValue>,
+    count: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Members {
+    members: u64,
+}
+
+fn whatever_is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(from).map(Some)
+}
+
+/// A native message; with `attached`, the part of a binary frame before its payload.
+fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
+    let text = std::str::from_utf8(json).expect("text is UTF-8");
+    let message = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is not a message: {error}"));
+    let Message { kind, id, rooms, code, message, retry_ms, room, event, data, count } = message;
+    let id = id.map(|id| id.get().to_owned());
+    match (kind, id, rooms, code, message, retry_ms, room, event, data, count, attached) {
+        ("ack", Some(id), None, None, None, None, None, None, None, None, None) => Said::Ack(id),
+        ("ack", Some(id), Some(rooms), None, None, None, None, None, None, None, None) => {
+            Said::Joined(id, rooms.into_iter().map(|(name, members)| (name, members.members)).collect())
+        }
+        ("pong", id, None, None, None, None, None, None, None, None, None) => Said::Pong(id),
+        ("error", id, None, Some(code), Some(_), retry_ms, None, None, None, None, None) => {
+            Said::Error { code, id, retry_ms }
+        }
+        ("event", None, None, None, None, None, Some(room), Some(name), Some(data), None, None) => {
+            Said::Event(Rc::new(Event { room, name, payload: data.get().as_bytes().to_vec(), binary: false }))
+        }
+        ("event", None, None, None, None, None, Some(room), Some(name), None, None, Some(payload)) => {
+            Said::Event(Rc::new(Event { room, name, payload: payload.to_vec(), binary: true }))
+        }
+        ("dropped", None, None, None, None, None, None, None, None, Some(count), None) => Said::Dropped(count),
+        _ => panic!("{text} is no message of the protocol"),
+    }
+}
+
+fn decode_answer(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head_bytes) = response.parse(bytes).expect("an HTTP answer") else { return None };
+    let value = |name: &str| {
+        let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        header.map(|header| std::str::from_utf8(header.value).expect("a header is text"))
+    };
+    let status = response.code.expect("a whole head has a status");
+    if status == 101 {
+        assert_eq!((value("Upgrade"), value("Connection")), (Some("websocket"), Some("Upgrade")));
+        assert_eq!(value("Sec-WebSocket-Accept"), Some(ACCEPT));
+        let subprotocol = value("Sec-WebSocket-Protocol");
+        assert!(subprotocol.is_none_or(|name| name == "throng.v1"));
+        return Some((Said::Switch { subprotocol: subprotocol.is_some() }, head_bytes));
+    }
+    let head_only = matches!(peer.expected.front(), Some(Expected { said: Said::Answer { head_only: true, .. }, .. }));
+    let length: usize = value("Content-Length").expect("a length").parse().expect("a number");
+    let body = bytes.get(head_bytes..head_bytes + if head_only { 0 } else { length })?;
+    if !head_only {
+        serde_json::from_slice::<serde_json::Value>(body).expect("the body is JSON");
+    }
+    let closes = value("Connection").is_some_and(|value| value.contains("close"));
+    Some((Said::Answer { status, closes, head_only }, head_bytes + body.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `THRONG_SIM_SEED` for one seed, `THRONG_SIM_SEEDS` for how many; else 256.
+    fn seeds() -> std::ops::Range<u64> {
+        let number = |name| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+        match (number("THRONG_SIM_SEED"), number("THRONG_SIM_SEEDS")) {
+            (Some(seed), _) => seed..seed + 1,
+            (None, count) => 0..count.unwrap_or(256),
+        }
+    }
+
+    #[test]
+    fn seeds_break_no_rule() {
+        let seeds = seeds();
+        let is_whole = seeds.end - seeds.start >= 256;
+        let mut total = Report::default();
+        for seed in seeds {
+            total.merge(&run(seed));
+        }
+        println!("{total:#?}");
+        if is_whole {
+            let Report {
+                trace: _,
+                turns,
+                accepts,
+                upgrades,
+                rejects,
+                cuts,
+                publications,
+                cross_shard,
+                short_writes,
+                refused_writes,
+                linger_batches,
+                full_turns,
+                rate_limited,
+                drops,
+                dropped_told,
+                endings,
+                slow_heads,
+                drains,
+                jumps,
+                late_mail,
+            } = total;
+            for (happened, what) in [
+                (turns, "turns"),
+                (accepts, "accepts"),
+                (upgrades, "upgrades"),
+                (rejects, "rejects"),
+                (cuts, "cuts"),
+                (publications, "publications"),
+                (cross_shard, "deliveries on other shards"),
+                (short_writes, "short writes"),
+                (refused_writes, "refused writes"),
+                (linger_batches, "linger batches"),
+                (full_turns, "full turns"),
+                (rate_limited, "rate limits"),
+                (drops, "drops"),
+                (dropped_told, "dropped messages"),
+                (slow_heads, "slow heads"),
+                (drains, "drains"),
+                (jumps, "jumps of the clock"),
+                (late_mail, "late mail"),
+            ] {
+                assert!(happened >= 10, "{what} happened {happened} times: too seldom to prove anything");
+            }
+            for (label, happened) in Ending::LABELS.iter().zip(endings) {
+                assert!(happened >= 10, "{happened} connections ended as {label}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_seed_is_a_whole_life() {
+        for seed in [1, 2, 3] {
+            assert_eq!(run(seed), run(seed), "the same seed, the same bytes at the same times");
+        }
+        assert_ne!(run(1).trace, run(2).trace);
+    }
+}

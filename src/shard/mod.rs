@@ -23,11 +23,11 @@ use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, native};
-use crate::message::{Publication, ShardId, ShardSet, Slot};
+use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Time};
 use crate::wire::close::CloseCode;
-use crate::wire::frame::Opcode;
+use crate::wire::frame::{self, Opcode};
 use conn::{Conn, Due, Stage};
 use rooms::Rooms;
 use slab::Slab;
@@ -136,6 +136,8 @@ pub struct Shard {
     published: Vec<Time>,
     /// Mail that has been collected and not carried out.
     mail: VecDeque<Mail>,
+    /// Pieces of mail carried out so far.
+    mail_taken: u64,
     /// The publications of one room being delivered, with their frames; empty between calls.
     run: Run,
     /// Where in the arena the ping of this turn stands.
@@ -199,6 +201,7 @@ impl Shard {
             bells: ShardSet::default(),
             published: Vec::new(),
             mail: VecDeque::new(),
+            mail_taken: 0,
             run: Vec::new(),
             ping: None,
             accepts: Bucket::full(settings.accepts_per_second_max, now),
@@ -251,6 +254,7 @@ impl Shard {
     pub fn deliver(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
         self.bus.mailbox(self.id).collect(&mut mail);
+        let waiting = mail.len();
         while let Some(next) = mail.front() {
             if self.turn.is_full() {
                 break;
@@ -280,7 +284,13 @@ impl Shard {
                 }
             }
         }
+        self.mail_taken += (waiting - mail.len()) as u64;
         self.mail = mail;
+    }
+
+    /// How many pieces of mail have been carried out so far: for the simulator, which keeps a copy of the mail.
+    pub fn mail_taken(&self) -> u64 {
+        self.mail_taken
     }
 
     /// True when mail was collected that could not be carried out yet.
@@ -347,9 +357,13 @@ impl Shard {
             }
             // What waited longer goes first.
             self.absorb(slot, 0);
-            if self.conns.get(slot as usize).is_some_and(|conn| !conn.blocked) {
-                return Some(slot);
+            let Some(conn) = self.conns.get(slot as usize).filter(|conn| !conn.blocked) else { continue };
+            if conn.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) && !self.caught_up(slot) {
+                // All that waited was left out, so there is no write after which it would have caught up.
+                self.finish(slot);
+                continue;
             }
+            return Some(slot);
         }
         None
     }
@@ -379,7 +393,9 @@ impl Shard {
                 conn.blocked = true;
                 return false;
             }
-            self.caught_up(slot);
+            if self.caught_up(slot) {
+                return true;
+            }
         } else if count == offered {
             let rest = self.turn.rest(conn.pending);
             if !rest.is_none() {
@@ -436,7 +452,7 @@ impl Shard {
                 stats.publish_latency.record(published, now);
             }
         }
-        stats.rooms.set(self.rooms.len() as u64);
+        stats.rooms.set(self.rooms.count() as u64);
         stats.memberships.set(self.rooms.memberships() as u64);
         stats.receive_bytes.set(self.pool.leased_bytes() as u64);
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
@@ -458,7 +474,7 @@ impl Shard {
     pub fn holdings(&self) -> Holdings {
         Holdings {
             conns: self.conns.len(),
-            rooms: self.rooms.len(),
+            rooms: self.rooms.count(),
             memberships: self.rooms.memberships(),
             timers: self.wheel.armed(),
             leases: self.pool.leases(),
@@ -493,7 +509,7 @@ impl Shard {
                 conn.muted = true;
             }
         }
-        let Shard { rooms, conns, turn, .. } = self;
+        let Shard { id, rooms, conns, turn, .. } = self;
         let members = rooms.members(first.room);
         let mut set_aside: SmallVec<[Slot; 8]> = SmallVec::new();
         for member in members {
@@ -508,8 +524,10 @@ impl Shard {
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
+            // With the shard: connections of other shards have the same slots and stamps.
+            let own = ConnId { shard: *id, slot, stamp: conn.stamp };
             for (publication, frame) in run {
-                if publication.except.is_none_or(|except| (except.slot, except.stamp) != (slot, conn.stamp)) {
+                if publication.except != Some(own) {
                     turn.give(conn, slot, frame, true);
                     deliveries += 1;
                 }
@@ -566,20 +584,38 @@ impl Shard {
         turn.flushed(conn);
         stats.outbox_bytes.add(added);
         stats.drops.add(dropped);
-        if overfull || (dropped > 0 && self.settings.outbox_policy == OutboxPolicy::Disconnect) {
+        if overfull || (dropped > 0 && settings.outbox_policy == OutboxPolicy::Disconnect) {
+            // Frames after one that was left out would look as if nothing was missing: none of them is written.
+            if let Some(outbox) = conn.outbox.take() {
+                stats.outbox_bytes.sub(outbox.len() as u64);
+            }
             self.end(slot, Ending::Slow);
             self.doom(slot);
         }
     }
 
-    /// The outbox of a connection is empty again.
-    fn caught_up(&mut self, slot: Slot) {
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        self.turn.flushed(conn);
-        let dropped = conn.outbox.take().map_or(0, |outbox| outbox.dropped);
-        if dropped > 0 && conn.stage == Stage::Open(Dialect::Native) {
-            self.reply(slot, Opcode::Text, |out| native::encode_dropped(out, dropped));
+    /// The outbox of a connection is empty again. True when it has to be told first what was left out.
+    fn caught_up(&mut self, slot: Slot) -> bool {
+        let Shard { conns, turn, stats, .. } = self;
+        let Some(conn) = conns.get_mut(slot as usize) else { return false };
+        turn.flushed(conn);
+        if let Some(outbox) = &mut conn.outbox
+            && outbox.dropped > 0
+            && conn.stage == Stage::Open(Dialect::Native)
+        {
+            // Into the outbox whatever the bounds: if this were left out in its turn, the client would never know of the others.
+            let mut message = Vec::new();
+            native::encode_dropped(&mut message, std::mem::take(&mut outbox.dropped));
+            let (header, used) = frame::header(Opcode::Text, message.len());
+            outbox.push_rest(&header[..used]);
+            outbox.push_rest(&message);
+            let stats = &stats.shards[usize::from(self.id)];
+            stats.outbox_bytes.add(outbox.len() as u64);
+            stats.frames_out.add(1);
+            return true;
         }
+        conn.outbox = None;
+        false
     }
 
     /// Everything for a connection has been written: if it was to end after that, it ends.
@@ -599,7 +635,8 @@ impl Shard {
 
     /// The timer of a connection has fired.
     fn fire(&mut self, slot: Slot, now: Time) {
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        // Who has hung up in this turn is not late as well.
+        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.doomed) else { return };
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
             Stage::Open(_) if conn.pinged => {

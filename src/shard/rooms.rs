@@ -96,7 +96,7 @@ impl Rooms {
     }
 
     /// Rooms with a member on this shard.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.rooms.len()
     }
 
@@ -205,7 +205,7 @@ mod tests {
             let found: BTreeSet<Slot> = rooms.members(id).iter().map(|member| member.slot).collect();
             assert_eq!(&found, &model[&room]);
             assert_eq!(rooms.memberships(), model.values().map(BTreeSet::len).sum::<usize>());
-            assert_eq!(rooms.len(), model.values().filter(|members| !members.is_empty()).count());
+            assert_eq!(rooms.count(), model.values().filter(|members| !members.is_empty()).count());
         }
         let stale = RoomId { index: 3, stamp: NonZeroU32::MAX };
         assert!(rooms.members(stale).is_empty(), "a room of another stamp is another room");

@@ -136,8 +136,8 @@ impl Wheel {
     }
 
     fn link(&mut self, slot: Slot, due: u32) {
-        // What is due already fires at the next tick that is looked at.
-        let due = if is_before(due, self.tick.wrapping_add(1)) { self.tick.wrapping_add(1) } else { due };
+        // What is due already fires at this tick: when a list is sorted at the tick at which it begins, it may hold timers due then.
+        let due = if is_before(due, self.tick) { self.tick } else { due };
         let ahead = due.wrapping_sub(self.tick);
         let level = match ahead {
             0..0x100 => 0,
@@ -254,7 +254,8 @@ mod tests {
     fn sleeping_until_told_fires_everything_in_order() {
         let mut now = Time::from_ms(7);
         let mut wheel = Wheel::new(now);
-        let spans = [0, 1, 255, 256, 257, 511, 25_000, 65_535, 65_536, 65_537, 3_600_000, 16_000_000];
+        // Those with 504 and 65,528 are due at the tick at which a list of a coarser level is sorted.
+        let spans = [0, 1, 255, 256, 257, 504, 511, 25_000, 65_528, 65_535, 65_536, 65_537, 3_600_000, 16_000_000];
         for (slot, ahead_ms) in spans.iter().enumerate() {
             wheel.arm(slot as Slot, now, *ahead_ms);
         }

@@ -74,7 +74,7 @@ pub enum Gathered<'a> {
     /// One piece of memory: a plain send.
     One(&'a [u8]),
     /// Several.
-    Many(SmallVec<[IoSlice<'a>; RANGES_MAX]>),
+    Many(SmallVec<[IoSlice<'a>; 8]>),
 }
 
 impl Turn {

@@ -140,14 +140,6 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     // What is asked of the control port must not cost the shards their processors.
     sys::give_way();
 
-    tracing::info!(
-        listen = %listening,
-        control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
-        shards,
-        pinned,
-        connections_max,
-        "listening"
-    );
     let control = Arc::new(Control {
         stats: stats.clone(),
         bus: bus.clone(),
@@ -160,13 +152,22 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
     let result = runtime.block_on(async {
+        // Before anybody is told that we are here: until then a signal ends the process without the order.
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
+        tracing::info!(
+            listen = %listening,
+            control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
+            shards,
+            pinned,
+            connections_max,
+            "listening"
+        );
         tokio::spawn(control::sample_memory(stats));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
         }
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

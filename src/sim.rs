@@ -251,6 +251,7 @@ impl Plan {
             connections_max,
             sockets_max: connections_max + 4,
             per_ip_max: random.chance(25).then(|| 2 + random.below(4) as u32),
+            origins: if random.chance(30) { vec!["https://*.good.example".to_owned()] } else { Vec::new() },
             ..Rules::default()
         };
         let drain_step = steps * 3 / 4 + random.below(steps / 4);
@@ -490,7 +491,9 @@ impl World {
             _ if self.plan.heavy => *self.random.pick(&[8_192, 100_000]),
             _ => *self.random.pick(&[10, 120, 1_000, 10_000]),
         };
-        self.note(|| format!("{number} connects to shard {shard}: {:?}, takes {capacity} bytes", client.temper));
+        self.note(|| {
+            format!("{number} connects to shard {shard}: {:?}, takes {capacity} bytes", client.temper)
+        });
         self.clients.push(client);
         self.links.push(Link {
             shard,
@@ -537,7 +540,8 @@ impl World {
         }
         // Those who behave are quick: they have read and answered before time passes.
         for client in 0..self.clients.len() {
-            if self.clients[client].temper == Temper::Well && (ahead_ns > 5_000_000 || self.random.chance(30)) {
+            if self.clients[client].temper == Temper::Well && (ahead_ns > 5_000_000 || self.random.chance(30))
+            {
                 self.read_up_to(client, usize::MAX);
                 self.transmit_up_to(client, usize::MAX);
             }
@@ -738,7 +742,11 @@ impl World {
                     self.links[number].wants_space = !is_refused;
                     self.links[number].writable |= is_refused;
                     self.model.peers[number].refused = true;
-                    let count = if bytes.is_empty() { &mut self.report.refused_writes } else { &mut self.report.short_writes };
+                    let count = if bytes.is_empty() {
+                        &mut self.report.refused_writes
+                    } else {
+                        &mut self.report.short_writes
+                    };
                     *count += 1;
                 }
                 self.note(|| format!("{} of {offered} bytes to {number}", bytes.len()));
@@ -793,7 +801,8 @@ impl World {
                     }
                 }
                 Farewell::Close(slot) => {
-                    let number = self.seats[shard].sockets[slot as usize].take().expect("a socket is closed once");
+                    let number =
+                        self.seats[shard].sockets[slot as usize].take().expect("a socket is closed once");
                     self.note(|| format!("{number} is closed"));
                     self.links[number].closed = true;
                     self.links[number].slot = None;
@@ -934,7 +943,11 @@ impl World {
         let numbers = &self.stats.shards[shard];
         let rooms: BTreeSet<&String> = peers().flat_map(|(_, peer)| &peer.rooms).collect();
         assert_eq!(holdings.conns, peers().count(), "connections of shard {shard}");
-        assert_eq!(holdings.memberships, peers().map(|(_, peer)| peer.rooms.len()).sum::<usize>(), "memberships");
+        assert_eq!(
+            holdings.memberships,
+            peers().map(|(_, peer)| peer.rooms.len()).sum::<usize>(),
+            "memberships"
+        );
         assert_eq!(holdings.rooms, rooms.len(), "rooms of shard {shard}");
         assert_eq!(holdings.timers, holdings.conns, "each connection of shard {shard} has a timer");
         assert!(holdings.leases <= holdings.conns, "leases of shard {shard}");
@@ -946,7 +959,10 @@ impl World {
             holdings.outbox_bytes
         );
         assert_eq!(numbers.sockets.value(), holdings.conns as u64);
-        assert_eq!(numbers.connections.value(), peers().filter(|(_, peer)| peer.is_upgraded()).count() as u64);
+        assert_eq!(
+            numbers.connections.value(),
+            peers().filter(|(_, peer)| peer.is_upgraded()).count() as u64
+        );
         assert_eq!(numbers.memberships.value(), holdings.memberships as u64);
         assert_eq!(numbers.rooms.value(), holdings.rooms as u64);
         assert_eq!(numbers.receive_bytes.value(), holdings.leased_bytes as u64);
@@ -1006,8 +1022,16 @@ impl World {
         assert_eq!(sum(|shard| shard.errors.value()), counts.errors, "errors");
         assert_eq!(sum(|shard| shard.rate_limited.value()), counts.rate_limited, "rate limited");
         assert_eq!(sum(|shard| shard.pings.value()), counts.pings, "pings");
-        assert_eq!(sum(|shard| shard.bytes_in.value()), self.links.iter().map(|link| link.handed).sum::<u64>(), "bytes in");
-        assert_eq!(sum(|shard| shard.bytes_out.value()), self.links.iter().map(|link| link.written).sum::<u64>(), "bytes out");
+        assert_eq!(
+            sum(|shard| shard.bytes_in.value()),
+            self.links.iter().map(|link| link.handed).sum::<u64>(),
+            "bytes in"
+        );
+        assert_eq!(
+            sum(|shard| shard.bytes_out.value()),
+            self.links.iter().map(|link| link.written).sum::<u64>(),
+            "bytes out"
+        );
         assert!(sum(|shard| shard.drops.value()) >= counts.lost, "drops");
         for (index, label) in Ending::LABELS.iter().enumerate() {
             let ended = self.stats.sum(|shard| shard.endings[index].value());
@@ -1087,7 +1111,10 @@ enum Effect {
     Unsplit(&'static str),
     Binary(Command),
     /// A message on `/echo`.
-    Echo { binary: bool, payload: Vec<u8> },
+    Echo {
+        binary: bool,
+        payload: Vec<u8>,
+    },
     Ping(Vec<u8>),
     Pong,
     Close(Option<u16>),
@@ -1109,26 +1136,37 @@ enum Asks {
     Ready,
     /// For something that is refused so, for this reason.
     Refused(u16, &'static str),
-    Upgrade { dialect: Dialect, subprotocol: bool, from: Page },
-}
-
-/// Where a request says it comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Page {
-    None,
-    Allowed,
-    Other,
+    Upgrade {
+        dialect: Dialect,
+        subprotocol: bool,
+        origin: Option<&'static str>,
+    },
 }
 
 /// A native message.
 #[derive(Debug)]
 enum Command {
-    Join { rooms: Vec<String>, id: Option<String> },
-    Leave { rooms: Vec<String>, id: Option<String> },
-    Publish { event: Rc<Event>, echo: bool, id: Option<String> },
-    Ping { id: Option<String> },
+    Join {
+        rooms: Vec<String>,
+        id: Option<String>,
+    },
+    Leave {
+        rooms: Vec<String>,
+        id: Option<String>,
+    },
+    Publish {
+        event: Rc<Event>,
+        echo: bool,
+        id: Option<String>,
+    },
+    Ping {
+        id: Option<String>,
+    },
     /// One that is answered with this error.
-    Wrong { code: &'static str, id: Option<String> },
+    Wrong {
+        code: &'static str,
+        id: Option<String>,
+    },
 }
 
 /// An event. Its name is used once.
@@ -1367,7 +1405,8 @@ impl World {
     fn compose_request(&mut self, number: usize) {
         let echo = self.plan.settings.echo;
         let sep = *self.random.pick(&["", "X-Filler: \t some text \r\n", "User-Agent: \u{e9}\r\n"]);
-        let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
+        let upgrade =
+            "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
         if self.random.chance(80) {
             let (path, dialect) = match self.random.below(5) {
                 0 if echo => ("/echo", Dialect::Echo),
@@ -1375,10 +1414,18 @@ impl World {
                 _ => ("/ws", Dialect::Native),
             };
             let subprotocol = self.random.chance(30);
+            let origin = *self.random.pick(&[
+                None,
+                None,
+                Some("https://a.good.example"),
+                Some("https://evil.example"),
+            ]);
+            let page = origin.map_or(String::new(), |origin| format!("Origin: {origin}\r\n"));
             let offer = if subprotocol { "Sec-WebSocket-Protocol: other, throng.v1\r\n" } else { "" };
-            let head =
-                format!("GET {path} HTTP/1.1\r\nHost: sim\r\n{sep}{upgrade}{offer}Sec-WebSocket-Key: {KEY}\r\n\r\n");
-            let asks = Asks::Upgrade { dialect, subprotocol };
+            let head = format!(
+                "GET {path} HTTP/1.1\r\nHost: sim\r\n{sep}{upgrade}{page}{offer}Sec-WebSocket-Key: {KEY}\r\n\r\n"
+            );
+            let asks = Asks::Upgrade { dialect, subprotocol, origin };
             let request = Request { asks, keep_alive: true, head_only: false };
             self.clients[number].say(head.as_bytes(), Effect::Request(request));
             self.clients[number].speaks = Some(dialect);
@@ -1637,7 +1684,11 @@ impl World {
 
     fn break_a_rule_of_http(&mut self, number: usize) {
         let refused = |status, label| {
-            Effect::Request(Request { asks: Asks::Refused(status, label), keep_alive: false, head_only: false })
+            Effect::Request(Request {
+                asks: Asks::Refused(status, label),
+                keep_alive: false,
+                head_only: false,
+            })
         };
         let client = &mut self.clients[number];
         match self.random.below(3) {
@@ -1746,7 +1797,17 @@ impl World {
     fn text(&mut self, length: usize) -> String {
         let mut text = String::new();
         while text.len() < length {
-            text.push_str(*self.random.pick::<&str>(&["plain ", "é", "漢", "😀", "\"", "\\", "\n", "\u{7f}", "word word word "]));
+            text.push_str(*self.random.pick::<&str>(&[
+                "plain ",
+                "é",
+                "漢",
+                "😀",
+                "\"",
+                "\\",
+                "\n",
+                "\u{7f}",
+                "word word word ",
+            ]));
         }
         text
     }
@@ -2010,7 +2071,9 @@ impl Said {
         match self {
             Said::Answer { .. } | Said::Switch { .. } => 500,
             Said::Ack(id) => 60 + id.len(),
-            Said::Joined(id, rooms) => 60 + id.len() + 3 * rooms.keys().map(|name| 60 + 2 * name.len()).sum::<usize>(),
+            Said::Joined(id, rooms) => {
+                60 + id.len() + 3 * rooms.keys().map(|name| 60 + 2 * name.len()).sum::<usize>()
+            }
             Said::Pong(id) => 60 + id_bytes(id),
             Said::Error { id, .. } => 500 + id_bytes(id),
             Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
@@ -2144,7 +2207,8 @@ impl Model {
         let Some(drain) = &mut self.drains[shard] else { return };
         let slots = self.slots[shard] as u64;
         let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
-        let due = (slots * elapsed_ms).checked_div(drain.spread_ms.into()).unwrap_or(slots).min(slots) as usize;
+        let due =
+            (slots * elapsed_ms).checked_div(drain.spread_ms.into()).unwrap_or(slots).min(slots) as usize;
         let told = drain.told;
         drain.told = due.max(told);
         let has_timed_out = elapsed_ms >= drain.timeout_ms.into();
@@ -2175,7 +2239,11 @@ impl Model {
     fn end_stream(&mut self, number: usize) {
         let peer = &mut self.peers[number];
         assert_eq!(peer.stage, Stage::Finishing { at_once: false }, "the stream to {number} ends");
-        assert!(peer.expected.is_empty() || peer.can_lose(), "{number} has not been told {:?}", peer.expected);
+        assert!(
+            peer.expected.is_empty() || peer.can_lose(),
+            "{number} has not been told {:?}",
+            peer.expected
+        );
         peer.expected.clear();
         peer.stage = Stage::Finished;
     }
@@ -2230,7 +2298,9 @@ impl Model {
             (Stage::Open, _) => {
                 self.counts.messages_in += 1;
                 match effect {
-                    Effect::Text(commands) => commands.iter().for_each(|command| self.command(number, command, now)),
+                    Effect::Text(commands) => {
+                        commands.iter().for_each(|command| self.command(number, command, now))
+                    }
                     Effect::Unsplit(code) => self.error(number, code, None, None, now),
                     Effect::Binary(command) => self.command(number, command, now),
                     Effect::Echo { binary, payload } => match self.take_token(number, now) {
@@ -2261,8 +2331,15 @@ impl Model {
                 self.counts.requests += 1;
                 self.answer(number, 200, keep_alive, request.head_only, now);
             }
-            Asks::Refused(status, label) => self.refuse(number, status, label, keep_alive, request.head_only, now),
-            Asks::Upgrade { dialect, subprotocol } => self.upgrade(number, dialect, subprotocol, now),
+            Asks::Refused(status, label) => {
+                self.refuse(number, status, label, keep_alive, request.head_only, now)
+            }
+            Asks::Upgrade { origin: Some(origin), .. }
+                if !self.rules.origins.is_empty() && !origin.ends_with(".good.example") =>
+            {
+                self.refuse(number, 403, "origin", false, false, now);
+            }
+            Asks::Upgrade { dialect, subprotocol, .. } => self.upgrade(number, dialect, subprotocol, now),
         }
     }
 
@@ -2301,7 +2378,15 @@ impl Model {
         self.counts.upgrades += 1;
     }
 
-    fn refuse(&mut self, number: usize, status: u16, label: &str, keep_alive: bool, head_only: bool, now: Time) {
+    fn refuse(
+        &mut self,
+        number: usize,
+        status: u16,
+        label: &str,
+        keep_alive: bool,
+        head_only: bool,
+        now: Time,
+    ) {
         self.counts.rejects[label_index(label)] += 1;
         self.answer(number, status, keep_alive, head_only, now);
     }
@@ -2348,7 +2433,8 @@ impl Model {
 
     /// All of the rooms or none.
     fn join(&mut self, number: usize, names: &[String], id: Option<String>, now: Time) {
-        let new: BTreeSet<&String> = names.iter().filter(|name| !self.peers[number].rooms.contains(*name)).collect();
+        let new: BTreeSet<&String> =
+            names.iter().filter(|name| !self.peers[number].rooms.contains(*name)).collect();
         let made = new.iter().filter(|name| !self.rooms.contains_key(**name)).count();
         let would_be_in = self.peers[number].rooms.len() + new.len();
         if (made > 0 && self.rooms.len() + made > self.rooms_max)
@@ -2450,7 +2536,11 @@ impl Model {
         let peer = &mut self.peers[number];
         assert!(!peer.said_close, "{number} is told {said:?} after the close");
         if let Said::Dropped(count) = said {
-            assert!(peer.droppable && count > 0 && count >= peer.lost, "{number} is told of {count} losses, not {}", peer.lost);
+            assert!(
+                peer.droppable && count > 0 && count >= peer.lost,
+                "{number} is told of {count} losses, not {}",
+                peer.lost
+            );
             let more = (count - peer.lost) as usize;
             assert!(more <= peer.expected.len(), "{number} is told of {count} losses and has fewer");
             self.counts.lost += count;
@@ -2468,7 +2558,10 @@ impl Model {
             panic!("{number} is told {said:?} instead of {:?}", peer.expected.front());
         };
         for lost in peer.expected.drain(..place) {
-            assert!(!matches!(lost.said, Said::Answer { .. } | Said::Switch { .. }), "{number} misses {lost:?}");
+            assert!(
+                !matches!(lost.said, Said::Answer { .. } | Said::Switch { .. }),
+                "{number} misses {lost:?}"
+            );
             peer.owed.retain(|sequence, _| !lost.is(*sequence));
             peer.lost += 1;
         }
@@ -2479,7 +2572,10 @@ impl Model {
             assert!(before.is_none_or(|before| before < sequence), "{number} gets {event:?} out of order");
             let event_number = event.name[1..].parse().expect("e and a number");
             let before = peer.last_number.insert((event.room.clone(), publisher), event_number);
-            assert!(before.is_none_or(|before| before < event_number), "{number} gets {event:?} out of order");
+            assert!(
+                before.is_none_or(|before| before < event_number),
+                "{number} gets {event:?} out of order"
+            );
         }
         peer.switched |= matches!(said, Said::Switch { .. });
         peer.said_close = matches!(said, Said::Close(_));
@@ -2583,7 +2679,8 @@ fn whatever_is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option
 /// A native message; with `attached`, the part of a binary frame before its payload.
 fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
     let text = std::str::from_utf8(json).expect("text is UTF-8");
-    let message = serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is not a message: {error}"));
+    let message =
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is not a message: {error}"));
     let Message { kind, id, rooms, code, message, retry_ms, room, event, data, count } = message;
     let id = id.map(|id| id.get().to_owned());
     match (kind, id, rooms, code, message, retry_ms, room, event, data, count, attached) {
@@ -2601,7 +2698,9 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
         ("event", None, None, None, None, None, Some(room), Some(name), None, None, Some(payload)) => {
             Said::Event(Rc::new(Event { room, name, payload: payload.to_vec(), binary: true }))
         }
-        ("dropped", None, None, None, None, None, None, None, None, Some(count), None) => Said::Dropped(count),
+        ("dropped", None, None, None, None, None, None, None, None, Some(count), None) => {
+            Said::Dropped(count)
+        }
         _ => panic!("{text} is no message of the protocol"),
     }
 }
@@ -2609,7 +2708,9 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
 fn decode_answer(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head_bytes) = response.parse(bytes).expect("an HTTP answer") else { return None };
+    let httparse::Status::Complete(head_bytes) = response.parse(bytes).expect("an HTTP answer") else {
+        return None;
+    };
     let value = |name: &str| {
         let header = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
         header.map(|header| std::str::from_utf8(header.value).expect("a header is text"))
@@ -2622,7 +2723,8 @@ fn decode_answer(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
         assert!(subprotocol.is_none_or(|name| name == "throng.v1"));
         return Some((Said::Switch { subprotocol: subprotocol.is_some() }, head_bytes));
     }
-    let head_only = matches!(peer.expected.front(), Some(Expected { said: Said::Answer { head_only: true, .. }, .. }));
+    let head_only =
+        matches!(peer.expected.front(), Some(Expected { said: Said::Answer { head_only: true, .. }, .. }));
     let length: usize = value("Content-Length").expect("a length").parse().expect("a number");
     let body = bytes.get(head_bytes..head_bytes + if head_only { 0 } else { length })?;
     if !head_only {

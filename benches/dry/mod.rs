@@ -1,0 +1,167 @@
+//! A reactor without sockets: it keeps the contract of `throng::reactor` with one shard, hands in what a client would have sent,
+//! and takes all that the shard wants to write. What is left is what the shard itself costs.
+//!
+//! It leaves out what a real one does besides system calls: two looks at the clock and falling asleep, together about
+//! 100 ns a turn.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use throng::auth::{Gate, Rules};
+use throng::bus::Bus;
+use throng::message::Slot;
+use throng::shard::turn::Gathered;
+use throng::shard::{Farewell, OutboxPolicy, Settings, Shard};
+use throng::stats::{ShardStats, Stats};
+use throng::time::Time;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::OpCode;
+
+/// Silence after which the shard sends a ping, in milliseconds.
+pub(crate) const PING_INTERVAL_MS: u32 = 25_000;
+/// Silence after a ping that ends a connection, in milliseconds.
+pub(crate) const PING_TIMEOUT_MS: u32 = 20_000;
+/// Sockets accepted, and clients heard, in one turn while connections are made and ended; what the real one accepts at most.
+pub(crate) const BATCH: usize = 64;
+
+/// One shard and who calls it.
+pub(crate) struct DryReactor {
+    pub(crate) shard: Shard,
+    pub(crate) bus: Arc<Bus>,
+    stats: Arc<Stats>,
+    /// Stands still unless a bench moves it, so no timer fires while something else is measured.
+    pub(crate) now: Time,
+}
+
+impl DryReactor {
+    /// A shard that space for `connections` is reserved for, with the server's default limits otherwise.
+    pub(crate) fn new(connections: usize) -> DryReactor {
+        let now = Time::from_ms(1_000);
+        let settings = Settings {
+            connections_reserved: connections,
+            echo: true,
+            linger_ms: 0,
+            accepts_per_second_max: 0,
+            handshake_timeout_ms: 10_000,
+            head_bytes_max: 8 << 10,
+            refuse_with_close: false,
+            message_bytes_max: 1 << 20,
+            frames_per_message_max: 4_096,
+            messages_per_frame_max: 1_024,
+            messages_per_second_max: 0,
+            messages_burst_max: 0,
+            // More than the default, for a bench that puts many rooms on few connections.
+            rooms_per_connection_max: 10_000,
+            room_name_bytes_max: 200,
+            receive_bytes_max: 256 << 20,
+            ping_interval_ms: PING_INTERVAL_MS,
+            ping_timeout_ms: PING_TIMEOUT_MS,
+            outbox_bytes_max: 4 << 20,
+            outbox_total_bytes_max: 1 << 30,
+            outbox_policy: OutboxPolicy::Disconnect,
+        };
+        let rules = Rules { connections_max: connections, sockets_max: connections, ..Rules::default() };
+        let bus = Arc::new(Bus::new(1, 10_000_000));
+        let stats = Arc::new(Stats::new(1));
+        let shard = Shard::new(0, settings, bus.clone(), Arc::new(Gate::new(rules)), stats.clone(), now);
+        DryReactor { shard, bus, stats, now }
+    }
+
+    /// One turn in which `read` hands in what has come.
+    pub(crate) fn turn(&mut self, read: impl FnOnce(&mut Shard, Time)) {
+        self.begin(read);
+        self.end();
+    }
+
+    /// One turn in which `count` sockets are accepted. Adds their slots to `slots`.
+    pub(crate) fn accept(&mut self, count: usize, slots: &mut Vec<Slot>) {
+        self.begin(|_, _| {});
+        for _ in 0..count {
+            assert!(self.shard.may_accept(self.now), "there is a place for each");
+            slots.push(self.shard.accept(IpAddr::V4(Ipv4Addr::LOCALHOST), self.now));
+        }
+        self.end();
+    }
+
+    /// Opens `count` WebSockets at `path`, in as many turns as a reactor would take. Adds their slots to `slots`.
+    pub(crate) fn connect(&mut self, path: &str, count: usize, slots: &mut Vec<Slot>) {
+        let mut head = upgrade_request(path);
+        let before = self.counts().upgrades.value();
+        let mut left = count;
+        while left > 0 {
+            let from = slots.len();
+            self.accept(left.min(BATCH), slots);
+            self.hear(&slots[from..], &mut head);
+            left -= slots.len() - from;
+        }
+        assert_eq!(self.counts().upgrades.value() - before, count as u64, "each upgrade was granted");
+    }
+
+    /// Each of `slots` says `bytes`, some in each turn.
+    pub(crate) fn hear(&mut self, slots: &[Slot], bytes: &mut [u8]) {
+        for batch in slots.chunks(BATCH) {
+            self.turn(|shard, now| batch.iter().for_each(|slot| shard.receive(*slot, bytes, now)));
+        }
+    }
+
+    /// Each of `slots` is gone, some in each turn.
+    pub(crate) fn disconnect(&mut self, slots: &[Slot]) {
+        for batch in slots.chunks(BATCH) {
+            self.turn(|shard, _| batch.iter().for_each(|slot| shard.hang_up(*slot)));
+        }
+    }
+
+    /// What the shard has counted.
+    pub(crate) fn counts(&self) -> &ShardStats {
+        &self.stats.shards[0]
+    }
+
+    fn begin(&mut self, read: impl FnOnce(&mut Shard, Time)) {
+        self.shard.begin_turn(self.now);
+        read(&mut self.shard, self.now);
+        self.shard.deliver(self.now);
+        self.shard.advance(self.now);
+    }
+
+    fn end(&mut self) {
+        self.bus.ring(self.shard.take_bells());
+        while let Some(slot) = self.shard.next_dirty() {
+            loop {
+                let offered = match self.shard.gather(slot) {
+                    Gathered::Nothing => break,
+                    Gathered::One(bytes) => black_box(bytes).len(),
+                    Gathered::Many(slices) => black_box(slices).iter().map(|slice| slice.len()).sum(),
+                };
+                if !self.shard.sent(slot, offered, offered) {
+                    break;
+                }
+            }
+        }
+        while let Some(farewell) = self.shard.next_farewell() {
+            match farewell {
+                Farewell::EndStream(slot) => self.shard.hang_up(slot),
+                Farewell::Close(slot) => self.shard.release(slot),
+            }
+        }
+        black_box(self.shard.end_turn(self.now));
+    }
+}
+
+/// The request of a client that is a library: what the protocol asks for and no more.
+pub(crate) fn upgrade_request(path: &str) -> Vec<u8> {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:7070\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// A whole message as a client sends it, in one frame. Its mask is zero, so that the same bytes can be handed in again and again:
+/// taking that mask off costs what any other does, and leaves them as they are.
+pub(crate) fn client_frame(opcode: OpCode, payload: &[u8]) -> Vec<u8> {
+    let header = FrameHeader { opcode, mask: Some([0; 4]), ..FrameHeader::default() };
+    let mut frame = Vec::new();
+    header.format(payload.len() as u64, &mut frame).expect("writing to memory does not fail");
+    frame.extend_from_slice(payload);
+    frame
+}

@@ -1,0 +1,45 @@
+//! The black-box tests: the built program on ports of its own, seen by clients that share no code with it.
+//!
+//! What each module proves:
+//!
+//! | module | what it proves |
+//! |---|---|
+//! | `schema` | `docs/protocol.schema.json` takes the protocol's messages and refuses others; every other test holds what it hears against it |
+//! | `handshake` | every row of "Before the connection is open" in `docs/protocol.md`, and plain HTTP: keep-alive, pipelines, HEAD, heads cut anywhere |
+//! | `websocket` | RFC 6455 on `/echo`, byte by byte: lengths, masks, fragments, control frames, UTF-8, close codes |
+//! | `native` | the native protocol by example: rooms, events, order, ids, arrays, binary payloads, every error code |
+//! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
+//! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
+//! | `linger` | events that wait leave together, in order, and none waits longer than it may |
+//! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
+//! | `control` | `/metrics`, `/stats` and the probes say what has happened |
+//! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
+//! | `foreign` | stock clients from npm and PyPI agree with us |
+//! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
+//!
+//! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
+//! to wait for something, and every wait has a bound.
+
+mod harness;
+
+mod schema;
+
+mod handshake;
+mod websocket;
+
+mod native;
+
+mod limits;
+
+mod heartbeat;
+
+mod linger;
+
+mod hostile;
+
+mod control;
+mod lifecycle;
+
+mod foreign;
+
+mod tidy;

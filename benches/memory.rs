@@ -16,7 +16,10 @@
 //!   of them to tell, and good to a few percent.
 //!
 //! Lists double when they are full, so a figure depends on how full they are. Lines come in pairs: one count just below a power
-//! of two, where little is wasted, and one just above, where nearly half of some lists is. No count costs more than that.
+//! of two, where little is wasted, and one just above, where nearly half of some lists is.
+//!
+//! When all have left, the shard keeps its table of connections and its list of timers for the next ones: the pages of both stay
+//! resident. Everything else is given back, and asserted to be.
 
 mod dry;
 

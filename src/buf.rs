@@ -5,12 +5,13 @@
 //! is complete or the connection ends.
 
 /// A shard's buffers for unfinished messages. Bounded by `bytes_max` over all leases; a lease that would grow past it
-/// is refused, and the caller closes the connection that asked.
+/// is refused, and the caller closes the connection that asked. A small lease is always granted, so that those who hoard large ones do
+/// not shut out everybody whose message happens to be cut in two: in all there are `bytes_max` and [`SMALL_BYTES`] a connection.
 #[derive(Debug)]
 pub struct Pool {
     /// Buffers to hand out again. Each has at most [`KEPT_BYTES_MAX`] of capacity, and there are at most [`KEPT_MAX`].
     free: Vec<Vec<u8>>,
-    /// Capacity of all leases together. `0 <= leased_bytes <= bytes_max`.
+    /// Capacity of all leases together.
     leased_bytes: usize,
     /// Leases out now.
     leases: usize,
@@ -33,6 +34,8 @@ pub struct PoolFull;
 const KEPT_BYTES_MAX: usize = 16 * 1024;
 /// The most buffers a pool keeps for later.
 const KEPT_MAX: usize = 64;
+/// A lease of up to this many bytes is granted whatever the others hold.
+pub const SMALL_BYTES: usize = 4 * 1024;
 /// The smallest capacity that is worth an allocation, in bytes.
 const CAPACITY_MIN: usize = 256;
 
@@ -60,12 +63,12 @@ impl Pool {
             if had == 0
                 && let Some(kept) = self.free.pop_if(|kept| kept.capacity() >= needed)
             {
-                if self.leased_bytes + kept.capacity() > self.bytes_max {
+                if needed > SMALL_BYTES && self.leased_bytes + kept.capacity() > self.bytes_max {
                     return Err(PoolFull);
                 }
                 lease.bytes = kept;
             } else {
-                if self.leased_bytes + wanted - had > self.bytes_max {
+                if needed > SMALL_BYTES && self.leased_bytes + wanted - had > self.bytes_max {
                     return Err(PoolFull);
                 }
                 lease.bytes.reserve_exact(wanted - lease.bytes.len());
@@ -134,13 +137,17 @@ mod tests {
 
     #[test]
     fn the_bound_holds_over_all_leases() {
-        let mut pool = Pool::new(1000);
+        let mut pool = Pool::new(100_000);
         let (mut one, mut two) = (pool.lease(), pool.lease());
-        pool.extend(&mut one, &[0; 500]).expect("512 of 1000");
-        assert_eq!(pool.extend(&mut two, &[0; 500]), Err(PoolFull));
-        assert_eq!(two.bytes().len(), 0, "a refused lease is as it was");
+        pool.extend(&mut one, &[0; 50_000]).expect("65,536 of 100,000");
+        pool.extend(&mut two, &[0; 100]).expect("a small one");
+        assert_eq!(pool.extend(&mut two, &[0; 50_000]), Err(PoolFull));
+        assert_eq!(two.bytes().len(), 100, "a refused lease is as it was");
+        let mut three = pool.lease();
+        pool.extend(&mut three, &[0; SMALL_BYTES]).expect("a small one is always granted");
+        pool.give_back(three);
         pool.give_back(one);
-        pool.extend(&mut two, &[0; 500]).expect("there is room again");
+        pool.extend(&mut two, &[0; 50_000]).expect("there is room again");
         pool.give_back(two);
         assert_eq!(pool.leased_bytes(), 0);
     }

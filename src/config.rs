@@ -72,7 +72,7 @@ settings! {
     server: Server {
         /// Address and port that clients connect to. Port 0 takes any free one.
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
-        /// Address and port of the control API, metrics and dashboard, or `off`.
+        /// Address and port of the control port with metrics, or `off`.
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
@@ -142,7 +142,7 @@ settings! {
         /// Bytes that may wait for all connections together, each shard having an equal share; at least `outbox.bytes_max`. When it is
         /// used up, every outbox counts as full.
         total_bytes_max: u64 = "1GiB", Kind::Bytes { min: 1149, max: 1024 * GIB };
-        /// What happens to a connection whose outbox is full: `disconnect` closes it with 4001; `drop` leaves messages out
+        /// What happens to a connection whose outbox is full: `disconnect` ends it; `drop` leaves messages out
         /// and tells it how many.
         policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
     }
@@ -212,7 +212,7 @@ words! {
 
     /// What happens to a connection whose outbox is full.
     OutboxPolicy {
-        /// It is closed with 4001.
+        /// It ends.
         Disconnect = "disconnect",
         /// Messages are left out, and it is told how many.
         Drop = "drop",
@@ -300,7 +300,7 @@ pub struct Args {
     /// Where clients connect
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// Where the control API, metrics and dashboard are, or off
+    /// Where the control port with metrics are, or off
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub control: Option<String>,
     /// Threads that hold connections; 0 is one for each CPU
@@ -409,7 +409,7 @@ impl Config {
         let listen = server.listen;
         lines.push(format!("Clients connect to {listen}{}{port}, at /ws {echo}.", everywhere(listen.ip())));
         lines.push(match server.control {
-            None => "There is no control API, no metrics and no dashboard.".to_owned(),
+            None => "There is no control port and there are no metrics.".to_owned(),
             Some(control) if control.ip().is_loopback() => {
                 format!("The control API is on {control}, for this machine only.")
             }

@@ -31,12 +31,18 @@ pub fn http(data: &[u8]) {
         http::write_switch(&mut out, &upgrade);
         assert!(out.ends_with(b"\r\n\r\n"));
     }
-    let gate = Gate::new(Rules { trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")], ..Rules::default() });
+    let gate = Gate::new(Rules {
+        trusted_proxies: vec!["10.0.0.0/8".parse().expect("a network")],
+        ..Rules::default()
+    });
     // No address is made of what is none, whatever it says; that it does not panic is the point.
     gate.client(&request.forwarded);
     assert!(gate.check_origin(request.origin).is_ok());
     for cut in 0..used {
-        assert!(!matches!(http::parse(&data[..cut]), Ok(Head::Complete(..))), "{cut} of {used} bytes are no head");
+        assert!(
+            !matches!(http::parse(&data[..cut]), Ok(Head::Complete(..))),
+            "{cut} of {used} bytes are no head"
+        );
     }
 }
 
@@ -45,7 +51,9 @@ pub fn frame(data: &[u8]) {
     let whole = frame::parse(data);
     for cut in 0..data.len().min(frame::HEADER_BYTES_MAX) {
         match (frame::parse(&data[..cut]), &whole) {
-            (Ok(Parsed::Need(need)), Ok(Parsed::Header(header))) => assert!(need > cut && need <= header.header_bytes),
+            (Ok(Parsed::Need(need)), Ok(Parsed::Header(header))) => {
+                assert!(need > cut && need <= header.header_bytes)
+            }
             (Ok(Parsed::Need(need)), _) => assert!(need > cut),
             (early, late) => assert_eq!(&early, late, "what was judged stays judged"),
         }
@@ -67,7 +75,10 @@ pub fn frame(data: &[u8]) {
     match (std::str::from_utf8(&at_once), validated) {
         (Ok(_), Ok(validated)) => assert_eq!(validated, length),
         (Err(error), Ok(validated)) => {
-            assert!(error.error_len().is_none() && validated == error.valid_up_to(), "a character is cut short");
+            assert!(
+                error.error_len().is_none() && validated == error.valid_up_to(),
+                "a character is cut short"
+            );
         }
         (Err(error), Err(_)) => assert!(error.error_len().is_some()),
         (Ok(_), Err(_)) => panic!("good text was refused"),
@@ -108,7 +119,10 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
     let draft =
         Draft { room: &room, event: &event, payload, binary, except: None, published_at: Time::default() };
     let publication = Publication::new(RoomId { index: 0, stamp: NonZeroU32::MIN }, &draft);
-    assert_eq!((publication.room_name(), publication.event(), publication.payload()), (&*room, &*event, payload));
+    assert_eq!(
+        (publication.room_name(), publication.event(), publication.payload()),
+        (&*room, &*event, payload)
+    );
     let mut out = Vec::new();
     native::encode_event(&mut out, &publication);
     if binary {
@@ -217,7 +231,9 @@ impl World {
             (0, _) if it.may_accept(now) => {
                 slots.push(it.accept(IpAddr::V4(Ipv4Addr::new(10, 0, 0, arg & 1)), now));
             }
-            (1, Some(slot)) => it.receive(slot, &mut if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec(), now),
+            (1, Some(slot)) => {
+                it.receive(slot, &mut if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec(), now)
+            }
             (2 | 3, Some(slot)) => {
                 // A canned message as a proper frame.
                 let message = MESSAGES[usize::from(arg >> 4) % MESSAGES.len()];
@@ -236,8 +252,13 @@ impl World {
             }
             (5, Some(slot)) if arg & 32 == 0 => it.writable(slot),
             (5, Some(slot)) => it.hang_up(slot),
-            (6, _) => self.now = now.plus_ms([1, 7, 100, 500, 1_001, 12_000, 70_000, 5_000_000][usize::from(arg & 7)]),
-            (7, _) if arg > 250 => self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, timeout_ms: 500 }),
+            (6, _) => {
+                self.now =
+                    now.plus_ms([1, 7, 100, 500, 1_001, 12_000, 70_000, 5_000_000][usize::from(arg & 7)])
+            }
+            (7, _) if arg > 250 => {
+                self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, timeout_ms: 500 })
+            }
             _ => {}
         }
         self.finish_turn(shard, op, arg);
@@ -331,7 +352,14 @@ mod tests {
 
     #[test]
     fn http_smoke() {
-        smoke(http, &[UPGRADE, ECHO, b"GET /health HTTP/1.1\r\nHost: a\r\nForwarded: for=1.2.3.4, for=\"[::1]:3\"\r\n\r\n"]);
+        smoke(
+            http,
+            &[
+                UPGRADE,
+                ECHO,
+                b"GET /health HTTP/1.1\r\nHost: a\r\nForwarded: for=1.2.3.4, for=\"[::1]:3\"\r\n\r\n",
+            ],
+        );
     }
 
     #[test]

@@ -24,6 +24,10 @@ const DESCRIPTORS_KEPT: usize = 112;
 const DESCRIPTORS_PER_SHARD: usize = 4;
 /// Sockets above `connections_max`, so that there are some to say no with. Where there are few descriptors, an eighth of them.
 const SOCKETS_TO_REFUSE: usize = 256;
+/// The most sockets of a process, whatever the limit on open files: that of `limits.connections_max`.
+const SOCKETS_MAX: usize = 16_000_000;
+/// Connections that a shard reserves space for at the most: half a gigabyte of addresses. Beyond, the space grows by moving.
+const RESERVED_MAX: usize = 4 << 20;
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
@@ -220,6 +224,9 @@ fn run_shard(kind: reactor::Kind, parts: reactor::Parts, cpu: Option<usize>) -> 
 /// As many listeners as shards, on one port.
 fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Failure> {
     let failure = |error| Failure::Listen { setting: "server.listen", address, error };
+    if address.port() != 0 {
+        sys::claim(address).map_err(failure)?;
+    }
     let first = sys::listen(address).map_err(failure)?;
     // With port 0 the first one chooses.
     let chosen = first.local_addr().map_err(failure)?;
@@ -238,7 +245,7 @@ fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     let limit = sys::descriptors_max();
     let kept = DESCRIPTORS_KEPT + shards * DESCRIPTORS_PER_SHARD;
-    let sockets_max = limit.saturating_sub(kept);
+    let sockets_max = limit.saturating_sub(kept).min(SOCKETS_MAX);
     if sockets_max < 16 {
         return Err(Failure::Descriptors { limit, needed: kept + 16 });
     }
@@ -269,8 +276,8 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
 fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, .. } = config;
     Settings {
-        // The kernel may put them all on one shard. What is not touched costs nothing.
-        connections_reserved: sockets_max + shards,
+        // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
+        connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
         echo: server.echo,
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,

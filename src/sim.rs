@@ -209,6 +209,8 @@ struct Plan {
     steps: u64,
     /// Of a hundred steps, how many are turns of shards: the fewer, the more waits for each.
     turns_percent: u64,
+    /// Of a hundred writes to a client that does not behave, how many the kernel refuses for a moment.
+    refusals_percent: u64,
     clients_max: usize,
     /// Large payloads, so that the arena fills.
     heavy: bool,
@@ -219,7 +221,7 @@ struct Plan {
 
 impl Plan {
     fn draw(seed: u64, random: &mut Random) -> Plan {
-        let heavy = seed % 16 == 15;
+        let heavy = seed % 32 == 31;
         let steps = if heavy { 1_000 } else { 1_500 + random.below(2_500) };
         let ping_interval_ms = *random.pick(&[200, 1_000, 5_000, 25_000]);
         let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
@@ -243,7 +245,7 @@ impl Plan {
             ping_interval_ms,
             ping_timeout_ms: *random.pick(&[150, 800, 20_000]),
             outbox_bytes_max,
-            outbox_total_bytes_max: *random.pick(&[1 << 30, 1 << 30, 2 * outbox_bytes_max]),
+            outbox_total_bytes_max: *random.pick(&[1 << 30, 1 << 30, 2 * outbox_bytes_max, outbox_bytes_max]),
             outbox_policy: if random.chance(50) { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
         };
         let connections_max = *random.pick(&[1_000, 1_000, 12]);
@@ -267,6 +269,7 @@ impl Plan {
             scratch_bytes: if heavy { 4 << 20 } else { *random.pick(&[24, 200, 2_048, 65_536]) },
             steps,
             turns_percent: if heavy { 5 } else { *random.pick(&[12, 25, 40]) },
+            refusals_percent: *random.pick(&[0, 2, 10]),
             clients_max: if heavy { 6 } else { 2 + random.below(23) as usize },
             heavy,
             drain: random.chance(30).then(|| {
@@ -337,6 +340,8 @@ struct Link {
     wants_space: bool,
     /// True from the first short write on.
     writer_armed: bool,
+    /// True from a short write until the shard has been told that there is space.
+    is_blocked: bool,
     /// True when the last read may not have drained the socket.
     unread: bool,
     client_ended: bool,
@@ -505,6 +510,7 @@ impl World {
             writable: false,
             wants_space: false,
             writer_armed: false,
+            is_blocked: false,
             unread: false,
             client_ended: false,
             reset: false,
@@ -616,6 +622,7 @@ impl World {
             // Once it watches for writing, the kernel reports both directions when one of them has news.
             let is_writable = link.writer_armed && link.to_client.len() < link.capacity;
             if std::mem::take(&mut link.writable) || is_writable {
+                link.is_blocked = false;
                 self.seats[shard].shard.writable(slot);
             }
             if std::mem::take(&mut link.readable) || link.unread {
@@ -710,6 +717,7 @@ impl World {
     }
 
     fn flush(&mut self, shard: usize) {
+        self.model.begin_flush(shard);
         for asked in 0.. {
             assert!(asked < 10_000, "the flush of shard {shard} does not end");
             let Some(slot) = self.seats[shard].shard.next_dirty() else { break };
@@ -717,7 +725,8 @@ impl World {
             loop {
                 let link = &self.links[number];
                 // Now and then the kernel has no memory for a moment, whatever space there is.
-                let is_refused = self.clients[number].temper != Temper::Well && self.random.chance(2);
+                let is_refused = self.clients[number].temper != Temper::Well
+                    && self.random.chance(self.plan.refusals_percent);
                 let free = if is_refused { 0 } else { link.capacity - link.to_client.len() };
                 let (offered, bytes) = match self.seats[shard].shard.gather(slot) {
                     Gathered::Nothing => break,
@@ -736,8 +745,13 @@ impl World {
                     self.model.hang_up(number);
                     break;
                 }
+                assert!(
+                    !self.links[number].is_blocked,
+                    "{number} is written to before its socket takes more"
+                );
                 assert!(!self.links[number].server_ended, "a write to {number} after the end of its stream");
                 if bytes.len() < offered {
+                    self.links[number].is_blocked = true;
                     self.links[number].writer_armed = true;
                     self.links[number].wants_space = !is_refused;
                     self.links[number].writable |= is_refused;
@@ -1502,6 +1516,7 @@ impl World {
                 };
                 self.say_message(number, 1, text.as_bytes(), effect);
             }
+            34 if self.plan.settings.message_bytes_max > 50_000 => self.compose_burst(number),
             34..36 => {
                 let text = *self.random.pick(&[r#"[{"type":"ping","id":1},"#, "[}", "[1 2]"]);
                 self.say_message(number, 1, text.as_bytes(), Effect::Unsplit("bad_json"));
@@ -1516,6 +1531,24 @@ impl World {
                 self.say_message(number, 1, text.as_bytes(), Effect::Text(vec![command]));
             }
         }
+    }
+
+    /// Many small events at once, to one room and another in turn.
+    fn compose_burst(&mut self, number: usize) {
+        let count = self.random.up_to(300);
+        let (messages, commands): (Vec<String>, Vec<Command>) = (0..count)
+            .map(|_| {
+                let event = self.event(b"null".to_vec(), false);
+                let fields = self.publish_fields(&event, false);
+                (self.object(fields.into_iter()), Command::Publish { event, echo: false, id: None })
+            })
+            .unzip();
+        let effect = if count > self.plan.settings.messages_per_frame_max {
+            Effect::Unsplit("too_many_messages")
+        } else {
+            Effect::Text(commands)
+        };
+        self.say_message(number, 1, format!("[{}]", messages.join(",")).as_bytes(), effect);
     }
 
     /// A native message, as text and as what it means.
@@ -1738,7 +1771,7 @@ impl World {
             format!(r#""room":{}"#, quoted(&event.room)),
             format!(r#""event":{}"#, quoted(&event.name)),
         ];
-        if echo || event.payload.len() % 7 == 0 {
+        if echo || event.payload.len().is_multiple_of(7) {
             fields.push(format!(r#""echo":{echo}"#));
         }
         fields
@@ -1797,7 +1830,7 @@ impl World {
     fn text(&mut self, length: usize) -> String {
         let mut text = String::new();
         while text.len() < length {
-            text.push_str(*self.random.pick::<&str>(&[
+            text.push_str(self.random.pick::<&str>(&[
                 "plain ",
                 "é",
                 "漢",
@@ -1921,6 +1954,9 @@ struct Peer {
     expected: VecDeque<Expected>,
     /// True from a write that the socket did not take whole until everything has been written.
     refused: bool,
+    /// Whether it was refused, and how much waited for it at most, when this turn's writes began.
+    had_waiting: bool,
+    waiting_bytes: usize,
     /// True when frames may be dropped, as the policy is.
     droppable: bool,
     /// Frames that were left out since it was last told.
@@ -2014,6 +2050,8 @@ impl Peer {
             said_close: false,
             expected: VecDeque::new(),
             refused: false,
+            had_waiting: false,
+            waiting_bytes: 0,
             droppable: policy == OutboxPolicy::Drop,
             lost: 0,
             due_ms: 0,
@@ -2052,11 +2090,6 @@ impl Peer {
 
     fn arm(&mut self, now: Time, ahead_ms: u64) {
         self.due_ms = now.ms() + ahead_ms + TIMER_TICK_MS;
-    }
-
-    /// At most so many bytes are waiting.
-    fn waiting_bytes_max(&self) -> usize {
-        self.expected.iter().map(|expected| expected.said.bytes_max()).sum()
     }
 
     fn expect(&mut self, said: Said, now: Time) {
@@ -2183,6 +2216,7 @@ impl Model {
                     let silent_ms = now.ms() - peer.heard_ms;
                     let patience_ms = self.settings.ping_interval_ms + self.settings.ping_timeout_ms;
                     assert!(silent_ms >= patience_ms.into(), "the model would close {number} too early");
+                    peer.expect(Said::Close(Some(4000)), now);
                     self.end(number, Ending::Silent);
                     self.peers[number].doomed = true;
                 }
@@ -2235,6 +2269,14 @@ impl Model {
         }
     }
 
+    /// The shard begins to write.
+    fn begin_flush(&mut self, shard: usize) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard) {
+            peer.had_waiting = peer.refused;
+            peer.waiting_bytes = peer.expected.iter().map(|expected| expected.said.bytes_max()).sum();
+        }
+    }
+
     /// The server ends its side.
     fn end_stream(&mut self, number: usize) {
         let peer = &mut self.peers[number];
@@ -2256,9 +2298,10 @@ impl Model {
             None
         } else {
             // The only other reason there is: too much waits for it, or for all.
-            let refused = self.peers.iter().filter(|other| other.shard == peer.shard && other.refused);
-            let total: usize = refused.map(Peer::waiting_bytes_max).sum();
-            let is_full = peer.waiting_bytes_max() > self.settings.outbox_bytes_max
+            let others = self.peers.iter().filter(|other| other.shard == peer.shard);
+            let waiting = others.filter(|other| other.had_waiting || other.refused);
+            let total: usize = waiting.map(|other| other.waiting_bytes).sum();
+            let is_full = peer.waiting_bytes > self.settings.outbox_bytes_max
                 || total > self.settings.outbox_total_bytes_max;
             // Where frames may be dropped, only what is no frame fills an outbox.
             let may_be_slow = !peer.droppable || !peer.is_upgraded() || peer.switching;
@@ -2298,10 +2341,18 @@ impl Model {
             (Stage::Open, _) => {
                 self.counts.messages_in += 1;
                 match effect {
-                    Effect::Text(commands) => {
+                    Effect::Text(commands) if !commands.is_empty() => {
                         commands.iter().for_each(|command| self.command(number, command, now))
                     }
-                    Effect::Unsplit(code) => self.error(number, code, None, None, now),
+                    // What asks nothing, or cannot be taken apart, counts as one message.
+                    Effect::Text(_) | Effect::Unsplit(_) => match (self.take_token(number, now), effect) {
+                        (Err(retry_ms), _) => {
+                            self.counts.rate_limited += 1;
+                            self.error(number, "rate_limited", None, Some(retry_ms), now);
+                        }
+                        (Ok(()), Effect::Unsplit(code)) => self.error(number, code, None, None, now),
+                        (Ok(()), _) => {}
+                    },
                     Effect::Binary(command) => self.command(number, command, now),
                     Effect::Echo { binary, payload } => match self.take_token(number, now) {
                         Ok(()) => {
@@ -2413,6 +2464,11 @@ impl Model {
             return self.error(number, "rate_limited", id.clone(), Some(retry_ms), now);
         }
         match command {
+            Command::Join { rooms, .. } | Command::Leave { rooms, .. }
+                if rooms.iter().collect::<BTreeSet<_>>().len() > self.settings.rooms_per_connection_max =>
+            {
+                return self.error(number, "too_many_rooms", id.clone(), None, now);
+            }
             // What was published before is for the members of then.
             Command::Join { rooms, .. } => {
                 self.deliver(self.peers[number].shard, now);

@@ -97,7 +97,7 @@ pub enum Ending {
     Limit,
     /// Heartbeat: 4000.
     Silent,
-    /// Outbox: 4001.
+    /// Its outbox was full.
     Slow,
     /// Shutdown: 1001.
     Shutdown,

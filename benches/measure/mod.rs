@@ -9,14 +9,14 @@ pub(crate) fn at_full_size() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
-/// Criterion as all benches here use it: more and shorter samples than it takes by default, because a shared machine is
-/// interrupted often, and a short sample is either spoilt or not.
+/// Criterion as all benches here use it: more and shorter samples than it takes by default. A shared machine interrupts often, and
+/// of short samples more are spared.
 pub(crate) fn criterion() -> Criterion {
     Criterion::default()
         .without_plots()
-        .sample_size(50)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(2_500))
+        .sample_size(200)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_millis(2_000))
         .configure_from_args()
 }
 

@@ -73,6 +73,11 @@ impl Mailbox {
         self.pieces.store(queue.len(), Ordering::SeqCst);
     }
 
+    /// True when there is nothing to collect.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.load(Ordering::SeqCst) == 0
+    }
+
     /// True when publications must be refused.
     pub fn is_full(&self) -> bool {
         self.pieces.load(Ordering::Relaxed) >= MAIL_MAX
@@ -91,7 +96,7 @@ impl Mailbox {
 
     /// Moves all mail to the end of `into`. For the owner.
     pub fn collect(&self, into: &mut VecDeque<Mail>) {
-        if self.pieces.load(Ordering::SeqCst) == 0 {
+        if self.is_empty() {
             return;
         }
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);

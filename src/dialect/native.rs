@@ -25,7 +25,7 @@ pub const EVENT_BYTES_MAX: usize = 200;
 pub enum Command<'a> {
     /// To be a member of these rooms.
     Join {
-        /// Names, checked.
+        /// Names, checked; each once.
         rooms: Vec<Cow<'a, str>>,
         /// See [`Id`].
         id: Option<Id<'a>>,
@@ -153,6 +153,7 @@ pub fn split(text: &str, messages_max: usize) -> Result<Messages<'_>, Refusal<'_
 
 /// All fields that any message of a client has.
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct Fields<'a> {
     #[serde(borrow, rename = "type")]
     kind: Option<Cow<'a, str>>,
@@ -164,8 +165,7 @@ struct Fields<'a> {
     event: Option<Cow<'a, str>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
-    #[serde(default)]
-    echo: bool,
+    echo: Option<bool>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
 }
@@ -176,6 +176,7 @@ struct Fields<'a> {
 struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct OnlyId<'a> {
     #[serde(borrow)]
     id: Option<&'a RawValue>,
@@ -247,7 +248,12 @@ fn interpret<'a>(
     let id = read_id(fields.id)?;
     let lacks = |field: &str| Refusal::new(Code::BadMessage, format!("`{field}` is missing")).with_id(id);
     let rooms = |rooms: Option<Vec<Name<'a>>>| {
-        let rooms: Vec<_> = rooms.ok_or_else(|| lacks("rooms"))?.into_iter().map(|Name(name)| name).collect();
+        let mut rooms: Vec<_> =
+            rooms.ok_or_else(|| lacks("rooms"))?.into_iter().map(|Name(name)| name).collect();
+        if !rooms.is_sorted_by(|one, next| one < next) {
+            rooms.sort_unstable();
+            rooms.dedup();
+        }
         match rooms.iter().find_map(|name| name_fault(name, room_name_bytes_max)) {
             Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}")).with_id(id)),
             None => Ok(rooms),
@@ -265,7 +271,7 @@ fn interpret<'a>(
             if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
                 return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id));
             }
-            Ok(Command::Publish { room, event, payload, echo: fields.echo, id })
+            Ok(Command::Publish { room, event, payload, echo: fields.echo.unwrap_or(false), id })
         }
         Some("ping") => Ok(Command::Ping { id }),
         Some(_) => {

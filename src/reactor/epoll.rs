@@ -15,6 +15,7 @@ use crate::stats::Stats;
 use crate::time::{Clock, Time};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token, Waker};
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
@@ -44,15 +45,23 @@ pub(super) struct Epoll {
     bus: Arc<Bus>,
     stats: Arc<Stats>,
     clock: Clock,
-    /// Sockets that may have more to read, for which no edge will come.
-    unread: Vec<Slot>,
+    /// Sockets that may have something to read, in the order in which they became so; each at most once. Who was served and may have
+    /// more goes to the end, and who could not be served keeps its place: one that sends without end delays the others by a
+    /// read each.
+    unread: VecDeque<Slot>,
     accepting: Accepting,
+    /// True when the last accept failed for want of something: it was said once.
+    accept_refused: bool,
     /// After how many milliseconds the shard wants a turn.
     ahead_ms: Option<u32>,
 }
 
 struct Socket {
     stream: TcpStream,
+    /// True exactly when it is in `unread`.
+    unread: bool,
+    /// True when the kernel has announced the end of the stream, or a failure, for which no further edge will come.
+    ending: bool,
     /// True exactly when the kernel tells us that it can be written.
     writer_armed: bool,
 }
@@ -96,8 +105,9 @@ impl Epoll {
             bus,
             stats,
             clock,
-            unread: Vec::new(),
+            unread: VecDeque::new(),
             accepting: Accepting::Ready,
+            accept_refused: false,
             ahead_ms: Some(0),
         })
     }
@@ -151,15 +161,7 @@ impl Epoll {
     }
 
     fn read_all(&mut self, now: Time) {
-        let mut unread = std::mem::take(&mut self.unread);
-        for slot in unread.drain(..) {
-            self.read(slot, false, now);
-        }
-        // What `read` remembers from here on goes after what it remembered above.
-        unread.append(&mut self.unread);
-        self.unread = unread;
-        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
-        for event in &events {
+        for event in &self.events {
             let slot = match event.token() {
                 BELL => continue,
                 LISTENER => {
@@ -170,34 +172,49 @@ impl Epoll {
                 }
                 Token(slot) => slot as Slot,
             };
+            let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
             if event.is_writable() {
                 self.shard.writable(slot);
             }
-            if event.is_readable() || event.is_read_closed() || event.is_error() {
-                self.read(slot, event.is_read_closed() || event.is_error(), now);
+            let ending = event.is_read_closed() || event.is_error();
+            socket.ending |= ending;
+            if (event.is_readable() || ending) && !socket.unread {
+                socket.unread = true;
+                self.unread.push_back(slot);
             }
         }
-        self.events = events;
+        for _ in 0..self.unread.len() {
+            if self.shard.is_full() {
+                break;
+            }
+            let Some(slot) = self.unread.pop_front() else { break };
+            self.read(slot, now);
+        }
     }
 
-    /// One read. `ending` when the kernel has announced the end of the stream, which must then be read, too.
-    fn read(&mut self, slot: Slot, ending: bool, now: Time) {
-        let Some(Some(Socket { stream, .. })) = self.sockets.get_mut(slot as usize) else { return };
-        if self.shard.is_full() {
-            self.unread.push(slot);
-            return;
-        }
-        match stream.read(&mut self.scratch) {
-            Ok(0) => self.shard.hang_up(slot),
+    /// One read. A socket that may have more to read goes to the end of the queue.
+    fn read(&mut self, slot: Slot, now: Time) {
+        let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
+        socket.unread = false;
+        let more = match socket.stream.read(&mut self.scratch) {
+            Ok(0) => {
+                self.shard.hang_up(slot);
+                false
+            }
             Ok(count) => {
                 self.shard.receive(slot, &mut self.scratch[..count], now);
-                if ending || count == self.scratch.len() {
-                    self.unread.push(slot);
-                }
+                socket.ending || count == self.scratch.len()
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == ErrorKind::Interrupted => self.unread.push(slot),
-            Err(_) => self.shard.hang_up(slot),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
+            Err(_) => {
+                self.shard.hang_up(slot);
+                false
+            }
+        };
+        if more {
+            socket.unread = true;
+            self.unread.push_back(slot);
         }
     }
 
@@ -221,13 +238,18 @@ impl Epoll {
             }
             budget -= 1;
             match listener.accept() {
-                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now),
+                Ok((stream, peer)) => {
+                    self.accept_refused = false;
+                    self.welcome(stream, peer.ip(), now);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.accepting = Accepting::Idle,
                 // Of these the kernel says nothing about the listener: the one connection was lost.
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 Err(error) => {
-                    tracing::warn!(%error, shard = self.id, "cannot accept; trying again shortly");
+                    if !std::mem::replace(&mut self.accept_refused, true) {
+                        tracing::warn!(%error, shard = self.id, "cannot accept; trying again until it works");
+                    }
                     self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
                 }
             }
@@ -240,10 +262,10 @@ impl Epoll {
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
-        self.sockets[at] = Some(Socket { stream, writer_armed: false });
+        self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false });
         // In a storm the request is there by now, and the answer leaves with this turn. Watched only after that, so that the kernel
         // does not report what was read already; what has come in between it reports at once.
-        self.read(slot, false, now);
+        self.read(slot, now);
         if let Some(Some(socket)) = self.sockets.get_mut(at)
             && let Err(error) =
                 self.poll.registry().register(&mut socket.stream, Token(at), Interest::READABLE)

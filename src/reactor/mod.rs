@@ -9,8 +9,8 @@
 //!    false), else until a socket, the bell, or the time that [`Shard::end_turn`] asked for.
 //! 2. It reads the clock, once, and says [`Shard::begin_turn`].
 //! 3. For sockets that take bytes again, [`Shard::writable`]; for those that have some, one read each into the thread's one
-//!    scratch buffer and [`Shard::receive`]. A read that fills the scratch, or one that had to wait because
-//!    [`Shard::is_full`], is remembered for the next turn. The peer's end or a failure is [`Shard::hang_up`].
+//!    scratch buffer and [`Shard::receive`], until [`Shard::is_full`]. Who had to wait is served first in the next turn, and who
+//!    filled the scratch goes to the end of the queue. The peer's end or a failure is [`Shard::hang_up`].
 //! 4. [`Shard::deliver`], for the mail; [`Shard::has_mail`] tells whether some is left over.
 //! 5. [`Shard::advance`], for timers.
 //! 6. Accepts, while [`Shard::may_accept`] and within a budget, so that a storm does not starve the connected.

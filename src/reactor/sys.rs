@@ -11,20 +11,36 @@ use std::os::fd::AsRawFd;
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
 const BACKLOG: i32 = 65_535;
 
+/// Makes sure that nobody else listens on `address`: a second server of ours would otherwise share the port without a word, and each
+/// would hold half of every room. (A listener that does not share finds the port taken even by those who do.)
+///
+/// # Errors
+/// When the address cannot be had.
+pub fn claim(address: SocketAddr) -> io::Result<()> {
+    let socket = bindable(address)?;
+    socket.bind(&address.into())?;
+    socket.listen(1)
+}
+
+/// A socket that can be bound to `address`, also while connections of an earlier listener are in TIME_WAIT.
+fn bindable(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}
+
 /// A listener on `address` that shares its port with others of this kind: the kernel spreads connections over them.
 ///
 /// # Errors
 /// When the address cannot be had.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = bindable(address)?;
     socket.set_reuse_port(true)?;
-    // So that a restart does not wait for the last connections' TIME_WAIT.
-    socket.set_reuse_address(true)?;
     // Linux hands this on to accepted sockets, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
     defer_accept(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

@@ -20,8 +20,15 @@ impl Shard {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
             _ => match native::split(text, self.settings.messages_per_frame_max) {
-                Ok(messages) => messages.iter().for_each(|message| self.message(slot, message, now)),
-                Err(refusal) => self.refuse(slot, &refusal),
+                Ok(messages) if !messages.is_empty() => {
+                    messages.iter().for_each(|message| self.message(slot, message, now));
+                }
+                // A frame that asks nothing, or nothing that can be read, counts as a message like any other.
+                empty_or_refused => match (self.take_token(slot, now), empty_or_refused) {
+                    (Err(retry_ms), _) => self.refuse(slot, &refuse_rate(retry_ms, None)),
+                    (Ok(()), Err(refusal)) => self.refuse(slot, &refusal),
+                    (Ok(()), Ok(_)) => {}
+                },
             },
         }
     }
@@ -70,6 +77,8 @@ impl Shard {
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
             // Events that are on their way were published before: they find the members of then, as far as this core can tell.
+            Ok(Command::Join { rooms, id } | Command::Leave { rooms, id })
+                if self.names_too_many(slot, &rooms, id) => {}
             Ok(Command::Join { rooms, id }) => {
                 self.deliver(now);
                 self.join(slot, &rooms, id);
@@ -91,6 +100,17 @@ impl Shard {
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }
+    }
+
+    /// True when a message names more rooms than a connection can be in, which is then told so.
+    fn names_too_many(&mut self, slot: Slot, rooms: &[Cow<'_, str>], id: Option<Id<'_>>) -> bool {
+        let rooms_max = self.settings.rooms_per_connection_max;
+        if rooms.len() <= rooms_max {
+            return false;
+        }
+        let message = format!("{} rooms in one message; a connection is in at most {rooms_max}", rooms.len());
+        self.refuse(slot, &Refusal::new(Code::TooManyRooms, message).with_id(id));
+        true
     }
 
     /// All of the rooms or none.

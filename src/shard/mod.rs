@@ -102,6 +102,9 @@ pub enum Farewell {
     Close(Slot),
 }
 
+/// When events of this many bytes have been delivered in a turn, counting each member, the rest waits for the next turn: other connections
+/// of this core wait some tens of milliseconds for so much, and not for all that somebody publishes at once.
+const FANNED_BYTES_MAX: usize = 32 << 20;
 /// Pieces of mail for which room is kept when there is none.
 const MAIL_KEPT: usize = 1024;
 /// How long a peer has to end its side once ours has ended, in milliseconds.
@@ -130,6 +133,8 @@ pub struct Shard {
     turn: Turn,
     /// Connections whose sockets have to be seen off at the end of the turn.
     farewells: Vec<Farewell>,
+    /// Bytes of events in this turn, each counted once for each member.
+    fanned_bytes: usize,
     /// Shards that got mail in this turn and may have to be woken.
     bells: ShardSet,
     /// When the publications were made that wait in the arena.
@@ -198,6 +203,7 @@ impl Shard {
             pool: Pool::new(settings.receive_bytes_max),
             turn: Turn::new(settings.linger_ms),
             farewells: Vec::new(),
+            fanned_bytes: 0,
             bells: ShardSet::default(),
             published: Vec::new(),
             mail: VecDeque::new(),
@@ -215,6 +221,7 @@ impl Shard {
 
     /// A turn begins at `now`. Before anything else in it.
     pub fn begin_turn(&mut self, now: Time) {
+        self.fanned_bytes = 0;
         if self.turn.begin(now) {
             self.end_linger();
         }
@@ -253,20 +260,25 @@ impl Shard {
     /// is left for the next turn.
     pub fn deliver(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
-        self.bus.mailbox(self.id).collect(&mut mail);
-        let waiting = mail.len();
-        while let Some(next) = mail.front() {
-            if self.turn.is_full() {
-                break;
+        let mut collected = false;
+        while !self.is_spent() {
+            if mail.is_empty() && !collected {
+                // Only when nothing is left from before, so that what waits is counted in the mailbox, which is bounded.
+                self.bus.mailbox(self.id).collect(&mut mail);
+                collected = true;
             }
+            let Some(next) = mail.front() else { break };
+            let waiting = mail.len();
             match next {
-                Mail::Publication(_) => {
+                Mail::Publication(first) => {
                     // Publications of one room in a row are one walk over its members.
+                    let (room, members) = (first.room, self.rooms.members(first.room).len());
                     let mut run = std::mem::take(&mut self.run);
                     while let Some(Mail::Publication(publication)) = mail.front()
-                        && run.first().is_none_or(|(first, _)| first.room == publication.room)
-                        && !self.turn.is_full()
+                        && publication.room == room
+                        && !self.is_spent()
                     {
+                        self.fanned_bytes += publication.size() * members;
                         let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
                         let frame = self.turn.encode(opcode, |out| native::encode_event(out, publication));
                         self.published.push(publication.published_at);
@@ -283,8 +295,8 @@ impl Shard {
                     self.drain.get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
                 }
             }
+            self.mail_taken += (waiting - mail.len()) as u64;
         }
-        self.mail_taken += (waiting - mail.len()) as u64;
         self.mail = mail;
     }
 
@@ -293,9 +305,9 @@ impl Shard {
         self.mail_taken
     }
 
-    /// True when mail was collected that could not be carried out yet.
+    /// True when mail waits to be carried out.
     pub fn has_mail(&self) -> bool {
-        !self.mail.is_empty()
+        !self.mail.is_empty() || !self.bus.mailbox(self.id).is_empty()
     }
 
     /// Time has come this far: timers fire, a drain goes on.
@@ -333,9 +345,16 @@ impl Shard {
         slot
     }
 
-    /// True when the reactor should flush before it reads or delivers more.
+    /// True when the reactor should read no more in this turn: the shard has done enough, or its mailbox takes no more publications.
+    /// What clients send waits in their sockets.
     pub fn is_full(&self) -> bool {
-        self.turn.is_full()
+        self.is_spent() || self.bus.mailbox(self.id).is_full()
+    }
+
+    /// True when there is enough to write in this turn: the arena is full, or what has been delivered will keep the kernel busy for
+    /// a while.
+    fn is_spent(&self) -> bool {
+        self.turn.is_full() || self.fanned_bytes >= FANNED_BYTES_MAX
     }
 
     /// The shards that got mail in this turn. The reactor rings for them before it writes, so that other cores start meanwhile.
@@ -580,11 +599,12 @@ impl Shard {
         let added = (outbox.len() - before) as u64;
         // A peer that asks and asks by HTTP and never reads has no frames to drop.
         let overfull = !framed && outbox.len() > bytes_max;
+        let too_slow = dropped > 0 && settings.outbox_policy == OutboxPolicy::Disconnect;
         drop(leftover);
         turn.flushed(conn);
         stats.outbox_bytes.add(added);
         stats.drops.add(dropped);
-        if overfull || (dropped > 0 && settings.outbox_policy == OutboxPolicy::Disconnect) {
+        if overfull || too_slow {
             // Frames after one that was left out would look as if nothing was missing: none of them is written.
             if let Some(outbox) = conn.outbox.take() {
                 stats.outbox_bytes.sub(outbox.len() as u64);
@@ -640,7 +660,8 @@ impl Shard {
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
             Stage::Open(_) if conn.pinged => {
-                // The peer would not read a close frame either.
+                // The peer is probably gone: it is told if the kernel takes the frame at once, and not waited for.
+                self.send_close(slot, CloseCode::Silent, "no sign of life");
                 self.end(slot, Ending::Silent);
                 self.doom(slot);
             }

@@ -127,7 +127,7 @@ impl Rooms {
         if let Some(moved) = conn.memberships.get(at) {
             self.rooms[moved.room as usize].members[moved.at as usize].at = at as u32;
         }
-        if conn.memberships.is_empty() {
+        if conn.memberships.spilled() && conn.memberships.len() * 4 <= conn.memberships.capacity() {
             conn.memberships.shrink_to_fit();
         }
         let room = &mut self.rooms[ended.room as usize];

@@ -255,7 +255,8 @@ mod tests {
         let mut now = Time::from_ms(7);
         let mut wheel = Wheel::new(now);
         // Those with 504 and 65,528 are due at the tick at which a list of a coarser level is sorted.
-        let spans = [0, 1, 255, 256, 257, 504, 511, 25_000, 65_528, 65_535, 65_536, 65_537, 3_600_000, 16_000_000];
+        let spans =
+            [0, 1, 255, 256, 257, 504, 511, 25_000, 65_528, 65_535, 65_536, 65_537, 3_600_000, 16_000_000];
         for (slot, ahead_ms) in spans.iter().enumerate() {
             wheel.arm(slot as Slot, now, *ahead_ms);
         }

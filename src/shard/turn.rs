@@ -30,6 +30,11 @@ pub struct Turn {
     linger_ms: u32,
     /// When this turn began.
     now: Time,
+    /// True in a turn in which what lingered is due: then nothing begins to linger, so that the arena is empty after it.
+    linger_ends: bool,
+    /// Turns since the arena was last shrunk, and the most bytes that one of them needed.
+    turns: u32,
+    bytes_peak: usize,
 }
 
 /// A range of the arena, and the next one for the same connection.
@@ -61,8 +66,13 @@ const NONE: u32 = u32::MAX;
 
 /// When the arena holds this many bytes, it is flushed before more mail is delivered.
 pub const ARENA_BYTES_MAX: usize = 4 << 20;
-/// Capacity that an empty arena keeps, in bytes; what a burst needed beyond that is given back.
-const KEPT_BYTES_MAX: usize = 256 << 10;
+/// When there are this many ranges, likewise: 12 MB of them. Rooms whose events alternate need one for each member and event.
+const NODES_MAX: usize = 1 << 20;
+/// Capacity that an empty arena keeps, in bytes. What a burst needed beyond that is given back after some turns that did not need it;
+/// given back each time, the pages would have to be fetched anew by every turn of a busy server.
+const KEPT_BYTES: usize = 256 << 10;
+/// How many turns that is.
+const SHRINK_TURNS: u32 = 64;
 /// The most ranges one write hands to the kernel. `writev` takes 1,024.
 const RANGES_MAX: usize = 64;
 
@@ -89,18 +99,23 @@ impl Turn {
             linger_end: None,
             linger_ms,
             now: Time::default(),
+            linger_ends: false,
+            turns: 0,
+            bytes_peak: 0,
         }
     }
 
     /// A turn begins. True when what lingers is due: see [`Turn::end_linger`].
     pub fn begin(&mut self, now: Time) -> bool {
         self.now = now;
-        self.linger_end.is_some_and(|end| end <= now)
+        self.linger_ends = self.linger_end.is_some_and(|end| end <= now);
+        self.linger_ends
     }
 
     /// Hands out the connections that linger, for the caller to [`Turn::hurry`] those that are still there.
     pub fn end_linger(&mut self) -> Vec<Slot> {
         self.linger_end = None;
+        self.linger_ends = true;
         std::mem::take(&mut self.lingering)
     }
 
@@ -111,7 +126,7 @@ impl Turn {
 
     /// True when the arena should be flushed before more is put in.
     pub fn is_full(&self) -> bool {
-        self.bytes.len() >= ARENA_BYTES_MAX
+        self.bytes.len() >= ARENA_BYTES_MAX || self.nodes.len() >= NODES_MAX
     }
 
     /// Encodes a frame whose payload `write` appends, and answers where it stands.
@@ -168,7 +183,10 @@ impl Turn {
             }
         }
         if conn.due != Due::Now {
-            if may_linger && self.now.ms32().wrapping_sub(conn.flushed_ms) < self.linger_ms {
+            if may_linger
+                && !self.linger_ends
+                && self.now.ms32().wrapping_sub(conn.flushed_ms) < self.linger_ms
+            {
                 if conn.due == Due::No {
                     conn.due = Due::Later;
                     self.lingering.push(slot);
@@ -261,11 +279,16 @@ impl Turn {
         self.dirty.clear();
         self.flushed = 0;
         if self.lingering.is_empty() {
+            self.bytes_peak = self.bytes_peak.max(self.bytes.len());
             self.bytes.clear();
             self.nodes.clear();
-            self.bytes.shrink_to(KEPT_BYTES_MAX);
-            self.nodes.shrink_to(KEPT_BYTES_MAX / size_of::<Node>());
-            self.dirty.shrink_to(KEPT_BYTES_MAX / size_of::<Slot>());
+            self.turns += 1;
+            if self.turns == SHRINK_TURNS {
+                self.bytes.shrink_to(self.bytes_peak.max(KEPT_BYTES));
+                self.nodes.shrink_to(KEPT_BYTES / size_of::<Node>());
+                self.dirty.shrink_to(KEPT_BYTES / size_of::<Slot>());
+                (self.turns, self.bytes_peak) = (0, 0);
+            }
         }
     }
 

@@ -20,8 +20,6 @@ pub enum CloseCode {
     TryAgainLater = 1013,
     /// No sign of life within the ping timeout.
     Silent = 4000,
-    /// The client read too slowly and its outbox is full.
-    Slow = 4001,
 }
 
 /// The longest reason that fits a close frame, in bytes (RFC 6455 section 5.5: 125 with the code).

@@ -74,11 +74,12 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
         // RFC 9112 section 3.2.
         return Err(Reject::Malformed("an HTTP/1.1 request has exactly one Host"));
     }
-    let keep_alive = if version == 1 { !lines.close } else { lines.keep_alive };
+    // HTTP/1.0 knows no connection that stays.
+    let keep_alive = version == 1 && !lines.close;
     let upgrade = lines.upgrade_websocket.then(|| lines.upgrade(version));
     let request = Request {
         method,
-        path: target.split_once('?').map_or(target, |(path, _)| path),
+        path: path(target),
         // A body is not wanted anywhere; rather than reading past it, the connection ends after the answer.
         keep_alive: keep_alive && !lines.body,
         upgrade,
@@ -93,7 +94,6 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
 struct Lines<'a> {
     hosts: u32,
     close: bool,
-    keep_alive: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
     body: bool,
@@ -125,7 +125,6 @@ impl<'a> Lines<'a> {
                 10 if is("Connection") => {
                     let value = text()?;
                     lines.close |= has_token(value, "close");
-                    lines.keep_alive |= has_token(value, "keep-alive");
                     lines.connection_upgrade |= has_token(value, "upgrade");
                 }
                 14 if is("Content-Length") => lines.body |= text()? != "0",
@@ -148,6 +147,10 @@ impl<'a> Lines<'a> {
         if http_minor == 0 {
             return Err(Reject::Malformed("an upgrade needs HTTP/1.1"));
         }
+        if self.body {
+            // What follows would be read as frames here and as a body by a proxy on the way.
+            return Err(Reject::Malformed("an upgrade has no body"));
+        }
         if !self.connection_upgrade {
             return Err(Reject::Malformed("an upgrade needs Connection: Upgrade"));
         }
@@ -163,6 +166,19 @@ impl<'a> Lines<'a> {
             _ => Err(Reject::Malformed("Sec-WebSocket-Key must be there once: 16 bytes in base64")),
         }
     }
+}
+
+/// The path of a request's target, without the query. Servers take the absolute form too, which only proxies should be sent (RFC 9112
+/// section 3.2.2).
+fn path(target: &str) -> &str {
+    let path = match target.split_once("://") {
+        Some((_, rest)) if !target.starts_with('/') => match rest.find(['/', '?']) {
+            Some(at) if rest[at..].starts_with('/') => &rest[at..],
+            _ => "/",
+        },
+        _ => target,
+    };
+    path.split_once('?').map_or(path, |(path, _)| path)
 }
 
 /// True when the comma-separated `list` has `token`, in any case.
@@ -294,6 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn the_path_is_found_in_every_form_of_target() {
+        assert_eq!(path("/ws"), "/ws");
+        assert_eq!(path("/ws?from=http://a/b?c"), "/ws");
+        assert_eq!(path("/a://b/c"), "/a://b/c");
+        assert_eq!(path("http://here:7070/ws?x"), "/ws");
+        assert_eq!(path("http://here"), "/");
+        assert_eq!(path("http://here?x=/ws"), "/");
+        assert_eq!(path("*"), "*");
+    }
+
+    #[test]
     fn a_body_or_an_old_version_ends_the_connection() {
         let keep_alive = |head: &str| match parse(head.as_bytes()) {
             Ok(Head::Complete(request, _)) => request.keep_alive,
@@ -304,6 +331,6 @@ mod tests {
         assert!(!keep_alive("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
         assert!(!keep_alive("POST /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"));
         assert!(!keep_alive("GET /health HTTP/1.0\r\n\r\n"));
-        assert!(keep_alive("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
+        assert!(!keep_alive("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
     }
 }

@@ -114,12 +114,14 @@ fn an_upgrade_that_lacks_something_is_a_bad_request() {
         format!("{UPGRADE}Sec-WebSocket-Key: {KEY}\r\n"),
         format!("Upgrade: websocket\r\n{VERSION}Sec-WebSocket-Key: {KEY}\r\n"),
         format!("Upgrade: websocket\r\nConnection: close\r\n{VERSION}Sec-WebSocket-Key: {KEY}\r\n"),
+        key(KEY) + "Content-Length: 5\r\n",
+        key(KEY) + "Transfer-Encoding: chunked\r\n",
     ] {
         check(&server, &get("/ws", &lines), 400);
     }
     let old = format!("GET /ws HTTP/1.0\r\nHost: throng\r\n{}\r\n", key(KEY));
     check(&server, &old, 400);
-    assert_eq!(server.number("rejects/malformed"), 11);
+    assert_eq!(server.number("rejects/malformed"), 13);
 }
 
 #[test]
@@ -226,13 +228,15 @@ fn a_connection_serves_several_requests_and_says_when_it_ends() {
     assert_eq!(raw.response().header("connection"), Some("close"));
     raw.ended();
 
-    let mut old = server.raw();
-    old.send("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
-    assert_eq!(old.response().status, 200, "HTTP/1.0 needs no Host");
-    old.send("GET /health HTTP/1.0\r\n\r\n");
-    assert_eq!(old.response().status, 200);
-    old.ended();
-    assert_eq!(server.number("totals/accepts"), 2);
+    for more in ["", "Connection: keep-alive\r\n"] {
+        // HTTP/1.0 needs no Host, and knows no connection that stays.
+        let mut old = server.raw();
+        old.send(format!("GET /health HTTP/1.0\r\n{more}\r\n"));
+        let response = old.response();
+        assert_eq!((response.status, response.header("connection")), (200, Some("close")));
+        old.ended();
+    }
+    assert_eq!(server.number("totals/accepts"), 3);
     assert_eq!(server.number("totals/http_requests"), 6);
 }
 
@@ -261,6 +265,28 @@ fn after_the_last_request_nothing_is_answered() {
     raw.send([get("/health", "Connection: close\r\n"), get("/health", "")].concat());
     assert_eq!(raw.response().status, 200);
     raw.ended();
+}
+
+#[test]
+fn who_ends_its_side_after_asking_is_still_answered() {
+    let server = Server::start();
+    let mut raw = server.raw();
+    raw.send([get("/health", ""), get("/nowhere", "")].concat());
+    raw.end_sending();
+    assert_eq!(raw.response().status, 200);
+    assert_eq!(raw.response().status, 404);
+    raw.ended();
+    server.wait_for_number("sockets", 0);
+}
+
+#[test]
+fn a_target_may_be_in_the_form_that_proxies_are_sent() {
+    let server = Server::start();
+    check(&server, "GET http://throng.example:7070/health?x HTTP/1.1\r\nHost: throng\r\n\r\n", 200);
+    check(&server, "GET http://throng.example HTTP/1.1\r\nHost: throng\r\n\r\n", 404);
+    let mut raw = server.raw();
+    raw.send(upgrade_head("http://throng.example/ws", ""));
+    assert_eq!(raw.response().status, 101);
 }
 
 #[test]

@@ -6,8 +6,10 @@ use crate::harness::{Server, frame};
 use serde_json::json;
 use std::time::Duration;
 
-const QUICK: [&str; 3] =
-    ["heartbeat.ping_interval_ms=200", "heartbeat.ping_timeout_ms=200", "server.echo=true"];
+const QUICK: [&str; 2] = ["heartbeat.ping_interval_ms=200", "heartbeat.ping_timeout_ms=200"];
+/// For those who answer: even if the machine lets them wait, they are in time.
+const PATIENT: [&str; 3] =
+    ["heartbeat.ping_interval_ms=700", "heartbeat.ping_timeout_ms=700", "server.echo=true"];
 /// What the kernels of a busy machine may add.
 const SLACK: Duration = Duration::from_secs(5);
 
@@ -24,7 +26,7 @@ fn who_is_silent_is_pinged_and_then_closed() {
     let ping = silent.frame();
     let pinged = start.elapsed();
     assert_eq!((ping.opcode, ping.payload.len()), (PING, 0));
-    silent.ended();
+    assert_eq!(silent.closed(), (4000, "no sign of life".to_owned()));
     let closed = start.elapsed();
     assert!(pinged >= ms(200) && pinged < ms(200) + SLACK, "{pinged:?}");
     assert!(closed >= ms(400) && closed < ms(400) + SLACK, "{closed:?}");
@@ -37,11 +39,11 @@ fn who_is_silent_is_pinged_and_then_closed() {
 
 #[test]
 fn who_answers_pings_stays() {
-    let server = Server::with(&QUICK);
+    let server = Server::with(&PATIENT);
     let mut client = server.client();
     client.join(&["lobby"]);
     // All it does is what every library does by itself.
-    assert_eq!(client.hear_within(ms(1500)), None);
+    assert_eq!(client.hear_within(ms(3000)), None);
     client.publish("lobby", "still here", json!(1));
     client.has_heard_all();
     assert!(server.number("totals/pings_sent") >= 3);
@@ -50,7 +52,7 @@ fn who_answers_pings_stays() {
 
 #[test]
 fn any_sign_of_life_is_one() {
-    let server = Server::with(&QUICK);
+    let server = Server::with(&PATIENT);
     // Whatever it is: a pong nobody asked for, a part of a message, bytes of a frame that is not complete.
     let pong = frame(FIN | PONG, "");
     let fragment = [frame(TEXT, "a"), frame(CONTINUATION, "b").repeat(100)].concat();
@@ -58,7 +60,7 @@ fn any_sign_of_life_is_one() {
     let mut sockets = [server.socket("/echo"), server.socket("/echo"), server.socket("/echo")];
     let start = now();
     let mut sent = 0;
-    while start.elapsed() < ms(1200) {
+    while start.elapsed() < ms(2000) {
         sockets[0].send(&pong);
         sockets[1].send(&fragment[7 * sent..7 * (sent + 1)]);
         sockets[2].send(&endless[10 * sent..10 * (sent + 1)]);
@@ -102,13 +104,13 @@ fn traffic_postpones_the_ping() {
 
 #[test]
 fn many_silent_ones_go_and_who_lives_is_not_touched() {
-    let server = Server::with(&QUICK);
+    let server = Server::with(&PATIENT);
     let silent: Vec<_> = (0..100).map(|_| server.socket("/ws")).collect();
     let mut client = server.client();
     client.join(&["lobby"]);
     let start = now();
     while server.number("disconnects/silent") < 100 {
-        assert!(start.elapsed() < ms(400) + SLACK, "they are all gone by now");
+        assert!(start.elapsed() < ms(1500) + SLACK, "they are all gone by now");
         assert_eq!(client.hear_within(ms(20)), None);
     }
     client.has_heard_all();

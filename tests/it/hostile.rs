@@ -20,7 +20,7 @@ const SETTINGS: [&str; 7] = [
     "limits.message_bytes_max=64KiB",
     "outbox.bytes_max=128KiB",
     "heartbeat.ping_interval_ms=400",
-    "heartbeat.ping_timeout_ms=400",
+    "heartbeat.ping_timeout_ms=1600",
     "limits.connections_max=2000",
 ];
 

@@ -33,8 +33,8 @@ fn sigint_is_the_same() {
 }
 
 fn check_drain(signal: Signal) {
-    const SPREAD_MS: u64 = 600;
-    let mut server = Server::with(&["drain.spread_ms=600", "drain.timeout_ms=10000"]);
+    const SPREAD_MS: u64 = 1_200;
+    let mut server = Server::with(&["drain.spread_ms=1200", "drain.timeout_ms=10000"]);
     let mut crowd: Vec<Client> = (0..40).map(|_| server.client()).collect();
     for client in &mut crowd {
         client.join(&["lobby"]);
@@ -65,7 +65,7 @@ fn check_drain(signal: Signal) {
     assert!(last - first >= ms(SPREAD_MS / 2), "they are not told all at once: {first:?} to {last:?}");
     // About evenly: in the first half of the time, neither nobody nor nearly all.
     let early = closed.iter().filter(|time| **time < ms(SPREAD_MS / 2)).count();
-    assert!((5..=35).contains(&early), "{early} of 40 in the first half: {closed:?}");
+    assert!((4..=36).contains(&early), "{early} of 40 in the first half: {closed:?}");
     assert!(ended < ms(SPREAD_MS) + ms(5_000), "nobody waits longer than needed: {ended:?}");
     server.wait_for_log("draining");
     server.wait_for_log("stopped");
@@ -186,6 +186,34 @@ fn the_log_says_where_it_listens_for_machines_and_for_people() {
     for line in server.log().lines() {
         assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
     }
+}
+
+#[test]
+fn flags_mean_what_their_settings_mean() {
+    let server = Server::with_flags(&[
+        "--listen",
+        "127.0.0.2:0",
+        "--shards",
+        "3",
+        "--echo",
+        "--linger-ms",
+        "20",
+        "--io",
+        "epoll",
+        "--log-level",
+        "debug",
+        "--set",
+        "server.shards=1",
+    ]);
+    assert_eq!(server.address().ip().to_string(), "127.0.0.2");
+    assert_eq!(
+        server.stats()["shards"].as_array().map(Vec::len),
+        Some(3),
+        "a flag of its own is stronger than --set"
+    );
+    let mut socket = server.socket("/echo");
+    socket.send(frame(FIN | TEXT, "hello"));
+    assert_eq!(socket.frame().payload, b"hello");
 }
 
 #[test]

@@ -58,6 +58,18 @@ fn connections_have_a_limit_in_all_and_a_place_that_is_freed_is_a_place() {
 }
 
 #[test]
+fn exactly_as_many_get_in_as_there_are_places_however_many_ask_at_once() {
+    let server = Server::with(&["server.shards=4", "limits.connections_max=30"]);
+    let mut asking: Vec<Raw> = (0..80).map(|_| server.raw()).collect();
+    for raw in &mut asking {
+        raw.send(upgrade_head("/ws", ""));
+    }
+    let statuses: Vec<u16> = asking.iter_mut().map(|raw| raw.response().status).collect();
+    let count = |status: u16| statuses.iter().filter(|other| **other == status).count();
+    assert_eq!((count(101), count(503)), (30, 50));
+}
+
+#[test]
 fn connections_of_one_address_have_a_limit() {
     let server = Server::with(&["limits.connections_per_ip_max=2"]);
     let first = granted(&server, "127.0.0.1", "");
@@ -335,8 +347,12 @@ fn unfinished_messages_share_a_memory() {
     let mut small = server.socket("/echo");
     small.send(frame(FIN | TEXT, "a message that comes whole needs none of it"));
     assert_eq!(small.frame().opcode, TEXT);
-    small.send(frame(TEXT, "one that does not"));
-    assert_eq!(small.closed().0, 1013);
+    // Nor is anybody shut out whose small message happens to be cut in two.
+    small.send(frame(TEXT, "one that "));
+    small.send([frame(FIN | PING, ""), frame(FIN | CONTINUATION, "does not")].concat());
+    assert_eq!(small.frame().opcode, PONG);
+    assert_eq!(small.frame().payload, b"one that does not");
+    assert_eq!(beginning().closed().0, 1013);
     // What is finished or gone gives its memory back.
     one.send(frame(FIN | CONTINUATION, "."));
     assert_eq!(one.frame().payload.len(), half.len() + 1);
@@ -536,7 +552,7 @@ fn requests_whose_answers_nobody_reads_do_not_pile_up() {
 
 #[test]
 fn the_descriptor_limit_is_met_without_failing() {
-    let server = Server::with_descriptors(300, &[]);
+    let server = Server::with_descriptors(300);
     let (connections_max, sockets_max) = (server.number("connections_max"), server.number("sockets_max"));
     assert!((100..300).contains(&connections_max) && sockets_max > connections_max && sockets_max < 300);
     let mut open: Vec<Raw> = (0..connections_max).map(|_| granted(&server, "127.0.0.1", "")).collect();

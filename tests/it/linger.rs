@@ -54,14 +54,12 @@ fn events_in_quick_succession_leave_together_and_none_waits_longer_than_the_ling
     let plain = paced("server.linger_ms=0");
     let lingering = paced("server.linger_ms=50");
     assert!(lingering.sends * 2 < plain.sends, "{} sends instead of {}", lingering.sends, plain.sends);
-    let median = |run: &Run| run.delays[run.delays.len() / 2];
-    assert!(median(&lingering) <= median(&plain) + ms(55), "{:?}, {:?}", median(&lingering), median(&plain));
-    let (longest, longest_plain) = (lingering.delays.last(), plain.delays.last());
-    // Each run has waits of its own that the machine adds.
-    assert!(
-        longest.copied() <= longest_plain.map(|delay| *delay + ms(55 + 150)),
-        "{longest:?}, {longest_plain:?}"
-    );
+    for percent in [50, 90] {
+        let delay = |run: &Run| run.delays[run.delays.len() * percent / 100];
+        let (with, without) = (delay(&lingering), delay(&plain));
+        // On top of the linger, what a busy machine adds to one run and not to the other.
+        assert!(with <= without + ms(50 + 100), "{percent} %: {with:?}, {without:?}");
+    }
 }
 
 #[test]
@@ -92,17 +90,18 @@ fn a_burst_arrives_whole_and_in_order_at_everybody() {
     }
 }
 
-/// A member of `lobby` that has been quiet for longer than the linger of 400 ms, and somebody else.
+/// A member of `lobby` that has been quiet for longer than the linger of a second, and somebody else.
 fn quiet(server: &Server) -> (Client, Client) {
     let (mut member, other) = (server.client(), server.client());
     member.join(&["lobby"]);
-    rest(ms(450));
+    rest(ms(1_050));
     (member, other)
 }
 
 #[test]
 fn who_was_quiet_is_served_at_once_and_answers_never_wait() {
-    let server = Server::with(&["server.linger_ms=400"]);
+    // On one shard, where an answer cannot overtake what is still on its way from another.
+    let server = Server::with(&["server.linger_ms=1000", "server.shards=1"]);
     let (mut member, mut publisher) = quiet(&server);
     let start = now();
     publisher.publish("lobby", "first", json!(1));
@@ -114,8 +113,8 @@ fn who_was_quiet_is_served_at_once_and_answers_never_wait() {
     member.hears("lobby", "second", json!(2));
     member.hears("lobby", "third", json!(3));
     let together = waiting.elapsed();
-    assert!(first < ms(300), "the first does not wait: {first:?}");
-    assert!(together > ms(100), "the second does: {together:?}");
+    assert!(first < ms(800), "the first does not wait: {first:?}");
+    assert!(together > ms(200), "the second does: {together:?}");
 
     // An answer takes with it what waits, in order.
     let (mut member, mut publisher) = quiet(&server);
@@ -129,7 +128,7 @@ fn who_was_quiet_is_served_at_once_and_answers_never_wait() {
         member.hears("lobby", "n", json!(number));
     }
     assert_eq!(member.text(), r#"{"type":"pong"}"#);
-    assert!(asked.elapsed() < ms(300), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < ms(800), "{:?}", asked.elapsed());
 }
 
 #[test]

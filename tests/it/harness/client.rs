@@ -199,7 +199,10 @@ impl Client {
                 }
                 Ok(Message::Ping(_) | Message::Frame(_)) => {}
                 Err(Error::Io(error))
-                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                    if matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) =>
                 {
                     if deadline.is_over() {
                         return None;

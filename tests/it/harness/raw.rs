@@ -80,11 +80,6 @@ impl Raw {
         self.stream
     }
 
-    /// Our end's address.
-    pub(crate) fn source(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a connected socket")
-    }
-
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes).expect("the server takes bytes");
     }
@@ -216,7 +211,7 @@ impl Raw {
     /// The server has ended the connection: nothing more comes.
     pub(crate) fn ended(&mut self) {
         let mut rest = [0; 64];
-        match self.stream.read(&mut rest) {
+        match self.read(&mut rest) {
             Ok(0) => {}
             // What we sent was not all read.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
@@ -229,11 +224,21 @@ impl Raw {
     pub(crate) fn silent_for(&mut self, time: Duration) {
         self.set_patience(time);
         let mut rest = [0; 64];
-        match self.stream.read(&mut rest) {
+        match self.read(&mut rest) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             other => panic!("something came: {other:?} {:?}", String::from_utf8_lossy(&rest)),
         }
         self.set_patience(WAIT);
+    }
+
+    /// One read. A read with a time-out is interrupted when the process is stopped and continued, which means nothing here.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(bytes) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
     }
 }
 

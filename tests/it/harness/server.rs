@@ -51,18 +51,23 @@ impl Server {
 
     /// A server with these settings, written `key=value`.
     pub(crate) fn with(settings: &[&str]) -> Server {
-        Server::spawn(Command::new(PROGRAM), settings)
+        Server::with_flags(&settings.iter().flat_map(|setting| ["--set", *setting]).collect::<Vec<_>>())
+    }
+
+    /// A server with these flags of the command line.
+    pub(crate) fn with_flags(flags: &[&str]) -> Server {
+        Server::spawn(Command::new(PROGRAM), flags)
     }
 
     /// A server that starts with a limit on open files of `descriptors`, hard and soft.
-    pub(crate) fn with_descriptors(descriptors: u32, settings: &[&str]) -> Server {
+    pub(crate) fn with_descriptors(descriptors: u32) -> Server {
         let mut shell = Command::new("/bin/sh");
         // The shell becomes the program, so that the process we end is the server.
         shell.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\""), PROGRAM]);
-        Server::spawn(shell, settings)
+        Server::spawn(shell, &[])
     }
 
-    fn spawn(mut command: Command, settings: &[&str]) -> Server {
+    fn spawn(mut command: Command, flags: &[&str]) -> Server {
         // Tests run side by side on few processors: a shard that insisted on one would wait for other tests' servers.
         let defaults = [
             "server.listen=127.0.0.1:0",
@@ -71,10 +76,7 @@ impl Server {
             "server.pin=false",
             "log.format=json",
         ];
-        command.arg("serve");
-        for setting in defaults.iter().chain(settings) {
-            command.args(["--set", setting]);
-        }
+        command.arg("serve").args(defaults.iter().flat_map(|setting| ["--set", *setting])).args(flags);
         let (child, log) = launch(command, &[]);
         let mut server =
             Server { child, log, address: ([0; 4], 0).into(), control: ([0; 4], 0).into(), may_fail: false };
@@ -84,12 +86,6 @@ impl Server {
         // With the control port off, there is nobody to ask, and the tests that do so do not.
         server.control = address("control").unwrap_or(server.control);
         server
-    }
-
-    /// From now on the log may have errors.
-    pub(crate) fn may_fail(mut self) -> Server {
-        self.may_fail = true;
-        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

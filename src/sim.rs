@@ -184,6 +184,9 @@ fn mix(number: u64) -> u64 {
 
 /// How long a peer has to end its side, in milliseconds.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// The close codes of throng's own.
+const SILENT: u16 = 4000;
+const SLOW: u16 = 4001;
 /// A timer fires at most this much late, in milliseconds: the wheel counts whole ones.
 const TIMER_TICK_MS: u64 = 1;
 /// After how many milliseconds a reactor asks again whether it may accept.
@@ -221,7 +224,7 @@ struct Plan {
 
 impl Plan {
     fn draw(seed: u64, random: &mut Random) -> Plan {
-        let heavy = seed % 32 == 31;
+        let heavy = seed % 16 == 15;
         let steps = if heavy { 1_000 } else { 1_500 + random.below(2_500) };
         let ping_interval_ms = *random.pick(&[200, 1_000, 5_000, 25_000]);
         let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
@@ -591,6 +594,11 @@ impl World {
         assert!(bells.iter().map(usize::from).eq(expected), "the bells of shard {shard} are not those due");
         self.bus.ring(bells);
         self.flush(shard);
+        for number in 0..self.links.len() {
+            if self.links[number].shard == shard {
+                self.look_at_outbox(shard, number, false);
+            }
+        }
         self.see_off(shard);
         self.now = now.plus_ns(self.random.below(200_000));
         let seat = &mut self.seats[shard];
@@ -625,7 +633,8 @@ impl World {
                 link.is_blocked = false;
                 self.seats[shard].shard.writable(slot);
             }
-            if std::mem::take(&mut link.readable) || link.unread {
+            link.unread |= std::mem::take(&mut link.readable);
+            if link.unread && !self.seats[shard].shard.is_full() {
                 self.read(shard, number);
             }
         }
@@ -635,11 +644,6 @@ impl World {
     fn read(&mut self, shard: usize, number: usize) {
         let (link, seat) = (&mut self.links[number], &mut self.seats[shard]);
         let slot = link.slot.expect("accepted");
-        if seat.shard.is_full() {
-            link.unread = true;
-            self.report.full_turns += 1;
-            return;
-        }
         link.unread = false;
         let count = link.to_server.len().min(self.plan.scratch_bytes);
         if link.reset || (count == 0 && link.client_ended) {
@@ -723,6 +727,7 @@ impl World {
             let Some(slot) = self.seats[shard].shard.next_dirty() else { break };
             let number = self.seats[shard].sockets[slot as usize].expect("a dirty slot has a socket");
             loop {
+                self.look_at_outbox(shard, number, true);
                 let link = &self.links[number];
                 // Now and then the kernel has no memory for a moment, whatever space there is.
                 let is_refused = self.clients[number].temper != Temper::Well
@@ -772,6 +777,33 @@ impl World {
         }
     }
 
+    /// Decodes what waits for a connection that was refused something, and lets the model compare. With `is_due`, nothing of it
+    /// lingers any more.
+    fn look_at_outbox(&mut self, shard: usize, number: usize, is_due: bool) {
+        let (peer, link) = (&self.model.peers[number], &self.links[number]);
+        let Some(slot) = link.slot.filter(|_| peer.refused && !link.reset) else { return };
+        let mut bytes = link.tap.clone();
+        match self.seats[shard].shard.gather(slot) {
+            Gathered::Nothing => {}
+            Gathered::One(more) => bytes.extend_from_slice(more),
+            Gathered::Many(slices) => slices.iter().for_each(|slice| bytes.extend_from_slice(slice)),
+        }
+        if peer.compared == Some((peer.expected.len(), bytes.len())) {
+            return;
+        }
+        let (mut waiting, mut decoded, mut switched) = (Vec::new(), 0, peer.switched);
+        while let Some((said, used)) = decode(&bytes[decoded..], peer, switched, waiting.len()) {
+            decoded += used;
+            switched |= matches!(said, Said::Switch { .. });
+            waiting.push(said);
+        }
+        let (is_whole, count) = (decoded == bytes.len(), waiting.len());
+        self.model.compare(number, waiting, is_whole, is_due, self.now);
+        let peer = &mut self.model.peers[number];
+        let is_same = is_whole && peer.expected.len() == count;
+        peer.compared = is_same.then_some((count, bytes.len()));
+    }
+
     /// The server's bytes enter the socket, where they are decoded at once, whenever the client will read them.
     fn write(&mut self, number: usize, bytes: &[u8]) {
         let link = &mut self.links[number];
@@ -783,7 +815,9 @@ impl World {
         self.report.trace = hasher.finish();
         let mut lingered = 0;
         let mut decoded = 0;
-        while let Some((said, used)) = decode(&self.links[number].tap[decoded..], &self.model.peers[number]) {
+        while let Some((said, used)) =
+            decode_next(&self.links[number].tap[decoded..], &self.model.peers[number])
+        {
             decoded += used;
             let link = &mut self.links[number];
             let end = link.written - (link.tap.len() - decoded) as u64;
@@ -915,7 +949,7 @@ impl World {
         let mut is_due = false;
         let mut refused = 0;
         for (number, peer) in peers() {
-            assert!(!peer.doomed, "{number} was to be closed in this turn");
+            assert!(!peer.doomed && !peer.abandoned, "{number} was to be closed in this turn");
             assert!(
                 !(peer.is_finishing() && peer.expected.is_empty()),
                 "{number} has been told everything and was to be seen off"
@@ -995,15 +1029,9 @@ impl World {
     fn check_everybody_was_told(&self) {
         for (number, peer) in self.model.peers.iter().enumerate() {
             let client = &self.clients[number];
-            // On `/echo` nothing tells of what was dropped.
-            let silently = peer.can_lose() && peer.dialect == Some(Dialect::Echo);
-            if client.reads && peer.is_live() && !matches!(peer.stage, Stage::Backlog) && !silently {
-                // A connection that is closing is not told of losses either.
-                if peer.can_lose() && !matches!(peer.stage, Stage::Open) {
-                    continue;
-                }
+            if client.reads && peer.is_live() {
                 assert!(peer.expected.is_empty(), "{number} has not been told {:?}", peer.expected);
-                assert_eq!(peer.lost, 0, "{number} has not been told of its losses");
+                assert!(!peer.is_told_losses() || peer.lost == 0, "{number} has not been told of its losses");
                 assert!(peer.owed.is_empty(), "{number} has not got the events {:?}", peer.owed);
             }
         }
@@ -1959,8 +1987,13 @@ struct Peer {
     waiting_bytes: usize,
     /// True when frames may be dropped, as the policy is.
     droppable: bool,
-    /// Frames that were left out since it was last told.
+    /// Messages that were left out since it was last told; and pongs, which need not be counted.
     lost: u64,
+    lost_pongs: u64,
+    /// What was expected, and how many bytes waited, when they were last compared and were the same.
+    compared: Option<(usize, usize)>,
+    /// True when what waited for it is gone: it is to be closed in this turn.
+    abandoned: bool,
     /// The millisecond at which its timer fires.
     due_ms: u64,
     heard_ms: u64,
@@ -1990,6 +2023,8 @@ struct Expected {
     said: Said,
     given: Time,
     origin: Option<Origin>,
+    /// True when it lingers or has been left out, and which is not seen yet.
+    is_doubtful: bool,
 }
 
 /// What the server says, decoded.
@@ -2054,6 +2089,9 @@ impl Peer {
             waiting_bytes: 0,
             droppable: policy == OutboxPolicy::Drop,
             lost: 0,
+            lost_pongs: 0,
+            compared: None,
+            abandoned: false,
             due_ms: 0,
             heard_ms: 0,
             pinged: false,
@@ -2078,9 +2116,9 @@ impl Peer {
         matches!(self.stage, Stage::Finishing { .. })
     }
 
-    /// True when what is expected may have been dropped.
-    fn can_lose(&self) -> bool {
-        self.droppable && self.refused
+    /// Only who is open, and speaks a dialect that has a word for it, is told of losses.
+    fn is_told_losses(&self) -> bool {
+        self.stage == Stage::Open && self.dialect == Some(Dialect::Native)
     }
 
     /// True when something waits for the end of a linger.
@@ -2093,7 +2131,7 @@ impl Peer {
     }
 
     fn expect(&mut self, said: Said, now: Time) {
-        self.expected.push_back(Expected { said, given: now, origin: None });
+        self.expected.push_back(Expected { said, given: now, origin: None, is_doubtful: false });
     }
 }
 
@@ -2187,7 +2225,8 @@ impl Model {
                     for member in room.iter().flat_map(|room| &room.members) {
                         if self.peers[*member].shard == shard && (echo || *member != origin.publisher) {
                             let said = Said::Event(event.clone());
-                            let expected = Expected { said, given: now, origin: Some(origin) };
+                            let expected =
+                                Expected { said, given: now, origin: Some(origin), is_doubtful: false };
                             self.peers[*member].expected.push_back(expected);
                             self.counts.deliveries += 1;
                             self.counts.cross_shard += u64::from(self.peers[origin.publisher].shard != shard);
@@ -2216,7 +2255,8 @@ impl Model {
                     let silent_ms = now.ms() - peer.heard_ms;
                     let patience_ms = self.settings.ping_interval_ms + self.settings.ping_timeout_ms;
                     assert!(silent_ms >= patience_ms.into(), "the model would close {number} too early");
-                    peer.expect(Said::Close(Some(4000)), now);
+                    // It is told if the kernel takes it at once.
+                    peer.expect(Said::Close(Some(SILENT)), now);
                     self.end(number, Ending::Silent);
                     self.peers[number].doomed = true;
                 }
@@ -2281,11 +2321,7 @@ impl Model {
     fn end_stream(&mut self, number: usize) {
         let peer = &mut self.peers[number];
         assert_eq!(peer.stage, Stage::Finishing { at_once: false }, "the stream to {number} ends");
-        assert!(
-            peer.expected.is_empty() || peer.can_lose(),
-            "{number} has not been told {:?}",
-            peer.expected
-        );
+        assert!(peer.expected.is_empty(), "{number} has not been told {:?}", peer.expected);
         peer.expected.clear();
         peer.stage = Stage::Finished;
     }
@@ -2293,16 +2329,12 @@ impl Model {
     /// The server closes the socket. Answers how the WebSocket ended, if that is the end of it.
     fn close(&mut self, number: usize) -> Option<Ending> {
         let peer = &self.peers[number];
-        let is_told = peer.expected.is_empty() || peer.can_lose();
+        let is_told = peer.expected.is_empty();
         let ending = if peer.doomed || (peer.stage == Stage::Finishing { at_once: true } && is_told) {
             None
         } else {
             // The only other reason there is: too much waits for it, or for all.
-            let others = self.peers.iter().filter(|other| other.shard == peer.shard);
-            let waiting = others.filter(|other| other.had_waiting || other.refused);
-            let total: usize = waiting.map(|other| other.waiting_bytes).sum();
-            let is_full = peer.waiting_bytes > self.settings.outbox_bytes_max
-                || total > self.settings.outbox_total_bytes_max;
+            let is_full = self.is_full(number);
             // Where frames may be dropped, only what is no frame fills an outbox.
             let may_be_slow = !peer.droppable || !peer.is_upgraded() || peer.switching;
             assert!(peer.refused && is_full && may_be_slow, "{number} is closed for no reason: {peer:#?}");
@@ -2587,41 +2619,109 @@ impl Model {
 
     // ------------------------------------------------------------------------------------------------ what comes of it
 
+    /// The shard has this waiting for a connection; `is_whole` when it does not end in the middle of something. What is expected
+    /// and not among it has been left out.
+    fn compare(&mut self, number: usize, mut waiting: Vec<Said>, is_whole: bool, is_due: bool, now: Time) {
+        let is_full = self.is_full(number);
+        let linger_ns = u64::from(self.settings.linger_ms) * 1_000_000;
+        let lingers = |expected: &Expected| {
+            !is_due && expected.origin.is_some() && now < expected.given.plus_ns(linger_ns)
+        };
+        let peer = &mut self.peers[number];
+        if !is_whole {
+            peer.abandoned = true;
+            return;
+        }
+        // Only of a WebSocket that is open something may be left out, and not before the answer to its upgrade has left.
+        let may_lose = peer.droppable && peer.is_upgraded() && !peer.switching;
+        let is_slow = !peer.droppable
+            && peer.is_upgraded()
+            && waiting.pop_if(|last| *last == Said::Close(Some(SLOW))).is_some();
+        let mut expected = std::mem::take(&mut peer.expected);
+        for said in waiting {
+            let is_new = expected.front().is_none_or(|expected| expected.said != said);
+            let place = match said {
+                // It has caught up: what is not written by now never will be.
+                Said::Dropped(_) if is_new => expected.len(),
+                _ => expected.iter().position(|expected| expected.said == said).unwrap_or_else(|| {
+                    panic!("{said:?} waits for {number} instead of {expected:?}");
+                }),
+            };
+            for lost in expected.drain(..place) {
+                assert!(may_lose || lost.is_doubtful, "{said:?} waits for {number} instead of {lost:?}");
+                self.lose(number, &lost, is_full);
+            }
+            match said {
+                Said::Dropped(count) if is_new => self.tell_losses(number, count, now),
+                _ => self.peers[number].expected.extend(expected.pop_front()),
+            }
+        }
+        if is_slow {
+            let peer = &mut self.peers[number];
+            assert!(is_full, "{number} is closed as too slow for {} bytes", peer.waiting_bytes);
+            peer.expect(Said::Close(Some(SLOW)), now);
+            peer.arm(now, CLOSE_TIMEOUT_MS);
+            return self.end(number, Ending::Slow);
+        }
+        for mut rest in expected {
+            // It is gone unless it lingers, which the next time will show.
+            if lingers(&rest) {
+                rest.is_doubtful |= may_lose && is_full;
+                self.peers[number].expected.push_back(rest);
+            } else if may_lose || rest.is_doubtful {
+                self.lose(number, &rest, is_full);
+            } else {
+                self.peers[number].abandoned = true;
+            }
+        }
+    }
+
+    /// A frame was left out.
+    fn lose(&mut self, number: usize, lost: &Expected, is_full: bool) {
+        assert!(is_full || lost.is_doubtful, "{number} loses {lost:?} though there is room for it");
+        let peer = &mut self.peers[number];
+        match lost.said {
+            Said::Answer { .. } | Said::Switch { .. } | Said::Dropped(_) => panic!("{number} loses {lost:?}"),
+            Said::WebSocketPong(_) => peer.lost_pongs += 1,
+            _ => peer.lost += 1,
+        }
+        if let Some(origin) = lost.origin {
+            peer.owed.remove(&origin.sequence);
+        }
+    }
+
+    /// The shard is about to tell how much was left out.
+    fn tell_losses(&mut self, number: usize, count: u64, now: Time) {
+        let peer = &mut self.peers[number];
+        let lost = std::mem::take(&mut peer.lost);
+        let most = lost + std::mem::take(&mut peer.lost_pongs);
+        assert!(count > 0 && (lost..=most).contains(&count), "{number} lost {lost} and is told of {count}");
+        self.counts.lost += count;
+        peer.expect(Said::Dropped(count), now);
+    }
+
+    /// True when too much waited for a connection, or for all of its shard, when this turn's writes began.
+    fn is_full(&self, number: usize) -> bool {
+        let peer = &self.peers[number];
+        let others = self.peers.iter().filter(|other| other.shard == peer.shard);
+        let waiting = others.filter(|other| other.had_waiting || other.refused);
+        let total: usize = waiting.map(|other| other.waiting_bytes).sum();
+        peer.waiting_bytes > self.settings.outbox_bytes_max || total > self.settings.outbox_total_bytes_max
+    }
+
     /// The server has said this. True when it was an event that waited for others.
     fn said(&mut self, number: usize, said: Said, now: Time) -> bool {
         let peer = &mut self.peers[number];
         assert!(!peer.said_close, "{number} is told {said:?} after the close");
-        if let Said::Dropped(count) = said {
-            assert!(
-                peer.droppable && count > 0 && count >= peer.lost,
-                "{number} is told of {count} losses, not {}",
-                peer.lost
-            );
-            let more = (count - peer.lost) as usize;
-            assert!(more <= peer.expected.len(), "{number} is told of {count} losses and has fewer");
-            self.counts.lost += count;
-            peer.expected.drain(..more).for_each(|lost| peer.owed.retain(|sequence, _| !lost.is(*sequence)));
-            peer.lost = 0;
-            peer.refused &= !peer.expected.is_empty();
-            return false;
+        if let Said::Dropped(count) = said
+            && peer.expected.is_empty()
+        {
+            self.tell_losses(number, count, now);
         }
-        let place = if peer.can_lose() {
-            peer.expected.iter().position(|expected| expected.said == said)
-        } else {
-            peer.expected.front().is_some_and(|expected| expected.said == said).then_some(0)
-        };
-        let Some(place) = place else {
+        let peer = &mut self.peers[number];
+        let Some(expected) = peer.expected.pop_front_if(|expected| expected.said == said) else {
             panic!("{number} is told {said:?} instead of {:?}", peer.expected.front());
         };
-        for lost in peer.expected.drain(..place) {
-            assert!(
-                !matches!(lost.said, Said::Answer { .. } | Said::Switch { .. }),
-                "{number} misses {lost:?}"
-            );
-            peer.owed.retain(|sequence, _| !lost.is(*sequence));
-            peer.lost += 1;
-        }
-        let expected = peer.expected.pop_front().expect("it was found");
         if let (Said::Event(event), Some(Origin { publisher, sequence })) = (&said, expected.origin) {
             peer.owed.remove(&sequence);
             let before = peer.last_sequence.insert(event.room.clone(), sequence);
@@ -2636,7 +2736,9 @@ impl Model {
         peer.switched |= matches!(said, Said::Switch { .. });
         peer.said_close = matches!(said, Said::Close(_));
         peer.switching &= !peer.expected.is_empty();
-        peer.refused &= !(peer.expected.is_empty() && peer.lost == 0);
+        if peer.expected.is_empty() {
+            peer.refused = peer.is_told_losses() && peer.lost > 0;
+        }
         expected.origin.is_some() && expected.given < now
     }
 }
@@ -2646,12 +2748,6 @@ fn live(peers: &[Peer], shard: usize) -> impl Iterator<Item = (usize, &Peer)> {
     peers.iter().enumerate().filter(move |(_, peer)| peer.shard == shard && peer.is_live())
 }
 
-impl Expected {
-    fn is(&self, sequence: u64) -> bool {
-        self.origin.is_some_and(|origin| origin.sequence == sequence)
-    }
-}
-
 fn label_index(label: &str) -> usize {
     Reject::LABELS.iter().position(|other| *other == label).expect("a label")
 }
@@ -2659,9 +2755,14 @@ fn label_index(label: &str) -> usize {
 // ------------------------------------------------------------------------------------------ what the server says, decoded
 
 /// Decodes what is at the start of `bytes`, if it is there whole, and answers how long it is.
-fn decode(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
-    if !peer.switched {
-        return decode_answer(bytes, peer);
+fn decode_next(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
+    decode(bytes, peer, peer.switched, 0)
+}
+
+/// The same for what is at that `place` in what it is to be told; from `switched` on, it is frames.
+fn decode(bytes: &[u8], peer: &Peer, switched: bool, place: usize) -> Option<(Said, usize)> {
+    if !switched {
+        return decode_answer(bytes, peer, place);
     }
     let mut cursor = Cursor::new(bytes);
     let (header, length) = FrameHeader::parse(&mut cursor).expect("a frame")?;
@@ -2761,7 +2862,7 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
     }
 }
 
-fn decode_answer(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
+fn decode_answer(bytes: &[u8], peer: &Peer, place: usize) -> Option<(Said, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head_bytes) = response.parse(bytes).expect("an HTTP answer") else {
@@ -2779,8 +2880,8 @@ fn decode_answer(bytes: &[u8], peer: &Peer) -> Option<(Said, usize)> {
         assert!(subprotocol.is_none_or(|name| name == "throng.v1"));
         return Some((Said::Switch { subprotocol: subprotocol.is_some() }, head_bytes));
     }
-    let head_only =
-        matches!(peer.expected.front(), Some(Expected { said: Said::Answer { head_only: true, .. }, .. }));
+    let expected = peer.expected.get(place).map(|expected| &expected.said);
+    let head_only = matches!(expected, Some(Said::Answer { head_only: true, .. }));
     let length: usize = value("Content-Length").expect("a length").parse().expect("a number");
     let body = bytes.get(head_bytes..head_bytes + if head_only { 0 } else { length })?;
     if !head_only {

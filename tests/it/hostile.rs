@@ -275,6 +275,8 @@ fn readers_that_stop(server: &Server) {
         raw.send(frame(FIN | TEXT, r#"{"type":"join","rooms":["noise"],"id":1}"#));
         raw.frame();
     }
+    // On a busy machine the heartbeat may be faster, since they do not answer pings either.
+    let gone = || server.number("disconnects/slow") + server.number("disconnects/silent");
     let mut noise = server.socket("/ws");
     let publish = json!({"type": "publish", "room": "noise", "event": "n", "data": "x".repeat(8192)});
     let publish = frame(FIN | TEXT, publish.to_string());
@@ -284,11 +286,12 @@ fn readers_that_stop(server: &Server) {
         }
         noise.send(frame(FIN | PING, ""));
         noise.frame();
-        if server.number("disconnects/slow") == 5 {
+        if gone() == 5 {
             break;
         }
     }
-    assert_eq!(server.number("disconnects/slow"), 5);
+    assert_eq!(gone(), 5);
+    assert!(server.number("disconnects/slow") > 0);
     deaf.into_iter().for_each(is_cut_off);
 }
 

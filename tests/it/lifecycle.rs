@@ -241,6 +241,25 @@ fn a_port_that_is_taken_is_named_with_its_setting() {
 }
 
 #[test]
+fn a_port_has_one_server_at_a_time_and_another_right_after() {
+    // An address that no client of the other tests comes from.
+    let mut first = Server::with(&["server.listen=127.0.0.77:0"]);
+    let address = first.address().to_string();
+    let mut client = first.client();
+    client.has_heard_all();
+    let outcome = run(&[], &["serve", "--listen", &address, "--control", "off"]);
+    assert_eq!(outcome.code, Some(1), "two servers would each hold half of every room: {outcome:?}");
+    assert!(outcome.stderr.contains("server.listen") && outcome.stderr.contains("in use"), "{outcome:?}");
+    client.has_heard_all();
+    first.signal(Signal::TERM);
+    assert_eq!(client.closed().0, 1001);
+    assert_eq!(first.wait_for_exit().code(), Some(0));
+    // What is left of its connections in the kernel does not stop a restart.
+    let second = Server::with(&[&format!("server.listen={address}")]);
+    second.client().has_heard_all();
+}
+
+#[test]
 fn an_address_that_is_not_ours_is_named_with_its_setting() {
     let outcome = run(&[], &["serve", "--listen", "192.0.2.77:7070", "--control", "off"]);
     assert_eq!(outcome.code, Some(1), "{outcome:?}");

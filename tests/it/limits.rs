@@ -287,7 +287,13 @@ fn a_connection_is_in_so_many_rooms() {
     client.join(&["c"]);
     assert_eq!(client.join(&["a", "c"]), [0, 0], "those it is in already are no more");
     assert_eq!(client.refused(json!({"type": "join", "rooms": ["a", "d"]})), "too_many_rooms");
-    client.leave(&["b"]);
+    let too_many = ["a", "b", "e", "f"];
+    assert_eq!(
+        client.refused(json!({"type": "leave", "rooms": too_many})),
+        "too_many_rooms",
+        "nor can more be named"
+    );
+    client.leave(&["b", "b", "b", "b"]);
     client.join(&["d", "a"]);
     assert_eq!(server.number("rooms"), 3);
     assert_eq!(server.client().join(&["a", "b", "c"]), [1, 0, 1]);

@@ -304,6 +304,22 @@ fn data_arrives_byte_for_byte() {
 }
 
 #[test]
+fn data_that_only_some_parsers_take_is_the_publishers_affair() {
+    let server = Server::start();
+    let mut socket = server.socket("/ws");
+    // The parser of these tests is not among them, so the answers are looked at as bytes.
+    socket.is_at("unchecked");
+    socket.send(frame(FIN | TEXT, r#"{"type":"join","rooms":["lobby"],"id":1}"#));
+    socket.frame();
+    for data in [r#""\ud800""#, "1e999999", &"9".repeat(1000), &("[".repeat(128) + &"]".repeat(128))] {
+        let publish = format!(r#"{{"type":"publish","room":"lobby","event":"e","data":{data},"echo":true}}"#);
+        socket.send(frame(FIN | TEXT, publish));
+        let event = format!(r#"{{"type":"event","room":"lobby","event":"e","data":{data}}}"#);
+        assert_eq!(socket.frame().payload, event.as_bytes());
+    }
+}
+
+#[test]
 fn names_may_be_any_text_without_control_characters() {
     let (_server, mut crowd) = lobby(2);
     let longest = "é".repeat(100);

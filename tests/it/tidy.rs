@@ -168,7 +168,10 @@ fn imports(file: &Path) -> BTreeSet<String> {
         return found;
     }
     let text = read(file);
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let (code, tests) = text.split_once("#[cfg(test)]\nmod tests").unwrap_or((&text, "\n}\n"));
+    // Tests stand last, or what follows them would not be looked at here.
+    let (_, after) = tests.split_once("\n}\n").unwrap_or_default();
+    assert!(after.is_empty(), "{} goes on after its tests", file.display());
     let code: String =
         code.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
     let root = if top_module(file) == "main" { "throng::" } else { "crate::" };

@@ -184,6 +184,8 @@ fn mix(number: u64) -> u64 {
 
 /// How long a peer has to end its side, in milliseconds.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
+/// Pings, closes and words about losses may stand in an outbox beyond its bound, in bytes.
+const MUST_FOLLOW_BYTES: usize = 200;
 /// The close codes of throng's own.
 const SILENT: u16 = 4000;
 const SLOW: u16 = 4001;
@@ -792,14 +794,18 @@ impl World {
             return;
         }
         let (mut waiting, mut decoded, mut switched) = (Vec::new(), 0, peer.switched);
+        let mut first_bytes = None;
         while let Some((said, used)) = decode(&bytes[decoded..], peer, switched, waiting.len()) {
             decoded += used;
             switched |= matches!(said, Said::Switch { .. });
+            first_bytes.get_or_insert(used);
             waiting.push(said);
         }
         let (is_whole, count) = (decoded == bytes.len(), waiting.len());
+        let kept_bytes = bytes.len() - first_bytes.unwrap_or(0);
         self.model.compare(number, waiting, is_whole, is_due, self.now);
         let peer = &mut self.model.peers[number];
+        peer.kept_bytes = kept_bytes;
         let is_same = is_whole && peer.expected.len() == count;
         peer.compared = is_same.then_some((count, bytes.len()));
     }
@@ -947,7 +953,7 @@ impl World {
         let linger_ns = u64::from(self.plan.settings.linger_ms) * 1_000_000;
         let mut timer_due = None;
         let mut is_due = false;
-        let mut refused = 0;
+        let mut kept_bytes = 0;
         for (number, peer) in peers() {
             assert!(!peer.doomed && !peer.abandoned, "{number} was to be closed in this turn");
             assert!(
@@ -955,7 +961,15 @@ impl World {
                 "{number} has been told everything and was to be seen off"
             );
             timer_due = timer_due.into_iter().chain([peer.due_ms]).min();
-            refused += usize::from(peer.refused);
+            // What follows the end of a WebSocket is taken whatever the bound, as is the rest of a frame that was cut.
+            if peer.refused && (peer.is_upgraded() || peer.stage == Stage::Http) {
+                kept_bytes += peer.kept_bytes;
+                assert!(
+                    peer.kept_bytes <= self.plan.settings.outbox_bytes_max + MUST_FOLLOW_BYTES,
+                    "{} bytes wait in the outbox of {number}",
+                    peer.kept_bytes
+                );
+            }
             if !peer.refused {
                 for expected in &peer.expected {
                     let linger_end = expected.given.plus_ns(linger_ns);
@@ -999,12 +1013,9 @@ impl World {
         assert_eq!(holdings.rooms, rooms.len(), "rooms of shard {shard}");
         assert_eq!(holdings.timers, holdings.conns, "each connection of shard {shard} has a timer");
         assert!(holdings.leases <= holdings.conns, "leases of shard {shard}");
-        // What is cut is taken beyond the bound, and so is what follows the end of a WebSocket.
-        let largest = self.plan.settings.message_bytes_max + 4_096;
         assert!(
-            holdings.outbox_bytes <= refused * (self.plan.settings.outbox_bytes_max + largest),
-            "{} bytes wait in outboxes of {refused} connections",
-            holdings.outbox_bytes
+            kept_bytes <= self.plan.settings.outbox_total_bytes_max + MUST_FOLLOW_BYTES * holdings.conns,
+            "{kept_bytes} bytes wait in the outboxes of shard {shard}"
         );
         assert_eq!(numbers.sockets.value(), holdings.conns as u64);
         assert_eq!(
@@ -1711,8 +1722,9 @@ impl World {
             10 => (self.frame(true, 8, &close(forbidden, b"")), Vec::new(), 1002),
             11 => (self.frame(true, 8, &close(1000, &[0xff])), Vec::new(), 1007),
             12 => {
-                let mut frame = self.frame(true, 1, b"abc\xffdefgh");
-                let rest = frame.split_off(frame.len() - 5);
+                // Seen at the byte, however much of the message is still to come.
+                let mut frame = self.frame(true, 1, &[b"abc\xff", &[b'x'; 100][..]].concat());
+                let rest = frame.split_off(frame.len() - 100);
                 (frame, rest, 1007)
             }
             13 => (self.frame(true, 1, &"é".as_bytes()[..1]), Vec::new(), 1007),
@@ -1992,6 +2004,8 @@ struct Peer {
     lost_pongs: u64,
     /// What was expected, and how many bytes waited, when they were last compared and were the same.
     compared: Option<(usize, usize)>,
+    /// Bytes that waited then, without the frame that was first.
+    kept_bytes: usize,
     /// True when what waited for it is gone: it is to be closed in this turn.
     abandoned: bool,
     /// The millisecond at which its timer fires.
@@ -2091,6 +2105,7 @@ impl Peer {
             lost: 0,
             lost_pongs: 0,
             compared: None,
+            kept_bytes: 0,
             abandoned: false,
             due_ms: 0,
             heard_ms: 0,
@@ -2961,6 +2976,27 @@ mod tests {
             for (label, happened) in Ending::LABELS.iter().zip(endings) {
                 assert!(happened >= 10, "{happened} connections ended as {label}");
             }
+        }
+    }
+
+    /// Each of these failed once, and fails when its cause is brought back. When more is drawn from a seed, seeds mean something else, and
+    /// others have to be looked for.
+    #[test]
+    fn seeds_that_once_failed_are_kept() {
+        for (seed, _cause) in [
+            (
+                271,
+                "an event was kept from the connection with its publisher's slot and stamp on another shard",
+            ),
+            (266, "a slow connection was sent frames that came after one it had lost, and then closed"),
+            (340, "who lost all that waited for it was not told before something else came for it"),
+            (299, "the message that tells of losses was itself left out, and the losses never told"),
+            (866, "who hung up as its head became late was counted as late"),
+            (320, "a timer due at the tick at which its list is sorted fired one tick late"),
+            (264, "the error for a binary frame over the rate did not have its id"),
+            (256, "the error for a binary frame with a wrong field did not have its id"),
+        ] {
+            run(seed);
         }
     }
 

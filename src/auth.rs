@@ -19,6 +19,9 @@ pub struct Rules {
     pub sockets_max: usize,
     /// Open connections of one address (of one /64 for IPv6); `None` for no limit.
     pub per_ip_max: Option<u32>,
+    /// Sockets of one address, open connections included, but for those of trusted proxies; `None` for no limit. Above `per_ip_max`,
+    /// so that there is room for handshakes and to say no.
+    pub sockets_per_ip_max: Option<u32>,
     /// Networks of proxies that are believed about their clients' addresses.
     pub trusted_proxies: Vec<IpNet>,
     /// Allowed origins as `scheme://host[:port]`, where the host may begin with `*.`; empty for any.
@@ -26,7 +29,7 @@ pub struct Rules {
 }
 
 /// The door of the process, shared by all shards. Its counts are exact; its table of addresses holds one entry for each
-/// address with an open connection, so it is bounded by `connections_max`, and it is empty when there is no limit per address.
+/// address with a socket, so it is bounded by `sockets_max`, and it is empty when there is no limit per address.
 #[derive(Debug)]
 pub struct Gate {
     rules: Rules,
@@ -35,7 +38,14 @@ pub struct Gate {
     peak: AtomicUsize,
     draining: AtomicBool,
     hasher: RandomState,
-    per_ip: [Mutex<HashMap<Ip, u32>>; Gate::STRIPES],
+    per_ip: [Mutex<HashMap<Ip, Counted>>; Gate::STRIPES],
+}
+
+/// What there is of one address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
+    open: u32,
+    sockets: u32,
 }
 
 /// An address as limits see it: an IPv4 address, or the /64 that an IPv6 address is in. Eight bytes, kept in each connection.
@@ -69,8 +79,21 @@ impl Gate {
     }
 
     /// Counts a socket. Shards that race for the last place each get one, so there may be one more than `sockets_max` for each shard.
-    pub fn enter_socket(&self) {
+    /// `from_proxy` when it comes from a proxy that is trusted, whose address says nothing.
+    ///
+    /// # Errors
+    /// [`Reject::PerIp`] when there are too many of this address. It is counted all the same, until [`Gate::leave_socket`].
+    pub fn enter_socket(&self, ip: Ip, from_proxy: bool) -> Result<(), Reject> {
         self.sockets.fetch_add(1, Relaxed);
+        match self.rules.sockets_per_ip_max.filter(|_| !from_proxy) {
+            Some(max) => {
+                let mut table = self.table(ip);
+                let counted = table.entry(ip).or_default();
+                counted.sockets += 1;
+                if counted.sockets > max { Err(Reject::PerIp) } else { Ok(()) }
+            }
+            None => Ok(()),
+        }
     }
 
     /// True when there is a place for a socket; otherwise it must wait in the kernel's queue.
@@ -79,8 +102,11 @@ impl Gate {
     }
 
     /// Frees the place of a socket.
-    pub fn leave_socket(&self) {
+    pub fn leave_socket(&self, ip: Ip, from_proxy: bool) {
         self.sockets.fetch_sub(1, Relaxed);
+        if self.rules.sockets_per_ip_max.is_some() && !from_proxy {
+            self.uncount(ip, |counted| counted.sockets -= 1);
+        }
     }
 
     /// Takes a place for an open connection from `ip`.
@@ -96,12 +122,12 @@ impl Gate {
         }
         if let Some(max) = self.rules.per_ip_max {
             let mut table = self.table(ip);
-            let count = table.entry(ip).or_default();
-            if *count >= max {
+            let counted = table.entry(ip).or_default();
+            if counted.open >= max {
                 self.open.fetch_sub(1, Relaxed);
                 return Err(Reject::PerIp);
             }
-            *count += 1;
+            counted.open += 1;
         }
         self.peak.fetch_max(self.open(), Relaxed);
         Ok(())
@@ -111,14 +137,19 @@ impl Gate {
     pub fn dismiss(&self, ip: Ip) {
         self.open.fetch_sub(1, Relaxed);
         if self.rules.per_ip_max.is_some() {
-            let mut table = self.table(ip);
-            if let Some(count) = table.get_mut(&ip) {
-                *count -= 1;
-                if *count == 0 {
-                    table.remove(&ip);
-                    if table.is_empty() {
-                        table.shrink_to_fit();
-                    }
+            self.uncount(ip, |counted| counted.open -= 1);
+        }
+    }
+
+    /// Takes one away of what is counted for `ip`, and forgets the address when nothing is left.
+    fn uncount(&self, ip: Ip, take: impl FnOnce(&mut Counted)) {
+        let mut table = self.table(ip);
+        if let Some(counted) = table.get_mut(&ip) {
+            take(counted);
+            if *counted == Counted::default() {
+                table.remove(&ip);
+                if table.is_empty() {
+                    table.shrink_to_fit();
                 }
             }
         }
@@ -188,7 +219,7 @@ impl Gate {
         client
     }
 
-    fn table(&self, ip: Ip) -> std::sync::MutexGuard<'_, HashMap<Ip, u32>> {
+    fn table(&self, ip: Ip) -> std::sync::MutexGuard<'_, HashMap<Ip, Counted>> {
         let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
         self.per_ip[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -271,10 +302,23 @@ mod tests {
     #[test]
     fn sockets_have_a_ceiling_of_their_own() {
         let gate = gate(Rules::default());
-        let taken = std::iter::repeat_with(|| gate.enter_socket()).take_while(|()| gate.has_place()).count();
+        let enter = || gate.enter_socket(ip("10.0.0.1"), false).expect("no limit per address");
+        let taken = std::iter::repeat_with(enter).take_while(|()| gate.has_place()).count();
         assert_eq!(taken, 11, "after the twelfth there is no place");
-        gate.leave_socket();
+        gate.leave_socket(ip("10.0.0.1"), false);
         assert!(gate.has_place());
+    }
+
+    #[test]
+    fn sockets_of_one_address_have_one_too() {
+        let gate = gate(Rules { sockets_per_ip_max: Some(2), ..Rules::default() });
+        let enter = |from_proxy| gate.enter_socket(ip("10.0.0.1"), from_proxy);
+        assert_eq!([enter(false), enter(false), enter(false)], [Ok(()), Ok(()), Err(Reject::PerIp)]);
+        assert_eq!(enter(true), Ok(()), "behind a proxy there are many");
+        gate.leave_socket(ip("10.0.0.1"), true);
+        assert_eq!(enter(false), Err(Reject::PerIp), "the one that was refused is counted until it is gone");
+        (0..4).for_each(|_| gate.leave_socket(ip("10.0.0.1"), false));
+        assert!(gate.table(ip("10.0.0.1")).is_empty(), "an address without sockets is forgotten");
     }
 
     #[test]

@@ -91,7 +91,8 @@ settings! {
     limits: Limits {
         /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
         connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
-        /// Open connections of one address, for IPv6 of one /64; 0 is no limit.
+        /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
+        /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
         /// closes with 1008, which a browser's script can see.
@@ -108,6 +109,9 @@ settings! {
         message_bytes_max: u32 = "1MiB", Kind::Bytes { min: 125, max: 256 * MIB };
         /// Frames that one message may come in; more close with 1009.
         frames_per_message_max: u32 = "4096", Kind::Number { min: 1, max: 268_435_456 };
+        /// Time for a message to be complete once it has begun, looked at when the heartbeat of its connection is due; a later one
+        /// closes with 1008.
+        message_timeout_ms: u32 = "120000", Kind::Ms { min: 100, max: 86_400_000 };
         /// Messages that one frame may hold as an array.
         messages_per_frame_max: u32 = "1024", Kind::Number { min: 1, max: 65_536 };
         /// Rooms that one connection may be in.
@@ -142,8 +146,8 @@ settings! {
         /// Bytes that may wait for all connections together, each shard having an equal share; at least `outbox.bytes_max`. When it is
         /// used up, every outbox counts as full.
         total_bytes_max: u64 = "1GiB", Kind::Bytes { min: 1149, max: 1024 * GIB };
-        /// What happens to a connection whose outbox is full: `disconnect` ends it; `drop` leaves messages out
-        /// and tells it how many.
+        /// What happens to a connection whose outbox is full: `disconnect` closes it with 4001; `drop` leaves messages
+        /// out and tells it how many.
         policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
     }
 
@@ -1361,6 +1365,17 @@ fn push(text: &mut String, line: fmt::Arguments<'_>) {
 /// The key or section that `key` was probably meant to be: one of the same section, else one that has a name like it.
 fn nearest_key(key: &str) -> Option<String> {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    // What was said in full stands elsewhere, unless it is a part of what stands here.
+    let is_part = |setting: &&Setting| setting.section() == section && setting.name().contains(name);
+    let is_namesake = |setting: &&Setting| setting.name() == name;
+    if let Some(setting) = SETTINGS
+        .iter()
+        .find(is_part)
+        .or_else(|| SETTINGS.iter().find(is_namesake))
+        .filter(|_| !name.is_empty())
+    {
+        return Some(setting.key.to_owned());
+    }
     let settings = || SETTINGS.iter().map(|setting| (setting.name().to_owned(), setting.key.to_owned()));
     let siblings = SETTINGS.iter().zip(settings()).filter(|(setting, _)| setting.section() == section);
     let sections =

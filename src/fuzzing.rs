@@ -192,6 +192,7 @@ impl World {
             refuse_with_close: kind & 2 != 0,
             message_bytes_max: 2_000,
             frames_per_message_max: 4,
+            message_timeout_ms: 5_000,
             messages_per_frame_max: 8,
             messages_per_second_max: u32::from(kind >> 4),
             messages_burst_max: u32::from(kind >> 4),

@@ -24,6 +24,8 @@ const DESCRIPTORS_KEPT: usize = 112;
 const DESCRIPTORS_PER_SHARD: usize = 4;
 /// Sockets above `connections_max`, so that there are some to say no with. Where there are few descriptors, an eighth of them.
 const SOCKETS_TO_REFUSE: usize = 256;
+/// Sockets that one address may have besides its open connections, when it may have fewer of those: for handshakes and refusals.
+const SOCKETS_PER_IP_TO_REFUSE: u32 = 16;
 /// The most sockets of a process, whatever the limit on open files: that of `limits.connections_max`.
 const SOCKETS_MAX: usize = 16_000_000;
 /// Connections that a shard reserves space for at the most: half a gigabyte of addresses. Beyond, the space grows by moving.
@@ -263,10 +265,12 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     }
     let connections_max = if wanted == 0 { ceiling } else { wanted.min(ceiling) };
     tracing::info!(descriptors = limit, connections_max, "found the ceiling");
+    let per_ip_max = (limits.connections_per_ip_max > 0).then_some(limits.connections_per_ip_max);
     Ok(Rules {
         connections_max,
         sockets_max: (connections_max + SOCKETS_TO_REFUSE).min(sockets_max),
-        per_ip_max: (limits.connections_per_ip_max > 0).then_some(limits.connections_per_ip_max),
+        per_ip_max,
+        sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
         trusted_proxies: limits.trusted_proxies.clone(),
         origins: limits.origins.clone(),
     })
@@ -286,6 +290,7 @@ fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
         refuse_with_close: limits.refuse_with == RefuseWith::Close,
         message_bytes_max: limits.message_bytes_max as usize,
         frames_per_message_max: limits.frames_per_message_max,
+        message_timeout_ms: limits.message_timeout_ms,
         messages_per_frame_max: limits.messages_per_frame_max as usize,
         messages_per_second_max: limits.messages_per_second_max,
         messages_burst_max: limits.messages_burst_max,

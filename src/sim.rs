@@ -240,6 +240,8 @@ impl Plan {
             refuse_with_close: random.chance(30),
             message_bytes_max: if heavy { 1 << 20 } else { *random.pick(&[700, 4_000, 70_000]) },
             frames_per_message_max: *random.pick(&[3, 8, 4_096]),
+            // Clients leave messages unfinished when they fall silent, and then end for that.
+            message_timeout_ms: 1 << 30,
             messages_per_frame_max: *random.pick(&[2, 1_024]),
             messages_per_second_max: *random.pick(&[0, 0, 0, 20, 200]),
             messages_burst_max: *random.pick(&[5, 40]),
@@ -254,10 +256,12 @@ impl Plan {
             outbox_policy: if random.chance(50) { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
         };
         let connections_max = *random.pick(&[1_000, 1_000, 12]);
+        let per_ip_max = random.chance(25).then(|| 2 + random.below(4) as u32);
         let rules = Rules {
             connections_max,
             sockets_max: connections_max + 4,
-            per_ip_max: random.chance(25).then(|| 2 + random.below(4) as u32),
+            per_ip_max,
+            sockets_per_ip_max: per_ip_max.map(|max| max + 1),
             origins: if random.chance(30) { vec!["https://*.good.example".to_owned()] } else { Vec::new() },
             ..Rules::default()
         };
@@ -757,6 +761,9 @@ impl World {
                     "{number} is written to before its socket takes more"
                 );
                 assert!(!self.links[number].server_ended, "a write to {number} after the end of its stream");
+                if self.model.peers[number].refused && !bytes.is_empty() {
+                    self.model.heard(number, self.now);
+                }
                 if bytes.len() < offered {
                     self.links[number].is_blocked = true;
                     self.links[number].writer_armed = true;
@@ -1623,7 +1630,7 @@ impl World {
 
     fn wrong_command(&mut self, id: Option<String>) -> (String, Command) {
         let long_room = format!(r#""room":"{}""#, "x".repeat(self.plan.settings.room_name_bytes_max + 1));
-        let deep_data = format!(r#""data":{}{}"#, "[".repeat(129), "]".repeat(129));
+        let deep_data = format!(r#""data":{}{}"#, "[".repeat(121), "]".repeat(121));
         let wrong: [(&'static str, &[&str]); 12] = [
             ("bad_message", &[r#""type":"join""#, r#""rooms":"a""#]),
             ("bad_message", &[r#""type":"leave""#]),
@@ -1834,7 +1841,7 @@ impl World {
             0 => None,
             1 => Some("-12.50E+3".to_owned()),
             2 => Some(r#"{"a" : [1, 2.50 ,null],"é":"\u00e9\/"}"#.to_owned()),
-            3 => Some(format!("{}{}", "[".repeat(128), "]".repeat(128))),
+            3 => Some(format!("{}{}", "[".repeat(120), "]".repeat(120))),
             _ => {
                 let length = self.payload_length().min(3_000);
                 Some(quoted(&self.text(length)))
@@ -1999,9 +2006,8 @@ struct Peer {
     waiting_bytes: usize,
     /// True when frames may be dropped, as the policy is.
     droppable: bool,
-    /// Messages that were left out since it was last told; and pongs, which need not be counted.
+    /// Messages that were left out since it was last told. Pongs are not counted.
     lost: u64,
-    lost_pongs: u64,
     /// What was expected, and how many bytes waited, when they were last compared and were the same.
     compared: Option<(usize, usize)>,
     /// Bytes that waited then, without the frame that was first.
@@ -2103,7 +2109,6 @@ impl Peer {
             waiting_bytes: 0,
             droppable: policy == OutboxPolicy::Drop,
             lost: 0,
-            lost_pongs: 0,
             compared: None,
             kept_bytes: 0,
             abandoned: false,
@@ -2215,12 +2220,21 @@ impl Model {
         peer.slot = Some(slot);
         peer.stage = Stage::Http;
         peer.arm(now, self.settings.handshake_timeout_ms.into());
+        let ip = peer.ip;
+        let of_this_ip = self.peers.iter().filter(|peer| peer.is_live() && peer.ip == ip).count();
+        if self.rules.sockets_per_ip_max.is_some_and(|max| of_this_ip > max as usize) {
+            self.refuse(number, 429, "per_ip", false, false, now);
+            self.peers[number].stage = Stage::Finishing { at_once: true };
+        }
     }
 
-    /// Bytes have come.
+    /// Bytes have come, or the socket of one who was refused some has taken more.
     fn heard(&mut self, number: usize, now: Time) {
-        self.peers[number].heard_ms = now.ms();
-        self.peers[number].pinged = false;
+        let peer = &mut self.peers[number];
+        peer.heard_ms = now.ms();
+        if std::mem::take(&mut peer.pinged) && peer.stage == Stage::Open {
+            peer.arm(now, self.settings.ping_interval_ms.into());
+        }
     }
 
     fn hang_up(&mut self, number: usize) {
@@ -2696,8 +2710,12 @@ impl Model {
         assert!(is_full || lost.is_doubtful, "{number} loses {lost:?} though there is room for it");
         let peer = &mut self.peers[number];
         match lost.said {
-            Said::Answer { .. } | Said::Switch { .. } | Said::Dropped(_) => panic!("{number} loses {lost:?}"),
-            Said::WebSocketPong(_) => peer.lost_pongs += 1,
+            Said::Answer { .. }
+            | Said::Switch { .. }
+            | Said::Dropped(_)
+            | Said::WebSocketPing
+            | Said::Close(_) => panic!("{number} loses {lost:?}"),
+            Said::WebSocketPong(_) => {}
             _ => peer.lost += 1,
         }
         if let Some(origin) = lost.origin {
@@ -2709,8 +2727,7 @@ impl Model {
     fn tell_losses(&mut self, number: usize, count: u64, now: Time) {
         let peer = &mut self.peers[number];
         let lost = std::mem::take(&mut peer.lost);
-        let most = lost + std::mem::take(&mut peer.lost_pongs);
-        assert!(count > 0 && (lost..=most).contains(&count), "{number} lost {lost} and is told of {count}");
+        assert!(count > 0 && count == lost, "{number} lost {lost} and is told of {count}");
         self.counts.lost += count;
         peer.expect(Said::Dropped(count), now);
     }

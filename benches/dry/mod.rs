@@ -47,6 +47,7 @@ impl DryReactor {
             refuse_with_close: false,
             message_bytes_max: 1 << 20,
             frames_per_message_max: 4_096,
+            message_timeout_ms: 120_000,
             messages_per_frame_max: 1_024,
             messages_per_second_max: 0,
             messages_burst_max: 0,

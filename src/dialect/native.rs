@@ -10,9 +10,9 @@ use smallvec::{SmallVec, smallvec};
 use std::borrow::Cow;
 use std::io::Write;
 
-/// The deepest nesting of arrays and objects that `data` may have. Other parsers stop at 128 (serde_json) to 1,000 (Python);
-/// what we pass on should not break whoever reads it.
-pub const DEPTH_MAX: usize = 128;
+/// The deepest nesting of arrays and objects that `data` may have. Other parsers stop at 127 (serde_json) to 1,000 (Python), and what
+/// we pass on should not break whoever reads it, with the message around it and perhaps a batch around that.
+pub const DEPTH_MAX: usize = 120;
 /// The longest `id`, in bytes as it is written.
 pub const ID_BYTES_MAX: usize = 64;
 /// Where the message of an error is cut, in bytes.

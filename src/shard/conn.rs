@@ -88,6 +88,8 @@ pub enum Due {
 pub struct Partial {
     /// A request head so far, or the message so far, unmasked.
     pub lease: Lease,
+    /// When it began, as [`Time::ms32`].
+    pub began_ms: u32,
     /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
     pub validated: usize,
     /// Payload of the current frame that has not come. 0 between frames.
@@ -139,6 +141,12 @@ impl Conn {
         }
     }
 
+    /// True when it has sent a part of a message and not the rest of it for `timeout_ms`.
+    pub fn is_late(&self, now: Time, timeout_ms: u32) -> bool {
+        let began = self.partial.as_ref().map(|partial| partial.began_ms);
+        began.is_some_and(|began_ms| now.ms32().wrapping_sub(began_ms) >= timeout_ms)
+    }
+
     /// True when it takes events and answers.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))
@@ -147,9 +155,10 @@ impl Conn {
 
 impl Partial {
     /// Nothing yet.
-    pub fn new(lease: Lease) -> Box<Partial> {
+    pub fn new(lease: Lease, now: Time) -> Box<Partial> {
         Box::new(Partial {
             lease,
+            began_ms: now.ms32(),
             validated: 0,
             remaining: 0,
             mask: [0; 4],

@@ -223,9 +223,9 @@ impl Shard {
 
     /// The connection's partial message, an empty one if there is none.
     fn partial(&mut self, slot: Slot) -> &mut Partial {
-        let Shard { conns, pool, .. } = self;
+        let Shard { conns, pool, turn, .. } = self;
         let Conn { partial, .. } = &mut conns[slot as usize];
-        partial.get_or_insert_with(|| Partial::new(pool.lease()))
+        partial.get_or_insert_with(|| Partial::new(pool.lease(), turn.now()))
     }
 
     /// Gives back a partial that only served a control frame.

@@ -33,7 +33,7 @@ impl Shard {
                     used
                 }
                 Ok(Head::Partial) if bytes.len() < bytes_max => {
-                    let mut partial = Partial::new(self.pool.lease());
+                    let mut partial = Partial::new(self.pool.lease(), now);
                     if self.pool.extend(&mut partial.lease, bytes).is_err() {
                         self.doom(slot);
                     }
@@ -140,6 +140,12 @@ impl Shard {
         } else {
             self.doom(slot);
         }
+    }
+
+    /// Answers a socket that may not stay, before anything was read from it.
+    pub(super) fn turn_away(&mut self, slot: Slot, reject: Reject, now: Time) {
+        self.reject(slot, reject, false, false, now);
+        self.conns[slot as usize].stage = Stage::Finishing { at_once: true };
     }
 
     fn reject(&mut self, slot: Slot, reject: Reject, keep_alive: bool, head_only: bool, now: Time) {

@@ -26,7 +26,7 @@ use crate::dialect::{Dialect, native};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Time};
-use crate::wire::close::CloseCode;
+use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use conn::{Conn, Due, Stage};
 use rooms::Rooms;
@@ -60,6 +60,8 @@ pub struct Settings {
     pub message_bytes_max: usize,
     /// Frames of one message.
     pub frames_per_message_max: u32,
+    /// Time for a message to arrive once it has begun, in milliseconds; looked at when the connection's heartbeat is due.
+    pub message_timeout_ms: u32,
     /// Messages in one array.
     pub messages_per_frame_max: usize,
     /// Messages per second of one connection; 0 for no limit.
@@ -87,9 +89,9 @@ pub struct Settings {
 /// What happens when a frame does not fit an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboxPolicy {
-    /// The connection ends as too slow.
+    /// The connection is closed as too slow: the close follows what fits.
     Disconnect,
-    /// The frame is dropped, and the connection is told how many were when it has caught up.
+    /// The frame is left out, and the connection is told how many were when it has caught up.
     Drop,
 }
 
@@ -238,15 +240,23 @@ impl Shard {
 
     /// These bytes have come. They are used up: what must be kept is copied.
     pub fn receive(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
-        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
-        conn.heard_ms = now.ms32();
-        conn.pinged = false;
+        self.heard(slot, now);
+        let Some(conn) = self.conns.get(slot as usize) else { return };
         self.stats.shards[usize::from(self.id)].bytes_in.add(bytes.len() as u64);
         match conn.stage {
             Stage::Open(_) | Stage::Closing(..) => self.receive_frames(slot, bytes, now),
             Stage::Http => self.receive_heads(slot, bytes, now),
             // What a peer says after the end is not for us.
             Stage::Finishing { .. } | Stage::Finished => {}
+        }
+    }
+
+    /// The peer has given a sign of life.
+    fn heard(&mut self, slot: Slot, now: Time) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        conn.heard_ms = now.ms32();
+        if std::mem::take(&mut conn.pinged) && conn.is_open() {
+            self.wheel.arm(slot, now, self.settings.ping_interval_ms);
         }
     }
 
@@ -329,19 +339,23 @@ impl Shard {
 
     /// A socket was accepted. Answers the slot that names it until [`Shard::release`].
     pub fn accept(&mut self, peer: IpAddr, now: Time) -> Slot {
-        self.gate.enter_socket();
+        let (ip, from_proxy) = (Ip::from(peer), self.gate.trusts(peer));
+        let entered = self.gate.enter_socket(ip, from_proxy);
         let rate = self.settings.accepts_per_second_max;
         // `may_accept` has looked; with no limit there is nothing to take.
         self.accepts.take(rate, rate, now).ok();
         self.stamp = self.stamp.wrapping_add(1);
-        let mut conn = Conn::new(self.stamp, Ip::from(peer), now);
-        conn.from_proxy = self.gate.trusts(peer);
+        let mut conn = Conn::new(self.stamp, ip, now);
+        conn.from_proxy = from_proxy;
         let slot = self.conns.insert(conn);
         self.slots = self.slots.max(slot + 1);
         let slot = slot as Slot;
         self.wheel.arm(slot, now, self.settings.handshake_timeout_ms);
         self.stats().accepts.add(1);
         self.stats().sockets.add(1);
+        if let Err(reject) = entered {
+            self.turn_away(slot, reject, now);
+        }
         slot
     }
 
@@ -408,8 +422,13 @@ impl Shard {
         if let Some(outbox) = &mut conn.outbox {
             outbox.sent(count);
             stats.outbox_bytes.sub(count as u64);
-            if !outbox.is_empty() {
-                conn.blocked = true;
+            let is_caught_up = outbox.is_empty();
+            conn.blocked = !is_caught_up;
+            if count > 0 {
+                // The peer has made room for it. A ping that stands behind much else in the outbox is not answered in time.
+                self.heard(slot, self.turn.now());
+            }
+            if !is_caught_up {
                 return false;
             }
             if self.caught_up(slot) {
@@ -454,7 +473,7 @@ impl Shard {
             self.pool.give_back(partial.lease);
         }
         stats.sockets.sub(1);
-        self.gate.leave_socket();
+        self.gate.leave_socket(conn.ip, conn.from_proxy);
     }
 
     /// The turn ends at `now`. Answers after how many milliseconds the next one must begin, if nothing happens before.
@@ -586,6 +605,7 @@ impl Shard {
         let Some(conn) = conns.get_mut(slot as usize) else { return };
         // Until the answer to the upgrade has left, and after the WebSocket has ended, what is pending is not only frames.
         let framed = conn.dialect().is_some() && !conn.switching;
+        let is_asking = conn.stage == Stage::Http || conn.switching;
         let leftover = turn.after(conn.pending, sent, framed);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
@@ -595,20 +615,27 @@ impl Shard {
         for piece in &leftover.cut {
             outbox.push_rest(piece);
         }
-        let dropped: u64 = leftover.frames.iter().map(|frames| outbox.push_frames(frames, bytes_max)).sum();
-        let added = (outbox.len() - before) as u64;
-        // A peer that asks and asks by HTTP and never reads has no frames to drop.
-        let overfull = !framed && outbox.len() > bytes_max;
-        let too_slow = dropped > 0 && settings.outbox_policy == OutboxPolicy::Disconnect;
+        let dropped_before = outbox.dropped;
+        let is_too_slow = leftover
+            .frames
+            .iter()
+            .any(|frames| outbox.push_frames(frames, bytes_max, settings.outbox_policy).is_err());
+        if is_too_slow {
+            // Whatever the bound: it says why nothing follows what it still reads.
+            outbox.push_rest(&close::frame(CloseCode::Slow, "too much waits to be read"));
+        }
+        let dropped = outbox.dropped - dropped_before;
+        let waiting = outbox.len();
         drop(leftover);
         turn.flushed(conn);
-        stats.outbox_bytes.add(added);
+        stats.outbox_bytes.add((waiting - before) as u64);
         stats.drops.add(dropped);
-        if overfull || too_slow {
-            // Frames after one that was left out would look as if nothing was missing: none of them is written.
-            if let Some(outbox) = conn.outbox.take() {
-                stats.outbox_bytes.sub(outbox.len() as u64);
-            }
+        if is_too_slow {
+            let now = self.turn.now();
+            self.end(slot, Ending::Slow);
+            self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+        } else if is_asking && waiting > bytes_max {
+            // A peer that asks and asks by HTTP and never reads has no frames that could be left out.
             self.end(slot, Ending::Slow);
             self.doom(slot);
         }
@@ -665,6 +692,9 @@ impl Shard {
                 self.end(slot, Ending::Silent);
                 self.doom(slot);
             }
+            Stage::Open(_) if conn.is_late(now, self.settings.message_timeout_ms) => {
+                self.fail(slot, CloseCode::Policy, "the message did not come in time", Ending::Limit, now);
+            }
             Stage::Open(_) => {
                 let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
                 let interval_ms = self.settings.ping_interval_ms;
@@ -708,10 +738,11 @@ impl Shard {
     }
 
     fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
-        self.reply(slot, Opcode::Close, |out| {
-            out.extend_from_slice(&(code as u16).to_be_bytes());
-            out.extend_from_slice(reason.as_bytes());
-        });
+        let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
+        if let Some(conn) = self.conns.get_mut(slot as usize) {
+            self.turn.give(conn, slot, &range, false);
+            self.stats().frames_out.add(1);
+        }
     }
 
     /// The WebSocket of this connection is over, if it is one: its rooms and its place are free. What is queued is still written.

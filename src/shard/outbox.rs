@@ -1,11 +1,12 @@
 //! What the kernel has refused: a connection that reads too slowly has an outbox until it has caught up.
 
-use crate::wire::frame;
+use super::OutboxPolicy;
+use crate::wire::frame::{self, Opcode};
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-/// Bytes that wait for one connection. Bounded by `outbox_bytes_max`: a frame that does not fit is left out, and the caller ends
-/// the connection or says what was dropped, by policy.
+/// Bytes that wait for one connection. Bounded by `outbox_bytes_max`: what happens to a frame that does not fit is the
+/// [`OutboxPolicy`]. Pings and closes are taken whatever the bound; there is one of each at most.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: VecDeque<u8>,
@@ -13,26 +14,43 @@ pub struct Outbox {
     pub dropped: u64,
 }
 
+/// A frame did not fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
 impl Outbox {
     /// Takes the rest of a frame that the kernel took the beginning of. It must follow, whatever the bound.
     pub fn push_rest(&mut self, rest: &[u8]) {
         self.bytes.extend(rest);
     }
 
-    /// Takes as many of the whole frames in `frames` as fit within `bytes_max`, and answers how many were left out.
-    pub fn push_frames(&mut self, mut frames: &[u8], bytes_max: usize) -> u64 {
-        let mut dropped = 0;
+    /// Takes of the whole frames in `frames` those that fit within `bytes_max`, or that must follow in any case. Others are counted
+    /// as dropped, but for pongs, which a client does not miss.
+    ///
+    /// # Errors
+    /// [`Full`] at the first frame that does not fit when the policy is to disconnect. It and what comes after it is not taken: frames
+    /// after one that was left out would look as if nothing was missing.
+    pub fn push_frames(
+        &mut self,
+        mut frames: &[u8],
+        bytes_max: usize,
+        policy: OutboxPolicy,
+    ) -> Result<(), Full> {
         while !frames.is_empty() {
             let (frame, rest) = frames.split_at(frame::encoded_len(frames).min(frames.len()));
-            if self.bytes.len() + frame.len() <= bytes_max {
+            let opcode = frame::opcode(frame[0]);
+            if self.bytes.len() + frame.len() <= bytes_max
+                || matches!(opcode, Some(Opcode::Ping | Opcode::Close))
+            {
                 self.bytes.extend(frame);
+            } else if policy == OutboxPolicy::Disconnect {
+                return Err(Full);
             } else {
-                dropped += 1;
+                self.dropped += u64::from(opcode != Some(Opcode::Pong));
             }
             frames = rest;
         }
-        self.dropped += dropped;
-        dropped
+        Ok(())
     }
 
     /// What waits, oldest first.
@@ -60,24 +78,45 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::frame::{Opcode, header};
+    use crate::wire::frame::header;
 
-    fn frame(payload: usize) -> Vec<u8> {
-        let (header, used) = header(Opcode::Text, payload);
+    fn frame(opcode: Opcode, payload: usize) -> Vec<u8> {
+        let (header, used) = header(opcode, payload);
         [&header[..used], &vec![b'x'; payload]].concat()
+    }
+
+    fn text(payload: usize) -> Vec<u8> {
+        frame(Opcode::Text, payload)
     }
 
     #[test]
     fn whole_frames_are_taken_or_left_out() {
         let mut outbox = Outbox::default();
         outbox.push_rest(b"tail");
-        let frames = [frame(10), frame(200), frame(20)].concat();
-        assert_eq!(outbox.push_frames(&frames, 4 + 12 + 22), 1, "the large one is left out, the others fit");
-        assert_eq!((outbox.len(), outbox.dropped), (38, 1));
+        let frames = [text(10), text(200), text(20)].concat();
+        assert_eq!(outbox.push_frames(&frames, 4 + 12 + 22, OutboxPolicy::Drop), Ok(()));
+        assert_eq!((outbox.len(), outbox.dropped), (38, 1), "the large one is left out, the others fit");
         outbox.sent(4);
         let [front, back] = outbox.slices();
-        assert_eq!([&*front, &*back].concat(), [frame(10), frame(20)].concat());
+        assert_eq!([&*front, &*back].concat(), [text(10), text(20)].concat());
         outbox.sent(34);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_taken_after_the_first_that_does_not_fit() {
+        let mut outbox = Outbox::default();
+        let frames = [text(10), text(200), text(20)].concat();
+        assert_eq!(outbox.push_frames(&frames, 100, OutboxPolicy::Disconnect), Err(Full));
+        assert_eq!((outbox.len(), outbox.dropped), (12, 0));
+    }
+
+    #[test]
+    fn pings_and_closes_are_taken_whatever_the_bound_and_pongs_not_missed() {
+        let mut outbox = Outbox::default();
+        let must = [frame(Opcode::Ping, 0), frame(Opcode::Close, 2)].concat();
+        let frames = [must.clone(), frame(Opcode::Pong, 5), text(5)].concat();
+        assert_eq!(outbox.push_frames(&frames, 0, OutboxPolicy::Drop), Ok(()));
+        assert_eq!((outbox.len(), outbox.dropped), (must.len(), 1));
     }
 }

@@ -119,6 +119,11 @@ impl Turn {
         std::mem::take(&mut self.lingering)
     }
 
+    /// When this turn began.
+    pub fn now(&self) -> Time {
+        self.now
+    }
+
     /// When what lingers is due.
     pub fn linger_end(&self) -> Option<Time> {
         self.linger_end
@@ -182,20 +187,18 @@ impl Turn {
                 self.nodes.push(node);
             }
         }
-        if conn.due != Due::Now {
-            if may_linger
-                && !self.linger_ends
-                && self.now.ms32().wrapping_sub(conn.flushed_ms) < self.linger_ms
-            {
-                if conn.due == Due::No {
-                    conn.due = Due::Later;
-                    self.lingering.push(slot);
-                    self.linger_end.get_or_insert(self.now.plus_ms(self.linger_ms.into()));
-                }
-            } else {
-                self.hurry(conn, slot);
-            }
+        if conn.due == Due::No && may_linger && self.lingers(conn) {
+            conn.due = Due::Later;
+            self.lingering.push(slot);
+            self.linger_end.get_or_insert(self.now.plus_ms(self.linger_ms.into()));
+        } else if conn.due == Due::No || !may_linger {
+            self.hurry(conn, slot);
         }
+    }
+
+    /// True when an event for a connection to which nothing is due has to wait.
+    fn lingers(&self, conn: &Conn) -> bool {
+        !self.linger_ends && self.now.ms32().wrapping_sub(conn.flushed_ms) < self.linger_ms
     }
 
     /// Makes a connection due at the end of this turn.

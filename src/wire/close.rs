@@ -1,5 +1,6 @@
 //! Close frames: why a WebSocket ends (RFC 6455 section 7.4), and the codes of throng's own.
 
+use super::frame::{self, Opcode};
 use tungstenite::protocol::frame::coding::CloseCode as Registered;
 
 /// The codes throng closes with. `docs/protocol.md` says for each whether a client should come back.
@@ -20,10 +21,18 @@ pub enum CloseCode {
     TryAgainLater = 1013,
     /// No sign of life within the ping timeout.
     Silent = 4000,
+    /// It read so slowly that its outbox was full.
+    Slow = 4001,
 }
 
 /// The longest reason that fits a close frame, in bytes (RFC 6455 section 5.5: 125 with the code).
 pub const REASON_BYTES_MAX: usize = 123;
+
+/// A whole close frame of the server. `reason` has at most [`REASON_BYTES_MAX`] bytes.
+pub fn frame(code: CloseCode, reason: &str) -> Vec<u8> {
+    let (header, used) = frame::header(Opcode::Close, 2 + reason.len());
+    [&header[..used], &(code as u16).to_be_bytes(), reason.as_bytes()].concat()
+}
 
 /// Registered with IANA since RFC 6455, and taken by other servers; a client that is itself a gateway may send it.
 const BAD_GATEWAY: u16 = 1014;

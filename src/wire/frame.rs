@@ -64,15 +64,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
     if first & 0x70 != 0 {
         return Err("a reserved bit is set");
     }
-    let opcode = match first & 0x0f {
-        0 => Opcode::Continuation,
-        1 => Opcode::Text,
-        2 => Opcode::Binary,
-        8 => Opcode::Close,
-        9 => Opcode::Ping,
-        10 => Opcode::Pong,
-        _ => return Err("the opcode is reserved"),
-    };
+    let Some(opcode) = opcode(*first) else { return Err("the opcode is reserved") };
     if second & 0x80 == 0 {
         return Err("a frame from a client must be masked");
     }
@@ -108,6 +100,19 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed, &'static str> {
         None => Ok(Parsed::Need(header_bytes)),
         Some(mask) => Ok(Parsed::Header(Header { fin, opcode, mask: *mask, payload_bytes, header_bytes })),
     }
+}
+
+/// The opcode in the first byte of a frame, if it is not one of the reserved.
+pub fn opcode(first: u8) -> Option<Opcode> {
+    Some(match first & 0x0f {
+        0 => Opcode::Continuation,
+        1 => Opcode::Text,
+        2 => Opcode::Binary,
+        8 => Opcode::Close,
+        9 => Opcode::Ping,
+        10 => Opcode::Pong,
+        _ => return None,
+    })
 }
 
 /// Takes the mask off `payload` in place. `phase` is how many bytes of the frame's payload came before these.

@@ -213,8 +213,8 @@ pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_on
         Reject::PerIp | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
         _ => "",
     };
-    let (_, phrase) = reject.status();
-    let body = format!("{{\"error\":\"{phrase}\",\"message\":\"{}\"}}\n", reject.reason());
+    let label = Reject::LABELS[reject.index()];
+    let body = format!("{{\"error\":\"{label}\",\"message\":\"{}\"}}\n", reject.reason());
     write_json(out, reject.status(), more, &body, keep_alive, head_only);
 }
 

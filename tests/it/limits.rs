@@ -1,7 +1,7 @@
 //! Every limit: what is on its side works, what is past it is told so, and what it held is given back.
 
 use crate::harness::clock::{now, rest};
-use crate::harness::raw::{BINARY, CONTINUATION, FIN, PING, PONG, TEXT, upgrade_head};
+use crate::harness::raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, upgrade_head};
 use crate::harness::{Client, Raw, Response, Server, eventually, frame, frame_with};
 use serde_json::{Value, json};
 use std::io::ErrorKind;
@@ -435,30 +435,95 @@ fn who_reads_too_slowly_is_disconnected_and_nobody_else() {
         room.publish();
     }
     room.server.wait_for_number("connections", 2);
-    room.server.wait_for_number("sockets", 2);
-    room.server.wait_for_number("outbox_bytes", 0);
     room.server.wait_for_number("memberships", 1);
-    // It finds the beginning of what was sent, then the end, perhaps within a frame.
+    // It finds what was sent up to the first event that did not fit, and then why nothing follows.
     let mut last = 0;
     loop {
-        match room.slow.try_frame() {
-            Ok(frame) => {
-                let message: Value = serde_json::from_slice(&frame.payload).expect("JSON");
-                last += 1;
-                assert_eq!(message["data"][0], last, "nothing is missing before the end");
-            }
-            Err(error) => {
-                assert!(
-                    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset),
-                    "{error}"
-                );
-                break;
-            }
+        let frame = room.slow.frame();
+        if frame.opcode == CLOSE {
+            assert_eq!(frame.payload[..2], 4001_u16.to_be_bytes());
+            break;
         }
+        let message: Value = serde_json::from_slice(&frame.payload).expect("JSON");
+        last += 1;
+        assert_eq!(message["data"][0], last, "nothing is missing before the end");
     }
     assert!(last > 0 && last < room.published);
+    room.slow.ended();
+    room.server.wait_for_number("sockets", 2);
+    room.server.wait_for_number("outbox_bytes", 0);
     let metrics = room.server.metrics();
     assert_eq!(metrics.sum("throng_disconnects_total", &[r#"reason="slow""#]), 1.0);
+}
+
+#[test]
+fn who_does_not_read_at_all_is_gone_after_a_while() {
+    let mut room = SlowRoom::with(&[]);
+    room.publish_until("disconnects/slow");
+    room.server.wait_for_number("sockets", 2);
+    room.server.wait_for_number("outbox_bytes", 0);
+    // It finds the beginning of what was sent, then the end, perhaps within a frame.
+    let error = std::iter::repeat_with(|| room.slow.try_frame()).find_map(Result::err).expect("an end");
+    assert!(matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset), "{error}");
+}
+
+#[test]
+fn a_message_that_is_never_complete_does_not_keep_its_memory() {
+    let settings = [
+        "limits.message_timeout_ms=400",
+        "heartbeat.ping_interval_ms=100",
+        "server.echo=true",
+        "server.shards=1",
+    ];
+    let server = Server::with(&settings);
+    let before = server.number("receive_buffer_bytes");
+    let mut raw = server.socket("/echo");
+    raw.send(frame_with(FIN | BINARY, 1000, ""));
+    let began = now();
+    // However steadily it comes.
+    while server.number("connections") == 1 && began.elapsed() < Duration::from_secs(10) {
+        raw.send("x");
+        rest(Duration::from_millis(20));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(400), "after {:?}", began.elapsed());
+    assert_eq!(raw.closed().0, 1008);
+    assert_eq!(server.number("disconnects/limit"), 1);
+    server.wait_for_number("receive_buffer_bytes", before);
+    // One that is complete in time, and another, are not held against anybody.
+    let mut raw = server.socket("/echo");
+    for _ in 0..20 {
+        let whole = frame(FIN | BINARY, "in two parts");
+        raw.send(&whole[..10]);
+        rest(Duration::from_millis(50));
+        raw.send(&whole[10..]);
+        assert_eq!(raw.frame().payload, b"in two parts");
+    }
+}
+
+#[test]
+fn sockets_of_one_address_that_are_not_upgraded_have_a_limit_too() {
+    let server = Server::with(&["limits.connections_per_ip_max=1"]);
+    let _open = granted(&server, "127.0.0.1", "");
+    let address = SocketAddr::new([127, 0, 0, 1].into(), server.port());
+    let connect = |source: &str| {
+        let mut raw = Raw::connect_from(source.parse().expect("an address"), address);
+        raw.send("GET /health HTTP/1.1\r\nHost: throng\r\n\r\n");
+        let status = raw.response().status;
+        (raw, status)
+    };
+    let mut quiet: Vec<Raw> = Vec::new();
+    for _ in 0..16 {
+        let (raw, status) = connect("127.0.0.1");
+        assert_eq!(status, 200);
+        quiet.push(raw);
+    }
+    let (mut one_too_many, status) = connect("127.0.0.1");
+    assert_eq!(status, 429);
+    one_too_many.ended();
+    assert_eq!(connect("127.0.0.2").1, 200, "another address is none of that");
+    assert_eq!(server.number("rejects/per_ip"), 1);
+    quiet.pop();
+    eventually("there is a place again", || (connect("127.0.0.1").1 == 200).then_some(()));
 }
 
 #[test]

@@ -400,10 +400,10 @@ const checks = {
       const { message } = await client.take(`an error for ${text}`, ({ type }) => type === "error");
       same(message.code, "bad_json", `code for ${text}`);
     }
-    const deep = "[".repeat(129) + "]".repeat(129);
+    const deep = "[".repeat(121) + "]".repeat(121);
     client.send(`{"type":"publish","room":${JSON.stringify(name)},"event":"e","data":${deep}}`);
     const { message } = await client.take("an error for deep data", ({ type }) => type === "error");
-    same(message.code, "bad_json", "code for data that nests 129 deep");
+    same(message.code, "bad_json", "code for data that nests 121 deep");
     const refusals = [
       [{ type: "shout" }, "unknown_type"],
       [{ type: "join" }, "bad_message"],

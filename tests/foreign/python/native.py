@@ -433,7 +433,7 @@ async def echo_in_array(crowd):
 async def errors(crowd):
     client = crowd[0]
     name = room()
-    deep = "[" * 129 + "]" * 129
+    deep = "[" * 121 + "]" * 121
     not_json = ["{", "", '{"type":"ping"', '{"type":"ping"} x', "nonsense", '[{"type":"ping"}', "{'type':1}"]
     not_json.append(f'{{"type":"publish","room":"{name}","event":"e","data":{deep}}}')
     for text in not_json:

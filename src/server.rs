@@ -276,8 +276,8 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     })
 }
 
-/// What each shard goes by.
-fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
+/// What each of `shards` shards goes by, when the process may have `sockets_max` sockets.
+pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, .. } = config;
     Settings {
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.

@@ -9,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use throng::auth::{Gate, Rules};
 use throng::bus::Bus;
+use throng::config::Config;
 use throng::message::Slot;
 use throng::shard::turn::Gathered;
-use throng::shard::{Farewell, OutboxPolicy, Settings, Shard};
+use throng::shard::{Farewell, Settings, Shard};
 use throng::stats::{ShardStats, Stats};
 use throng::time::Time;
 use tungstenite::protocol::frame::FrameHeader;
@@ -19,8 +20,6 @@ use tungstenite::protocol::frame::coding::OpCode;
 
 /// Silence after which the shard sends a ping, in milliseconds.
 pub(crate) const PING_INTERVAL_MS: u32 = 25_000;
-/// Silence after a ping that ends a connection, in milliseconds.
-pub(crate) const PING_TIMEOUT_MS: u32 = 20_000;
 /// Sockets accepted, and clients heard, in one turn while connections are made and ended; what the real one accepts at most.
 pub(crate) const BATCH: usize = 64;
 
@@ -40,26 +39,10 @@ impl DryReactor {
         let settings = Settings {
             connections_reserved: connections,
             echo: true,
-            linger_ms: 0,
-            accepts_per_second_max: 0,
-            handshake_timeout_ms: 10_000,
-            head_bytes_max: 8 << 10,
-            refuse_with_close: false,
-            message_bytes_max: 1 << 20,
-            frames_per_message_max: 4_096,
-            message_timeout_ms: 120_000,
-            messages_per_frame_max: 1_024,
-            messages_per_second_max: 0,
-            messages_burst_max: 0,
             // More than the default, for a bench that puts many rooms on few connections.
             rooms_per_connection_max: 10_000,
-            room_name_bytes_max: 200,
-            receive_bytes_max: 256 << 20,
             ping_interval_ms: PING_INTERVAL_MS,
-            ping_timeout_ms: PING_TIMEOUT_MS,
-            outbox_bytes_max: 4 << 20,
-            outbox_total_bytes_max: 1 << 30,
-            outbox_policy: OutboxPolicy::Disconnect,
+            ..throng::server::settings(&Config::default(), 1, connections)
         };
         let rules = Rules { connections_max: connections, sockets_max: connections, ..Rules::default() };
         let bus = Arc::new(Bus::new(1, 10_000_000));

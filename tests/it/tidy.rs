@@ -8,8 +8,6 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Imports that the table of ARCHITECTURE.md does not list, with what they are for.
 const BESIDES: &[(&str, &[&str])] = &[
-    // The reasons for turning somebody away are the labels of a metric.
-    ("control", &["message"]),
     // What makes up a world for the shards to run in also makes the door and reads what is said there.
     ("sim", &["auth", "dialect"]),
     ("fuzzing", &["shard", "dialect", "wire", "auth", "bus", "stats", "message", "time"]),

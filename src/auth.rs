@@ -155,6 +155,14 @@ impl Gate {
         }
     }
 
+    /// A connection that was counted for one address is now of another.
+    pub fn transfer(&self, from: Ip, to: Ip) {
+        if self.rules.per_ip_max.is_some() {
+            self.uncount(from, |counted| counted.open -= 1);
+            self.table(to).entry(to).or_default().open += 1;
+        }
+    }
+
     /// Open connections now.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
@@ -234,7 +242,7 @@ fn take_place(places: &AtomicUsize, max: usize) -> bool {
 }
 
 /// True when `origin` is what `rule` allows. Schemes and hosts are compared in any case (RFC 6454 section 4).
-fn origin_matches(rule: &str, origin: &str) -> bool {
+pub fn origin_matches(rule: &str, origin: &str) -> bool {
     let Some((scheme, domain)) = rule.split_once("://*.") else { return rule.eq_ignore_ascii_case(origin) };
     let Some((origin_scheme, host)) = origin.split_once("://") else { return false };
     let Some(cut) = host.len().checked_sub(domain.len()) else { return false };

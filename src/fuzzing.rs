@@ -6,6 +6,7 @@
 use crate::auth::{Gate, Rules};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
+use crate::dialect::Paths;
 use crate::dialect::native::{self, Command};
 use crate::message::{Draft, Publication, RoomId, ShardId, Slot};
 use crate::shard::turn::Gathered;
@@ -28,7 +29,7 @@ pub fn http(data: &[u8]) {
     if let Some(Ok(upgrade)) = request.upgrade {
         assert!(upgrade.key.len() == 24 && (text.is_empty() || text.contains(upgrade.key)));
         let mut out = Vec::new();
-        http::write_switch(&mut out, &upgrade);
+        http::write_switch(&mut out, &upgrade, "");
         assert!(out.ends_with(b"\r\n\r\n"));
     }
     let gate = Gate::new(Rules {
@@ -184,7 +185,8 @@ impl World {
     fn new(kind: u8) -> World {
         let settings = Settings {
             connections_reserved: 0,
-            echo: true,
+            paths: Paths { echo: true, ..Paths::default() },
+            socketio: Arc::default(),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
             handshake_timeout_ms: 10_000,
@@ -298,6 +300,7 @@ impl World {
                     slots.retain(|other| *other != slot);
                     it.release(slot);
                 }
+                Farewell::HandOver { .. } => unreachable!("there are no sessions"),
             }
         }
         it.end_turn(now);

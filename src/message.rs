@@ -178,6 +178,12 @@ pub enum Reject {
     SlowHead,
     /// The head is larger than allowed, or has too many lines.
     LargeHead,
+    /// The body of a request is larger than allowed.
+    LargeBody,
+    /// The body of a request does not say how long it is.
+    LengthRequired,
+    /// A request that Engine.IO does not allow: it is answered in that one's words.
+    EngineIo,
     /// More connections from one address than allowed.
     PerIp,
     /// More connections in all than allowed.
@@ -188,7 +194,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 11] = [
+    pub const LABELS: [&'static str; 14] = [
         "malformed",
         "not_found",
         "method",
@@ -200,6 +206,9 @@ impl Reject {
         "per_ip",
         "full",
         "draining",
+        "large_body",
+        "length_required",
+        "engine_io",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -216,13 +225,18 @@ impl Reject {
             Reject::PerIp => 8,
             Reject::Full => 9,
             Reject::Draining => 10,
+            Reject::LargeBody => 11,
+            Reject::LengthRequired => 12,
+            Reject::EngineIo => 13,
         }
     }
 
     /// The HTTP status and its standard phrase (RFC 9110 section 15, RFC 6585).
     pub fn status(self) -> (u16, &'static str) {
         match self {
-            Reject::Malformed(_) => (400, "Bad Request"),
+            Reject::Malformed(_) | Reject::EngineIo => (400, "Bad Request"),
+            Reject::LargeBody => (413, "Content Too Large"),
+            Reject::LengthRequired => (411, "Length Required"),
             Reject::NotFound => (404, "Not Found"),
             Reject::Method => (405, "Method Not Allowed"),
             Reject::UpgradeRequired | Reject::Version => (426, "Upgrade Required"),
@@ -245,6 +259,9 @@ impl Reject {
             Reject::Origin => "this origin is not allowed",
             Reject::SlowHead => "the request head did not come in time",
             Reject::LargeHead => "the request head is too large",
+            Reject::LargeBody => "the body is too large",
+            Reject::LengthRequired => "a body needs a Content-Length",
+            Reject::EngineIo => "Engine.IO does not allow this",
             Reject::PerIp => "too many connections from this address",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",

@@ -282,7 +282,12 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
     Settings {
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
-        echo: server.echo,
+        paths: crate::dialect::Paths {
+            echo: server.echo,
+            socketio: Some("/socket.io/".to_owned()),
+            engineio: Some("/engine.io/".to_owned()),
+        },
+        socketio: Arc::new(shard::SocketIo::default()),
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,
         handshake_timeout_ms: limits.handshake_timeout_ms,

@@ -15,7 +15,7 @@
 use crate::auth::{Gate, Rules};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, Paths};
 use crate::message::{Reject, ShardId, Slot};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard};
@@ -232,7 +232,8 @@ impl Plan {
         let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
         let settings = Settings {
             connections_reserved: 8,
-            echo: random.chance(70),
+            paths: Paths { echo: random.chance(70), ..Paths::default() },
+            socketio: Arc::default(),
             linger_ms: if random.chance(50) { 0 } else { 1 + random.below(20) as u32 },
             accepts_per_second_max: *random.pick(&[0, 0, 0, 5, 100]),
             handshake_timeout_ms: *random.pick(&[500, 10_000]),
@@ -861,6 +862,7 @@ impl World {
                         self.model.hang_up(number);
                     }
                 }
+                Farewell::HandOver { .. } => unreachable!("no client asks for a session"),
                 Farewell::Close(slot) => {
                     let number =
                         self.seats[shard].sockets[slot as usize].take().expect("a socket is closed once");
@@ -1459,11 +1461,12 @@ impl World {
             Some(_) if client.waits => {}
             Some(Dialect::Native) => self.compose_native(number),
             Some(Dialect::Echo) => self.compose_echo(number),
+            Some(Dialect::SocketIo | Dialect::EngineIo) => unreachable!("no client speaks it"),
         }
     }
 
     fn compose_request(&mut self, number: usize) {
-        let echo = self.plan.settings.echo;
+        let echo = self.plan.settings.paths.echo;
         let sep = *self.random.pick(&["", "X-Filler: \t some text \r\n", "User-Agent: \u{e9}\r\n"]);
         let upgrade =
             "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
@@ -2828,6 +2831,7 @@ fn decode(bytes: &[u8], peer: &Peer, switched: bool, place: usize) -> Option<(Sa
                     decode_message(&payload[..newline], Some(&payload[newline + 1..]))
                 }
                 Dialect::Native => decode_message(payload, None),
+                Dialect::SocketIo | Dialect::EngineIo => unreachable!("no client speaks it"),
             }
         }
         (coding::OpCode::Data(_), None) => panic!("a message before the upgrade"),

@@ -76,6 +76,10 @@ pub struct ShardStats {
     pub receive_bytes: Gauge,
     /// Pings sent for lack of a sign of life.
     pub pings: Counter,
+    /// Socket.IO namespaces joined, and refused.
+    pub namespace_joins: Counter,
+    /// See above.
+    pub namespace_refusals: Counter,
     /// Turns of the reactor.
     pub turns: Counter,
     /// From the return of the wait to the end of the turn.

@@ -23,8 +23,13 @@ pub struct Directory {
     /// Names come from clients, so the hash is keyed: nobody can choose names that collide.
     hasher: RandomState,
     rooms: AtomicUsize,
+    /// Rooms that stand for a namespace: their names end with [`NAMESPACE_END`].
+    namespaces: AtomicUsize,
     rooms_max: usize,
 }
+
+/// The last letter of the name of a room that stands for a namespace.
+const NAMESPACE_END: char = '\0';
 
 /// There are as many rooms as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +69,7 @@ impl Directory {
             stripes: (0..STRIPES).map(|_| Aligned::default()).collect(),
             hasher: RandomState::new(),
             rooms: AtomicUsize::new(0),
+            namespaces: AtomicUsize::new(0),
             rooms_max,
         }
     }
@@ -83,6 +89,7 @@ impl Directory {
             self.rooms.fetch_sub(1, Relaxed);
             return Err(DirectoryFull);
         }
+        self.namespaces.fetch_add(usize::from(name.ends_with(NAMESPACE_END)), Relaxed);
         let mut shards = ShardSet::default();
         shards.insert(shard);
         stripe.stamp = stripe.stamp.wrapping_add(1);
@@ -111,7 +118,8 @@ impl Directory {
             if let Ok(entry) = index.find_entry(hash, |entry| *entry == at) {
                 entry.remove();
             }
-            rooms.remove(at as usize);
+            let room = rooms.remove(at as usize);
+            self.namespaces.fetch_sub(usize::from(room.name.ends_with(NAMESPACE_END)), Relaxed);
             self.rooms.fetch_sub(1, Relaxed);
             // A crowd that has left does not hold its memory for ever. Only an empty stripe shrinks, so a busy one never pays.
             if rooms.is_empty() {
@@ -119,6 +127,18 @@ impl Directory {
                 index.shrink_to(0, |_| 0);
             }
         }
+    }
+
+    /// See [`Bus::name`](super::Bus::name).
+    pub fn name(&self, id: RoomId) -> Option<CompactString> {
+        let stripe = self.lock(id.index as usize % STRIPES);
+        let room = stripe.rooms.get((id.index >> STRIPE_BITS) as usize).filter(|room| room.stamp == id.stamp);
+        room.map(|room| room.name.clone())
+    }
+
+    /// See [`Bus::namespaces`](super::Bus::namespaces).
+    pub fn namespaces(&self) -> usize {
+        self.namespaces.load(Relaxed)
     }
 
     /// The id of the room `name`.

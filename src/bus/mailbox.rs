@@ -3,6 +3,7 @@
 use crate::message::Publication;
 use std::collections::VecDeque;
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -34,11 +35,24 @@ impl Mail {
     }
 }
 
+/// A socket on its way from one shard to another.
+#[derive(Debug)]
+pub struct Handed {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// What was read from it and not used.
+    pub bytes: Vec<u8>,
+}
+
 /// A queue with many writers and one reader. Bounded by [`MAIL_MAX`] and [`MAIL_BYTES_MAX`]: when it is full, publications are
 /// refused to their publishers ([`Mailbox::is_full`]); other mail is rare and always taken.
 #[derive(Default)]
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
+    /// Sockets that other shards have given away. As many as there are sockets at the most.
+    handed: Mutex<Vec<Handed>>,
+    /// True exactly when there are some.
+    has_handed: AtomicBool,
     /// Pieces and bytes in `queue`, readable without its lock.
     pieces: AtomicUsize,
     bytes: AtomicUsize,
@@ -71,6 +85,24 @@ impl Mailbox {
         self.bytes.fetch_add(mail.size(), Ordering::Relaxed);
         queue.push_back(mail);
         self.pieces.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// Gives a socket to the owner, and wakes it.
+    pub fn hand(&self, handed: Handed) {
+        let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.push(handed);
+        self.has_handed.store(true, Ordering::SeqCst);
+        drop(queue);
+        self.ring();
+    }
+
+    /// Moves all sockets that were handed over to the end of `into`. For the owner.
+    pub fn collect_handed(&self, into: &mut Vec<Handed>) {
+        if self.has_handed.load(Ordering::SeqCst) {
+            let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
+            into.append(&mut queue);
+            self.has_handed.store(false, Ordering::SeqCst);
+        }
     }
 
     /// True when there is nothing to collect.

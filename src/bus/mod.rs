@@ -8,6 +8,7 @@ pub mod directory;
 pub mod mailbox;
 
 use crate::message::{Draft, Publication, RoomId, ShardId, ShardSet};
+use compact_str::CompactString;
 use directory::{Directory, DirectoryFull};
 use mailbox::{Mail, Mailbox};
 use std::sync::Arc;
@@ -50,6 +51,16 @@ impl Bus {
     /// The id of the room `name`, if it has members anywhere.
     pub fn find(&self, name: &str) -> Option<RoomId> {
         self.directory.find(name)
+    }
+
+    /// The name of a room, if it has members anywhere.
+    pub fn name(&self, room: RoomId) -> Option<CompactString> {
+        self.directory.name(room)
+    }
+
+    /// Namespaces with a member anywhere: rooms whose names end with a NUL.
+    pub fn namespaces(&self) -> usize {
+        self.directory.namespaces()
     }
 
     /// Rooms with a member anywhere.

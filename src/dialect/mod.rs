@@ -1,7 +1,10 @@
 //! What the messages on a connection mean. A dialect turns bytes into commands and publications into bytes; it knows no
 //! connection, so that one encoded frame can serve a million of them.
 
+pub mod builtin;
+pub mod engineio;
 pub mod native;
+pub mod socketio;
 
 /// The dialects, by the path that a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,15 +13,39 @@ pub enum Dialect {
     Native,
     /// `/echo`: every message comes back as it is. For conformance suites and measurements.
     Echo,
+    /// `/socket.io/`: Socket.IO packets in Engine.IO packets, see `docs/socketio.md`.
+    SocketIo,
+    /// Engine.IO packets whose messages come back as they are, likewise for conformance suites.
+    EngineIo,
+}
+
+/// Where each dialect is spoken; `None` for nowhere.
+#[derive(Clone, Debug, Default)]
+pub struct Paths {
+    /// True when `/echo` is there.
+    pub echo: bool,
+    /// The path of Socket.IO.
+    pub socketio: Option<String>,
+    /// The path of Engine.IO's echo.
+    pub engineio: Option<String>,
+}
+
+impl Paths {
+    /// The dialect spoken at `path`, if any.
+    pub fn dialect(&self, path: &str) -> Option<Dialect> {
+        match path {
+            "/ws" => Some(Dialect::Native),
+            "/echo" if self.echo => Some(Dialect::Echo),
+            _ if self.socketio.as_deref() == Some(path) => Some(Dialect::SocketIo),
+            _ if self.engineio.as_deref() == Some(path) => Some(Dialect::EngineIo),
+            _ => None,
+        }
+    }
 }
 
 impl Dialect {
-    /// The dialect spoken at `path`, if any. `/echo` is there only when `echo` says so.
-    pub fn choose(path: &str, echo: bool) -> Option<Dialect> {
-        match path {
-            "/ws" => Some(Dialect::Native),
-            "/echo" if echo => Some(Dialect::Echo),
-            _ => None,
-        }
+    /// True when its packets travel in those of Engine.IO.
+    pub fn is_engine(self) -> bool {
+        matches!(self, Dialect::SocketIo | Dialect::EngineIo)
     }
 }

@@ -7,7 +7,7 @@
 
 use super::Parts;
 use crate::bus::Bus;
-use crate::bus::mailbox::Mailbox;
+use crate::bus::mailbox::{Handed, Mailbox};
 use crate::message::{ShardId, Slot};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Shard};
@@ -49,6 +49,10 @@ pub(super) struct Epoll {
     /// more goes to the end, and who could not be served keeps its place: one that sends without end delays the others by a
     /// read each.
     unread: VecDeque<Slot>,
+    /// Sockets that other shards have given away.
+    handed: Vec<Handed>,
+    /// True when the kernel may have had more events than it could tell of at once.
+    is_crowded: bool,
     accepting: Accepting,
     /// True when the last accept failed for want of something: it was said once.
     accept_refused: bool,
@@ -106,6 +110,8 @@ impl Epoll {
             stats,
             clock,
             unread: VecDeque::new(),
+            handed: Vec::new(),
+            is_crowded: false,
             accepting: Accepting::Ready,
             accept_refused: false,
             ahead_ms: Some(0),
@@ -124,6 +130,7 @@ impl Epoll {
         let now = self.clock.now();
         self.shard.begin_turn(now);
         self.read_all(now);
+        self.adopt_all(now);
         self.shard.deliver(now);
         self.shard.advance(now);
         self.accept_all(now);
@@ -145,9 +152,16 @@ impl Epoll {
             Accepting::Resting(_) => Some(ACCEPT_REST_MS),
         };
         let mut ahead_ms = self.ahead_ms.into_iter().chain(resting_ms).min();
+        let mut handed = std::mem::take(&mut self.handed);
         if !self.unread.is_empty() || self.shard.has_mail() || !self.mailbox().fall_asleep() {
             ahead_ms = Some(0);
         }
+        // Before the events, so that what came before these sockets was given away is among those.
+        self.mailbox().collect_handed(&mut handed);
+        if !handed.is_empty() {
+            ahead_ms = Some(0);
+        }
+        self.handed = handed;
         let timeout = ahead_ms.map(|ms| Duration::from_millis(u64::from(ms)));
         let result = self.poll.poll(&mut self.events, timeout);
         self.mailbox().wake_up();
@@ -161,6 +175,7 @@ impl Epoll {
     }
 
     fn read_all(&mut self, now: Time) {
+        self.is_crowded = self.events.iter().count() == EVENTS_MAX;
         for event in &self.events {
             let slot = match event.token() {
                 BELL => continue,
@@ -258,14 +273,25 @@ impl Epoll {
 
     fn welcome(&mut self, stream: TcpStream, peer: IpAddr, now: Time) {
         let slot = self.shard.accept(peer, now);
+        self.place(slot, stream);
+        // In a storm the request is there by now, and the answer leaves with this turn. Watched only after that, so that the kernel
+        // does not report what was read already; what has come in between it reports at once.
+        self.read(slot, now);
+        self.watch(slot);
+    }
+
+    /// Keeps a socket under its slot.
+    fn place(&mut self, slot: Slot, stream: TcpStream) {
         let at = slot as usize;
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
         self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false });
-        // In a storm the request is there by now, and the answer leaves with this turn. Watched only after that, so that the kernel
-        // does not report what was read already; what has come in between it reports at once.
-        self.read(slot, now);
+    }
+
+    /// Asks to be told when a socket can be read.
+    fn watch(&mut self, slot: Slot) {
+        let at = slot as usize;
         if let Some(Some(socket)) = self.sockets.get_mut(at)
             && let Err(error) =
                 self.poll.registry().register(&mut socket.stream, Token(at), Interest::READABLE)
@@ -326,13 +352,42 @@ impl Epoll {
                     }
                 }
                 Farewell::Close(slot) => {
-                    // Closing a descriptor takes it out of epoll.
+                    // Closing a descriptor takes it out of epoll. A session that is polled has none.
                     if let Some(socket) = self.sockets.get_mut(slot as usize) {
                         *socket = None;
                     }
                     self.shard.release(slot);
                 }
+                Farewell::HandOver { slot, shard, bytes } => {
+                    self.hand_over(slot, shard, bytes.into());
+                    self.shard.release(slot);
+                }
             }
+        }
+    }
+
+    /// Gives a socket to another shard.
+    fn hand_over(&mut self, slot: Slot, shard: ShardId, bytes: Vec<u8>) {
+        let Some(mut socket) = self.sockets.get_mut(slot as usize).and_then(Option::take) else { return };
+        if let Err(error) = self.poll.registry().deregister(&mut socket.stream) {
+            tracing::debug!(%error, shard = self.id, "a socket that is given away was not watched");
+        }
+        self.bus.mailbox(shard).hand(Handed { socket: socket.stream.into(), bytes });
+    }
+
+    /// Takes the sockets that other shards have given away before this turn's events were asked for: what had come to our own sockets by
+    /// then has been read, and goes first.
+    fn adopt_all(&mut self, now: Time) {
+        if self.shard.is_full() || self.is_crowded {
+            return;
+        }
+        for Handed { socket, mut bytes } in std::mem::take(&mut self.handed) {
+            let stream = TcpStream::from_std(socket.into());
+            let Ok(peer) = stream.peer_addr() else { continue };
+            let slot = self.shard.adopt(peer.ip(), now);
+            self.place(slot, stream);
+            self.shard.receive(slot, &mut bytes, now);
+            self.watch(slot);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a whole message makes a shard do.
 
+use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Refusal};
@@ -14,7 +15,15 @@ use std::borrow::Cow;
 impl Shard {
     /// A text message has come.
     pub(super) fn text(&mut self, slot: Slot, text: &str, now: Time) {
-        self.stats().messages_in.add(1);
+        let conn = &self.conns[slot as usize];
+        match conn.stage {
+            Stage::Probing(session) => return self.probe_text(slot, session, text, now),
+            Stage::Open(dialect) if dialect.is_engine() => {
+                // An error is answered to a POST only; the session has ended either way.
+                return self.engine_text(slot, text, now).unwrap_or_default();
+            }
+            _ => self.stats().messages_in.add(1),
+        }
         let conn = &self.conns[slot as usize];
         match conn.dialect() {
             _ if !conn.is_open() => {}
@@ -35,7 +44,14 @@ impl Shard {
 
     /// A binary message has come.
     pub(super) fn binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
-        self.stats().messages_in.add(1);
+        let conn = &self.conns[slot as usize];
+        match conn.stage {
+            Stage::Probing(_) => {
+                return self.fail(slot, CloseCode::Protocol, "not a probe", Ending::Protocol, now);
+            }
+            Stage::Open(dialect) if dialect.is_engine() => return self.engine_binary(slot, bytes, now),
+            _ => self.stats().messages_in.add(1),
+        }
         let conn = &self.conns[slot as usize];
         match conn.dialect() {
             _ if !conn.is_open() => {}
@@ -51,7 +67,8 @@ impl Shard {
                             payload,
                             ..self.draft(slot, true, echo, now)
                         };
-                        self.publish(slot, &draft, id);
+                        let result = self.publish(&draft);
+                        self.acknowledge(slot, id, result);
                     }
                     Ok(_) => {}
                     Err(refusal) => self.refuse(slot, &refusal),
@@ -81,7 +98,14 @@ impl Shard {
                 if self.names_too_many(slot, &rooms, id) => {}
             Ok(Command::Join { rooms, id }) => {
                 self.deliver(now);
-                self.join(slot, &rooms, id);
+                match (self.join(slot, &rooms), id) {
+                    (Ok(members), Some(id)) => {
+                        let rooms = rooms.iter().map(|name| &**name).zip(members);
+                        self.reply(slot, Opcode::Text, |out| native::encode_joined(out, id, rooms));
+                    }
+                    (Ok(_), None) => {}
+                    (Err(refusal), id) => self.refuse(slot, &refusal.with_id(id)),
+                }
             }
             Ok(Command::Leave { rooms, id }) => {
                 self.deliver(now);
@@ -90,12 +114,13 @@ impl Shard {
                         self.leave(slot, room);
                     }
                 }
-                self.acknowledge(slot, id);
+                self.acknowledge(slot, id, Ok(()));
             }
             Ok(Command::Publish { room, event, payload, echo, id }) => {
                 let draft =
                     Draft { room: &room, event: &event, payload, ..self.draft(slot, false, echo, now) };
-                self.publish(slot, &draft, id);
+                let result = self.publish(&draft);
+                self.acknowledge(slot, id, result);
             }
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
@@ -113,8 +138,15 @@ impl Shard {
         true
     }
 
-    /// All of the rooms or none.
-    fn join(&mut self, slot: Slot, rooms: &[Cow<'_, str>], id: Option<Id<'_>>) {
+    /// Makes a connection a member of all of the rooms or of none. Answers how many members each had before.
+    pub(super) fn join(
+        &mut self,
+        slot: Slot,
+        rooms: &[Cow<'_, str>],
+    ) -> Result<SmallVec<[u32; 8]>, Refusal<'static>> {
+        // The rooms that stand for its namespaces are not counted.
+        let namespaces =
+            self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
         let rooms_max = self.settings.rooms_per_connection_max;
         let mut joined: SmallVec<[RoomId; 8]> = SmallVec::new();
         let mut members: SmallVec<[u32; 8]> = SmallVec::new();
@@ -132,63 +164,68 @@ impl Shard {
                 self.bus.exit(self.id, room, false);
                 members.push(before - 1);
             }
-            if self.conns[slot as usize].memberships.len() > rooms_max {
+            if self.conns[slot as usize].memberships.len() > rooms_max + namespaces {
                 refusal = Some(format!("a connection is in at most {rooms_max} rooms"));
                 break;
             }
         }
-        if let Some(message) = refusal {
-            for room in joined {
-                self.leave(slot, room);
+        match refusal {
+            None => Ok(members),
+            Some(message) => {
+                for room in joined {
+                    self.leave(slot, room);
+                }
+                Err(Refusal::new(Code::TooManyRooms, message))
             }
-            return self.refuse(slot, &Refusal::new(Code::TooManyRooms, message).with_id(id));
-        }
-        if let Some(id) = id {
-            let rooms = rooms.iter().map(|name| &**name).zip(members);
-            self.reply(slot, Opcode::Text, |out| native::encode_joined(out, id, rooms));
         }
     }
 
-    fn leave(&mut self, slot: Slot, room: RoomId) {
+    pub(super) fn leave(&mut self, slot: Slot, room: RoomId) {
         if let Some(left) = self.rooms.leave(&mut self.conns, slot, room) {
             self.bus.exit(self.id, left.room, left.last_here);
         }
     }
 
-    fn publish(&mut self, slot: Slot, draft: &Draft<'_>, id: Option<Id<'_>>) {
+    pub(super) fn publish(&mut self, draft: &Draft<'_>) -> Result<(), Refusal<'static>> {
         match self.bus.publish(draft) {
             Ok(shards) => {
                 self.bells.extend(shards);
                 self.bells.remove(self.id);
                 self.stats().publications.add(1);
-                self.acknowledge(slot, id);
+                Ok(())
             }
             Err(crate::bus::Overloaded) => {
                 self.stats().overloads.add(1);
                 let refusal = Refusal::new(Code::Overloaded, "too many events are on their way");
-                self.refuse(slot, &refusal.with_id(id).with_retry(OVERLOAD_RETRY_MS));
+                Err(refusal.with_retry(OVERLOAD_RETRY_MS))
             }
         }
     }
 
     /// A draft that lacks only what the client says.
-    fn draft(&self, slot: Slot, binary: bool, echo: bool, now: Time) -> Draft<'static> {
+    pub(super) fn draft(&self, slot: Slot, binary: bool, echo: bool, now: Time) -> Draft<'static> {
         let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
         let except = if echo { None } else { Some(sender) };
         Draft { room: "", event: "", payload: b"", binary, except, published_at: now }
     }
 
-    fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>) {
-        if let Some(id) = id {
-            self.reply(slot, Opcode::Text, |out| native::encode_ack(out, id));
+    fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {
+        match (result, id) {
+            (Ok(()), Some(id)) => self.reply(slot, Opcode::Text, |out| native::encode_ack(out, id)),
+            (Ok(()), None) => {}
+            (Err(refusal), id) => self.refuse(slot, &Refusal { id, ..refusal }),
         }
     }
 
-    fn refuse(&mut self, slot: Slot, refusal: &Refusal<'_>) {
+    pub(super) fn count_refusal(&mut self, refusal: &Refusal<'_>) {
         self.stats().errors.add(1);
         if refusal.code == Code::RateLimited {
             self.stats().rate_limited.add(1);
         }
+    }
+
+    fn refuse(&mut self, slot: Slot, refusal: &Refusal<'_>) {
+        self.count_refusal(refusal);
         self.reply(slot, Opcode::Text, |out| native::encode_error(out, refusal));
     }
 
@@ -196,7 +233,7 @@ impl Shard {
     ///
     /// # Errors
     /// The milliseconds after which it may send one again.
-    fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
+    pub(super) fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
         match self.settings.messages_per_second_max {
             0 => Ok(()),
             rate => self.conns[slot as usize].bucket.take(rate, self.settings.messages_burst_max, now),

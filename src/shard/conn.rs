@@ -2,10 +2,12 @@
 
 use super::outbox::Outbox;
 use super::rooms::Membership;
+use super::session::Session;
 use super::turn::Pending;
 use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::dialect::Dialect;
+use crate::message::Slot;
 use crate::stats::Ending;
 use crate::time::{Bucket, Time};
 use crate::wire::frame::{self, Opcode};
@@ -34,6 +36,8 @@ pub struct Conn {
     pub blocked: bool,
     /// True when the peer is a proxy whose word on the client's address is believed.
     pub from_proxy: bool,
+    /// True unless it is a session that is polled: then it is reached through the sockets of others.
+    pub has_socket: bool,
     /// True exactly when its socket is to be closed at the end of this turn.
     pub doomed: bool,
     /// True from the upgrade until the answer to it has left.
@@ -46,6 +50,8 @@ pub struct Conn {
     pub partial: Option<Box<Partial>>,
     /// What the kernel has refused.
     pub outbox: Option<Box<Outbox>>,
+    /// What Engine.IO keeps of it, when it speaks that.
+    pub session: Option<Box<Session>>,
     /// Its side of its memberships.
     pub memberships: SmallVec<[Membership; 2]>,
 }
@@ -59,6 +65,12 @@ const _: () = assert!(size_of::<Option<Conn>>() == size_of::<Conn>());
 pub enum Stage {
     /// Sending request heads, which may or may not lead to a WebSocket.
     Http,
+    /// Its request is answered as soon as there is something to say on the polling session in this slot.
+    Waiting(Slot),
+    /// A WebSocket to which the polling session in this slot may move.
+    Probing(Slot),
+    /// On its way to another shard.
+    Leaving,
     /// A WebSocket.
     Open(Dialect),
     /// A WebSocket that we closed: the peer's answer is awaited. Its messages are no longer carried out.
@@ -123,21 +135,26 @@ impl Conn {
             pinged: false,
             blocked: false,
             from_proxy: false,
+            has_socket: true,
             doomed: false,
             switching: false,
             bucket: Bucket::default(),
             ip,
             partial: None,
             outbox: None,
+            session: None,
             memberships: SmallVec::new(),
         }
     }
 
-    /// The dialect of a WebSocket, open or closing.
+    /// The dialect of a WebSocket or a polling session, open or closing.
     pub fn dialect(&self) -> Option<Dialect> {
         match self.stage {
             Stage::Open(dialect) | Stage::Closing(dialect, _) => Some(dialect),
-            Stage::Http | Stage::Finishing { .. } | Stage::Finished => None,
+            Stage::Probing(_) => Some(Dialect::EngineIo),
+            Stage::Http | Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {
+                None
+            }
         }
     }
 

@@ -1,13 +1,13 @@
 //! The part of a connection's life before it is a WebSocket: request heads and the answers to them.
 
 use super::conn::{Partial, Stage};
+use super::session::Transport;
 use super::{CLOSE_TIMEOUT_MS, Shard};
-use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::message::{Reject, Slot};
-use crate::time::{Bucket, Time};
+use crate::time::Time;
 use crate::wire::close::CloseCode;
-use crate::wire::http::{self, Head, Request, Upgrade};
+use crate::wire::http::{self, Body, Head, Request, Upgrade};
 
 impl Shard {
     /// Bytes of request heads have come.
@@ -23,39 +23,68 @@ impl Shard {
         self.pool.give_back(partial.lease);
     }
 
-    /// Reads heads, and after an upgrade frames, until the bytes are used up; keeps a head that is cut short.
+    /// Reads heads, and after an upgrade frames, until the bytes are used up; keeps a request that is cut short.
     fn read_heads(&mut self, slot: Slot, mut bytes: &mut [u8], now: Time) {
         while !bytes.is_empty() {
             let bytes_max = self.settings.head_bytes_max;
             let used = match http::parse(bytes) {
-                Ok(Head::Complete(request, used)) if used <= bytes_max => {
-                    self.answer(slot, &request, now);
-                    used
-                }
-                Ok(Head::Partial) if bytes.len() < bytes_max => {
-                    let mut partial = Partial::new(self.pool.lease(), now);
-                    if self.pool.extend(&mut partial.lease, bytes).is_err() {
-                        self.doom(slot);
+                Ok(Head::Complete(request, head_bytes)) if head_bytes <= bytes_max => {
+                    if let Some(shard) = self.elsewhere(&request) {
+                        return self.hand_over(slot, shard, bytes);
                     }
-                    self.conns[slot as usize].partial = Some(partial);
-                    return;
+                    let (body, rest) = match request.body {
+                        Body::Length(length) if self.is_post(&request) => {
+                            if length > self.settings.message_bytes_max {
+                                return self.reject(slot, Reject::LargeBody, false, false, now);
+                            }
+                            if bytes.len() - head_bytes < length {
+                                self.await_body(slot, &request, now);
+                                return self.keep(slot, bytes, now);
+                            }
+                            (&bytes[head_bytes..head_bytes + length], length)
+                        }
+                        Body::Chunked if self.is_post(&request) => {
+                            return self.reject(slot, Reject::LengthRequired, false, false, now);
+                        }
+                        _ => (&[][..], 0),
+                    };
+                    self.answer(slot, &request, body, now);
+                    head_bytes + rest
                 }
+                Ok(Head::Partial) if bytes.len() < bytes_max => return self.keep(slot, bytes, now),
                 Ok(_) => return self.reject(slot, Reject::LargeHead, false, false, now),
                 Err(reject) => return self.reject(slot, reject, false, false, now),
             };
             bytes = &mut bytes[used..];
             match self.conns[slot as usize].stage {
                 Stage::Http => {}
-                Stage::Open(_) => return self.receive_frames(slot, bytes, now),
+                Stage::Open(_) | Stage::Probing(_) => return self.receive_frames(slot, bytes, now),
+                Stage::Waiting(_) if !bytes.is_empty() => return self.hang_up(slot),
                 _ => return,
             }
         }
     }
 
-    fn answer(&mut self, slot: Slot, request: &Request<'_>, now: Time) {
+    /// Keeps what has come of a request.
+    fn keep(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        let mut partial = Partial::new(self.pool.lease(), now);
+        if self.pool.extend(&mut partial.lease, bytes).is_err() {
+            self.doom(slot);
+        }
+        self.conns[slot as usize].partial = Some(partial);
+    }
+
+    fn answer(&mut self, slot: Slot, request: &Request<'_>, body: &[u8], now: Time) {
+        let dialect = self.settings.dialect(request.path);
+        if let Some(dialect) = dialect
+            && dialect.is_engine()
+        {
+            return self.engine_request(slot, dialect, request, body, now);
+        }
         let head_only = request.method == "HEAD";
-        let keep_alive = request.keep_alive && self.drain.is_none();
-        let result = match (request.path, Dialect::choose(request.path, self.settings.echo)) {
+        // A body is not wanted here; rather than reading past it, the connection ends after the answer.
+        let keep_alive = request.keep_alive && request.body == Body::None && self.drain.is_none();
+        let result = match (request.path, dialect) {
             ("/health" | "/ready", _) | (_, Some(_)) if !head_only && request.method != "GET" => {
                 Err(Reject::Method)
             }
@@ -76,7 +105,7 @@ impl Shard {
             (_, None) => Err(Reject::NotFound),
             (_, Some(dialect)) => match request.upgrade {
                 Some(Ok(upgrade)) if !head_only => {
-                    return self.upgrade(slot, request, &upgrade, dialect, now);
+                    return self.upgrade(slot, request, &upgrade, dialect, "", now);
                 }
                 Some(Err(reject)) => Err(reject),
                 _ => Err(Reject::UpgradeRequired),
@@ -91,19 +120,17 @@ impl Shard {
         }
     }
 
-    fn upgrade(
+    /// Makes the connection a WebSocket that speaks `dialect`, if it may come in; `lines` are more header lines of the answer.
+    pub(super) fn upgrade(
         &mut self,
         slot: Slot,
         request: &Request<'_>,
         upgrade: &Upgrade<'_>,
         dialect: Dialect,
+        lines: &str,
         now: Time,
     ) {
-        let conn = &self.conns[slot as usize];
-        let ip = match self.gate.client(&request.forwarded) {
-            Some(address) if conn.from_proxy => Ip::from(address),
-            _ => conn.ip,
-        };
+        let ip = self.client(slot, request);
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
@@ -113,7 +140,7 @@ impl Shard {
         {
             return self.reject(slot, reject, false, false, now);
         }
-        let range = self.turn.raw(|out| http::write_switch(out, upgrade));
+        let range = self.turn.raw(|out| http::write_switch(out, upgrade, lines));
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
@@ -126,11 +153,8 @@ impl Shard {
             return;
         }
         conn.ip = ip;
-        conn.stage = Stage::Open(dialect);
-        conn.bucket = Bucket::full(self.settings.messages_burst_max, now);
-        self.wheel.arm(slot, now, self.settings.ping_interval_ms);
         self.stats().upgrades.add(1);
-        self.stats().connections.add(1);
+        self.open(slot, dialect, Transport::WebSocket, now);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.
@@ -148,7 +172,14 @@ impl Shard {
         self.conns[slot as usize].stage = Stage::Finishing { at_once: true };
     }
 
-    fn reject(&mut self, slot: Slot, reject: Reject, keep_alive: bool, head_only: bool, now: Time) {
+    pub(super) fn reject(
+        &mut self,
+        slot: Slot,
+        reject: Reject,
+        keep_alive: bool,
+        head_only: bool,
+        now: Time,
+    ) {
         self.stats().rejects[reject.index()].add(1);
         let range = self.turn.raw(|out| http::write_reject(out, reject, keep_alive, head_only));
         self.responded(slot, &range, keep_alive, now);
@@ -169,7 +200,13 @@ impl Shard {
         self.responded(slot, &range, keep_alive, now);
     }
 
-    fn responded(&mut self, slot: Slot, range: &std::ops::Range<u32>, keep_alive: bool, now: Time) {
+    pub(super) fn responded(
+        &mut self,
+        slot: Slot,
+        range: &std::ops::Range<u32>,
+        keep_alive: bool,
+        now: Time,
+    ) {
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, range, false);
         if keep_alive {

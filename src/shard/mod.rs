@@ -4,35 +4,41 @@
 //! the shard never calls back. What it wants done it answers when asked.
 //!
 //! ```text
-//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · sent · release
+//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · adopt · sent · release
 //! asked   has_mail · may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
 //! ```
 
 pub mod conn;
+pub mod engineio;
 pub mod outbox;
 pub mod rooms;
+pub mod session;
 pub mod timers;
 pub mod turn;
 
 mod commands;
 mod frames;
 mod heads;
+mod socketio;
 
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, native};
+use crate::dialect::{Dialect, Paths, builtin, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
+use crate::rules::{Namespaces, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use conn::{Conn, Due, Stage};
+use engineio::Cors;
 use rooms::Rooms;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
+use std::hash::RandomState;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
@@ -44,8 +50,10 @@ use turn::{Gathered, Turn};
 pub struct Settings {
     /// Connections that space is reserved for; untouched space costs nothing.
     pub connections_reserved: usize,
-    /// Opens `/echo`.
-    pub echo: bool,
+    /// Where clients find what.
+    pub paths: Paths,
+    /// How Socket.IO is spoken.
+    pub socketio: Arc<SocketIo>,
     /// How long frames of events may wait to leave together, in milliseconds; 0 for not at all.
     pub linger_ms: u32,
     /// Sockets accepted per second by this shard; 0 for no limit.
@@ -86,6 +94,33 @@ pub struct Settings {
     pub outbox_policy: OutboxPolicy,
 }
 
+/// How Socket.IO and Engine.IO are spoken. All bounds are inclusive.
+#[derive(Clone, Debug)]
+pub struct SocketIo {
+    /// Who may read answers in a browser.
+    pub cors: Cors,
+    /// Time for a client to join a namespace, in milliseconds.
+    pub connect_timeout_ms: u32,
+    /// Time for a WebSocket to take over a polling session, in milliseconds.
+    pub upgrade_timeout_ms: u32,
+    /// Answers to polls of this many bytes are compressed where they may be; 0 for never.
+    pub compression_bytes_min: usize,
+    /// Which namespaces there may be.
+    pub namespaces: Namespaces,
+    /// Namespaces of one connection.
+    pub namespaces_per_connection_max: usize,
+    /// Namespaces with a member in the process.
+    pub namespaces_max: usize,
+    /// Connections in one namespace, in the process; 0 for no limit.
+    pub connections_per_namespace_max: usize,
+    /// Attachments of one packet.
+    pub attachments_max: usize,
+    /// The event that tells a client what it said for itself when it joined a namespace; empty for none.
+    pub connect_event: String,
+    /// What the events of clients do.
+    pub rules: Rules,
+}
+
 /// What happens when a frame does not fit an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutboxPolicy {
@@ -96,12 +131,22 @@ pub enum OutboxPolicy {
 }
 
 /// What a reactor has to do to a socket at the end of a turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Farewell {
     /// Send the end of the stream; the connection goes on until the peer's end comes.
     EndStream(Slot),
-    /// Close the socket, then call [`Shard::release`].
+    /// Close the socket, if there is one, then call [`Shard::release`].
     Close(Slot),
+    /// Give the socket to another shard, then call [`Shard::release`]. The other one's reactor says [`Shard::adopt`] and
+    /// [`Shard::receive`], after what had come to its own sockets by then.
+    HandOver {
+        /// Whose socket it is.
+        slot: Slot,
+        /// The shard that gets it.
+        shard: ShardId,
+        /// What was read and not used.
+        bytes: Box<[u8]>,
+    },
 }
 
 /// When events of this many bytes have been delivered in a turn, counting each member, the rest waits for the next turn: other connections
@@ -149,12 +194,75 @@ pub struct Shard {
     run: Run,
     /// Where in the arena the ping of this turn stands.
     ping: Option<Range<u32>>,
+    /// The same for Engine.IO's.
+    engine_ping: Option<Range<u32>>,
+    /// What the ids of sessions are made with.
+    key: RandomState,
     accepts: Bucket,
     drain: Option<Drain>,
 }
 
-/// Publications of one room, with where their frames stand in the arena: one behind the other.
-type Run = Vec<(Arc<Publication>, Range<u32>)>;
+/// Publications of one room that are delivered together.
+#[derive(Debug, Default)]
+struct Run {
+    publications: Vec<Arc<Publication>>,
+    /// By encoding, where their frames stand in the arena, one behind the other; empty when nobody has asked for them.
+    frames: [Vec<Range<u32>>; Encoding::COUNT],
+}
+
+/// In what form a member gets its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Encoding {
+    Native,
+    SocketIo,
+}
+
+impl Run {
+    /// Where all frames of the run stand in this encoding.
+    fn whole(&mut self, encoding: Encoding, turn: &mut Turn) -> Range<u32> {
+        let frames = &mut self.frames[encoding as usize];
+        if frames.is_empty() {
+            frames.extend(self.publications.iter().map(|publication| encoding.encode(turn, publication)));
+        }
+        match (frames.first(), frames.last()) {
+            (Some(first), Some(last)) => first.start..last.end,
+            _ => 0..0,
+        }
+    }
+}
+
+impl Encoding {
+    const COUNT: usize = 2;
+
+    fn of(conn: &Conn) -> Encoding {
+        match conn.stage {
+            Stage::Open(Dialect::SocketIo) => Encoding::SocketIo,
+            _ => Encoding::Native,
+        }
+    }
+
+    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO, two frames.
+    fn encode(self, turn: &mut Turn, publication: &Publication) -> Range<u32> {
+        let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
+        match self {
+            Encoding::Native => turn.encode(opcode, |out| native::encode_event(out, publication)),
+            Encoding::SocketIo => {
+                let namespace = socketio::namespace_of(publication.room_name());
+                let event = publication.event();
+                if !publication.binary {
+                    let data = std::str::from_utf8(publication.payload()).unwrap_or("null");
+                    return turn.encode(Opcode::Text, |out| {
+                        packets::encode_event(out, namespace, event, data, 0, None, None);
+                    });
+                }
+                let text = turn.encode(Opcode::Text, |out| {
+                    packets::encode_event(out, namespace, event, builtin::PLACEHOLDER, 1, None, None);
+                });
+                text.start..turn.copy(Opcode::Binary, publication.payload()).end
+            }
+        }
+    }
+}
 
 /// What a shard holds, all 0 when everyone has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,6 +293,31 @@ struct Drain {
     told: usize,
 }
 
+impl Default for SocketIo {
+    /// What a server does that is told nothing: the main namespace, the built-in events, no CORS.
+    fn default() -> SocketIo {
+        SocketIo {
+            cors: Cors::default(),
+            connect_timeout_ms: 45_000,
+            upgrade_timeout_ms: 10_000,
+            compression_bytes_min: 1024,
+            namespaces: Namespaces::new(Pattern::parse("/").into_iter().collect()),
+            namespaces_per_connection_max: 16,
+            namespaces_max: 100_000,
+            connections_per_namespace_max: 0,
+            attachments_max: 10,
+            connect_event: String::new(),
+            rules: Rules::default(),
+        }
+    }
+}
+
+impl Settings {
+    fn dialect(&self, path: &str) -> Option<Dialect> {
+        self.paths.dialect(path)
+    }
+}
+
 impl Shard {
     /// A shard without connections. `id` is its place in `bus` and `stats`.
     pub fn new(
@@ -210,8 +343,10 @@ impl Shard {
             published: Vec::new(),
             mail: VecDeque::new(),
             mail_taken: 0,
-            run: Vec::new(),
+            run: Run::default(),
             ping: None,
+            engine_ping: None,
+            key: RandomState::new(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -244,10 +379,12 @@ impl Shard {
         let Some(conn) = self.conns.get(slot as usize) else { return };
         self.stats.shards[usize::from(self.id)].bytes_in.add(bytes.len() as u64);
         match conn.stage {
-            Stage::Open(_) | Stage::Closing(..) => self.receive_frames(slot, bytes, now),
+            Stage::Open(_) | Stage::Closing(..) | Stage::Probing(_) => self.receive_frames(slot, bytes, now),
             Stage::Http => self.receive_heads(slot, bytes, now),
+            // A request behind one that waits: no client of Engine.IO does that, and its order could not be kept.
+            Stage::Waiting(_) => self.hang_up(slot),
             // What a peer says after the end is not for us.
-            Stage::Finishing { .. } | Stage::Finished => {}
+            Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {}
         }
     }
 
@@ -256,7 +393,14 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         conn.heard_ms = now.ms32();
         if std::mem::take(&mut conn.pinged) && conn.is_open() {
-            self.wheel.arm(slot, now, self.settings.ping_interval_ms);
+            let interval_ms = self.settings.ping_interval_ms;
+            match &mut conn.session {
+                None => self.wheel.arm(slot, now, interval_ms),
+                Some(session) => {
+                    session.beat = now.plus_ms(interval_ms.into());
+                    self.arm_session(slot, now);
+                }
+            }
         }
     }
 
@@ -282,21 +426,27 @@ impl Shard {
             match next {
                 Mail::Publication(first) => {
                     // Publications of one room in a row are one walk over its members.
-                    let (room, members) = (first.room, self.rooms.members(first.room).len());
+                    let room = first.room;
+                    let members = self.rooms.members(room);
+                    // Most rooms have members of one kind: that of the first is encoded while the arena is watched.
+                    let encoding = members
+                        .first()
+                        .map_or(Encoding::Native, |first| Encoding::of(&self.conns[first.slot as usize]));
+                    let members = members.len();
                     let mut run = std::mem::take(&mut self.run);
                     while let Some(Mail::Publication(publication)) = mail.front()
                         && publication.room == room
                         && !self.is_spent()
                     {
                         self.fanned_bytes += publication.size() * members;
-                        let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
-                        let frame = self.turn.encode(opcode, |out| native::encode_event(out, publication));
+                        run.frames[encoding as usize].push(encoding.encode(&mut self.turn, publication));
                         self.published.push(publication.published_at);
-                        run.push((publication.clone(), frame));
+                        run.publications.push(publication.clone());
                         mail.pop_front();
                     }
-                    self.fan_out(&run);
-                    run.clear();
+                    self.fan_out(&mut run);
+                    run.publications.clear();
+                    run.frames.iter_mut().for_each(Vec::clear);
                     self.run = run;
                 }
                 Mail::Drain { spread_ms, timeout_ms } => {
@@ -390,6 +540,10 @@ impl Shard {
             }
             // What waited longer goes first.
             self.absorb(slot, 0);
+            if self.conns.get(slot as usize).is_some_and(|conn| !conn.has_socket) {
+                self.answer_get(slot);
+                continue;
+            }
             let Some(conn) = self.conns.get(slot as usize).filter(|conn| !conn.blocked) else { continue };
             if conn.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) && !self.caught_up(slot) {
                 // All that waited was left out, so there is no write after which it would have caught up.
@@ -454,7 +608,29 @@ impl Shard {
 
     /// The next socket to see off. After the flush, to be asked until it answers `None`.
     pub fn next_farewell(&mut self) -> Option<Farewell> {
-        self.farewells.pop()
+        let farewell = self.farewells.pop()?;
+        if let Farewell::HandOver { slot, .. } = farewell
+            && self.conns.get(slot as usize).is_none_or(|conn| conn.doomed || conn.outbox.is_some())
+        {
+            // Its answers to earlier requests have not all left: it asks without reading.
+            return Some(Farewell::Close(slot));
+        }
+        Some(farewell)
+    }
+
+    /// A socket that another shard has given away is here now. Answers its slot, as [`Shard::accept`].
+    pub fn adopt(&mut self, peer: IpAddr, now: Time) -> Slot {
+        self.stamp = self.stamp.wrapping_add(1);
+        let (ip, from_proxy) = (Ip::from(peer), self.gate.trusts(peer));
+        // It was let in once: a limit is not asked again.
+        self.gate.enter_socket(ip, from_proxy).ok();
+        let mut conn = Conn::new(self.stamp, ip, now);
+        conn.from_proxy = from_proxy;
+        let slot = self.conns.insert(conn);
+        self.slots = self.slots.max(slot + 1);
+        self.wheel.arm(slot as Slot, now, self.settings.handshake_timeout_ms);
+        self.stats().sockets.add(1);
+        slot as Slot
     }
 
     /// The socket of this connection is closed; its slot may be used again.
@@ -472,14 +648,16 @@ impl Shard {
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);
         }
-        stats.sockets.sub(1);
-        self.gate.leave_socket(conn.ip, conn.from_proxy);
+        if conn.has_socket {
+            stats.sockets.sub(1);
+            self.gate.leave_socket(conn.ip, conn.from_proxy);
+        }
     }
 
     /// The turn ends at `now`. Answers after how many milliseconds the next one must begin, if nothing happens before.
     pub fn end_turn(&mut self, now: Time) -> Option<u32> {
         self.turn.end();
-        self.ping = None;
+        (self.ping, self.engine_ping) = (None, None);
         if self.mail.is_empty() {
             self.mail.shrink_to(MAIL_KEPT);
         }
@@ -537,34 +715,42 @@ impl Shard {
     }
 
     /// Gives every member of a room the frames of a run, but for those that the run came from.
-    fn fan_out(&mut self, run: &Run) {
-        let (Some((first, start)), Some((_, end))) = (run.first(), run.last()) else { return };
-        let whole = start.start..end.end;
+    fn fan_out(&mut self, run: &mut Run) {
+        let Some(first) = run.publications.first() else { return };
+        let room = first.room;
         let mut muted = 0;
-        for (publication, _) in run {
+        for publication in &run.publications {
             if let Some(conn) = self.origin(publication) {
                 muted += usize::from(!conn.muted);
                 conn.muted = true;
             }
         }
         let Shard { id, rooms, conns, turn, .. } = self;
-        let members = rooms.members(first.room);
+        let members = rooms.members(room);
         let mut set_aside: SmallVec<[Slot; 8]> = SmallVec::new();
+        let mut encoding = None;
+        let mut whole = 0..0;
         for member in members {
             let conn = &mut conns[member.slot as usize];
             if conn.muted {
                 set_aside.push(member.slot);
-            } else {
-                turn.give(conn, member.slot, &whole, true);
+                continue;
             }
+            if encoding != Some(Encoding::of(conn)) {
+                encoding = Some(Encoding::of(conn));
+                whole = run.whole(Encoding::of(conn), turn);
+            }
+            turn.give(conn, member.slot, &whole, true);
         }
-        let mut deliveries = (members.len() - set_aside.len()) * run.len();
+        let mut deliveries = (members.len() - set_aside.len()) * run.publications.len();
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
             // With the shard: connections of other shards have the same slots and stamps.
             let own = ConnId { shard: *id, slot, stamp: conn.stamp };
-            for (publication, frame) in run {
+            let encoding = Encoding::of(conn);
+            run.whole(encoding, turn);
+            for (publication, frame) in run.publications.iter().zip(&run.frames[encoding as usize]) {
                 if publication.except != Some(own) {
                     turn.give(conn, slot, frame, true);
                     deliveries += 1;
@@ -572,7 +758,7 @@ impl Shard {
             }
         }
         if muted > 0 {
-            for (publication, _) in run {
+            for publication in &run.publications {
                 if let Some(conn) = self.origin(publication) {
                     conn.muted = false;
                 }
@@ -686,12 +872,8 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.doomed) else { return };
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
-            Stage::Open(_) if conn.pinged => {
-                // The peer is probably gone: it is told if the kernel takes the frame at once, and not waited for.
-                self.send_close(slot, CloseCode::Silent, "no sign of life");
-                self.end(slot, Ending::Silent);
-                self.doom(slot);
-            }
+            Stage::Open(_) if conn.session.is_some() => self.fire_session(slot, now),
+            Stage::Open(_) if conn.pinged => self.end_silent(slot),
             Stage::Open(_) if conn.is_late(now, self.settings.message_timeout_ms) => {
                 self.fail(slot, CloseCode::Policy, "the message did not come in time", Ending::Limit, now);
             }
@@ -714,13 +896,26 @@ impl Shard {
                 self.end(slot, ending);
                 self.doom(slot);
             }
-            Stage::Finishing { .. } | Stage::Finished => self.doom(slot),
+            Stage::Probing(_) => self.hang_up(slot),
+            Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => self.doom(slot),
         }
+    }
+
+    /// Ends a connection that has given no sign of life. The peer is probably gone: it is told if the kernel takes the frame at once,
+    /// and not waited for.
+    fn end_silent(&mut self, slot: Slot) {
+        self.send_close(slot, CloseCode::Silent, "no sign of life");
+        self.end(slot, Ending::Silent);
+        self.doom(slot);
     }
 
     /// Closes a WebSocket from our side: the peer is told why, and has a while to answer.
     fn close(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
-        let Some(Stage::Open(dialect)) = self.conns.get(slot as usize).map(|conn| conn.stage) else { return };
+        let Some(conn) = self.conns.get(slot as usize) else { return };
+        let Stage::Open(dialect) = conn.stage else { return };
+        if !conn.has_socket {
+            return self.end(slot, ending);
+        }
         self.leave_all(slot);
         self.send_close(slot, code, reason);
         self.conns[slot as usize].stage = Stage::Closing(dialect, ending);
@@ -748,12 +943,26 @@ impl Shard {
     /// The WebSocket of this connection is over, if it is one: its rooms and its place are free. What is queued is still written.
     fn end(&mut self, slot: Slot, ending: Ending) {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        if !conn.has_socket && conn.is_open() && !conn.pending.is_none() {
+            // What was said to it in this turn is in the answer that ends it.
+            self.absorb(slot, 0);
+        }
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let ending = match conn.stage {
             Stage::Open(_) => ending,
             Stage::Closing(_, because) => because,
-            Stage::Http | Stage::Finishing { .. } | Stage::Finished => return,
+            Stage::Waiting(session) => {
+                conn.stage = Stage::Finishing { at_once: false };
+                return self.get_lost(session, slot);
+            }
+            Stage::Probing(session) => {
+                conn.stage = Stage::Finishing { at_once: false };
+                return self.probe_lost(session, slot);
+            }
+            Stage::Http | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => return,
         };
         conn.stage = Stage::Finishing { at_once: false };
+        let is_polling = !conn.has_socket;
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);
         }
@@ -761,6 +970,9 @@ impl Shard {
         self.leave_all(slot);
         self.stats().connections.sub(1);
         self.stats().endings[ending.index()].add(1);
+        if is_polling {
+            self.end_polling(slot, ending);
+        }
     }
 
     fn leave_all(&mut self, slot: Slot) {
@@ -814,7 +1026,7 @@ impl Shard {
                         now,
                     );
                 }
-                Some(Stage::Http) => self.doom(slot as Slot),
+                Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),
                 _ => {}
             }
         }

@@ -59,7 +59,12 @@ impl Outbox {
         [IoSlice::new(front), IoSlice::new(back)]
     }
 
-    /// The kernel took `count` bytes.
+    /// What waits, in one piece.
+    pub fn contiguous(&mut self) -> &[u8] {
+        self.bytes.make_contiguous()
+    }
+
+    /// The kernel, or whoever else, took `count` bytes.
     pub fn sent(&mut self, count: usize) {
         self.bytes.drain(..count);
     }

@@ -90,6 +90,21 @@ impl Rooms {
         Some(self.end(conns, slot, at))
     }
 
+    /// The rooms that `slot` is a member of.
+    pub fn of(&self, conns: &Slab<Conn>, slot: Slot) -> Vec<RoomId> {
+        let memberships = &conns[slot as usize].memberships;
+        memberships.iter().map(|membership| self.rooms[membership.room as usize].id).collect()
+    }
+
+    /// Gives the memberships of one connection to another, which has none.
+    pub fn rehome(&mut self, conns: &mut Slab<Conn>, from: Slot, to: Slot) {
+        let memberships = std::mem::take(&mut conns[from as usize].memberships);
+        for membership in &memberships {
+            self.rooms[membership.room as usize].members[membership.at as usize].slot = to;
+        }
+        conns[to as usize].memberships = memberships;
+    }
+
     /// The members of room `id` on this shard.
     pub fn members(&self, id: RoomId) -> &[Member] {
         self.place(id).map_or(&[], |place| &self.rooms[place as usize].members)

@@ -7,6 +7,8 @@ use tungstenite::protocol::frame::coding::CloseCode as Registered;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum CloseCode {
+    /// The client has said that it is done.
+    Normal = 1000,
     /// The server is shutting down.
     GoingAway = 1001,
     /// A frame breaks RFC 6455.

@@ -1,7 +1,12 @@
 //! The HTTP that comes before a WebSocket: request heads in, answers out (RFC 9112, RFC 6455 section 4.2).
 
 use crate::message::Reject;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use smallvec::SmallVec;
+
+/// How hard gzip tries: what Node does when not told otherwise.
+const GZIP_LEVEL: u32 = 6;
 
 /// The most header lines of a request; one more is a [`Reject::LargeHead`].
 pub const HEADERS_MAX: usize = 64;
@@ -25,14 +30,36 @@ pub struct Request<'a> {
     pub method: &'a str,
     /// The target up to its query.
     pub path: &'a str,
-    /// True when the connection may serve another request after this one.
+    /// What stands behind the `?`; empty when there is none.
+    pub query: &'a str,
+    /// True when the client wants to send another request after this one on the connection.
     pub keep_alive: bool,
+    /// What follows the head.
+    pub body: Body,
+    /// The media type of the body, as it was written; empty when there is none.
+    pub content_type: &'a str,
+    /// True when the answer's body may be compressed with gzip.
+    pub accepts_gzip: bool,
+    /// The header lines that a browser asks leave for in a CORS preflight.
+    pub asks_headers: Option<&'a str>,
     /// The request to become a WebSocket, if it is one; `Err` when it is one that cannot be granted.
     pub upgrade: Option<Result<Upgrade<'a>, Reject>>,
     /// The page that a browser says the request comes from.
     pub origin: Option<&'a str>,
     /// What proxies say of the client, in the order of the lines.
     pub forwarded: Forwarded<'a>,
+}
+
+/// How long the body of a request is (RFC 9112 section 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Body {
+    /// There is none.
+    #[default]
+    None,
+    /// This many bytes, at least 1.
+    Length(usize),
+    /// Chunks, which throng does not read.
+    Chunked,
 }
 
 /// A sound request for an upgrade.
@@ -77,11 +104,16 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
     // HTTP/1.0 knows no connection that stays.
     let keep_alive = version == 1 && !lines.close;
     let upgrade = lines.upgrade_websocket.then(|| lines.upgrade(version));
+    let (path, query) = split(target);
     let request = Request {
         method,
-        path: path(target),
-        // A body is not wanted anywhere; rather than reading past it, the connection ends after the answer.
-        keep_alive: keep_alive && !lines.body,
+        path,
+        query,
+        keep_alive,
+        body: lines.body,
+        content_type: lines.content_type,
+        accepts_gzip: lines.accepts_gzip,
+        asks_headers: lines.asks_headers,
         upgrade,
         origin: lines.origin,
         forwarded: lines.forwarded,
@@ -96,7 +128,10 @@ struct Lines<'a> {
     close: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
-    body: bool,
+    body: Body,
+    content_type: &'a str,
+    accepts_gzip: bool,
+    asks_headers: Option<&'a str>,
     keys: u32,
     key: Option<&'a str>,
     version: Option<&'a str>,
@@ -127,19 +162,37 @@ impl<'a> Lines<'a> {
                     lines.close |= has_token(value, "close");
                     lines.connection_upgrade |= has_token(value, "upgrade");
                 }
-                14 if is("Content-Length") => lines.body |= text()? != "0",
+                12 if is("Content-Type") => lines.content_type = text()?,
+                14 if is("Content-Length") => lines.read_length(text()?)?,
+                15 if is("Accept-Encoding") => lines.accepts_gzip |= has_coding(text()?, "gzip"),
                 15 if is("X-Forwarded-For") => lines.forwarded.customary.push(text()?),
                 17 if is("Sec-WebSocket-Key") => {
                     lines.keys += 1;
                     lines.key = Some(text()?);
                 }
-                17 if is("Transfer-Encoding") => lines.body = true,
+                17 if is("Transfer-Encoding") => lines.body = Body::Chunked,
                 21 if is("Sec-WebSocket-Version") => lines.version = Some(text()?),
                 22 if is("Sec-WebSocket-Protocol") => lines.subprotocol |= has_token(text()?, SUBPROTOCOL),
+                30 if is("Access-Control-Request-Headers") => lines.asks_headers = Some(text()?),
                 _ => {}
             }
         }
         Ok(lines)
+    }
+
+    fn read_length(&mut self, text: &str) -> Result<(), Reject> {
+        let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let length = text.parse().ok().filter(|_| is_number);
+        let length = length.ok_or(Reject::Malformed("Content-Length is not a number of bytes"))?;
+        match self.body {
+            // Two lengths, or a length and chunks, are how requests are smuggled past a proxy (RFC 9112 section 6.3).
+            Body::Length(other) if other != length => Err(Reject::Malformed("there are two Content-Length")),
+            Body::Chunked => Ok(()),
+            _ => {
+                self.body = if length == 0 { Body::None } else { Body::Length(length) };
+                Ok(())
+            }
+        }
     }
 
     /// RFC 6455 section 4.2.1, point by point.
@@ -147,7 +200,7 @@ impl<'a> Lines<'a> {
         if http_minor == 0 {
             return Err(Reject::Malformed("an upgrade needs HTTP/1.1"));
         }
-        if self.body {
+        if self.body != Body::None {
             // What follows would be read as frames here and as a body by a proxy on the way.
             return Err(Reject::Malformed("an upgrade has no body"));
         }
@@ -168,9 +221,9 @@ impl<'a> Lines<'a> {
     }
 }
 
-/// The path of a request's target, without the query. Servers take the absolute form too, which only proxies should be sent (RFC 9112
+/// The path of a request's target, and its query. Servers take the absolute form too, which only proxies should be sent (RFC 9112
 /// section 3.2.2).
-fn path(target: &str) -> &str {
+fn split(target: &str) -> (&str, &str) {
     let path = match target.split_once("://") {
         Some((_, rest)) if !target.starts_with('/') => match rest.find(['/', '?']) {
             Some(at) if rest[at..].starts_with('/') => &rest[at..],
@@ -178,7 +231,16 @@ fn path(target: &str) -> &str {
         },
         _ => target,
     };
-    path.split_once('?').map_or(path, |(path, _)| path)
+    path.split_once('?').unwrap_or((path, ""))
+}
+
+/// True when the `list` of content codings has `coding`, and not with a weight of 0.
+fn has_coding(list: &str, coding: &str) -> bool {
+    list.split(',').any(|item| {
+        let (name, weight) = item.split_once(';').unwrap_or((item, ""));
+        let is_refused = matches!(weight.trim_ascii(), "q=0" | "q=0.0" | "q=0.00" | "q=0.000");
+        name.trim_ascii().eq_ignore_ascii_case(coding) && !is_refused
+    })
 }
 
 /// True when the comma-separated `list` has `token`, in any case.
@@ -194,7 +256,8 @@ fn is_key(key: &str) -> bool {
 }
 
 /// Writes the answer that makes the connection a WebSocket.
-pub fn write_switch(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
+/// `more` is whole header lines.
+pub fn write_switch(out: &mut Vec<u8>, upgrade: &Upgrade<'_>, more: &str) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -202,7 +265,9 @@ pub fn write_switch(out: &mut Vec<u8>, upgrade: &Upgrade<'_>) {
     if upgrade.subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: throng.v1");
     }
-    out.extend_from_slice(b"\r\n\r\n");
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(more.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a refusal: its status, the headers that belong to it, and its reason as JSON.
@@ -221,11 +286,27 @@ pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_on
 /// Writes an answer with a JSON `body`; `more` is whole header lines. With `head_only` the body is left out, as HEAD asks.
 pub fn write_json(
     out: &mut Vec<u8>,
-    (code, phrase): (u16, &str),
+    status: (u16, &str),
     more: &str,
     body: &str,
     keep_alive: bool,
     head_only: bool,
+) {
+    let length = body.len();
+    let body = if head_only { "" } else { body };
+    let lines = format!(
+        "Content-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n{more}"
+    );
+    write_answer(out, status, &lines, body.as_bytes(), keep_alive);
+}
+
+/// Writes an answer with `lines` of headers, of which each ends with CR and LF, and `body` as it is. The lines say how long it is.
+pub fn write_answer(
+    out: &mut Vec<u8>,
+    (code, phrase): (u16, &str),
+    lines: &str,
+    body: &[u8],
+    keep_alive: bool,
 ) {
     use std::io::Write;
     // RFC 9110 section 15.5.22: a 426 says with Connection that Upgrade is for this hop.
@@ -235,13 +316,16 @@ pub fn write_json(
         (false, 426) => "Connection: upgrade, close\r\n",
         (false, _) => "Connection: close\r\n",
     };
-    let length = body.len();
-    let body = if head_only { "" } else { body };
-    write!(
-        out,
-        "HTTP/1.1 {code} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nCache-Control: no-store\r\n{more}{connection}\r\n{body}"
-    )
-    .expect("writing to memory does not fail");
+    write!(out, "HTTP/1.1 {code} {phrase}\r\n{lines}{connection}\r\n")
+        .expect("writing to memory does not fail");
+    out.extend_from_slice(body);
+}
+
+/// Compresses a body with gzip.
+pub fn gzip(body: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::new(GZIP_LEVEL));
+    encoder.write_all(body).and_then(|()| encoder.finish()).expect("writing to memory does not fail")
 }
 
 #[cfg(test)]

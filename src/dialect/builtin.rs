@@ -1,0 +1,136 @@
+//! The built-in events of Socket.IO clients: what the arguments of a join, leave or publish mean. The same commands as the native
+//! dialect's, in the forms that applications with a server of their own use.
+
+use super::native::{Code, Command, EVENT_BYTES_MAX, Refusal, name_fault};
+use crate::rules::Action;
+use serde_json::value::RawValue;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// The arguments of an event, each still JSON.
+type Args<'a> = SmallVec<[&'a str; 4]>;
+type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+/// Reads what `action` takes from the arguments of an event: an object with the fields that the rule names, or the values one by one. A
+/// room may also be a list of rooms where several make sense.
+///
+/// # Errors
+/// What is missing or wrong, in words and codes of the native dialect.
+pub fn decode<'a>(
+    action: &Action,
+    args: &'a str,
+    room_name_bytes_max: usize,
+) -> Result<Command<'a>, Refusal<'a>> {
+    let args = split(args);
+    let fields = args.first().and_then(|first| serde_json::from_str::<Fields<'_>>(first).ok());
+    match action {
+        Action::Join { room_fields } => {
+            let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
+            Ok(Command::Join { rooms, id: None })
+        }
+        Action::Leave { room_fields } => {
+            let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
+            Ok(Command::Leave { rooms, id: None })
+        }
+        Action::Publish { room_fields, event_field, data_field } => {
+            let room = string(named(&args, fields.as_ref(), room_fields), &room_fields.join("` or `"))?;
+            let field = |name: &str| fields.as_ref().and_then(|fields| fields.get(name)).map(|raw| raw.get());
+            let (event, payload) = match &fields {
+                Some(_) => (field(event_field), field(data_field)),
+                None => (args.get(1).copied(), args.get(2).copied()),
+            };
+            let event = string(event, event_field)?;
+            let (payload, echo) = (payload.unwrap_or("null"), field("echo") == Some("true"));
+            check_room(&room, room_name_bytes_max)?;
+            if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
+                return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")));
+            }
+            Ok(Command::Publish { room, event, payload: payload.as_bytes(), echo, id: None })
+        }
+        Action::Reply { .. } | Action::Ack => Ok(Command::Ping { id: None }),
+    }
+}
+
+/// The values of a list without its brackets, which is known to be JSON.
+pub fn split(args: &str) -> Args<'_> {
+    let (mut values, mut rest) = (Args::new(), args.trim_ascii());
+    while !rest.is_empty() {
+        let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
+        let Some(Ok(value)) = stream.next() else { break };
+        values.push(value.get());
+        rest = rest[stream.byte_offset()..].trim_ascii_start();
+        rest = rest.strip_prefix(',').unwrap_or("").trim_ascii_start();
+    }
+    values
+}
+
+/// The argument that names rooms, still JSON.
+fn named<'a>(args: &Args<'a>, fields: Option<&Fields<'a>>, names: &[String]) -> Option<&'a str> {
+    match fields {
+        Some(fields) => names.iter().find_map(|name| fields.get(name.as_str())).map(|raw| raw.get()),
+        None => args.first().copied(),
+    }
+}
+
+fn rooms<'a>(
+    named: Option<&'a str>,
+    names: &[String],
+    room_name_bytes_max: usize,
+) -> Result<Vec<Cow<'a, str>>, Refusal<'a>> {
+    let field = names.join("` or `");
+    let mut rooms = match named {
+        Some(list) if list.starts_with('[') => {
+            let list: Vec<&RawValue> = serde_json::from_str(list).map_err(|_| lacks(&field))?;
+            list.into_iter().map(|name| string(Some(name.get()), &field)).collect::<Result<_, _>>()?
+        }
+        one => vec![string(one, &field)?],
+    };
+    if !rooms.is_sorted_by(|one, next| one < next) {
+        rooms.sort_unstable();
+        rooms.dedup();
+    }
+    rooms.iter().try_for_each(|room| check_room(room, room_name_bytes_max))?;
+    Ok(rooms)
+}
+
+fn check_room<'a>(room: &str, room_name_bytes_max: usize) -> Result<(), Refusal<'a>> {
+    match name_fault(room, room_name_bytes_max) {
+        Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}"))),
+        None => Ok(()),
+    }
+}
+
+/// A name: a string, or a number as its text, since applications name rooms by numbers.
+fn string<'a>(json: Option<&'a str>, field: &str) -> Result<Cow<'a, str>, Refusal<'a>> {
+    match json {
+        Some(text) if text.starts_with('"') => {
+            #[derive(serde::Deserialize)]
+            #[serde(transparent)]
+            struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+            serde_json::from_str(text).map(|Name(name)| name).map_err(|_| lacks(field))
+        }
+        Some(number) if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+            Ok(number.into())
+        }
+        _ => Err(lacks(field)),
+    }
+}
+
+fn lacks<'a>(field: &str) -> Refusal<'a> {
+    Refusal::new(Code::BadMessage, format!("`{field}` is missing, or is no name"))
+}
+
+/// What stands for the first attachment in the text of a packet.
+pub const PLACEHOLDER: &str = r#"{"_placeholder":true,"num":0}"#;
+
+/// True when this JSON stands for the first attachment, and is nothing else.
+pub fn is_placeholder(json: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Placeholder {
+        _placeholder: bool,
+        num: u32,
+    }
+    serde_json::from_str::<Placeholder>(json).is_ok_and(|it| it._placeholder && it.num == 0)
+}

@@ -1,0 +1,614 @@
+//! Engine.IO on a shard: sessions that are polled by HTTP, WebSockets that are sessions, and the move from one to the other.
+//!
+//! A polling session is an ordinary connection without a socket. What is said to it is encoded as for a WebSocket and waits in
+//! its outbox; a GET takes it from there. When its client has opened a WebSocket, the session moves to that connection and its own is
+//! released. A request for a session of another shard is handed over to that, with its socket.
+
+use super::conn::{Conn, Stage};
+use super::session::{Get, Polling, Session, Transport};
+use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
+use crate::auth::Ip;
+use crate::dialect::Dialect;
+use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
+use crate::message::{Reject, ShardId, Slot};
+use crate::stats::Ending;
+use crate::time::{Bucket, Time};
+use crate::wire::close::CloseCode;
+use crate::wire::frame::Opcode;
+use crate::wire::http::{self, Request};
+use std::borrow::Cow;
+use std::hash::BuildHasher;
+
+/// The most bytes of one answer to a GET, unless a single packet is longer.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// A ping that is this late, in milliseconds, has its own time to be answered; one that is less late does not delay the end.
+const LATE_MS: u64 = 20;
+
+impl Shard {
+    /// The shard whose session a request is for, if it is not this one.
+    pub(super) fn elsewhere(&self, request: &Request<'_>) -> Option<ShardId> {
+        let sid = Sid::parse(Query::parse(request.query).sid?)?;
+        Some(sid.shard()).filter(|shard| *shard != self.id && usize::from(*shard) < self.bus.shards())
+    }
+
+    /// Gives this socket to another shard, with what was read and not used.
+    pub(super) fn hand_over(&mut self, slot: Slot, shard: ShardId, bytes: &[u8]) {
+        self.wheel.disarm(slot);
+        self.conns[slot as usize].stage = Stage::Leaving;
+        self.farewells.push(Farewell::HandOver { slot, shard, bytes: bytes.into() });
+    }
+
+    /// A request at a path of Engine.IO has come, with its whole body.
+    pub(super) fn engine_request(
+        &mut self,
+        slot: Slot,
+        dialect: Dialect,
+        request: &Request<'_>,
+        body: &[u8],
+        now: Time,
+    ) {
+        let answer = Answer {
+            keep_alive: request.keep_alive && self.drain.is_none(),
+            accepts_gzip: request.accepts_gzip,
+            lines: self.settings.socketio.cors.lines(request),
+        };
+        if request.method == "OPTIONS" && !answer.lines.is_empty() {
+            return self.preflight(slot, request, &answer, now);
+        }
+        let query = Query::parse(request.query);
+        let result = match (query.transport, request.upgrade) {
+            _ if query.jsonp => Err(Fault::BadRequest),
+            (Some("polling"), None) => match query.sid {
+                Some(sid) => self.polled(slot, sid, request, body, &answer, now),
+                None if request.method != "GET" => Err(Fault::HandshakeMethod),
+                None if query.eio != Some("4") => Err(Fault::UnsupportedVersion),
+                None => return self.shake_hands(slot, dialect, request, &answer, now),
+            },
+            (Some("websocket"), Some(_)) if request.method != "GET" => Err(Fault::HandshakeMethod),
+            (Some("websocket"), Some(Err(reject))) => return self.reject(slot, reject, false, false, now),
+            (Some("websocket"), Some(Ok(upgrade))) => match query.sid {
+                Some(sid) => self.probe(slot, sid, &upgrade, &answer, now),
+                None if query.eio != Some("4") => Err(Fault::UnsupportedVersion),
+                None => return self.upgrade(slot, request, &upgrade, dialect, &answer.lines, now),
+            },
+            (Some("polling" | "websocket"), _) => match query.sid {
+                Some(sid) if self.find_session(sid, now).is_none() => Err(Fault::UnknownSession),
+                None if request.method != "GET" => Err(Fault::HandshakeMethod),
+                _ => Err(Fault::BadRequest),
+            },
+            _ => Err(Fault::UnknownTransport),
+        };
+        if let Err(fault) = result {
+            self.engine_fault(slot, fault, request.upgrade.is_some(), &answer, now);
+        }
+    }
+
+    /// True when the body of this request is wanted.
+    pub(super) fn is_post(&self, request: &Request<'_>) -> bool {
+        let dialect = self.settings.dialect(request.path);
+        request.method == "POST" && dialect.is_some_and(Dialect::is_engine)
+    }
+
+    /// The body of a POST is on its way. One of a session can be at a time.
+    pub(super) fn await_body(&mut self, slot: Slot, request: &Request<'_>, now: Time) {
+        self.wheel.arm(slot, now, self.settings.message_timeout_ms);
+        let session = Query::parse(request.query).sid.and_then(|sid| self.find_session(sid, now));
+        if let Some(session) = session
+            && let Some(polling) = self.polling(session)
+            && *polling.post.get_or_insert(slot) != slot
+        {
+            self.end(session, Ending::Protocol);
+        }
+    }
+
+    /// A GET or POST of a polling session.
+    fn polled(
+        &mut self,
+        slot: Slot,
+        sid: &str,
+        request: &Request<'_>,
+        body: &[u8],
+        answer: &Answer,
+        now: Time,
+    ) -> Result<(), Fault> {
+        let session = self.find_session(sid, now).ok_or(Fault::UnknownSession)?;
+        let polling = self.polling(session).ok_or(Fault::BadRequest)?;
+        match request.method {
+            "GET" if polling.get.is_some() => {
+                self.end(session, Ending::Protocol);
+                Err(Fault::BadRequest)
+            }
+            "GET" => {
+                polling.get = Some(Box::new(Get { slot, answer: answer.clone() }));
+                self.conns[slot as usize].stage = Stage::Waiting(session);
+                self.wheel.disarm(slot);
+                self.answer_get(session);
+                Ok(())
+            }
+            "POST" if polling.post.is_some_and(|other| other != slot) => {
+                self.end(session, Ending::Protocol);
+                Err(Fault::BadRequest)
+            }
+            "POST" => {
+                polling.post = None;
+                if request.content_type.eq_ignore_ascii_case("application/octet-stream") {
+                    return Err(Fault::BadRequest);
+                }
+                self.post(session, body, now)?;
+                self.stats().requests.add(1);
+                self.answer_text(slot, "text/html", b"ok", answer, now);
+                Ok(())
+            }
+            _ => Err(Fault::BadRequest),
+        }
+    }
+
+    /// The packets of a POST.
+    fn post(&mut self, session: Slot, body: &[u8], now: Time) -> Result<(), Fault> {
+        let stamp = self.conns[session as usize].stamp;
+        let is_there = |shard: &Shard| {
+            shard.conns.get(session as usize).is_some_and(|conn| conn.stamp == stamp && conn.is_open())
+        };
+        self.heard(session, now);
+        let Ok(text) = std::str::from_utf8(body) else {
+            self.end(session, Ending::Protocol);
+            return Err(Fault::BadRequest);
+        };
+        for piece in engineio::pieces(text) {
+            match piece {
+                Ok(Piece::Text(text)) => self.engine_text(session, text, now)?,
+                Ok(Piece::Binary(bytes)) => self.engine_binary(session, &bytes, now),
+                Err(engineio::Malformed(_)) => {
+                    self.end(session, Ending::Protocol);
+                    return Err(Fault::BadRequest);
+                }
+            }
+            if !is_there(self) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The first request of a client that polls.
+    fn shake_hands(
+        &mut self,
+        slot: Slot,
+        dialect: Dialect,
+        request: &Request<'_>,
+        answer: &Answer,
+        now: Time,
+    ) {
+        if self.gate.check_origin(request.origin).is_err() {
+            return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
+        }
+        let ip = self.client(slot, request);
+        if let Err(reject) = self.gate.admit(ip) {
+            return self.reject(slot, reject, false, false, now);
+        }
+        self.stamp = self.stamp.wrapping_add(1);
+        let mut conn = Conn::new(self.stamp, ip, now);
+        conn.has_socket = false;
+        // There is no socket that would take anything: all that is said to it goes to its outbox.
+        conn.blocked = true;
+        let session = self.conns.insert(conn);
+        self.slots = self.slots.max(session + 1);
+        let session = session as Slot;
+        self.open(session, dialect, Transport::Polling(Polling::default()), now);
+        let mut body = Vec::new();
+        self.encode_open(session, &mut body, true);
+        self.stats().requests.add(1);
+        self.answer_text(slot, "text/plain; charset=UTF-8", &body, answer, now);
+    }
+
+    /// A connection has become a session.
+    pub(super) fn open_session(&mut self, slot: Slot, dialect: Dialect, transport: Transport, now: Time) {
+        let connect_timeout_ms = self.settings.socketio.connect_timeout_ms;
+        let connect_by = (dialect == Dialect::SocketIo).then(|| now.plus_ms(connect_timeout_ms.into()));
+        let beat = now.plus_ms(self.settings.ping_interval_ms.into());
+        let is_socket = matches!(transport, Transport::WebSocket);
+        self.conns[slot as usize].session = Some(Session::new(transport, beat, connect_by));
+        self.arm_session(slot, now);
+        if is_socket {
+            let mut open = Vec::new();
+            self.encode_open(slot, &mut open, false);
+            self.say(slot, |out| out.extend_from_slice(&open));
+        }
+    }
+
+    fn encode_open(&self, slot: Slot, out: &mut Vec<u8>, can_upgrade: bool) {
+        let settings = &self.settings;
+        let conn = &self.conns[slot as usize];
+        let (interval_ms, timeout_ms) = (settings.ping_interval_ms, settings.ping_timeout_ms);
+        let sid = self.sid(slot, conn.stamp);
+        engineio::encode_open(out, sid, can_upgrade, interval_ms, timeout_ms, settings.message_bytes_max);
+    }
+
+    /// The id of the session in `slot`. Nobody can guess it, so whoever knows it is its client; nothing has to be kept for it.
+    fn sid(&self, slot: Slot, stamp: u32) -> Sid {
+        let high = self.key.hash_one((slot, stamp, 0)).to_be_bytes();
+        let low = self.key.hash_one((slot, stamp, 1)).to_be_bytes();
+        let mut secret = [0; 10];
+        secret[..8].copy_from_slice(&high);
+        secret[8..].copy_from_slice(&low[..2]);
+        Sid::new(self.id, slot, secret)
+    }
+
+    /// The open session with this id, if it is one of this shard and its time has not come.
+    fn find_session(&mut self, sid: &str, now: Time) -> Option<Slot> {
+        let sid = Sid::parse(sid).filter(|sid| sid.shard() == self.id)?;
+        let conn = self.conns.get(sid.slot() as usize).filter(|conn| conn.is_open() && !conn.doomed)?;
+        let session = conn.session.as_ref().filter(|_| self.sid(sid.slot(), conn.stamp) == sid)?;
+        if conn.pinged && now >= session.beat {
+            // Its timer is about to fire.
+            self.end(sid.slot(), Ending::Silent);
+            return None;
+        }
+        Some(sid.slot())
+    }
+
+    /// The requests of the session in `slot`, if it is one that polls.
+    fn polling(&mut self, slot: Slot) -> Option<&mut Polling> {
+        self.conns.get_mut(slot as usize)?.session.as_mut()?.polling()
+    }
+
+    /// Answers the GET that waits on a session, if there is something to say.
+    pub(super) fn answer_get(&mut self, session: Slot) {
+        let Some(polling) = self.polling(session) else { return };
+        let is_pausing = polling.is_pausing;
+        if polling.get.is_none() {
+            return;
+        }
+        let mut body = self.take_outbox(session);
+        if body.is_empty() && is_pausing {
+            body.push(b'6');
+        }
+        if !body.is_empty() {
+            self.end_get(session, &body);
+        }
+    }
+
+    /// Takes as much of what waits for a polling session as fits an answer.
+    fn take_outbox(&mut self, session: Slot) -> Vec<u8> {
+        let mut body = Vec::new();
+        let conn = &mut self.conns[session as usize];
+        if let Some(outbox) = &mut conn.outbox {
+            let used = engineio::join(&mut body, outbox.contiguous(), ANSWER_BYTES_MAX);
+            outbox.sent(used);
+            if outbox.is_empty() {
+                conn.outbox = None;
+            }
+            self.stats().outbox_bytes.sub(used as u64);
+        }
+        body
+    }
+
+    /// Answers the GET that waits on a session with `body`.
+    fn end_get(&mut self, session: Slot, body: &[u8]) {
+        let Some(get) = self.polling(session).and_then(|polling| polling.get.take()) else { return };
+        let now = self.turn.now();
+        if let Some(conn) = self.conns.get_mut(get.slot as usize)
+            && conn.stage == Stage::Waiting(session)
+        {
+            conn.stage = Stage::Http;
+            self.stats().requests.add(1);
+            self.answer_text(get.slot, "text/plain; charset=UTF-8", body, &get.answer, now);
+        }
+    }
+
+    /// The session is over: whoever waits for it is told.
+    pub(super) fn end_polling(&mut self, session: Slot, ending: Ending) {
+        let mut body = self.take_outbox(session);
+        if !body.is_empty() {
+            body.push(0x1e);
+        }
+        match ending {
+            Ending::Client => body.push(b'6'),
+            _ => body.push(b'1'),
+        }
+        self.end_get(session, &body);
+        let probe = self.polling(session).and_then(|polling| polling.probe.take());
+        if let Some(probe) = probe {
+            self.doom(probe);
+        }
+        self.doom(session);
+    }
+
+    /// A request that waited for a session was given up by its client.
+    pub(super) fn get_lost(&mut self, session: Slot, slot: Slot) {
+        if let Some(polling) = self.polling(session)
+            && polling.get.take_if(|get| get.slot == slot).is_some()
+        {
+            self.end(session, Ending::Lost);
+        }
+    }
+
+    /// A WebSocket to which a session might have moved is gone.
+    pub(super) fn probe_lost(&mut self, session: Slot, slot: Slot) {
+        if let Some(polling) = self.polling(session)
+            && polling.probe.take_if(|probe| *probe == slot).is_some()
+        {
+            polling.is_pausing = false;
+        }
+    }
+
+    /// A request for a WebSocket to which a session may move.
+    fn probe(
+        &mut self,
+        slot: Slot,
+        sid: &str,
+        upgrade: &http::Upgrade<'_>,
+        answer: &Answer,
+        now: Time,
+    ) -> Result<(), Fault> {
+        let session = self.find_session(sid, now).ok_or(Fault::UnknownSession)?;
+        let polling = self.polling(session).ok_or(Fault::BadRequest)?;
+        if polling.probe.is_some() {
+            return Err(Fault::BadRequest);
+        }
+        polling.probe = Some(slot);
+        let range = self.turn.raw(|out| http::write_switch(out, upgrade, &answer.lines));
+        let conn = &mut self.conns[slot as usize];
+        self.turn.give(conn, slot, &range, false);
+        conn.switching = true;
+        conn.stage = Stage::Probing(session);
+        self.wheel.arm(slot, now, self.settings.socketio.upgrade_timeout_ms);
+        Ok(())
+    }
+
+    /// A text has come on a WebSocket to which the session may move.
+    pub(super) fn probe_text(&mut self, slot: Slot, session: Slot, text: &str, now: Time) {
+        match engineio::decode(text) {
+            Ok(Packet::Ping("probe")) => {
+                self.say(slot, |out| out.extend_from_slice(b"3probe"));
+                if let Some(polling) = self.polling(session) {
+                    polling.is_pausing = true;
+                    // The client goes on when its GET has ended.
+                    self.answer_get(session);
+                }
+            }
+            Ok(Packet::Upgrade) => self.move_session(session, slot, now),
+            _ => self.fail(slot, CloseCode::Protocol, "not a probe", Ending::Protocol, now),
+        }
+    }
+
+    /// A polling session moves to the WebSocket in `to`, with all that waits for it.
+    fn move_session(&mut self, from: Slot, to: Slot, now: Time) {
+        // What it published itself knows it by its old place.
+        self.deliver(now);
+        if !self.conns[from as usize].pending.is_none() {
+            self.absorb(from, 0);
+        }
+        let mut noop = Vec::new();
+        noop.push(b'6');
+        self.end_get(from, &noop);
+        if !self.conns[from as usize].is_open() {
+            return;
+        }
+        self.rooms.rehome(&mut self.conns, from, to);
+        let [old, new] = self.conns.get_disjoint_mut([from as usize, to as usize]).expect("both are there");
+        new.stage = old.stage;
+        new.stamp = old.stamp;
+        new.bucket = old.bucket;
+        new.pinged = old.pinged;
+        new.heard_ms = old.heard_ms;
+        new.session = old.session.take();
+        new.outbox = old.outbox.take();
+        if let Some(session) = &mut new.session {
+            session.transport = Transport::WebSocket;
+        }
+        old.stage = Stage::Finished;
+        if old.ip != new.ip {
+            self.gate.transfer(old.ip, new.ip);
+        }
+        if new.outbox.is_some() {
+            self.turn.hurry(new, to);
+        }
+        self.wheel.disarm(from);
+        self.doom(from);
+        self.heard(to, now);
+        self.arm_session(to, now);
+    }
+
+    /// A text packet of a session has come.
+    ///
+    /// # Errors
+    /// When it is none, and the session has ended for that.
+    pub(super) fn engine_text(&mut self, slot: Slot, text: &str, now: Time) -> Result<(), Fault> {
+        match engineio::decode(text) {
+            Ok(Packet::Message(message)) => {
+                self.stats().messages_in.add(1);
+                if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+                    self.socketio_text(slot, message, now);
+                } else if self.take_echo_token(slot, now) {
+                    self.say(slot, |out| {
+                        out.push(b'4');
+                        out.extend_from_slice(message.as_bytes());
+                    });
+                }
+            }
+            Ok(Packet::Close) => {
+                self.send_close(slot, CloseCode::Normal, "");
+                self.end(slot, Ending::Client);
+                self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+            }
+            // Any packet is a sign of life, and `heard` has noted it. What is not for a session that is open is passed over, as Node does.
+            Ok(Packet::Pong(_) | Packet::Noop | Packet::Upgrade | Packet::Open(_)) => {}
+            Ok(Packet::Ping(_)) => {
+                self.fail(slot, CloseCode::Protocol, "pings are the server's", Ending::Protocol, now);
+            }
+            Err(engineio::Malformed(_)) => {
+                self.fail(slot, CloseCode::Protocol, "not an Engine.IO packet", Ending::Protocol, now);
+                return Err(Fault::BadRequest);
+            }
+        }
+        Ok(())
+    }
+
+    /// A binary packet of a session has come.
+    pub(super) fn engine_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        self.stats().messages_in.add(1);
+        if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+            self.socketio_binary(slot, bytes, now);
+        } else if self.take_echo_token(slot, now) {
+            self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(bytes));
+        }
+    }
+
+    /// Says a packet to one session.
+    pub(super) fn say(&mut self, slot: Slot, write: impl FnOnce(&mut Vec<u8>)) {
+        self.reply(slot, Opcode::Text, write);
+    }
+
+    /// The timer of a session has fired.
+    pub(super) fn fire_session(&mut self, slot: Slot, now: Time) {
+        let conn = &mut self.conns[slot as usize];
+        let Some(session) = &mut conn.session else { return };
+        if session.connect_by.is_some_and(|by| now >= by) {
+            let reason = "no namespace was joined in time";
+            return self.fail(slot, CloseCode::Policy, reason, Ending::Limit, now);
+        }
+        if now >= session.beat {
+            if conn.pinged {
+                return self.end_silent(slot);
+            }
+            let timeout_ms = u64::from(self.settings.ping_timeout_ms);
+            let late_ms = now.since_ns(session.beat) / 1_000_000;
+            let asked = if late_ms < LATE_MS { session.beat } else { now };
+            session.beat = asked.plus_ms(timeout_ms);
+            conn.pinged = true;
+            // One ping in the arena serves all that are due in this turn.
+            let ping = self.engine_ping.get_or_insert_with(|| self.turn.copy(Opcode::Text, b"2"));
+            self.turn.give(conn, slot, ping, false);
+            self.stats().pings.add(1);
+            self.stats().frames_out.add(1);
+        }
+        self.arm_session(slot, now);
+    }
+
+    /// Sets the timer of a session for what is due next.
+    pub(super) fn arm_session(&mut self, slot: Slot, now: Time) {
+        if let Some(session) = &self.conns[slot as usize].session {
+            let ahead_ms = session.due().since_ns(now).div_ceil(1_000_000);
+            self.wheel.arm(slot, now, u32::try_from(ahead_ms).unwrap_or(u32::MAX));
+        }
+    }
+
+    fn take_echo_token(&mut self, slot: Slot, now: Time) -> bool {
+        if self.take_token(slot, now).is_ok() {
+            return true;
+        }
+        self.stats().rate_limited.add(1);
+        self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
+        false
+    }
+
+    fn preflight(&mut self, slot: Slot, request: &Request<'_>, answer: &Answer, now: Time) {
+        let mut lines = answer.lines.clone();
+        lines.push_str("Access-Control-Allow-Methods: GET,HEAD,PUT,PATCH,POST,DELETE\r\n");
+        if let Some(asked) = request.asks_headers {
+            lines.push_str(&format!("Access-Control-Allow-Headers: {asked}\r\n"));
+        }
+        lines.push_str("Content-Length: 0\r\n");
+        let range = self.turn.raw(|out| {
+            http::write_answer(out, (204, "No Content"), &lines, b"", answer.keep_alive);
+        });
+        self.stats().requests.add(1);
+        self.responded(slot, &range, answer.keep_alive, now);
+    }
+
+    fn answer_text(&mut self, slot: Slot, content_type: &str, body: &[u8], answer: &Answer, now: Time) {
+        let least = self.settings.socketio.compression_bytes_min;
+        let is_long = least > 0 && body.len() >= least;
+        let (body, coding) = if answer.accepts_gzip && is_long {
+            (Cow::Owned(http::gzip(body)), "Content-Encoding: gzip\r\n")
+        } else {
+            (Cow::Borrowed(body), "")
+        };
+        let vary = if is_long { "Vary: Accept-Encoding\r\n" } else { "" };
+        let lines = format!(
+            "{}Content-Type: {content_type}\r\n{coding}{vary}Content-Length: {}\r\ncache-control: no-store\r\n",
+            answer.lines,
+            body.len()
+        );
+        let range =
+            self.turn.raw(|out| http::write_answer(out, (200, "OK"), &lines, &body, answer.keep_alive));
+        self.responded(slot, &range, answer.keep_alive, now);
+    }
+
+    /// Refuses a request in the words of Engine.IO. One for an upgrade is refused in plain text, and its connection closed, as Node does.
+    fn engine_fault(&mut self, slot: Slot, fault: Fault, is_upgrade: bool, answer: &Answer, now: Time) {
+        self.stats().rejects[Reject::EngineIo.index()].add(1);
+        let mut body = Vec::new();
+        let (lines, keep_alive) = if is_upgrade {
+            body.extend_from_slice(fault.message().as_bytes());
+            ("Content-Type: text/html\r\n".to_owned(), false)
+        } else {
+            fault.encode(&mut body);
+            (format!("{}Content-Type: application/json\r\n", answer.lines), answer.keep_alive)
+        };
+        let lines = format!("{lines}Content-Length: {}\r\n", body.len());
+        let range = self.turn.raw(|out| http::write_answer(out, fault.status(), &lines, &body, keep_alive));
+        self.responded(slot, &range, keep_alive, now);
+    }
+
+    /// The address that counts for a request: that of the client behind a trusted proxy.
+    pub(super) fn client(&self, slot: Slot, request: &Request<'_>) -> Ip {
+        let conn = &self.conns[slot as usize];
+        match self.gate.client(&request.forwarded) {
+            Some(address) if conn.from_proxy => Ip::from(address),
+            _ => conn.ip,
+        }
+    }
+
+    /// Makes an admitted connection an open one.
+    pub(super) fn open(&mut self, slot: Slot, dialect: Dialect, transport: Transport, now: Time) {
+        let conn = &mut self.conns[slot as usize];
+        conn.stage = Stage::Open(dialect);
+        conn.bucket = Bucket::full(self.settings.messages_burst_max, now);
+        self.stats().connections.add(1);
+        if dialect.is_engine() {
+            self.open_session(slot, dialect, transport, now);
+        } else {
+            self.wheel.arm(slot, now, self.settings.ping_interval_ms);
+        }
+    }
+}
+
+/// How a request is to be answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    keep_alive: bool,
+    accepts_gzip: bool,
+    /// Header lines of CORS.
+    lines: String,
+}
+
+/// Who may read the answers in a browser, as in the CORS protocol (Fetch standard, section 3.2).
+#[derive(Clone, Debug, Default)]
+pub struct Cors {
+    /// Origins; `*` for any; empty for none.
+    pub origins: Vec<String>,
+    /// True when cookies and the like may be sent.
+    pub credentials: bool,
+}
+
+impl Cors {
+    /// The header lines for an answer to this request.
+    fn lines(&self, request: &Request<'_>) -> String {
+        let is_any = self.origins.iter().any(|origin| origin == "*");
+        let origin = match (request.origin, self.origins.as_slice()) {
+            (_, []) => return String::new(),
+            // With credentials a browser does not take `*`.
+            (Some(origin), _) if is_any && self.credentials => origin,
+            _ if is_any => return "Access-Control-Allow-Origin: *\r\n".to_owned(),
+            (_, [only]) if !only.contains('*') => only,
+            (Some(origin), list) if list.iter().any(|rule| crate::auth::origin_matches(rule, origin)) => {
+                origin
+            }
+            _ => return "Vary: Origin\r\n".to_owned(),
+        };
+        let credentials = if self.credentials { "Access-Control-Allow-Credentials: true\r\n" } else { "" };
+        format!("Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n{credentials}")
+    }
+}

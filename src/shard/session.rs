@@ -1,0 +1,112 @@
+//! What a shard keeps of a connection that speaks Engine.IO: how it is reached, its heartbeat, and the namespaces it has joined.
+
+use super::engineio::Answer;
+use crate::message::Slot;
+use crate::time::Time;
+use compact_str::CompactString;
+use smallvec::SmallVec;
+
+/// An Engine.IO session. Boxed beside its connection, so that others do not pay for it.
+#[derive(Debug)]
+pub struct Session {
+    /// How it is reached.
+    pub transport: Transport,
+    /// When the next ping is due; after a ping, when its answer must have come.
+    pub beat: Time,
+    /// When it must have joined a namespace; `None` once it has, and where there are none.
+    pub connect_by: Option<Time>,
+    /// The Socket.IO namespaces it is in. At most `namespaces_per_connection_max`.
+    pub namespaces: SmallVec<[Joined; 1]>,
+    /// How often it has joined a namespace: each time it is somebody else there.
+    pub joins: u32,
+    /// A packet whose attachments have not all come.
+    pub incoming: Option<Box<Incoming>>,
+}
+
+// With the connection itself, its timer and a room, within the 384 bytes that an idle Socket.IO connection may take.
+const _: () = assert!(size_of::<Session>() <= 128);
+
+/// How packets reach a session's peer.
+#[derive(Debug)]
+pub enum Transport {
+    /// The connection is a WebSocket.
+    WebSocket,
+    /// The connection has no socket of its own: what is said to it waits in its outbox for requests, which come on others.
+    Polling(Polling),
+}
+
+/// The requests of a polling session.
+#[derive(Debug, Default)]
+pub struct Polling {
+    /// The GET that waits for something to say.
+    pub get: Option<Box<Get>>,
+    /// The connection whose POST has not arrived whole.
+    pub post: Option<Slot>,
+    /// The WebSocket to which the session may move.
+    pub probe: Option<Slot>,
+    /// True when that WebSocket has been told that it works: then requests are answered at once, since the client waits for that.
+    pub is_pausing: bool,
+}
+
+/// A GET that waits.
+#[derive(Debug)]
+pub struct Get {
+    /// The connection it came on.
+    pub slot: Slot,
+    /// How it wants to be answered.
+    pub answer: Answer,
+}
+
+/// A namespace that a session has joined.
+#[derive(Debug)]
+pub struct Joined {
+    /// Its name.
+    pub name: CompactString,
+    /// Which of the session's joins it was.
+    pub join: u32,
+}
+
+/// A packet whose attachments come in frames of their own. It holds at most `message_bytes_max` bytes in all.
+#[derive(Debug)]
+pub struct Incoming {
+    /// The packet's text.
+    pub text: String,
+    /// How many attachments there will be.
+    pub expected: usize,
+    /// Those that have come.
+    pub attachments: Vec<Vec<u8>>,
+    /// Bytes of them.
+    pub bytes: usize,
+}
+
+impl Session {
+    /// A session that has just begun.
+    pub fn new(transport: Transport, beat: Time, connect_by: Option<Time>) -> Box<Session> {
+        Box::new(Session {
+            transport,
+            beat,
+            connect_by,
+            namespaces: SmallVec::new(),
+            joins: 0,
+            incoming: None,
+        })
+    }
+
+    /// Its requests, when it polls.
+    pub fn polling(&mut self) -> Option<&mut Polling> {
+        match &mut self.transport {
+            Transport::Polling(polling) => Some(polling),
+            Transport::WebSocket => None,
+        }
+    }
+
+    /// When it next has to be looked at.
+    pub fn due(&self) -> Time {
+        self.connect_by.map_or(self.beat, |connect_by| connect_by.min(self.beat))
+    }
+
+    /// The namespace `name`, if it is in it.
+    pub fn joined(&self, name: &str) -> Option<&Joined> {
+        self.namespaces.iter().find(|joined| joined.name == name)
+    }
+}

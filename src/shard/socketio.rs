@@ -1,0 +1,329 @@
+//! What the packets of Socket.IO make a shard do: joining namespaces, events and their answers, attachments.
+//!
+//! A namespace is a room that all who are in it are members of, and its rooms are rooms whose names begin with its own. The rooms of
+//! the main namespace are those of the native dialect.
+
+use super::Shard;
+use super::session::{Incoming, Joined};
+use crate::dialect::builtin;
+use crate::dialect::native::{Code, Command, Refusal};
+use crate::dialect::socketio::{self, Body, Limits, Packet};
+use crate::message::{Draft, Slot};
+use crate::rules::Action;
+use crate::stats::Ending;
+use crate::time::Time;
+use crate::wire::close::CloseCode;
+use crate::wire::frame::Opcode;
+use data_encoding::BASE64URL_NOPAD;
+use std::borrow::Cow;
+use std::hash::BuildHasher;
+use std::io::Write;
+
+/// The longest name of a namespace, in bytes.
+const NAMESPACE_BYTES_MAX: usize = 200;
+/// The namespace whose rooms the native dialect shares.
+const MAIN: &str = "/";
+/// Stands between a namespace and the name of a room. No name has it, since control characters are refused.
+const SEPARATOR: char = '\0';
+
+type Attachments<'a> = &'a [Vec<u8>];
+
+impl Shard {
+    /// A Socket.IO packet has come, or its part that is text.
+    pub(super) fn socketio_text(&mut self, slot: Slot, text: &str, now: Time) {
+        let Some(session) = &self.conns[slot as usize].session else { return };
+        if session.incoming.is_some() {
+            return self.break_off(slot, "attachments are missing", now);
+        }
+        let limits = Limits {
+            attachments_max: self.settings.socketio.attachments_max,
+            namespace_bytes_max: NAMESPACE_BYTES_MAX,
+        };
+        let packet = match socketio::decode(text, &limits) {
+            Ok(packet) => packet,
+            Err(malformed) => return self.break_off(slot, malformed.0, now),
+        };
+        if packet.attachments == 0 {
+            return self.packet(slot, &packet, &[], now);
+        }
+        let incoming = Incoming {
+            text: text.to_owned(),
+            expected: packet.attachments,
+            attachments: Vec::new(),
+            bytes: text.len(),
+        };
+        if let Some(session) = &mut self.conns[slot as usize].session {
+            session.incoming = Some(Box::new(incoming));
+        }
+    }
+
+    /// An attachment has come.
+    pub(super) fn socketio_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        let bytes_max = self.settings.message_bytes_max;
+        let incoming = self.conns[slot as usize].session.as_mut().and_then(|session| session.incoming.take());
+        let Some(mut incoming) = incoming else {
+            return self.break_off(slot, "an attachment of no packet", now);
+        };
+        incoming.bytes += bytes.len();
+        if incoming.bytes > bytes_max {
+            let reason = "the packet is too large with its attachments";
+            return self.fail(slot, CloseCode::TooBig, reason, Ending::Protocol, now);
+        }
+        incoming.attachments.push(bytes.to_vec());
+        if incoming.attachments.len() < incoming.expected {
+            if let Some(session) = &mut self.conns[slot as usize].session {
+                session.incoming = Some(incoming);
+            }
+            return;
+        }
+        let limits = Limits {
+            attachments_max: self.settings.socketio.attachments_max,
+            namespace_bytes_max: NAMESPACE_BYTES_MAX,
+        };
+        if let Ok(packet) = socketio::decode(&incoming.text, &limits) {
+            self.packet(slot, &packet, &incoming.attachments, now);
+        }
+    }
+
+    fn packet(&mut self, slot: Slot, packet: &Packet<'_>, attachments: Attachments<'_>, now: Time) {
+        let namespace = packet.namespace;
+        if let Body::Connect(auth) = packet.body {
+            return self.join_namespace(slot, namespace, auth, now);
+        }
+        let session = self.conns[slot as usize].session.as_ref();
+        if session.is_none_or(|session| session.joined(namespace).is_none()) {
+            return self.break_off(slot, "a packet for a namespace that was not joined", now);
+        }
+        match &packet.body {
+            Body::Connect(_) => {}
+            Body::Disconnect => self.leave_namespace(slot, namespace),
+            Body::Event { name, args } => {
+                self.event(slot, namespace, (name, args), packet.id, attachments, now)
+            }
+            // The server has asked nothing.
+            Body::Ack { .. } => {}
+        }
+    }
+
+    fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        let settings = self.settings.socketio.clone();
+        let Some(session) = &self.conns[slot as usize].session else { return };
+        if session.joined(namespace).is_some() {
+            return self.break_off(slot, "the namespace has been joined", now);
+        }
+        let refused = if !settings.namespaces.allows(namespace) {
+            Some("Invalid namespace")
+        } else if session.namespaces.len() >= settings.namespaces_per_connection_max {
+            Some("Too many namespaces")
+        } else {
+            self.enter_namespace(slot, namespace).err()
+        };
+        if let Some(reason) = refused {
+            self.stats().namespace_refusals.add(1);
+            return self.say(slot, |out| socketio::encode_connect_error(out, namespace, reason, None));
+        }
+        let stamp = self.conns[slot as usize].stamp;
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        session.joins += 1;
+        session.connect_by = None;
+        let join = session.joins;
+        session.namespaces.push(Joined { name: namespace.into(), join });
+        self.stats().namespace_joins.add(1);
+        let id = self.socket_id(stamp, join);
+        self.say(slot, |out| socketio::encode_connect(out, namespace, &id, None));
+        if !settings.connect_event.is_empty() {
+            let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
+            self.say(slot, |out| socketio::encode_event(out, namespace, event, auth, 0, None, None));
+        }
+        self.arm_session(slot, now);
+    }
+
+    /// Counts the connection among those that are in the namespace.
+    fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<(), &'static str> {
+        let settings = &self.settings.socketio;
+        let Ok((room, before)) = self.bus.enter(self.id, &room_key(namespace, "")) else {
+            return Err("The server holds as many rooms as it may");
+        };
+        let most = settings.connections_per_namespace_max;
+        let refused = if most > 0 && before as usize >= most {
+            Some("The namespace is full")
+        } else if before == 0 && self.bus.namespaces() > settings.namespaces_max {
+            Some("The server holds as many namespaces as it may")
+        } else {
+            None
+        };
+        if let Some(reason) = refused {
+            let last_here = self.rooms.members(room).is_empty();
+            self.bus.exit(self.id, room, last_here);
+            return Err(reason);
+        }
+        self.rooms.join(&mut self.conns, slot, room);
+        Ok(())
+    }
+
+    fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        session.namespaces.retain(|joined| joined.name != namespace);
+        if session.namespaces.is_empty() {
+            return self.leave_all(slot);
+        }
+        // One of several: its rooms are told by their names.
+        let rooms = self.rooms.of(&self.conns, slot);
+        for room in rooms {
+            if self.bus.name(room).is_some_and(|name| namespace_of(&name) == namespace) {
+                self.leave(slot, room);
+            }
+        }
+    }
+
+    fn event(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        (name, args): (&str, &str),
+        id: Option<&str>,
+        attachments: Attachments<'_>,
+        now: Time,
+    ) {
+        if let Err(retry_ms) = self.take_token(slot, now) {
+            let refusal = Refusal::new(Code::RateLimited, "too many messages a second").with_retry(retry_ms);
+            return self.answer_refusal(slot, namespace, id, &refusal);
+        }
+        let settings = self.settings.socketio.clone();
+        let Some(action) = settings.rules.find(namespace, name) else { return };
+        match action {
+            Action::Reply { event } => self.say_with(slot, attachments, |out, count| {
+                socketio::encode_event(out, namespace, event, args, count, None, None);
+            }),
+            Action::Ack => {
+                if let Some(id) = id {
+                    self.say_with(slot, attachments, |out, count| {
+                        socketio::encode_ack(out, namespace, id, args, count);
+                    });
+                }
+            }
+            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } => {
+                match builtin::decode(action, args, self.settings.room_name_bytes_max) {
+                    Ok(command) => self.built_in(slot, namespace, &command, id, attachments, now),
+                    Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
+                }
+            }
+        }
+    }
+
+    fn built_in(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        command: &Command<'_>,
+        id: Option<&str>,
+        attachments: Attachments<'_>,
+        now: Time,
+    ) {
+        let result = match command {
+            Command::Join { rooms, .. } => {
+                self.deliver(now);
+                let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(namespace, room)).collect();
+                self.join(slot, &keys).map(|members| {
+                    let mut out = b"{\"rooms\":{".to_vec();
+                    for (at, (room, members)) in rooms.iter().zip(members).enumerate() {
+                        let comma = if at > 0 { "," } else { "" };
+                        let name = serde_json::to_string(room).unwrap_or_default();
+                        write!(out, "{comma}{name}:{{\"members\":{members}}}")
+                            .expect("writing to memory does not fail");
+                    }
+                    out.extend_from_slice(b"}}");
+                    String::from_utf8(out).unwrap_or_default()
+                })
+            }
+            Command::Leave { rooms, .. } => {
+                self.deliver(now);
+                for room in rooms {
+                    if let Some(room) = self.bus.find(&room_key(namespace, room)) {
+                        self.leave(slot, room);
+                    }
+                }
+                Ok("{}".to_owned())
+            }
+            Command::Publish { room, event, payload, echo, .. } => {
+                let room = room_key(namespace, room);
+                let payload = match attachments {
+                    [] => Ok(*payload),
+                    [only] if builtin::is_placeholder(std::str::from_utf8(payload).unwrap_or_default()) => {
+                        Ok(only.as_slice())
+                    }
+                    _ => Err(Refusal::new(Code::BadMessage, "binary data is the whole of `data`")),
+                };
+                let is_binary = !attachments.is_empty();
+                payload.and_then(|payload| {
+                    let draft = self.draft(slot, is_binary, *echo, now);
+                    self.publish(&Draft { room: &room, event, payload, ..draft }).map(|()| "{}".to_owned())
+                })
+            }
+            Command::Ping { .. } => Ok("{}".to_owned()),
+        };
+        match (result, id) {
+            (Ok(args), Some(id)) => self.say(slot, |out| socketio::encode_ack(out, namespace, id, &args, 0)),
+            (Ok(_), None) => {}
+            (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
+        }
+    }
+
+    /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
+    fn answer_refusal(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: &Refusal<'_>) {
+        self.count_refusal(refusal);
+        let message = serde_json::to_string(&refusal.message).unwrap_or_default();
+        let retry = refusal.retry_ms.map_or(String::new(), |retry_ms| format!(",\"retry_ms\":{retry_ms}"));
+        let error = format!("{{\"code\":\"{}\",\"message\":{message}{retry}}}", refusal.code.as_str());
+        match id {
+            Some(id) => {
+                let args = format!("{{\"error\":{error}}}");
+                self.say(slot, |out| socketio::encode_ack(out, namespace, id, &args, 0));
+            }
+            None => {
+                self.say(slot, |out| socketio::encode_event(out, namespace, "error", &error, 0, None, None));
+            }
+        }
+    }
+
+    /// Says a packet, and behind it its attachments.
+    fn say_with(
+        &mut self,
+        slot: Slot,
+        attachments: Attachments<'_>,
+        write: impl FnOnce(&mut Vec<u8>, usize),
+    ) {
+        self.say(slot, |out| write(out, attachments.len()));
+        for attachment in attachments {
+            self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(attachment));
+        }
+    }
+
+    /// Ends a session whose client has broken a rule.
+    fn break_off(&mut self, slot: Slot, reason: &str, now: Time) {
+        self.fail(slot, CloseCode::Protocol, reason, Ending::Protocol, now);
+    }
+
+    /// The id of a connection in a namespace: nobody else's, and nobody can guess it. The same from the same numbers, so it is not kept.
+    fn socket_id(&self, stamp: u32, join: u32) -> String {
+        let half = |number: u8| self.key.hash_one((self.id, stamp, join, number)).to_be_bytes();
+        let mut bytes = [0; 15];
+        bytes[..8].copy_from_slice(&half(2));
+        bytes[8..].copy_from_slice(&half(3)[..7]);
+        BASE64URL_NOPAD.encode(&bytes)
+    }
+}
+
+/// What the directory calls a room of a namespace; with no `room`, all who are in the namespace.
+pub(super) fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
+    if namespace == MAIN && !room.is_empty() {
+        room.into()
+    } else {
+        format!("{namespace}{SEPARATOR}{room}").into()
+    }
+}
+
+/// The namespace of a room, by its name in the directory.
+pub(super) fn namespace_of(key: &str) -> &str {
+    key.split_once(SEPARATOR).map_or(MAIN, |(namespace, _)| namespace)
+}

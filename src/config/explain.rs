@@ -2,6 +2,7 @@
 
 use super::value::size;
 use super::{Changed, Config, OutboxPolicy, RefuseWith};
+use crate::rules::{Action, Rule};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
@@ -26,7 +27,7 @@ impl Config {
     }
 
     fn in_words(&self) -> Vec<String> {
-        let Config { server, limits, heartbeat, outbox, drain, log, .. } = self;
+        let Config { server, limits, heartbeat, outbox, socketio, engineio, drain, log, .. } = self;
         let mut lines = Vec::new();
         let everywhere =
             |ip: IpAddr| if ip.is_unspecified() { " (every address of this machine)" } else { "" };
@@ -126,6 +127,14 @@ impl Config {
             size(outbox.bytes_max.into()),
             size(outbox.total_bytes_max)
         ));
+        if socketio.enabled {
+            lines.extend(self.socketio_in_words());
+        } else {
+            lines.push("Socket.IO is off.".to_owned());
+        }
+        if !engineio.echo_path.is_empty() {
+            lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
+        }
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
             time(drain.spread_ms),
@@ -134,6 +143,64 @@ impl Config {
         lines.push(format!("Logs are {}, from level {}.", log.format.word(), log.level.word()));
         lines
     }
+
+    fn socketio_in_words(&self) -> Vec<String> {
+        let socketio = &self.socketio;
+        let mut lines = vec![format!(
+            "Socket.IO is at {}; its namespaces: {}.",
+            socketio.path,
+            list(socketio.namespaces.patterns())
+        )];
+        lines.push(format!(
+            "A Socket.IO client has {} to join a namespace, may be in {}, and has {} to change to WebSocket.",
+            time(socketio.connect_timeout_ms),
+            socketio.namespaces_per_connection_max,
+            time(socketio.upgrade_timeout_ms)
+        ));
+        if socketio.connections_per_namespace_max > 0 {
+            lines.push(format!(
+                "At most {} connections in one namespace.",
+                socketio.connections_per_namespace_max
+            ));
+        }
+        let origins = &socketio.cors_origins;
+        let credentials = if socketio.cors_credentials { ", with credentials" } else { "" };
+        lines.push(if origins.is_empty() {
+            "Pages of other origins cannot use long-polling: there are no CORS headers.".to_owned()
+        } else if origins.iter().any(|origin| origin == "*") {
+            "Pages of any origin may use long-polling.".to_owned()
+        } else {
+            format!("Pages of {} may use long-polling{credentials}.", list(origins))
+        });
+        if !socketio.connect_event.is_empty() {
+            let event = &socketio.connect_event;
+            lines.push(format!(
+                "A client that has joined a namespace is sent {event:?} with what it came with."
+            ));
+        }
+        lines.extend(self.events.iter().map(rule_in_words));
+        lines
+    }
+}
+
+fn rule_in_words(rule: &Rule) -> String {
+    let Rule { namespace, on, action } = rule;
+    let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    let room = |fields: &[String]| {
+        let fields: Vec<String> = fields.iter().map(|field| format!("{field:?}")).collect();
+        format!("the room in field {}", fields.join(" or "))
+    };
+    let does = match action {
+        Action::Join { room_fields } => format!("joins {}", room(room_fields)),
+        Action::Leave { room_fields } => format!("leaves {}", room(room_fields)),
+        Action::Publish { room_fields, event_field, data_field } => {
+            let room = room(room_fields);
+            format!("publishes field {data_field:?} to {room}, as the event in field {event_field:?}")
+        }
+        Action::Reply { event } => format!("gets {event:?} with the same arguments"),
+        Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
+    };
+    format!("On {on:?}{namespace} a client {does}.")
 }
 
 /// `ms` for people.

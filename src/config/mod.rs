@@ -2,13 +2,16 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Whatever is wrong is reported at once, each [`Problem`] with its place.
+//! list in `docs/configuration.md`. Only `[[events]]`, a list of tables, stands apart. Whatever is wrong is reported at once, each
+//! [`Problem`] with its place.
 
 mod value;
+mod events;
 mod explain;
 
 pub use value::Kind;
 
+use crate::rules::{Namespaces, Rule, Rules};
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -51,6 +54,8 @@ macro_rules! settings {
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = $about])+ pub $section: $Section,)+
+            /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
+            pub events: Rules,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -67,6 +72,7 @@ macro_rules! settings {
             let mut next = || values.next().expect("there is a value for each setting");
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
+                events: Rules::default(),
                 changed: Vec::new(),
             }
         }
@@ -155,6 +161,42 @@ settings! {
         /// What happens to a connection whose outbox is full: `disconnect` closes it with 4001; `drop` leaves messages
         /// out and tells it how many.
         policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
+    }
+
+    /// Clients of Socket.IO.
+    socketio: SocketIo {
+        /// Let them in.
+        enabled: bool = "true", Kind::Flag;
+        /// Where they connect.
+        path: String = "/socket.io/", Kind::Path;
+        /// Origins whose pages may read what long-polling answers: those get CORS headers. `*` is any, empty is none.
+        cors_origins: Vec<String> = "[]", Kind::CorsOrigins;
+        /// Let such pages send cookies and other credentials.
+        cors_credentials: bool = "false", Kind::Flag;
+        /// Time for a connection to join its first namespace; one that has joined none is closed then.
+        connect_timeout_ms: u32 = "45000", Kind::Ms { min: 100, max: 600_000 };
+        /// Time for a change from long-polling to WebSocket, from the probe on.
+        upgrade_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
+        /// Namespaces that clients may join. In `/guild/*` the `*` stands for any one segment that is not empty.
+        namespaces: Namespaces = "/", Kind::Namespaces;
+        /// Namespaces that one connection may be in.
+        namespaces_per_connection_max: u32 = "16", Kind::Number { min: 1, max: 1024 };
+        /// Namespaces with somebody in them, in all.
+        namespaces_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Connections that may be in one namespace; 0 is no limit.
+        connections_per_namespace_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// Binary attachments of one packet; more end the connection.
+        attachments_max: u32 = "10", Kind::Number { min: 0, max: 1024 };
+        /// Event that a client is sent once it has joined a namespace, with the payload it came with; empty is none.
+        connect_event: String = "", Kind::EventOrNone;
+        /// Answers to long-polling that have this length at least are gzipped for clients that accept it; 0 is never.
+        compression_bytes_min: u32 = "1KiB", Kind::Bytes { min: 0, max: 256 * MIB };
+    }
+
+    /// Engine.IO, which carries Socket.IO, by itself.
+    engineio: EngineIo {
+        /// Where every Engine.IO message comes back as it is: for conformance tests and benchmarks; empty is nowhere.
+        echo_path: String = "", Kind::PathOrNone;
     }
 
     /// How the server shuts down on SIGTERM.
@@ -252,7 +294,7 @@ words! {
 }
 
 /// Two settings that have to agree.
-struct Rule {
+struct Agreement {
     key: &'static str,
     other: &'static str,
     holds: fn(&Config) -> bool,
@@ -260,39 +302,60 @@ struct Rule {
     must: &'static str,
 }
 
-const RULES: &[Rule] = &[
-    Rule {
+const AGREEMENTS: &[Agreement] = &[
+    Agreement {
         key: "server.control",
         other: "server.listen",
         holds: |config| config.server.control.is_none_or(|control| !overlap(control, config.server.listen)),
         must: "not take the port of server.listen",
     },
-    Rule {
+    Agreement {
         key: "limits.messages_burst_max",
         other: "limits.messages_per_second_max",
         holds: |config| config.limits.messages_burst_max == 0 || config.limits.messages_per_second_max > 0,
         must: "be 0 unless limits.messages_per_second_max is set",
     },
-    Rule {
+    Agreement {
         key: "limits.receive_bytes_max",
         other: "limits.message_bytes_max",
         holds: |config| config.limits.receive_bytes_max >= u64::from(config.limits.message_bytes_max),
         must: "be at least limits.message_bytes_max",
     },
-    Rule {
+    Agreement {
         key: "outbox.bytes_max",
         other: "limits.message_bytes_max",
         // Neither sum overflows: a message has at most 256 MiB.
         holds: |config| config.outbox.bytes_max >= config.limits.message_bytes_max + OUTBOX_MARGIN_BYTES,
         must: "be at least limits.message_bytes_max + 1024",
     },
-    Rule {
+    Agreement {
         key: "outbox.total_bytes_max",
         other: "outbox.bytes_max",
         holds: |config| config.outbox.total_bytes_max >= u64::from(config.outbox.bytes_max),
         must: "be at least outbox.bytes_max",
     },
-    Rule {
+    Agreement {
+        key: "socketio.cors_credentials",
+        other: "socketio.cors_origins",
+        // Browsers refuse credentials with any origin, and echoing the origin instead would open every visitor's session to any page.
+        holds: |config| {
+            let origins = &config.socketio.cors_origins;
+            !config.socketio.cors_credentials
+                || (!origins.is_empty() && origins.iter().all(|origin| origin != "*"))
+        },
+        must: "be false unless socketio.cors_origins names the origins, without \"*\"",
+    },
+    Agreement {
+        key: "engineio.echo_path",
+        other: "socketio.path",
+        holds: |config| {
+            let (echo, path) = (&config.engineio.echo_path, &config.socketio.path);
+            let apart = !echo.starts_with(path.as_str()) && !path.starts_with(echo.as_str());
+            !config.socketio.enabled || echo.is_empty() || apart
+        },
+        must: "not lie within socketio.path, nor that within it",
+    },
+    Agreement {
         key: "drain.spread_ms",
         other: "drain.timeout_ms",
         holds: |config| config.drain.spread_ms <= config.drain.timeout_ms,
@@ -401,9 +464,12 @@ impl Default for Config {
 #[derive(Debug, Default)]
 pub struct Said {
     statements: Vec<Statement>,
+    /// The `[[events]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
+    events: Vec<Rule>,
+    events_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
-    /// True exactly when there is a file that could not be read or parsed. Then rules between settings would mislead.
+    /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
     file_lost: bool,
 }
 
@@ -419,7 +485,7 @@ struct Statement {
 /// A setting that is not at its default.
 #[derive(Clone, Debug)]
 struct Changed {
-    /// The setting as a line of TOML, its key in full.
+    /// The setting as a line of TOML, its key in full; for `[[events]]` how many there are.
     shown: String,
     source: Source,
 }
@@ -470,7 +536,7 @@ impl Said {
         }
         let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
         if !self.file_lost {
-            problems.extend(RULES.iter().filter_map(|rule| rule.check(&config, &finals)));
+            problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
         if !problems.is_empty() {
             problems.sort_by(|a, b| a.source.cmp(&b.source));
@@ -482,6 +548,11 @@ impl Said {
                 config.changed.push(Changed { shown, source: last.source });
             }
         }
+        if let Some(source) = self.events_source.filter(|_| !self.events.is_empty()) {
+            let shown = format!("{}, {} in all", events::HEADING, self.events.len());
+            config.changed.push(Changed { shown, source });
+        }
+        config.events = Rules::new(self.events);
         if config.limits.messages_burst_max == 0 {
             config.limits.messages_burst_max = config.limits.messages_per_second_max;
         }
@@ -504,6 +575,12 @@ impl Said {
         }
         for (section, content) in root.get_ref() {
             let name: &str = section.get_ref();
+            if name == events::NAME {
+                let at = section.span().start;
+                self.events = events::read(content.get_ref(), at, text, &source, &mut self.problems);
+                self.events_source = Some(source(at));
+                continue;
+            }
             let known = SETTINGS.iter().any(|setting| setting.section() == name);
             match content.get_ref() {
                 DeValue::Table(table) if known => {
@@ -585,9 +662,9 @@ impl Final {
     }
 }
 
-impl Rule {
+impl Agreement {
     fn check(&self, config: &Config, finals: &[Final]) -> Option<Problem> {
-        let of = |key| &finals[position(key).expect("a rule's keys are in the table")];
+        let of = |key| &finals[position(key).expect("its keys are in the table")];
         let (this, other) = (of(self.key), of(self.other));
         if this.is_wrong || other.is_wrong || (self.holds)(config) {
             return None;
@@ -684,6 +761,11 @@ pub enum Fault {
         /// A setting's name that is like it.
         nearest: Option<String>,
     },
+    /// What must be there is not.
+    Missing {
+        /// What would be right, to stand behind "it takes".
+        allowed: String,
+    },
     /// Two settings do not agree.
     Conflict {
         /// The value of the problem's key.
@@ -719,7 +801,8 @@ impl Problem {
         let nearest = match (&source, key.strip_prefix(ENV_PREFIX)) {
             (Source::Environment { .. }, Some(name)) => {
                 let names = SETTINGS.iter().map(Setting::env_name);
-                nearest(name, names.map(|name| (name[ENV_PREFIX.len()..].to_owned(), name)))
+                let names = names.map(|name| (name[ENV_PREFIX.len()..].to_owned(), name));
+                nearest(name, names.chain([(events::NAME.to_ascii_uppercase(), events::HEADING.to_owned())]))
             }
             _ => nearest_key(&key),
         };
@@ -750,6 +833,7 @@ impl Display for Problem {
                     None => Ok(()),
                 }
             }
+            Fault::Missing { allowed } => write!(f, "{source}: {key} is missing, it takes {allowed}"),
             Fault::Conflict { given, given_by, must, other, other_given, other_by } => write!(
                 f,
                 "{source}: {key} = {given} ({given_by}) must {must}, and {other} = {other_given} ({other_by})"
@@ -860,7 +944,8 @@ fn nearest_key(key: &str) -> Option<String> {
     let siblings = SETTINGS.iter().zip(settings()).filter(|(setting, _)| setting.section() == section);
     let sections =
         SETTINGS.iter().map(|setting| (setting.section().to_owned(), format!("[{}]", setting.section())));
-    let sections = sections.filter(|_| section.is_empty());
+    let events = (events::NAME.to_owned(), events::HEADING.to_owned());
+    let sections = sections.chain([events]).filter(|_| section.is_empty());
     nearest(name, siblings.map(|(_, names)| names)).or_else(|| nearest(name, settings().chain(sections)))
 }
 

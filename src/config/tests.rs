@@ -2,6 +2,7 @@
 
 use super::explain::list;
 use super::*;
+use crate::rules::{Action, Pattern};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
 
@@ -43,6 +44,10 @@ fn check_problem(problems: &[Problem], line: &str) {
     assert_eq!(shown(problems), format!("{line}\n"));
 }
 
+fn namespaces(patterns: &[&str]) -> Namespaces {
+    Namespaces::new(patterns.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect())
+}
+
 #[test]
 fn nothing_said_means_the_defaults() {
     let config = right("", &[], "");
@@ -68,6 +73,24 @@ fn nothing_said_means_the_defaults() {
     assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 25_000, ping_timeout_ms: 20_000 });
     let outbox = Outbox { bytes_max: 4_194_304, total_bytes_max: 1 << 30, policy: OutboxPolicy::Disconnect };
     assert_eq!(config.outbox, outbox);
+    let socketio = SocketIo {
+        enabled: true,
+        path: "/socket.io/".to_owned(),
+        cors_origins: Vec::new(),
+        cors_credentials: false,
+        connect_timeout_ms: 45_000,
+        upgrade_timeout_ms: 10_000,
+        namespaces: namespaces(&["/"]),
+        namespaces_per_connection_max: 16,
+        namespaces_max: 100_000,
+        connections_per_namespace_max: 0,
+        attachments_max: 10,
+        connect_event: String::new(),
+        compression_bytes_min: 1024,
+    };
+    assert_eq!(config.socketio, socketio);
+    assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
+    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish"]));
     assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
     assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
@@ -199,6 +222,15 @@ fn lists_come_as_toml_or_with_commas() {
         let origins = ["https://a.example", "https://*.b.example", "http://[::1]:3000", "null"];
         assert_eq!(config.limits.origins, origins, "in the form that browsers send");
     }
+    let socketio = |file, pairs: &[_], line| right(file, pairs, line).socketio;
+    let any = [("THRONG_SOCKETIO_CORS_ORIGINS", "*")];
+    assert_eq!(socketio("", &any, "").cors_origins, ["*"]);
+    let file = "[socketio]\ncors_origins = [\"https://A.example:443\", \"null\"]\ncors_credentials = true\n";
+    assert_eq!(socketio(file, &[], "").cors_origins, ["https://a.example", "null"]);
+    let line = "--set socketio.namespaces=/,/guild/*";
+    assert_eq!(socketio("", &[], line).namespaces, namespaces(&["/", "/guild/*"]));
+    let line = "--set socketio.namespaces=[\"/custom\"]";
+    assert_eq!(socketio("", &[], line).namespaces, namespaces(&["/custom"]));
     let config = right("", &[("THRONG_LIMITS_ORIGINS", "[\"http://a.example\"]")], "");
     assert_eq!(config.limits.origins, ["http://a.example"]);
     let emptied = right(file, &[], "--set limits.origins= --set limits.trusted_proxies=[]");
@@ -255,6 +287,23 @@ fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
         ("heartbeat", "ping_interval_ms = 49", "49", "a time from 50 to 3600000 ms"),
         ("outbox", "bytes_max = \"2GiB\"", "\"2GiB\"", "a size from 1149 bytes to 1 GiB"),
         ("outbox", "policy = \"block\"", "\"block\"", "\"disconnect\" or \"drop\""),
+        ("socketio", "enabled = \"yes\"", "\"yes\"", "true or false"),
+        ("socketio", "path = \"socket.io/\"", "\"socket.io/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/socket.io\"", "\"/socket.io\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/\"", "\"/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/a//b/\"", "\"/a//b/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/a?b/\"", "\"/a?b/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"\"", "\"\"", "a path with a slash at both ends"),
+        ("socketio", "cors_origins = \"*\"", "\"*\"", "or \"*\" for any"),
+        ("socketio", "cors_origins = [\"a.example\"]", "\"a.example\"", "or \"*\" for any"),
+        ("socketio", "connect_timeout_ms = 99", "99", "a time from 100 to 600000 ms"),
+        ("socketio", "namespaces = []", "[]", "a list of one or more namespaces"),
+        ("socketio", "namespaces = [\"chat\"]", "\"chat\"", "a list of one or more namespaces"),
+        ("socketio", "namespaces = [\"/guild*\"]", "\"/guild*\"", "a list of one or more namespaces"),
+        ("socketio", "attachments_max = 1025", "1025", "a whole number from 0 to 1024"),
+        ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
+        ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
+        ("engineio", "echo_path = \"echo\"", "\"echo\"", "like \"/socket.io/\", or \"\""),
         ("drain", "timeout_ms = 600001", "600001", "a time from 0 to 600000 ms"),
         (
             "log",
@@ -346,13 +395,34 @@ fn settings_that_do_not_agree_name_each_other() {
             "throng.toml:2: server.control = \"127.0.0.1:7071\" (default) must not take the port of server.listen, \
              and server.listen = \"0.0.0.0:7071\" (throng.toml:2)",
         ),
+        (
+            "[socketio]\ncors_credentials = true\n",
+            "throng.toml:2: socketio.cors_credentials = true (throng.toml:2) must be false unless socketio.cors_origins \
+             names the origins, without \"*\", and socketio.cors_origins = [] (default)",
+        ),
+        (
+            "[socketio]\ncors_origins = [\"null\", \"*\"]\ncors_credentials = true\n",
+            "throng.toml:3: socketio.cors_credentials = true (throng.toml:3) must be false unless socketio.cors_origins \
+             names the origins, without \"*\", and socketio.cors_origins = [\"null\", \"*\"] (throng.toml:2)",
+        ),
+        (
+            "[engineio]\necho_path = \"/socket.io/echo/\"\n",
+            "throng.toml:2: engineio.echo_path = \"/socket.io/echo/\" (throng.toml:2) must not lie within socketio.path, \
+             nor that within it, and socketio.path = \"/socket.io/\" (default)",
+        ),
+        (
+            "[socketio]\npath = \"/a/b/\"\n[engineio]\necho_path = \"/a/\"\n",
+            "throng.toml:4: engineio.echo_path = \"/a/\" (throng.toml:4) must not lie within socketio.path, \
+             nor that within it, and socketio.path = \"/a/b/\" (throng.toml:2)",
+        ),
     ] {
         check_problem(&wrong(file, &[], ""), line);
     }
+    right("[engineio]\necho_path = \"/socket.io/\"\n[socketio]\nenabled = false\n", &[], "");
     right("[outbox]\nbytes_max = 1049600\n", &[], "");
     right("[server]\nlisten = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n", &[], "");
     let problems = wrong("[drain]\nspread_ms = \"long\"\ntimeout_ms = 0\n", &[], "");
-    assert_eq!(problems.len(), 1, "a wrong value breaks no rule besides: {}", shown(&problems));
+    assert_eq!(problems.len(), 1, "a wrong value breaks no agreement besides: {}", shown(&problems));
 }
 
 #[test]
@@ -393,6 +463,7 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         ("log = { levle = \"info\" }\n", "throng.toml:1: log.levle", Some("log.level")),
         ("[server.extra]\n", "throng.toml:1: server.extra", None),
         ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
+        ("[[event]]\non = 1\n", "throng.toml:1: event", Some("[[events]]")),
         ("[tls]\ncertificate = \"x\"\n", "throng.toml:1: tls", None),
     ] {
         let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
@@ -403,12 +474,127 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         "THRONG_MAX_CONNECTIONS: there is no such setting; did you mean THRONG_LIMITS_CONNECTIONS_MAX?",
     );
     check_problem(
+        &wrong("", &[("THRONG_EVENTS", "[]")], ""),
+        "THRONG_EVENTS: there is no such setting; did you mean [[events]]?",
+    );
+    check_problem(
+        &wrong("", &[], "--set events=[]"),
+        "--set: events: there is no such setting; did you mean [[events]]?",
+    );
+    check_problem(
         &wrong("server = 1\n", &[], ""),
         "throng.toml:1: server: 1 is wrong, it takes a section, [server]",
     );
     check_problem(
         &wrong("[[server]]\n", &[], ""),
         "throng.toml:1: server: [a table] is wrong, it takes a section, [server]",
+    );
+}
+
+#[test]
+fn events_are_read_into_rules() {
+    let file = "\
+        [[events]]\non = \"in\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[events]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
+        [[events]]\non = \"say\"\ndo = \"publish\"\n\
+        [[events]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
+        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
+        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+    let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+    let publish = |rooms: &[&str], event: &str, data: &str| Action::Publish {
+        room_fields: fields(rooms),
+        event_field: event.to_owned(),
+        data_field: data.to_owned(),
+    };
+    let events = right(file, &[], "").events;
+    for (on, action) in [
+        ("in", Action::Join { room_fields: fields(&["guild"]) }),
+        ("out", Action::Leave { room_fields: fields(&["room", "rooms"]) }),
+        ("say", publish(&["room", "rooms"], "event", "data")),
+        ("tell", publish(&["to"], "kind", "text")),
+        ("hello", Action::Reply { event: "welcome".to_owned() }),
+        ("ping", Action::Ack),
+        ("join", Action::Join { room_fields: fields(&["room", "rooms"]) }),
+    ] {
+        assert_eq!(events.find("/guild/7", on), Some(&action), "{on}");
+        assert_eq!(events.find("/", on).is_some(), on != "out", "{on}");
+    }
+    let inline = right("events = [{ on = \"ping\", do = \"ack\" }]\n", &[], "").events;
+    assert_eq!(inline.find("/", "ping"), Some(&Action::Ack), "written in another way");
+    assert!(right("events = []\n", &[], "").changed.is_empty());
+}
+
+#[test]
+fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
+    let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
+    let actions = "\"join\", \"leave\", \"publish\", \"reply\" or \"ack\"";
+    let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
+    for (table, problem) in [
+        ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),
+        ("on = \"a\"\n", format!("2: events.do is missing, it takes {actions}")),
+        ("on = \"a\"\ndo = \"reply\"\n", format!("2: events.event is missing, it takes {free}")),
+        ("on = 1\ndo = \"ack\"\n", format!("3: events.on: 1 is wrong, it takes {free}")),
+        (
+            "do = \"ack\"\non = \"disconnect\"\n",
+            format!("4: events.on: \"disconnect\" is wrong, it takes {free}"),
+        ),
+        ("on = \"a\"\ndo = \"Join\"\n", format!("4: events.do: \"Join\" is wrong, it takes {actions}")),
+        (
+            "on = \"a\"\ndo = \"reply\"\nevent = \"connect\"\n",
+            format!("5: events.event: \"connect\" is wrong, it takes {free}"),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nnamespace = \"guild\"\n",
+            "5: events.namespace: \"guild\" is wrong, it takes a namespace, like \"/\" or \"/chat\", \
+             where \"*\" stands for any one segment"
+                .to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"join\"\nroom = \"\"\n",
+            "5: events.room: \"\" is wrong, it takes the name of a field".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"publish\"\ndata = [\"b\"]\n",
+            "5: events.data: [\"b\"] is wrong, it takes the name of a field".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"join\"\nevent = \"b\"\n",
+            format!("5: events.event: \"b\" is wrong, {}", nothing("join")),
+        ),
+        (
+            "room = \"b\"\non = \"a\"\ndo = \"ack\"\n",
+            format!("3: events.room: \"b\" is wrong, {}", nothing("ack")),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nrooms = \"b\"\n",
+            "5: events.rooms: there is no such setting; did you mean events.room?".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nname = \"b\"\n",
+            "5: events.name: there is no such setting; did you mean events.namespace?".to_owned(),
+        ),
+        ("on = \"a\"\ndo = \"ack\"\nx = 1\n", "5: events.x: there is no such setting".to_owned()),
+    ] {
+        check_problem(&wrong(&format!("\n[[events]]\n{table}"), &[], ""), &format!("throng.toml:{problem}"));
+    }
+    let tables = "is wrong, it takes a list of tables, [[events]]";
+    check_problem(
+        &wrong("[events]\non = \"a\"\n", &[], ""),
+        &format!("throng.toml:1: events: a table {tables}"),
+    );
+    check_problem(&wrong("\nevents = [\n 1,\n]\n", &[], ""), &format!("throng.toml:3: events: 1 {tables}"));
+    let several = wrong("[[events]]\n[[events]]\non = 1\nto = 1\n[log]\nlevel = 1\n", &[], "");
+    assert_eq!(several.len(), 6, "everything is told: {}", shown(&several));
+}
+
+#[test]
+fn there_may_be_a_thousand_events() {
+    let table = "[[events]]\non = \"a\"\ndo = \"ack\"\n";
+    let events = right(&table.repeat(1000), &[], "").events;
+    assert_eq!(events.iter().count(), 1003);
+    check_problem(
+        &wrong(&table.repeat(1001), &[], ""),
+        "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",
     );
 }
 
@@ -497,6 +683,41 @@ fn an_explanation_names_what_was_set_and_where() {
 }
 
 #[test]
+fn an_explanation_says_what_socket_io_clients_may_do() {
+    let file = "\
+        [socketio]\nnamespaces = [\"/\", \"/guild/*\"]\ncors_origins = [\"https://a.example\"]\n\
+        cors_credentials = true\nconnections_per_namespace_max = 7\nconnect_event = \"auth\"\n\
+        [[events]]\nnamespace = \"/guild/*\"\non = \"join\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
+        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+    let text = right(file, &[], "--set engineio.echo_path=/engine.io/").explain();
+    for line in [
+        "  [[events]], 3 in all                           throng.toml:7\n",
+        "  Socket.IO is at /socket.io/; its namespaces: /, /guild/*.\n",
+        "  A Socket.IO client has 45 s to join a namespace, may be in 16, and has 10 s to change to WebSocket.\n",
+        "  At most 7 connections in one namespace.\n",
+        "  Pages of https://a.example may use long-polling, with credentials.\n",
+        "  A client that has joined a namespace is sent \"auth\" with what it came with.\n",
+        "  On \"join\" in /guild/* a client joins the room in field \"guild\".\n",
+        "  On \"hello\" a client gets \"welcome\" with the same arguments.\n",
+        "  On \"ping\" a client gets an acknowledgement with the same arguments.\n",
+        "  On \"leave\" a client leaves the room in field \"room\" or \"rooms\".\n",
+        "  On \"publish\" a client publishes field \"data\" to the room in field \"room\" or \"rooms\", \
+         as the event in field \"event\".\n",
+        "  Engine.IO messages come back as they are, at /engine.io/.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    let said = |line: &str| right("", &[], line).explain();
+    assert!(
+        said("").contains("  Pages of other origins cannot use long-polling: there are no CORS headers.\n")
+    );
+    assert!(said("--set socketio.cors_origins=*").contains("  Pages of any origin may use long-polling.\n"));
+    let off = said("--set socketio.enabled=false");
+    assert!(off.contains("  Socket.IO is off.\n") && !off.contains("namespace"), "{off}");
+}
+
+#[test]
 fn the_example_says_every_default_once() {
     let text = include_str!("../../examples/throng.toml");
     let said = Said::gather(&Args::default(), Some(("throng.toml", text)), &[]);
@@ -506,6 +727,24 @@ fn the_example_says_every_default_once() {
     assert!(keys.iter().map(|(_, key)| *key).eq(SETTINGS.iter().map(|setting| setting.key)), "{keys:?}");
     let config = said.meaning().unwrap_or_else(|problems| panic!("{}", shown(&problems)));
     assert!(config.changed.is_empty(), "{:?}", config.changed);
+}
+
+#[test]
+fn the_example_for_compliance_is_what_the_suites_ask_for() {
+    let config = right(include_str!("../../examples/socketio-compliance.toml"), &[], "");
+    assert_eq!((config.server.listen.port(), config.server.control), (3000, None));
+    assert_eq!(config.limits.message_bytes_max, 1_000_000);
+    assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 300, ping_timeout_ms: 200 });
+    let SocketIo { path, cors_origins, connect_timeout_ms, namespaces: allowed, connect_event, .. } =
+        &config.socketio;
+    assert_eq!((path.as_str(), connect_event.as_str(), *connect_timeout_ms), ("/socket.io/", "auth", 1000));
+    assert_eq!((cors_origins.as_slice(), allowed), (&["*".to_owned()][..], &namespaces(&["/", "/custom"])));
+    assert_eq!(config.engineio.echo_path, "/engine.io/");
+    for namespace in ["/", "/custom"] {
+        let reply = Action::Reply { event: "message-back".to_owned() };
+        assert_eq!(config.events.find(namespace, "message"), Some(&reply));
+        assert_eq!(config.events.find(namespace, "message-with-ack"), Some(&Action::Ack));
+    }
 }
 
 /// The text of the first fenced block behind `heading`.
@@ -530,7 +769,9 @@ fn the_documentation_lists_the_table() {
     let text = include_str!("../../docs/configuration.md");
     let row = |setting: &Setting| {
         let Setting { key, kind, .. } = setting;
-        format!("| `{key}` | `{}` | {} | {} |", setting.default_value(), kind.allowed(), setting.help())
+        // Two bare asterisks would be emphasis.
+        let allowed = kind.allowed().replace('*', "\\*");
+        format!("| `{key}` | `{}` | {allowed} | {} |", setting.default_value(), setting.help())
     };
     let listed: Vec<&str> =
         text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();

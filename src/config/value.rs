@@ -1,6 +1,7 @@
 //! What a value of a setting is: as it was given ([`Given`]), what is allowed ([`Kind`]), and what came of it ([`Value`]).
 
 use super::{GIB, MIB, line_column};
+use crate::rules::{Namespaces, Pattern, is_event_name};
 use ipnet::IpNet;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +43,16 @@ pub enum Kind {
     Networks,
     /// A list of origins of web pages.
     Origins,
+    /// The same, or `*` for any.
+    CorsOrigins,
+    /// The path of a URL, with a slash at both ends.
+    Path,
+    /// The same, or an empty text.
+    PathOrNone,
+    /// A list of patterns of namespaces, at least one.
+    Namespaces,
+    /// The name of an event, or an empty text.
+    EventOrNone,
 }
 
 impl Kind {
@@ -63,6 +74,18 @@ impl Kind {
             }
             Kind::Origins => {
                 "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\" or \"null\"".to_owned()
+            }
+            Kind::CorsOrigins => {
+                "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\", \"null\", or \"*\" for any".to_owned()
+            }
+            Kind::Path => "a path with a slash at both ends, like \"/socket.io/\"".to_owned(),
+            Kind::PathOrNone => format!("{}, or \"\"", Kind::Path.allowed()),
+            Kind::Namespaces => {
+                "a list of one or more namespaces, like \"/\" or \"/chat\", where \"*\" stands for any one segment"
+                    .to_owned()
+            }
+            Kind::EventOrNone => {
+                "the name of an event, but not one that Socket.IO reserves, like \"connect\", or \"\"".to_owned()
             }
         }
     }
@@ -110,6 +133,30 @@ impl Kind {
             },
             Kind::Networks => given.list(network).map(Value::Networks),
             Kind::Origins => given.list(origin).map(Value::Origins),
+            Kind::CorsOrigins => {
+                let read = |text: &str| if text == "*" { Some(text.to_owned()) } else { origin(text) };
+                given.list(read).map(Value::Origins)
+            }
+            Kind::Path => {
+                let path = given.text().filter(|text| is_path(text));
+                path.map(|path| Value::Text(path.to_owned())).ok_or_else(whole)
+            }
+            Kind::PathOrNone => match given.text() {
+                Some("") => Ok(Value::Text(String::new())),
+                _ => Kind::Path.read(given),
+            },
+            Kind::Namespaces => {
+                let patterns = given.list(Pattern::parse)?;
+                if patterns.is_empty() {
+                    Err(whole())
+                } else {
+                    Ok(Value::Namespaces(Namespaces::new(patterns)))
+                }
+            }
+            Kind::EventOrNone => {
+                let name = given.text().filter(|text| text.is_empty() || is_event_name(text));
+                name.map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
+            }
         }
     }
 }
@@ -178,7 +225,7 @@ impl Given {
         if let Given::Number(number) = self { u64::try_from(*number).ok() } else { None }
     }
 
-    fn text(&self) -> Option<&str> {
+    pub(super) fn text(&self) -> Option<&str> {
         if let Given::Text(text) | Given::Bare(text) = self { Some(text) } else { None }
     }
 
@@ -230,6 +277,8 @@ pub(super) enum Value {
     Address(Option<SocketAddr>),
     Networks(Vec<IpNet>),
     Origins(Vec<String>),
+    Text(String),
+    Namespaces(Namespaces),
 }
 
 impl Display for Value {
@@ -251,6 +300,15 @@ impl Display for Value {
             Value::Origins(origins) => {
                 let origins: Vec<String> = origins.iter().map(|origin| format!("{origin:?}")).collect();
                 write!(f, "[{}]", origins.join(", "))
+            }
+            Value::Text(text) => write!(f, "{text:?}"),
+            Value::Namespaces(namespaces) => {
+                let patterns: Vec<String> = namespaces
+                    .patterns()
+                    .iter()
+                    .map(|pattern| format!("{:?}", pattern.to_string()))
+                    .collect();
+                write!(f, "[{}]", patterns.join(", "))
             }
         }
     }
@@ -283,6 +341,8 @@ from_value! {
     Option<SocketAddr>: Value::Address(address) => address,
     Vec<IpNet>: Value::Networks(networks) => networks,
     Vec<String>: Value::Origins(origins) => origins,
+    String: Value::Text(text) => text,
+    Namespaces: Value::Namespaces(namespaces) => namespaces,
 }
 
 pub(super) fn mismatch(value: &Value) -> ! {
@@ -334,6 +394,14 @@ fn is_host(host: &str) -> bool {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     host.strip_prefix("*.").unwrap_or(host).split('.').all(is_label)
+}
+
+/// True for a path with a slash at both ends, and letters that a URL has unescaped between them.
+fn is_path(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    let is_segment = |segment: &str| !segment.is_empty() && segment.bytes().all(is_letter);
+    let inner = text.strip_prefix('/').and_then(|rest| rest.strip_suffix('/'));
+    inner.is_some_and(|inner| inner.split('/').all(is_segment))
 }
 
 /// Units and what they are worth, in lower case.

@@ -1,0 +1,308 @@
+//! What an event of a Socket.IO client does, and which namespaces there are: rules, as a configuration gives them.
+
+use std::collections::HashMap;
+use std::fmt::{self, Display};
+
+/// What clients' events do: the rules that are configured, then those that are built in. An event that no rule is for does nothing.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// The first that is for an event counts.
+    rules: Vec<Rule>,
+    /// For each event's name the rules with it, as ascending indices of `rules`.
+    by_event: HashMap<String, Vec<usize>>,
+}
+
+impl Rules {
+    /// The most rules that a configuration may have.
+    pub const CONFIGURED_MAX: usize = 1000;
+
+    /// `configured`, and behind them `join`, `leave` and `publish`, which do what they are called, but for one that `configured`
+    /// has for every namespace.
+    pub fn new(configured: Vec<Rule>) -> Rules {
+        let mut rules = configured;
+        for (on, action) in [
+            ("join", Action::Join { room_fields: Action::room_fields() }),
+            ("leave", Action::Leave { room_fields: Action::room_fields() }),
+            (
+                "publish",
+                Action::Publish {
+                    room_fields: Action::room_fields(),
+                    event_field: Action::EVENT_FIELD.to_owned(),
+                    data_field: Action::DATA_FIELD.to_owned(),
+                },
+            ),
+        ] {
+            if !rules.iter().any(|rule| rule.on == on && rule.namespace.is_none()) {
+                rules.push(Rule { namespace: None, on: on.to_owned(), action });
+            }
+        }
+        let mut by_event: HashMap<String, Vec<usize>> = HashMap::new();
+        for (index, rule) in rules.iter().enumerate() {
+            by_event.entry(rule.on.clone()).or_default().push(index);
+        }
+        Rules { rules, by_event }
+    }
+
+    /// What `event` does in `namespace`: the first rule with that name whose pattern matches. Costs a hash, then a comparison for
+    /// each rule with the name.
+    pub fn find(&self, namespace: &str, event: &str) -> Option<&Action> {
+        let mut rules = self.by_event.get(event)?.iter().map(|index| &self.rules[*index]);
+        rules.find(|rule| rule.is_for(namespace)).map(|rule| &rule.action)
+    }
+
+    /// All rules, from the strongest to the weakest.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Rules {
+        Rules::new(Vec::new())
+    }
+}
+
+/// What one event does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Where the rule holds; `None` is every namespace.
+    pub namespace: Option<Pattern>,
+    /// The event's name, as clients send it.
+    pub on: String,
+    /// What it does.
+    pub action: Action,
+}
+
+impl Rule {
+    fn is_for(&self, namespace: &str) -> bool {
+        self.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace))
+    }
+}
+
+/// What an event does. Fields are those of its first argument, an object. Of `room_fields`, the first that is there holds a
+/// room's name or a list of names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// The client joins rooms.
+    Join {
+        /// Which.
+        room_fields: Vec<String>,
+    },
+    /// The client leaves rooms.
+    Leave {
+        /// Which.
+        room_fields: Vec<String>,
+    },
+    /// The client publishes an event to rooms.
+    Publish {
+        /// Which.
+        room_fields: Vec<String>,
+        /// Holds the name of the event that the members get.
+        event_field: String,
+        /// Holds the data that they get.
+        data_field: String,
+    },
+    /// The client is sent the arguments back.
+    Reply {
+        /// As an event of this name.
+        event: String,
+    },
+    /// The event is acknowledged with its own arguments, if the client asked for that.
+    Ack,
+}
+
+impl Action {
+    /// The field that holds a published event's name where a rule names no other.
+    pub const EVENT_FIELD: &str = "event";
+    /// The field that holds its data where a rule names no other.
+    pub const DATA_FIELD: &str = "data";
+
+    /// The fields that may name rooms where a rule names no other.
+    pub fn room_fields() -> Vec<String> {
+        ["room", "rooms"].map(str::to_owned).to_vec()
+    }
+}
+
+/// A namespace's name, in which `*` for a whole segment stands for any one segment that is not empty. Displayed, it is as it was
+/// written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern(String);
+
+impl Pattern {
+    /// Reads a pattern: `/`, `/guild`, `/guild/*`. `None` if it does not begin with `/`, if there is a `*` within a segment, or if
+    /// no namespace can be called so: a name ends at a comma or a question mark, and has no control characters.
+    pub fn parse(text: &str) -> Option<Pattern> {
+        let is_right = text.starts_with('/')
+            && !text.contains(|letter: char| letter == ',' || letter == '?' || letter.is_control())
+            && text.split('/').all(|segment| segment == "*" || !segment.contains('*'));
+        is_right.then(|| Pattern(text.to_owned()))
+    }
+
+    /// True when `namespace`, with its leading `/`, is one of those meant.
+    pub fn matches(&self, namespace: &str) -> bool {
+        let (mut meant, mut found) = (self.0.split('/'), namespace.split('/'));
+        loop {
+            match (meant.next(), found.next()) {
+                (None, None) => return true,
+                (Some("*"), Some(segment)) if !segment.is_empty() => {}
+                (Some(segment), Some(other)) if segment == other => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The namespaces that clients may join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Namespaces(Vec<Pattern>);
+
+impl Namespaces {
+    /// Those that one of `patterns` matches.
+    pub fn new(patterns: Vec<Pattern>) -> Namespaces {
+        Namespaces(patterns)
+    }
+
+    /// True when clients may join `namespace`. Costs a comparison for each pattern.
+    pub fn allows(&self, namespace: &str) -> bool {
+        self.0.iter().any(|pattern| pattern.matches(namespace))
+    }
+
+    /// What they were made of.
+    pub fn patterns(&self) -> &[Pattern] {
+        &self.0
+    }
+}
+
+/// True when an event may be called `text`. Socket.IO keeps some names for itself, and its clients refuse events with them.
+pub fn is_event_name(text: &str) -> bool {
+    const RESERVED: [&str; 6] =
+        ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+    !text.is_empty() && !text.contains(char::is_control) && !RESERVED.contains(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::parse(text).expect("a pattern")
+    }
+
+    fn reply(namespace: Option<&str>, on: &str, event: &str) -> Rule {
+        let action = Action::Reply { event: event.to_owned() };
+        Rule { namespace: namespace.map(pattern), on: on.to_owned(), action }
+    }
+
+    /// The event that answers `on` in `namespace`; for a built-in rule, its own name.
+    fn found<'a>(rules: &'a Rules, namespace: &str, on: &'a str) -> Option<&'a str> {
+        Some(match rules.find(namespace, on)? {
+            Action::Reply { event } => event,
+            Action::Join { .. } => "join",
+            Action::Leave { .. } => "leave",
+            Action::Publish { .. } => "publish",
+            Action::Ack => "ack",
+        })
+    }
+
+    #[test]
+    fn a_pattern_matches_segment_by_segment() {
+        for (text, yes, no) in [
+            ("/", &["/"][..], &["", "/a", "//"][..]),
+            ("/a", &["/a"], &["/", "/a/", "/ab", "/A", "a"]),
+            ("/a/", &["/a/"], &["/a", "/a/b"]),
+            ("/*", &["/a", "/*", "/ä"], &["/", "/a/", "/a/b", ""]),
+            ("/a/*", &["/a/b", "/a/1"], &["/a", "/a/", "/a/b/c", "/b/b"]),
+            ("/*/b", &["/a/b", "/b/b"], &["//b", "/a/c", "/b"]),
+            ("/*/*", &["/a/b"], &["/a", "/a/", "//", "/a/b/c"]),
+        ] {
+            for namespace in yes {
+                assert!(pattern(text).matches(namespace), "{text} {namespace}");
+            }
+            for namespace in no {
+                assert!(!pattern(text).matches(namespace), "{text} {namespace}");
+            }
+            assert_eq!(pattern(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_names_no_namespace_is_no_pattern() {
+        for text in ["", "a", "*", "a/b", "/a*", "/*a", "/a/**", "/a,b", "/a?b=1", "/a\n", " /"] {
+            assert_eq!(Pattern::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_is_allowed_by_any_of_the_patterns() {
+        let namespaces = Namespaces::new(["/", "/guild/*"].map(pattern).to_vec());
+        for (namespace, allowed) in
+            [("/", true), ("/guild/7", true), ("/guild", false), ("/guild/", false), ("/nope", false)]
+        {
+            assert_eq!(namespaces.allows(namespace), allowed, "{namespace}");
+        }
+        assert!(!Namespaces::new(Vec::new()).allows("/"));
+    }
+
+    #[test]
+    fn three_rules_are_built_in() {
+        let rules = Rules::default();
+        for name in ["join", "leave", "publish"] {
+            assert_eq!(found(&rules, "/", name), Some(name));
+            assert_eq!(found(&rules, "/guild/7", name), Some(name));
+        }
+        assert_eq!(found(&rules, "/", "message"), None);
+        assert_eq!(found(&rules, "/", ""), None);
+        let room_fields = Action::room_fields();
+        assert_eq!(room_fields, ["room", "rooms"]);
+        let publish = Action::Publish { room_fields, event_field: "event".into(), data_field: "data".into() };
+        assert_eq!(rules.find("/", "publish"), Some(&publish));
+        assert_eq!(rules.iter().count(), 3);
+    }
+
+    #[test]
+    fn the_first_rule_whose_pattern_matches_counts() {
+        let rules = Rules::new(vec![
+            reply(Some("/a"), "message", "one"),
+            reply(None, "other", "two"),
+            reply(Some("/*"), "message", "three"),
+            reply(None, "message", "four"),
+            reply(Some("/a"), "message", "never"),
+        ]);
+        for (namespace, answer) in [("/a", "one"), ("/b", "three"), ("/", "four"), ("/a/b", "four")] {
+            assert_eq!(found(&rules, namespace, "message"), Some(answer), "{namespace}");
+        }
+    }
+
+    #[test]
+    fn a_built_in_rule_stays_where_none_is_configured() {
+        let rules = Rules::new(vec![reply(Some("/a"), "join", "no"), reply(None, "leave", "never")]);
+        assert_eq!(found(&rules, "/a", "join"), Some("no"));
+        assert_eq!(found(&rules, "/", "join"), Some("join"));
+        assert_eq!(found(&rules, "/", "leave"), Some("never"));
+        assert_eq!(found(&rules, "/a", "publish"), Some("publish"));
+        let order: Vec<&str> = rules.iter().map(|rule| rule.on.as_str()).collect();
+        assert_eq!(order, ["join", "leave", "join", "publish"], "what can never count is left out");
+    }
+
+    #[test]
+    fn names_that_socket_io_reserves_are_no_names_of_events() {
+        for (text, is_name) in [
+            ("message", true),
+            ("Connect", true),
+            ("größe 2", true),
+            ("", false),
+            ("connect", false),
+            ("disconnecting", false),
+            ("removeListener", false),
+            ("a\nb", false),
+        ] {
+            assert_eq!(is_event_name(text), is_name, "{text:?}");
+        }
+    }
+}

@@ -14,6 +14,7 @@ pub mod fuzzing;
 
 pub mod bus;
 pub mod auth;
+pub mod rules;
 pub mod buf;
 pub mod stats;
 

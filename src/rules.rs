@@ -46,8 +46,8 @@ impl Rules {
     /// What `event` does in `namespace`: the first rule with that name whose pattern matches. Costs a hash, then a comparison for
     /// each rule with the name.
     pub fn find(&self, namespace: &str, event: &str) -> Option<&Action> {
-        let rules = self.by_event.get(event)?.iter().map(|index| &self.rules[*index]);
-        rules.into_iter().find(|rule| rule.is_for(namespace)).map(|rule| &rule.action)
+        let mut rules = self.by_event.get(event)?.iter().map(|index| &self.rules[*index]);
+        rules.find(|rule| rule.is_for(namespace)).map(|rule| &rule.action)
     }
 
     /// All rules, from the strongest to the weakest.

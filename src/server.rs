@@ -5,8 +5,10 @@ use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::config::{Config, Io, OutboxPolicy, RefuseWith};
 use crate::control::{self, Control, History};
+use crate::dialect::Paths;
 use crate::message::ShardId;
 use crate::reactor::{self, sys};
+use crate::shard::engineio::Cors;
 use crate::shard::{self, Settings, Shard};
 use crate::stats::Stats;
 use crate::time::Clock;
@@ -278,16 +280,28 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
 
 /// What each of `shards` shards goes by, when the process may have `sockets_max` sockets.
 pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
-    let Config { server, limits, heartbeat, outbox, .. } = config;
+    let Config { server, limits, heartbeat, outbox, socketio, .. } = config;
     Settings {
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
-        paths: crate::dialect::Paths {
+        paths: Paths {
             echo: server.echo,
-            socketio: Some("/socket.io/".to_owned()),
-            engineio: Some("/engine.io/".to_owned()),
+            socketio: socketio.enabled.then(|| socketio.path.clone()),
+            engineio: (!config.engineio.echo_path.is_empty()).then(|| config.engineio.echo_path.clone()),
         },
-        socketio: Arc::new(shard::SocketIo::default()),
+        socketio: Arc::new(shard::SocketIo {
+            cors: Cors { origins: socketio.cors_origins.clone(), credentials: socketio.cors_credentials },
+            connect_timeout_ms: socketio.connect_timeout_ms,
+            upgrade_timeout_ms: socketio.upgrade_timeout_ms,
+            compression_bytes_min: socketio.compression_bytes_min as usize,
+            namespaces: socketio.namespaces.clone(),
+            namespaces_per_connection_max: socketio.namespaces_per_connection_max as usize,
+            namespaces_max: socketio.namespaces_max as usize,
+            connections_per_namespace_max: socketio.connections_per_namespace_max as usize,
+            attachments_max: socketio.attachments_max as usize,
+            connect_event: socketio.connect_event.clone(),
+            rules: config.events.clone(),
+        }),
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,
         handshake_timeout_ms: limits.handshake_timeout_ms,

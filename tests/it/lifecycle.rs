@@ -350,6 +350,17 @@ fn check_says_what_a_file_means() {
     for words in ["Every setting is at its default.", "Clients connect to 0.0.0.0:7070", "1 MiB", "25 s"] {
         assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
     }
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-compliance.toml");
+    let outcome = run(&[], &["check", example]);
+    assert_eq!((outcome.code, outcome.stderr.as_str()), (Some(0), ""), "{outcome:?}");
+    for words in [
+        "Socket.IO is at /socket.io/; its namespaces: /, /custom.",
+        "Pages of any origin may use long-polling.",
+        "On \"message\" a client gets \"message-back\" with the same arguments.",
+        "On \"message-with-ack\" a client gets an acknowledgement with the same arguments.",
+    ] {
+        assert!(outcome.stdout.contains(words), "{words}: {}", outcome.stdout);
+    }
     let folder = own_folder("right");
     let file = folder.join("throng.toml");
     std::fs::write(&file, "[limits]\nconnections_max = 5\n").expect("a file of ours");

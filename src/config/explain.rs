@@ -1,0 +1,223 @@
+//! What a configuration means, in words for people.
+
+use super::value::size;
+use super::{Changed, Config, OutboxPolicy, RefuseWith};
+use crate::rules::{Action, Rule};
+use std::fmt::{self, Display, Write as _};
+use std::net::IpAddr;
+
+impl Config {
+    /// What this configuration means, for people: what was set and where, then in words what follows from it.
+    pub fn explain(&self) -> String {
+        let mut text = String::new();
+        if self.changed.is_empty() {
+            text.push_str("Every setting is at its default.\n");
+        } else {
+            text.push_str("Set away from the default:\n");
+            let width = self.changed.iter().map(|changed| changed.shown.len()).max().unwrap_or(0).min(72);
+            for Changed { shown, source } in &self.changed {
+                push(&mut text, format_args!("  {shown:width$}  {source}"));
+            }
+        }
+        text.push_str("\nWhat it means:\n");
+        for line in self.in_words() {
+            push(&mut text, format_args!("  {line}"));
+        }
+        text
+    }
+
+    fn in_words(&self) -> Vec<String> {
+        let Config { server, limits, heartbeat, outbox, socketio, engineio, drain, log, .. } = self;
+        let mut lines = Vec::new();
+        let everywhere =
+            |ip: IpAddr| if ip.is_unspecified() { " (every address of this machine)" } else { "" };
+        let port = if server.listen.port() == 0 { " on any free port" } else { "" };
+        let echo = if server.echo { "and /echo" } else { "(/echo is off)" };
+        let listen = server.listen;
+        lines.push(format!("Clients connect to {listen}{}{port}, at /ws {echo}.", everywhere(listen.ip())));
+        lines.push(match server.control {
+            None => "There is no control port and there are no metrics.".to_owned(),
+            Some(control) if control.ip().is_loopback() => {
+                format!("The control API is on {control}, for this machine only.")
+            }
+            Some(control) => format!(
+                "The control API is on {control}{}: CAUTION, whoever reaches that port controls the server.",
+                everywhere(control.ip())
+            ),
+        });
+        let shards = match server.shards {
+            0 => "One shard for each CPU this process may use".to_owned(),
+            1 => "1 shard".to_owned(),
+            n => format!("{n} shards"),
+        };
+        let pinned = if server.pin {
+            "kept on a CPU of its own where there are enough"
+        } else {
+            "on whatever CPU the kernel picks"
+        };
+        lines.push(format!("{shards}, each {pinned}; I/O: {}.", server.io.word()));
+        if server.linger_ms > 0 {
+            lines.push(format!("Events may wait up to {} to leave together.", time(server.linger_ms)));
+        }
+        let refused = match limits.refuse_with {
+            RefuseWith::Status => "refused with 429 or 503",
+            RefuseWith::Close => "accepted and closed with 1008",
+        };
+        lines.push(match limits.connections_max {
+            0 => format!(
+                "As many connections as the descriptor limit allows; what is over a limit is {refused}."
+            ),
+            max => format!("At most {max} connections; what is over a limit is {refused}."),
+        });
+        if limits.connections_per_ip_max > 0 {
+            lines.push(format!("At most {} connections of one address.", limits.connections_per_ip_max));
+        }
+        if limits.accepts_per_second_max > 0 {
+            lines.push(format!("Each shard accepts {} connections a second.", limits.accepts_per_second_max));
+        }
+        if !limits.trusted_proxies.is_empty() {
+            lines.push(format!(
+                "Proxies that are believed about their clients: {}.",
+                list(&limits.trusted_proxies)
+            ));
+        }
+        if limits.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
+            lines.push("CAUTION: every client is a trusted proxy and can claim any address.".to_owned());
+        }
+        if !limits.origins.is_empty() {
+            lines.push(format!(
+                "Only pages of {} may connect, and clients that are no browser.",
+                list(&limits.origins)
+            ));
+        }
+        lines.push(format!(
+            "A message has at most {}; unfinished ones share {}.",
+            size(limits.message_bytes_max.into()),
+            size(limits.receive_bytes_max)
+        ));
+        if limits.messages_per_second_max > 0 {
+            lines.push(format!(
+                "A connection may send {} messages a second, and {} at once.",
+                limits.messages_per_second_max, limits.messages_burst_max
+            ));
+        }
+        let off: Vec<&str> = [
+            ("connections_per_ip_max", limits.connections_per_ip_max == 0),
+            ("accepts_per_second_max", limits.accepts_per_second_max == 0),
+            ("messages_per_second_max", limits.messages_per_second_max == 0),
+            ("origins", limits.origins.is_empty()),
+        ]
+        .into_iter()
+        .filter_map(|(key, off)| off.then_some(key))
+        .collect();
+        if !off.is_empty() {
+            lines.push(format!("Limits that are off: {}.", off.join(", ")));
+        }
+        lines.push(format!(
+            "A client that is silent for {} is pinged; after {} more it is closed.",
+            time(heartbeat.ping_interval_ms),
+            time(heartbeat.ping_timeout_ms)
+        ));
+        let then = match outbox.policy {
+            OutboxPolicy::Disconnect => "then it is disconnected",
+            OutboxPolicy::Drop => "then messages for it are dropped",
+        };
+        lines.push(format!(
+            "For a slow connection {} may wait, for all of them {}; {then}.",
+            size(outbox.bytes_max.into()),
+            size(outbox.total_bytes_max)
+        ));
+        if socketio.enabled {
+            lines.extend(self.socketio_in_words());
+        } else {
+            lines.push("Socket.IO is off.".to_owned());
+        }
+        if !engineio.echo_path.is_empty() {
+            lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
+        }
+        lines.push(format!(
+            "SIGTERM closes connections over {} and ends the server after {} at most.",
+            time(drain.spread_ms),
+            time(drain.timeout_ms)
+        ));
+        lines.push(format!("Logs are {}, from level {}.", log.format.word(), log.level.word()));
+        lines
+    }
+
+    fn socketio_in_words(&self) -> Vec<String> {
+        let socketio = &self.socketio;
+        let mut lines = vec![format!(
+            "Socket.IO is at {}; its namespaces: {}.",
+            socketio.path,
+            list(socketio.namespaces.patterns())
+        )];
+        lines.push(format!(
+            "A Socket.IO client has {} to join a namespace, may be in {}, and has {} to change to WebSocket.",
+            time(socketio.connect_timeout_ms),
+            socketio.namespaces_per_connection_max,
+            time(socketio.upgrade_timeout_ms)
+        ));
+        if socketio.connections_per_namespace_max > 0 {
+            lines.push(format!(
+                "At most {} connections in one namespace.",
+                socketio.connections_per_namespace_max
+            ));
+        }
+        let origins = &socketio.cors_origins;
+        let credentials = if socketio.cors_credentials { ", with credentials" } else { "" };
+        lines.push(if origins.is_empty() {
+            "Pages of other origins cannot use long-polling: there are no CORS headers.".to_owned()
+        } else if origins.iter().any(|origin| origin == "*") {
+            "Pages of any origin may use long-polling.".to_owned()
+        } else {
+            format!("Pages of {} may use long-polling{credentials}.", list(origins))
+        });
+        if !socketio.connect_event.is_empty() {
+            let event = &socketio.connect_event;
+            lines.push(format!(
+                "A client that has joined a namespace is sent {event:?} with what it came with."
+            ));
+        }
+        lines.extend(self.events.iter().map(rule_in_words));
+        lines
+    }
+}
+
+fn rule_in_words(rule: &Rule) -> String {
+    let Rule { namespace, on, action } = rule;
+    let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    let room = |fields: &[String]| {
+        let fields: Vec<String> = fields.iter().map(|field| format!("{field:?}")).collect();
+        format!("the room in field {}", fields.join(" or "))
+    };
+    let does = match action {
+        Action::Join { room_fields } => format!("joins {}", room(room_fields)),
+        Action::Leave { room_fields } => format!("leaves {}", room(room_fields)),
+        Action::Publish { room_fields, event_field, data_field } => {
+            let room = room(room_fields);
+            format!("publishes field {data_field:?} to {room}, as the event in field {event_field:?}")
+        }
+        Action::Reply { event } => format!("gets {event:?} with the same arguments"),
+        Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
+    };
+    format!("On {on:?}{namespace} a client {does}.")
+}
+
+/// `ms` for people.
+fn time(ms: u32) -> String {
+    if ms > 0 && ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
+}
+
+/// The first few of `items`, and how many more there are.
+pub(super) fn list(items: &[impl Display]) -> String {
+    const SHOWN_MAX: usize = 4;
+    let mut text = items.iter().take(SHOWN_MAX).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if items.len() > SHOWN_MAX {
+        text.push_str(&format!(" and {} more", items.len() - SHOWN_MAX));
+    }
+    text
+}
+
+fn push(text: &mut String, line: fmt::Arguments<'_>) {
+    writeln!(text, "{line}").expect("a string takes all that memory holds");
+}

@@ -1,0 +1,987 @@
+//! Configuration in two stages: what was said ([`Said`]) and what it means ([`Config`]).
+//!
+//! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
+//! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
+//! list in `docs/configuration.md`. Only `[[events]]`, a list of tables, stands apart. Whatever is wrong is reported at once, each
+//! [`Problem`] with its place.
+
+mod value;
+mod events;
+mod explain;
+
+pub use value::Kind;
+
+use crate::rules::{Namespaces, Rule, Rules};
+use ipnet::IpNet;
+use std::ffi::OsString;
+use std::fmt::{self, Display};
+use std::io::Read as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use toml::de::{DeTable, DeValue};
+use value::{FromValue, Given, Value, Wrong, mismatch};
+
+/// The prefix of environment variables that are settings.
+const ENV_PREFIX: &str = "THRONG_";
+/// Names the configuration file where `--config` does not.
+const ENV_FILE: &str = "THRONG_CONFIG";
+/// Says `limits.connections_max`, for deployments that have the variable already. Weaker than the setting's own variable.
+const ENV_CONNECTIONS_MAX: &str = "MAX_CONNECTIONS";
+/// A configuration file may be this long. Ours is 6 KiB; the bound is for a path that leads somewhere else, like `/dev/zero`.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+/// An outbox has to have this much more room than the largest message: its frame's header and what is told beside it.
+const OUTBOX_MARGIN_BYTES: u32 = 1024;
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+macro_rules! settings {
+    ($(
+        $(#[doc = $about:literal])+
+        $section:ident: $Section:ident {
+            $($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal, $kind:expr;)+
+        }
+    )+) => {
+        /// Every setting, in the order of the documentation.
+        pub const SETTINGS: &[Setting] = &[$($(Setting {
+            key: concat!(stringify!($section), ".", stringify!($field)),
+            default: $default,
+            kind: $kind,
+            help: concat!($($help),+),
+        },)+)+];
+
+        /// What the configuration means: every setting with its final value, checked.
+        #[derive(Clone, Debug)]
+        pub struct Config {
+            $($(#[doc = $about])+ pub $section: $Section,)+
+            /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
+            pub events: Rules,
+            /// What was set away from its default, for [`Config::explain`].
+            changed: Vec<Changed>,
+        }
+
+        $(
+            $(#[doc = $about])+
+            #[derive(Clone, Debug, PartialEq, Eq)]
+            pub struct $Section { $($(#[doc = $help])+ pub $field: $type,)+ }
+        )+
+
+        /// Puts values into the fields they are for. `values` holds one for each of [`SETTINGS`], in its order.
+        fn typed(values: Vec<Value>) -> Config {
+            let mut values = values.into_iter();
+            let mut next = || values.next().expect("there is a value for each setting");
+            Config {
+                $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
+                events: Rules::default(),
+                changed: Vec::new(),
+            }
+        }
+    };
+}
+
+settings! {
+    /// Where the server listens and what runs it.
+    server: Server {
+        /// Address and port that clients connect to. Port 0 takes any free one.
+        listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
+        /// Address and port of the control port with metrics, or `off`.
+        control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
+        /// Threads that hold connections; 0 is one for each CPU this process may use.
+        shards: u32 = "0", Kind::Number { min: 0, max: 128 };
+        /// Keep each shard on a CPU of its own, where there are enough.
+        pin: bool = "true", Kind::Flag;
+        /// What moves the bytes; `auto` takes the best that this kernel has.
+        io: Io = "auto", Kind::Word(Io::WORDS);
+        /// Open `/echo`, which sends every message back: for conformance tests and benchmarks.
+        echo: bool = "false", Kind::Flag;
+        /// Events that follow another to the same connection within this time wait for its end and leave together;
+        /// 0 sends at once.
+        linger_ms: u32 = "0", Kind::Ms { min: 0, max: 1000 };
+    }
+
+    /// What one client, and all of them, may take.
+    limits: Limits {
+        /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
+        connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
+        /// many on top, at least 16.
+        connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
+        /// closes with 1008, which a browser's script can see.
+        refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
+        /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+        trusted_proxies: Vec<IpNet> = "[]", Kind::Networks;
+        /// New connections a second, for each shard; 0 is no limit.
+        accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Time for a request's head to be complete.
+        handshake_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
+        /// Length of a request's head.
+        head_bytes_max: u32 = "8KiB", Kind::Bytes { min: 512, max: 65_536 };
+        /// Length of a message from a client; a longer one closes with 1009.
+        message_bytes_max: u32 = "1MiB", Kind::Bytes { min: 125, max: 256 * MIB };
+        /// Frames that one message may come in; more close with 1009.
+        frames_per_message_max: u32 = "4096", Kind::Number { min: 1, max: 268_435_456 };
+        /// Time for a message to be complete once it has begun, looked at when the heartbeat of its connection is due; a later one
+        /// closes with 1008.
+        message_timeout_ms: u32 = "120000", Kind::Ms { min: 100, max: 86_400_000 };
+        /// Messages that one frame may hold as an array.
+        messages_per_frame_max: u32 = "1024", Kind::Number { min: 1, max: 65_536 };
+        /// Rooms that one connection may be in.
+        rooms_per_connection_max: u32 = "1024", Kind::Number { min: 1, max: 1_000_000 };
+        /// Rooms in all.
+        rooms_max: u32 = "10000000", Kind::Number { min: 1, max: 100_000_000 };
+        /// Length of a room's name.
+        room_name_bytes_max: u32 = "200", Kind::Bytes { min: 1, max: 1024 };
+        /// Messages a second from one connection, on average; 0 is no limit.
+        messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
+        messages_burst_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
+        /// `limits.message_bytes_max`. A message that finds none closes with 1013.
+        receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
+        /// Origins whose pages may connect; empty is any. `https://*.example.com` is every subdomain.
+        origins: Vec<String> = "[]", Kind::Origins;
+    }
+
+    /// How a connection shows that it is alive.
+    heartbeat: Heartbeat {
+        /// Silence of a client after which it is sent a ping.
+        ping_interval_ms: u32 = "25000", Kind::Ms { min: 50, max: 3_600_000 };
+        /// Further silence after which the connection is closed.
+        ping_timeout_ms: u32 = "20000", Kind::Ms { min: 50, max: 3_600_000 };
+    }
+
+    /// What waits for a connection that reads slowly.
+    outbox: Outbox {
+        /// Bytes that may wait for one connection; at least `limits.message_bytes_max` + 1024.
+        bytes_max: u32 = "4MiB", Kind::Bytes { min: 1149, max: GIB };
+        /// Bytes that may wait for all connections together, each shard having an equal share; at least `outbox.bytes_max`. When it is
+        /// used up, every outbox counts as full.
+        total_bytes_max: u64 = "1GiB", Kind::Bytes { min: 1149, max: 1024 * GIB };
+        /// What happens to a connection whose outbox is full: `disconnect` closes it with 4001; `drop` leaves messages
+        /// out and tells it how many.
+        policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
+    }
+
+    /// Clients of Socket.IO.
+    socketio: SocketIo {
+        /// Let them in.
+        enabled: bool = "true", Kind::Flag;
+        /// Where they connect.
+        path: String = "/socket.io/", Kind::Path;
+        /// Origins whose pages may read what long-polling answers: those get CORS headers. `*` is any, empty is none.
+        cors_origins: Vec<String> = "[]", Kind::CorsOrigins;
+        /// Let such pages send cookies and other credentials.
+        cors_credentials: bool = "false", Kind::Flag;
+        /// Time for a connection to join its first namespace; one that has joined none is closed then.
+        connect_timeout_ms: u32 = "45000", Kind::Ms { min: 100, max: 600_000 };
+        /// Time for a change from long-polling to WebSocket, from the probe on.
+        upgrade_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
+        /// Namespaces that clients may join. In `/guild/*` the `*` stands for any one segment that is not empty.
+        namespaces: Namespaces = "/", Kind::Namespaces;
+        /// Namespaces that one connection may be in.
+        namespaces_per_connection_max: u32 = "16", Kind::Number { min: 1, max: 1024 };
+        /// Namespaces with somebody in them, in all.
+        namespaces_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Connections that may be in one namespace; 0 is no limit.
+        connections_per_namespace_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// Binary attachments of one packet; more end the connection.
+        attachments_max: u32 = "10", Kind::Number { min: 0, max: 1024 };
+        /// Event that a client is sent once it has joined a namespace, with the payload it came with; empty is none.
+        connect_event: String = "", Kind::EventOrNone;
+        /// Answers to long-polling that have this length at least are gzipped for clients that accept it; 0 is never.
+        compression_bytes_min: u32 = "1KiB", Kind::Bytes { min: 0, max: 256 * MIB };
+    }
+
+    /// Engine.IO, which carries Socket.IO, by itself.
+    engineio: EngineIo {
+        /// Where every Engine.IO message comes back as it is: for conformance tests and benchmarks; empty is nowhere.
+        echo_path: String = "", Kind::PathOrNone;
+    }
+
+    /// How the server shuts down on SIGTERM.
+    drain: Drain {
+        /// Time after which the server ends, whether all connections are closed or not.
+        timeout_ms: u32 = "10000", Kind::Ms { min: 0, max: 600_000 };
+        /// Time over which the closes are spread, so that not everybody comes back at once; at most `drain.timeout_ms`.
+        spread_ms: u32 = "1000", Kind::Ms { min: 0, max: 600_000 };
+    }
+
+    /// What is logged, on standard error.
+    log: Log {
+        /// The least severe level that is logged.
+        level: LogLevel = "info", Kind::Word(LogLevel::WORDS);
+        /// Lines for people or for machines.
+        format: LogFormat = "text", Kind::Word(LogFormat::WORDS);
+    }
+}
+
+macro_rules! words {
+    ($(
+        $(#[$about:meta])+
+        $name:ident { $($(#[$help:meta])+ $variant:ident = $word:literal,)+ }
+    )+) => { $(
+        $(#[$about])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $name { $($(#[$help])+ $variant,)+ }
+
+        impl $name {
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            /// The word that stands for this in a configuration.
+            pub const fn word(self) -> &'static str {
+                match self { $($name::$variant => $word,)+ }
+            }
+        }
+
+        impl FromValue for $name {
+            fn from_value(value: Value) -> $name {
+                match value {
+                    $(Value::Word($word) => $name::$variant,)+
+                    other => mismatch(&other),
+                }
+            }
+        }
+    )+ };
+}
+
+words! {
+    /// What moves the bytes.
+    Io {
+        /// The best that this kernel has.
+        Auto = "auto",
+        /// Edge-triggered epoll.
+        Epoll = "epoll",
+    }
+
+    /// How a connection over a limit is refused.
+    RefuseWith {
+        /// The upgrade is answered with 429 or 503.
+        Status = "status",
+        /// The upgrade is accepted, then closed with 1008.
+        Close = "close",
+    }
+
+    /// What happens to a connection whose outbox is full.
+    OutboxPolicy {
+        /// It ends.
+        Disconnect = "disconnect",
+        /// Messages are left out, and it is told how many.
+        Drop = "drop",
+    }
+
+    /// The least severe level that is logged.
+    LogLevel {
+        /// What stops the server or loses data.
+        Error = "error",
+        /// What somebody should look at.
+        Warn = "warn",
+        /// Start, stop and what changed in between.
+        Info = "info",
+        /// What explains a connection's fate.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+
+    /// How a log line is written.
+    LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object a line.
+        Json = "json",
+    }
+}
+
+/// Two settings that have to agree.
+struct Agreement {
+    key: &'static str,
+    other: &'static str,
+    holds: fn(&Config) -> bool,
+    /// What `key` has to be, to stand behind "must".
+    must: &'static str,
+}
+
+const AGREEMENTS: &[Agreement] = &[
+    Agreement {
+        key: "server.control",
+        other: "server.listen",
+        holds: |config| config.server.control.is_none_or(|control| !overlap(control, config.server.listen)),
+        must: "not take the port of server.listen",
+    },
+    Agreement {
+        key: "limits.messages_burst_max",
+        other: "limits.messages_per_second_max",
+        holds: |config| config.limits.messages_burst_max == 0 || config.limits.messages_per_second_max > 0,
+        must: "be 0 unless limits.messages_per_second_max is set",
+    },
+    Agreement {
+        key: "limits.receive_bytes_max",
+        other: "limits.message_bytes_max",
+        holds: |config| config.limits.receive_bytes_max >= u64::from(config.limits.message_bytes_max),
+        must: "be at least limits.message_bytes_max",
+    },
+    Agreement {
+        key: "outbox.bytes_max",
+        other: "limits.message_bytes_max",
+        // Neither sum overflows: a message has at most 256 MiB.
+        holds: |config| config.outbox.bytes_max >= config.limits.message_bytes_max + OUTBOX_MARGIN_BYTES,
+        must: "be at least limits.message_bytes_max + 1024",
+    },
+    Agreement {
+        key: "outbox.total_bytes_max",
+        other: "outbox.bytes_max",
+        holds: |config| config.outbox.total_bytes_max >= u64::from(config.outbox.bytes_max),
+        must: "be at least outbox.bytes_max",
+    },
+    Agreement {
+        key: "socketio.cors_credentials",
+        other: "socketio.cors_origins",
+        // Browsers refuse credentials with any origin, and echoing the origin instead would open every visitor's session to any page.
+        holds: |config| {
+            let origins = &config.socketio.cors_origins;
+            !config.socketio.cors_credentials
+                || (!origins.is_empty() && origins.iter().all(|origin| origin != "*"))
+        },
+        must: "be false unless socketio.cors_origins names the origins, without \"*\"",
+    },
+    Agreement {
+        key: "engineio.echo_path",
+        other: "socketio.path",
+        holds: |config| {
+            let (echo, path) = (&config.engineio.echo_path, &config.socketio.path);
+            let apart = !echo.starts_with(path.as_str()) && !path.starts_with(echo.as_str());
+            !config.socketio.enabled || echo.is_empty() || apart
+        },
+        must: "not lie within socketio.path, nor that within it",
+    },
+    Agreement {
+        key: "drain.spread_ms",
+        other: "drain.timeout_ms",
+        holds: |config| config.drain.spread_ms <= config.drain.timeout_ms,
+        must: "be at most drain.timeout_ms",
+    },
+];
+
+/// The part of the command line of `throng serve` that is configuration. Values stay text here: the table checks them, so that a
+/// wrong flag is reported together with everything else that is wrong.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Args {
+    /// Configuration file; without it, the one that THRONG_CONFIG names, or none
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where clients connect
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Where the control port with metrics are, or off
+    #[arg(long, value_name = "ADDR:PORT|off")]
+    pub control: Option<String>,
+    /// Threads that hold connections; 0 is one for each CPU
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Open /echo, which sends every message back
+    #[arg(long)]
+    pub echo: bool,
+    /// What moves the bytes
+    #[arg(long, value_name = "auto|epoll")]
+    pub io: Option<String>,
+    /// Milliseconds that further events to a connection may wait to leave together
+    #[arg(long, value_name = "N")]
+    pub linger_ms: Option<String>,
+    /// error, warn, info, debug or trace
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// text or json
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// Any setting, as in --set limits.message_bytes_max=64KiB; weaker than a flag of its own
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Args {
+    /// What the flags say: the flag's name, the key it sets and the value.
+    fn flags(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
+        let echo = self.echo.then_some("true");
+        [
+            ("--listen", "server.listen", self.listen.as_deref()),
+            ("--control", "server.control", self.control.as_deref()),
+            ("--shards", "server.shards", self.shards.as_deref()),
+            ("--echo", "server.echo", echo),
+            ("--io", "server.io", self.io.as_deref()),
+            ("--linger-ms", "server.linger_ms", self.linger_ms.as_deref()),
+            ("--log-level", "log.level", self.log_level.as_deref()),
+            ("--log-format", "log.format", self.log_format.as_deref()),
+        ]
+        .into_iter()
+        .filter_map(|(flag, key, value)| Some((flag, key, value?)))
+    }
+}
+
+impl Config {
+    /// Reads the file that `args` or `env` name, if any, and says what all of it means. `env` is usually
+    /// `std::env::vars_os()`.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the sources.
+    pub fn load(
+        args: &Args,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, Vec<Problem>> {
+        let mut path = args.config.clone().map(|path| (path, Source::flag("--config")));
+        let mut variables = Vec::new();
+        for (name, value) in env {
+            // A name that is not UTF-8 is not one of ours.
+            let Ok(name) = name.into_string() else { continue };
+            if name == ENV_FILE && path.is_none() && !value.is_empty() {
+                path = Some((PathBuf::from(&value), Source::environment(ENV_FILE)));
+            }
+            // No setting takes what stands for bytes that are not UTF-8, so the check finds them.
+            variables.push((name, value.to_string_lossy().into_owned()));
+        }
+        let Some((path, named_by)) = path else { return Said::gather(args, None, &variables).meaning() };
+        let shown = path.display().to_string();
+        match read_file(&path) {
+            Ok(text) => Said::gather(args, Some((&shown, &text)), &variables).meaning(),
+            Err(error) => {
+                let mut said = Said::gather(args, None, &variables);
+                let fault = Fault::Unreadable { error: error.to_string() };
+                said.problems.push(Problem { key: shown, source: named_by, fault });
+                said.file_lost = true;
+                said.meaning()
+            }
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Said::default().meaning().expect("the defaults are a right configuration")
+    }
+}
+
+/// What was said: the statements of all sources from the weakest to the strongest, not yet checked but for their keys.
+#[derive(Debug, Default)]
+pub struct Said {
+    statements: Vec<Statement>,
+    /// The `[[events]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
+    events: Vec<Rule>,
+    events_source: Option<Source>,
+    /// What names no setting, or is no statement at all.
+    problems: Vec<Problem>,
+    /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
+    file_lost: bool,
+}
+
+/// One setting as one source said it.
+#[derive(Debug)]
+struct Statement {
+    /// Index in [`SETTINGS`].
+    setting: usize,
+    given: Given,
+    source: Source,
+}
+
+/// A setting that is not at its default.
+#[derive(Clone, Debug)]
+struct Changed {
+    /// The setting as a line of TOML, its key in full; for `[[events]]` how many there are.
+    shown: String,
+    source: Source,
+}
+
+impl Said {
+    /// Collects what the file (its path and text), the environment and the command line say. Pure: reads nothing itself.
+    pub fn gather(args: &Args, file: Option<(&str, &str)>, env: &[(String, String)]) -> Said {
+        let mut said = Said::default();
+        if let Some((path, text)) = file {
+            said.hear_file(path, text);
+        }
+        said.hear_environment(env);
+        for set in &args.set {
+            said.hear_set(set);
+        }
+        for (flag, key, value) in args.flags() {
+            let setting = position(key).expect("a flag's key is in the table");
+            said.statements.push(Statement {
+                setting,
+                given: Given::bare(value),
+                source: Source::flag(flag),
+            });
+        }
+        said
+    }
+
+    /// What it means: of each setting what the strongest source said, checked. A wrong statement is a problem even where a
+    /// stronger source overrides it: it would come to light on the worst of days.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the sources.
+    pub fn meaning(self) -> Result<Config, Vec<Problem>> {
+        let mut problems = self.problems;
+        let mut finals: Vec<Final> = SETTINGS.iter().map(Final::default_of).collect();
+        for Statement { setting, given, source } in self.statements {
+            let Setting { key, kind, .. } = &SETTINGS[setting];
+            match kind.read(&given) {
+                Ok(value) => (finals[setting].value, finals[setting].source) = (value, source),
+                Err(wrong) => {
+                    finals[setting].is_wrong = true;
+                    problems.extend(wrong.into_iter().map(|Wrong { given, line }| Problem {
+                        key: (*key).to_owned(),
+                        source: source.at(line),
+                        fault: Fault::Value { given, allowed: kind.allowed() + kind.also() },
+                    }));
+                }
+            }
+        }
+        let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
+        if !self.file_lost {
+            problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
+        }
+        if !problems.is_empty() {
+            problems.sort_by(|a, b| a.source.cmp(&b.source));
+            return Err(problems);
+        }
+        for (setting, last) in SETTINGS.iter().zip(finals) {
+            if last.value != setting.default_value() {
+                let shown = format!("{} = {}", setting.key, last.value);
+                config.changed.push(Changed { shown, source: last.source });
+            }
+        }
+        if let Some(source) = self.events_source.filter(|_| !self.events.is_empty()) {
+            let shown = format!("{}, {} in all", events::HEADING, self.events.len());
+            config.changed.push(Changed { shown, source });
+        }
+        config.events = Rules::new(self.events);
+        if config.limits.messages_burst_max == 0 {
+            config.limits.messages_burst_max = config.limits.messages_per_second_max;
+        }
+        Ok(config)
+    }
+
+    fn hear_file(&mut self, path: &str, text: &str) {
+        let source = |at: usize| Source::File { path: path.to_owned(), line: line_column(text, at).0 };
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            let (line, column) = line_column(text, error.span().map_or(0, |span| span.start));
+            let fault = Fault::Syntax { column, message: error.message().replace('\n', ", ") };
+            let source = Source::File { path: path.to_owned(), line };
+            self.problems.push(Problem { key: String::new(), source, fault });
+        }
+        // What is left of a broken file is a guess at what was meant, and its problems would be guesses too.
+        self.file_lost = !errors.is_empty();
+        if self.file_lost {
+            return;
+        }
+        for (section, content) in root.get_ref() {
+            let name: &str = section.get_ref();
+            if name == events::NAME {
+                let at = section.span().start;
+                self.events = events::read(content.get_ref(), at, text, &source, &mut self.problems);
+                self.events_source = Some(source(at));
+                continue;
+            }
+            let known = SETTINGS.iter().any(|setting| setting.section() == name);
+            match content.get_ref() {
+                DeValue::Table(table) if known => {
+                    for (field, value) in table {
+                        let key = format!("{name}.{}", field.get_ref());
+                        let source = source(field.span().start);
+                        match position(&key) {
+                            Some(setting) => {
+                                let given = Given::from_toml(value.get_ref(), text);
+                                self.statements.push(Statement { setting, given, source });
+                            }
+                            None => self.problems.push(Problem::unknown(key, source)),
+                        }
+                    }
+                }
+                value if known => {
+                    let given = Given::from_toml(value, text).to_string();
+                    let allowed = format!("a section, [{name}]");
+                    let fault = Fault::Value { given, allowed };
+                    self.problems.push(Problem {
+                        key: name.to_owned(),
+                        source: source(section.span().start),
+                        fault,
+                    });
+                }
+                _ => self.problems.push(Problem::unknown(name.to_owned(), source(section.span().start))),
+            }
+        }
+    }
+
+    fn hear_environment(&mut self, env: &[(String, String)]) {
+        let mut weaker = Vec::new();
+        let mut own = Vec::new();
+        for (name, value) in env.iter().filter(|(_, value)| !value.is_empty()) {
+            let setting = if name == ENV_CONNECTIONS_MAX {
+                position("limits.connections_max")
+            } else if name.starts_with(ENV_PREFIX) && name != ENV_FILE && !is_service_link(name, value) {
+                SETTINGS.iter().position(|setting| setting.env_name() == *name)
+            } else {
+                continue;
+            };
+            let source = Source::environment(name);
+            match setting {
+                Some(setting) => {
+                    let statements = if name == ENV_CONNECTIONS_MAX { &mut weaker } else { &mut own };
+                    statements.push(Statement { setting, given: Given::bare(value), source });
+                }
+                None => self.problems.push(Problem::unknown(name.clone(), source)),
+            }
+        }
+        self.statements.append(&mut weaker);
+        self.statements.append(&mut own);
+    }
+
+    fn hear_set(&mut self, set: &str) {
+        let source = Source::flag("--set");
+        let Some((key, value)) = set.split_once('=') else {
+            let fault = Fault::Value { given: format!("{set:?}"), allowed: "KEY=VALUE".to_owned() };
+            return self.problems.push(Problem { key: String::new(), source, fault });
+        };
+        match position(key.trim()) {
+            Some(setting) => self.statements.push(Statement { setting, given: Given::bare(value), source }),
+            None => self.problems.push(Problem::unknown(key.trim().to_owned(), source)),
+        }
+    }
+}
+
+/// What a setting has come to.
+struct Final {
+    value: Value,
+    source: Source,
+    /// True when a statement about it was wrong, so that its value proves nothing.
+    is_wrong: bool,
+}
+
+impl Final {
+    fn default_of(setting: &Setting) -> Final {
+        Final { value: setting.default_value(), source: Source::Default, is_wrong: false }
+    }
+}
+
+impl Agreement {
+    fn check(&self, config: &Config, finals: &[Final]) -> Option<Problem> {
+        let of = |key| &finals[position(key).expect("its keys are in the table")];
+        let (this, other) = (of(self.key), of(self.other));
+        if this.is_wrong || other.is_wrong || (self.holds)(config) {
+            return None;
+        }
+        let source = if this.source == Source::Default { &other.source } else { &this.source };
+        let fault = Fault::Conflict {
+            given: this.value.to_string(),
+            given_by: this.source.clone(),
+            must: self.must,
+            other: self.other,
+            other_given: other.value.to_string(),
+            other_by: other.source.clone(),
+        };
+        Some(Problem { key: self.key.to_owned(), source: source.clone(), fault })
+    }
+}
+
+/// Where something was said. The order is that of strength.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Built in.
+    Default,
+    /// The configuration file.
+    File {
+        /// As it was named.
+        path: String,
+        /// From 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Environment {
+        /// Its name.
+        name: String,
+    },
+    /// The command line.
+    Flag {
+        /// With its dashes.
+        name: &'static str,
+    },
+}
+
+impl Source {
+    fn flag(name: &'static str) -> Source {
+        Source::Flag { name }
+    }
+
+    fn environment(name: &str) -> Source {
+        Source::Environment { name: name.to_owned() }
+    }
+
+    /// This source at another line, if it has lines.
+    fn at(&self, other_line: Option<usize>) -> Source {
+        match (self, other_line) {
+            (Source::File { path, .. }, Some(line)) => Source::File { path: path.clone(), line },
+            _ => self.clone(),
+        }
+    }
+}
+
+impl Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Default => write!(f, "default"),
+            Source::File { path, line } => write!(f, "{path}:{line}"),
+            Source::Environment { name } => write!(f, "{name}"),
+            Source::Flag { name } => write!(f, "{name}"),
+        }
+    }
+}
+
+/// Something that is wrong with what was said. Displayed, it is one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The setting at fault, or what was taken for one; empty where none was named. For a file that cannot be read, its path.
+    pub key: String,
+    /// Where it was said.
+    pub source: Source,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The value is not allowed.
+    Value {
+        /// As it was written.
+        given: String,
+        /// What would be right, to stand behind "it takes".
+        allowed: String,
+    },
+    /// There is no such setting.
+    Unknown {
+        /// A setting's name that is like it.
+        nearest: Option<String>,
+    },
+    /// What must be there is not.
+    Missing {
+        /// What would be right, to stand behind "it takes".
+        allowed: String,
+    },
+    /// Two settings do not agree.
+    Conflict {
+        /// The value of the problem's key.
+        given: String,
+        /// Who said it.
+        given_by: Source,
+        /// What it has to be.
+        must: &'static str,
+        /// The other setting's key.
+        other: &'static str,
+        /// Its value.
+        other_given: String,
+        /// Who said that.
+        other_by: Source,
+    },
+    /// The file is not TOML.
+    Syntax {
+        /// In characters, from 1.
+        column: usize,
+        /// What the parser says.
+        message: String,
+    },
+    /// The file cannot be read.
+    Unreadable {
+        /// What the system says.
+        error: String,
+    },
+}
+
+impl Problem {
+    /// `key` names no setting; `source` is where it was said.
+    fn unknown(key: String, source: Source) -> Problem {
+        let nearest = match (&source, key.strip_prefix(ENV_PREFIX)) {
+            (Source::Environment { .. }, Some(name)) => {
+                let names = SETTINGS.iter().map(Setting::env_name);
+                let names = names.map(|name| (name[ENV_PREFIX.len()..].to_owned(), name));
+                nearest(name, names.chain([(events::NAME.to_ascii_uppercase(), events::HEADING.to_owned())]))
+            }
+            _ => nearest_key(&key),
+        };
+        Problem { key, source, fault: Fault::Unknown { nearest } }
+    }
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Problem { key, source, fault } = self;
+        match fault {
+            Fault::Value { given, allowed } => {
+                write!(f, "{source}: ")?;
+                if !key.is_empty() {
+                    write!(f, "{key}: ")?;
+                }
+                write!(f, "{given} is wrong, it takes {allowed}")
+            }
+            Fault::Unknown { nearest } => {
+                // A variable is its own place.
+                if !matches!(source, Source::Environment { .. }) {
+                    write!(f, "{source}: ")?;
+                }
+                // A key can be anything, a line break too.
+                write!(f, "{}: there is no such setting", key.escape_debug())?;
+                match nearest {
+                    Some(nearest) => write!(f, "; did you mean {nearest}?"),
+                    None => Ok(()),
+                }
+            }
+            Fault::Missing { allowed } => write!(f, "{source}: {key} is missing, it takes {allowed}"),
+            Fault::Conflict { given, given_by, must, other, other_given, other_by } => write!(
+                f,
+                "{source}: {key} = {given} ({given_by}) must {must}, and {other} = {other_given} ({other_by})"
+            ),
+            Fault::Syntax { column, message } => write!(f, "{source}:{column}: not TOML: {message}"),
+            Fault::Unreadable { error } => write!(f, "{source}: {key}: {error}"),
+        }
+    }
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    /// Section and name, as in `limits.message_bytes_max`.
+    pub key: &'static str,
+    /// The default, as one would write it in an environment variable.
+    pub default: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    help: &'static str,
+}
+
+impl Setting {
+    /// The section of the file it stands in.
+    pub fn section(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(section, _)| section)
+    }
+
+    /// What it is called within its section.
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// What it is for, in a sentence or two.
+    pub fn help(&self) -> &'static str {
+        self.help.trim_start()
+    }
+
+    /// The environment variable that sets it. Settings of `[server]` go without their section.
+    pub fn env_name(&self) -> String {
+        let key = self.key.strip_prefix("server.").unwrap_or(self.key);
+        format!("{ENV_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+    }
+
+    fn default_value(&self) -> Value {
+        self.kind.read(&Given::bare(self.default)).expect("a default is allowed")
+    }
+}
+
+/// The index in [`SETTINGS`] of the setting with this key.
+fn position(key: &str) -> Option<usize> {
+    SETTINGS.iter().position(|setting| setting.key == key)
+}
+
+fn read_file(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let length = std::fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if length as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other(format!("longer than {FILE_BYTES_MAX} bytes")));
+    }
+    Ok(text)
+}
+
+/// Line and column of the byte at `at`, both from 1.
+fn line_column(text: &str, at: usize) -> (usize, usize) {
+    let before = text.get(..at).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+}
+
+/// True for a variable that nobody wrote: Kubernetes sets some for every service, so that one named `throng` or `throng-eu` gives
+/// `THRONG_SERVICE_HOST`, `THRONG_PORT=tcp://…` and `THRONG_EU_PORT_7070_TCP_ADDR`. They must not stop the server.
+fn is_service_link(name: &str, value: &str) -> bool {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_protocol = |text: &str| ["TCP", "UDP", "SCTP"].contains(&text);
+    if name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
+        return true;
+    }
+    if name.ends_with("_PORT") {
+        return ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme));
+    }
+    let Some((_, rest)) = name.split_once("_PORT_") else { return false };
+    let mut parts = rest.split('_');
+    parts.next().is_some_and(is_number) && parts.next().is_some_and(is_protocol)
+}
+
+/// True when a socket on one address takes the port of the other.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let same_ip = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && same_ip
+}
+
+/// The key or section that `key` was probably meant to be: one of the same section, else one that has a name like it.
+fn nearest_key(key: &str) -> Option<String> {
+    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    // What was said in full stands elsewhere, unless it is a part of what stands here.
+    let is_part = |setting: &&Setting| setting.section() == section && setting.name().contains(name);
+    let is_namesake = |setting: &&Setting| setting.name() == name;
+    if let Some(setting) = SETTINGS
+        .iter()
+        .find(is_part)
+        .or_else(|| SETTINGS.iter().find(is_namesake))
+        .filter(|_| !name.is_empty())
+    {
+        return Some(setting.key.to_owned());
+    }
+    let settings = || SETTINGS.iter().map(|setting| (setting.name().to_owned(), setting.key.to_owned()));
+    let siblings = SETTINGS.iter().zip(settings()).filter(|(setting, _)| setting.section() == section);
+    let sections =
+        SETTINGS.iter().map(|setting| (setting.section().to_owned(), format!("[{}]", setting.section())));
+    let events = (events::NAME.to_owned(), events::HEADING.to_owned());
+    let sections = sections.chain([events]).filter(|_| section.is_empty());
+    nearest(name, siblings.map(|(_, names)| names)).or_else(|| nearest(name, settings().chain(sections)))
+}
+
+/// Of `candidates`, each a name and what to answer for it, the answer whose name takes the fewest edits to become of `text`, if
+/// they are no more than half of its length. A text that is far longer than any setting's name is like none.
+fn nearest(text: &str, candidates: impl Iterator<Item = (String, String)>) -> Option<String> {
+    const TEXT_BYTES_MAX: usize = 64;
+    if text.len() > TEXT_BYTES_MAX {
+        return None;
+    }
+    // With its words sorted, `max_connections` is `connections_max`.
+    let sorted = |name: &str| {
+        let mut words: Vec<&str> = name.split('_').collect();
+        words.sort_unstable();
+        words.join("_")
+    };
+    let distance = |name: &str| edits(text, name).min(edits(&sorted(text), &sorted(name)));
+    let (count, answer) =
+        candidates.map(|(name, answer)| (distance(&name), answer)).min_by_key(|(count, _)| *count)?;
+    (count <= (text.len() / 2).max(1)).then_some(answer)
+}
+
+/// How many insertions, deletions and replacements of a byte make `b` of `a`, in as many steps as the product of their lengths.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, byte_a) in a.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, byte_b) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(byte_a != byte_b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,780 @@
+//! Short files, variables and command lines, and what comes of them; and that the documentation says what is true.
+
+use super::explain::list;
+use super::*;
+use crate::rules::{Action, Pattern};
+use clap::Parser as _;
+use std::net::Ipv4Addr;
+
+#[derive(clap::Parser)]
+struct Line {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn args(line: &str) -> Args {
+    let words = std::iter::once("serve").chain(line.split_whitespace());
+    Line::try_parse_from(words).expect("clap leaves the values to the table").args
+}
+
+fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+/// What a file, variables and a command line mean together.
+fn load(file: &str, pairs: &[(&str, &str)], line: &str) -> Result<Config, Vec<Problem>> {
+    Said::gather(&args(line), Some(("throng.toml", file)), &env(pairs)).meaning()
+}
+
+fn right(file: &str, pairs: &[(&str, &str)], line: &str) -> Config {
+    load(file, pairs, line).unwrap_or_else(|problems| panic!("{}", shown(&problems)))
+}
+
+fn wrong(file: &str, pairs: &[(&str, &str)], line: &str) -> Vec<Problem> {
+    load(file, pairs, line).expect_err("this is wrong")
+}
+
+fn shown(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("{problem}\n")).collect()
+}
+
+/// Holds the only problem against its whole line.
+#[track_caller]
+fn check_problem(problems: &[Problem], line: &str) {
+    assert_eq!(shown(problems), format!("{line}\n"));
+}
+
+fn namespaces(patterns: &[&str]) -> Namespaces {
+    Namespaces::new(patterns.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect())
+}
+
+#[test]
+fn nothing_said_means_the_defaults() {
+    let config = right("", &[], "");
+    assert_eq!(config.server.listen, SocketAddr::from((Ipv4Addr::UNSPECIFIED, 7070)));
+    assert_eq!(config.server.control, Some(SocketAddr::from((Ipv4Addr::LOCALHOST, 7071))));
+    let server = &config.server;
+    assert_eq!(
+        (server.shards, server.pin, server.io, server.echo, server.linger_ms),
+        (0, true, Io::Auto, false, 0)
+    );
+    let limits = &config.limits;
+    assert_eq!(
+        (limits.connections_max, limits.connections_per_ip_max, limits.accepts_per_second_max),
+        (0, 0, 0)
+    );
+    assert_eq!((limits.messages_per_second_max, limits.messages_burst_max), (0, 0));
+    assert_eq!((limits.refuse_with, limits.handshake_timeout_ms), (RefuseWith::Status, 10_000));
+    assert_eq!((limits.head_bytes_max, limits.message_bytes_max), (8192, 1_048_576));
+    assert_eq!((limits.frames_per_message_max, limits.messages_per_frame_max), (4096, 1024));
+    assert_eq!((limits.rooms_per_connection_max, limits.rooms_max), (1024, 10_000_000));
+    assert_eq!((limits.room_name_bytes_max, limits.receive_bytes_max), (200, 268_435_456));
+    assert!(limits.origins.is_empty() && limits.trusted_proxies.is_empty());
+    assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 25_000, ping_timeout_ms: 20_000 });
+    let outbox = Outbox { bytes_max: 4_194_304, total_bytes_max: 1 << 30, policy: OutboxPolicy::Disconnect };
+    assert_eq!(config.outbox, outbox);
+    let socketio = SocketIo {
+        enabled: true,
+        path: "/socket.io/".to_owned(),
+        cors_origins: Vec::new(),
+        cors_credentials: false,
+        connect_timeout_ms: 45_000,
+        upgrade_timeout_ms: 10_000,
+        namespaces: namespaces(&["/"]),
+        namespaces_per_connection_max: 16,
+        namespaces_max: 100_000,
+        connections_per_namespace_max: 0,
+        attachments_max: 10,
+        connect_event: String::new(),
+        compression_bytes_min: 1024,
+    };
+    assert_eq!(config.socketio, socketio);
+    assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
+    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish"]));
+    assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
+    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+    assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
+}
+
+#[test]
+fn each_source_overrides_the_weaker() {
+    let file = "[limits]\nconnections_max = 1\n";
+    let weak = ("MAX_CONNECTIONS", "2");
+    let own = ("THRONG_LIMITS_CONNECTIONS_MAX", "3");
+    let connections_max =
+        |file: &str, pairs: &[(&str, &str)], line: &str| right(file, pairs, line).limits.connections_max;
+    assert_eq!(connections_max("", &[], ""), 0);
+    assert_eq!(connections_max(file, &[], ""), 1);
+    assert_eq!(connections_max(file, &[weak], ""), 2);
+    assert_eq!(connections_max(file, &[weak, own], ""), 3);
+    assert_eq!(connections_max(file, &[own, weak], ""), 3, "whatever the order of the variables");
+    let set = "--set limits.connections_max=4";
+    assert_eq!(connections_max(file, &[weak, own], set), 4);
+    assert_eq!(
+        connections_max(file, &[], &format!("{set} --set limits.connections_max=5")),
+        5,
+        "the last one counts"
+    );
+
+    let shards = |line| right("[server]\nshards = 1\n", &[("THRONG_SHARDS", "2")], line).server.shards;
+    assert_eq!(shards(""), 2);
+    assert_eq!(shards("--shards 4 --set server.shards=3"), 4, "a flag of its own is stronger than --set");
+}
+
+#[test]
+fn every_flag_sets_its_key() {
+    let line = "--listen [::1]:80 --control off --shards 3 --echo --io epoll --linger-ms 5 --log-level debug --log-format json";
+    let config = right("", &[], line);
+    let server = Server {
+        listen: "[::1]:80".parse().expect("an address"),
+        control: None,
+        shards: 3,
+        pin: true,
+        io: Io::Epoll,
+        echo: true,
+        linger_ms: 5,
+    };
+    assert_eq!(config.server, server);
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+}
+
+#[test]
+fn every_setting_takes_its_default_from_every_source() {
+    for setting in SETTINGS {
+        let (section, name) = setting.key.split_once('.').expect("a key has a section");
+        let value = setting.default_value();
+        let toml = format!("[{section}]\n{name} = {value}\n");
+        for default in [
+            right(&toml, &[], ""),
+            right("", &[(&setting.env_name(), setting.default)], ""),
+            right("", &[(&setting.env_name(), &value.to_string())], ""),
+            right("", &[], &format!("--set {}={}", setting.key, setting.default)),
+        ] {
+            assert!(default.changed.is_empty(), "{}: {:?}", setting.key, default.changed);
+        }
+    }
+}
+
+#[test]
+fn every_bound_fits_its_field() {
+    for setting in SETTINGS {
+        let mut finals: Vec<Value> = SETTINGS.iter().map(Setting::default_value).collect();
+        let index = position(setting.key).expect("it is in the table");
+        if let Kind::Number { min, max } | Kind::Bytes { min, max } | Kind::Ms { min, max } = setting.kind {
+            for bound in [min, max] {
+                finals[index] =
+                    setting.kind.read(&Given::Number(bound.into())).expect("bounds are inclusive");
+                typed(finals.clone());
+            }
+            assert!(setting.kind.read(&Given::Number(i128::from(max) + 1)).is_err());
+            assert!(setting.kind.read(&Given::Number(i128::from(min) - 1)).is_err());
+        }
+    }
+}
+
+#[test]
+fn no_two_settings_share_a_variable() {
+    let mut names: Vec<String> = SETTINGS.iter().map(Setting::env_name).collect();
+    names.extend([ENV_FILE.to_owned(), ENV_CONNECTIONS_MAX.to_owned()]);
+    let count = names.len();
+    names.sort();
+    names.dedup();
+    assert_eq!(names.len(), count);
+    assert!(names.iter().all(|name| !is_service_link(name, "0.0.0.0:7070")));
+}
+
+#[test]
+fn sizes_and_times_take_units() {
+    let bytes_max = |value: &str| {
+        right(&format!("[limits]\nmessage_bytes_max = {value}\n"), &[], "").limits.message_bytes_max
+    };
+    for (value, bytes) in [
+        ("65_536", 65_536),
+        ("0x10000", 65_536),
+        ("\"64KiB\"", 65_536),
+        ("\"64 kib\"", 65_536),
+        ("\"1MB\"", 1_000_000),
+        ("\"200kB\"", 200_000),
+        ("\"125\"", 125),
+        ("\"125B\"", 125),
+    ] {
+        assert_eq!(bytes_max(value), bytes, "{value}");
+    }
+    let interval_ms =
+        |value| right("", &[("THRONG_HEARTBEAT_PING_INTERVAL_MS", value)], "").heartbeat.ping_interval_ms;
+    for (value, ms) in
+        [("1500", 1500), ("500ms", 500), ("25s", 25_000), (" 2 m ", 120_000), ("1h", 3_600_000)]
+    {
+        assert_eq!(interval_ms(value), ms, "{value}");
+    }
+}
+
+#[test]
+fn lists_come_as_toml_or_with_commas() {
+    let file = "[limits]\ntrusted_proxies = [\"10.1.2.3/8\", \"::1\"]\n\
+                origins = [\"https://A.example:443\", \"https://*.b.example\", \"http://[::1]:3000\", \"null\"]\n";
+    let bare = [
+        ("THRONG_LIMITS_TRUSTED_PROXIES", "10.0.0.0/8, ::1/128"),
+        ("THRONG_LIMITS_ORIGINS", "https://a.example,https://*.b.example,http://[::1]:3000,null"),
+    ];
+    for config in [right(file, &[], ""), right("", &bare, "")] {
+        assert_eq!(list(&config.limits.trusted_proxies), "10.0.0.0/8, ::1/128");
+        let origins = ["https://a.example", "https://*.b.example", "http://[::1]:3000", "null"];
+        assert_eq!(config.limits.origins, origins, "in the form that browsers send");
+    }
+    let socketio = |file, pairs: &[_], line| right(file, pairs, line).socketio;
+    let any = [("THRONG_SOCKETIO_CORS_ORIGINS", "*")];
+    assert_eq!(socketio("", &any, "").cors_origins, ["*"]);
+    let file = "[socketio]\ncors_origins = [\"https://A.example:443\", \"null\"]\ncors_credentials = true\n";
+    assert_eq!(socketio(file, &[], "").cors_origins, ["https://a.example", "null"]);
+    let line = "--set socketio.namespaces=/,/guild/*";
+    assert_eq!(socketio("", &[], line).namespaces, namespaces(&["/", "/guild/*"]));
+    let line = "--set socketio.namespaces=[\"/custom\"]";
+    assert_eq!(socketio("", &[], line).namespaces, namespaces(&["/custom"]));
+    let config = right("", &[("THRONG_LIMITS_ORIGINS", "[\"http://a.example\"]")], "");
+    assert_eq!(config.limits.origins, ["http://a.example"]);
+    let emptied = right(file, &[], "--set limits.origins= --set limits.trusted_proxies=[]");
+    assert!(emptied.limits.origins.is_empty() && emptied.limits.trusted_proxies.is_empty());
+}
+
+#[test]
+fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
+    for (section, line, given, allowed) in [
+        ("server", "listen = \"7070\"", "\"7070\"", "an address and a port"),
+        ("server", "listen = \"localhost:7070\"", "\"localhost:7070\"", "an address and a port"),
+        ("server", "listen = \"off\"", "\"off\"", "an address and a port"),
+        ("server", "listen = 7070", "7070", "an address and a port"),
+        ("server", "control = false", "false", "or \"off\""),
+        ("server", "control = \"127.0.0.1:70710\"", "\"127.0.0.1:70710\"", "or \"off\""),
+        ("server", "shards = 129", "129", "a whole number from 0 to 128"),
+        ("server", "shards = -1", "-1", "a whole number from 0 to 128"),
+        ("server", "shards = 2.5", "2.5", "a whole number from 0 to 128"),
+        ("server", "shards = \"4\"", "\"4\"", "a whole number from 0 to 128"),
+        ("server", "pin = 1", "1", "true or false"),
+        ("server", "echo = \"true\"", "\"true\"", "true or false"),
+        ("server", "io = \"select\"", "\"select\"", "\"auto\" or \"epoll\""),
+        ("server", "linger_ms = 1001", "1001", "a time from 0 to 1000 ms"),
+        ("server", "linger_ms = \"2s\"", "\"2s\"", "a time from 0 to 1000 ms"),
+        ("limits", "connections_max = 16000001", "16000001", "a whole number from 0 to 16000000"),
+        ("limits", "refuse_with = \"Close\"", "\"Close\"", "\"status\" or \"close\""),
+        ("limits", "trusted_proxies = \"10.0.0.0/8\"", "\"10.0.0.0/8\"", "a list of networks"),
+        ("limits", "trusted_proxies = [\"10.0.0.0/33\"]", "\"10.0.0.0/33\"", "a list of networks"),
+        ("limits", "trusted_proxies = [10]", "10", "a list of networks"),
+        ("limits", "handshake_timeout_ms = 99", "99", "a time from 100 to 600000 ms"),
+        ("limits", "handshake_timeout_ms = \"10 sec\"", "\"10 sec\"", "a time from 100 to 600000 ms"),
+        ("limits", "head_bytes_max = \"511B\"", "\"511B\"", "a size from 512 bytes to 64 KiB"),
+        ("limits", "message_bytes_max = \"1.5MiB\"", "\"1.5MiB\"", "a size from 125 bytes to 256 MiB"),
+        ("limits", "message_bytes_max = \"MiB\"", "\"MiB\"", "a size from 125 bytes to 256 MiB"),
+        ("limits", "message_bytes_max = \"99999999999999GiB\"", "\"99999999999999GiB\"", "a size from 125"),
+        ("limits", "message_bytes_max = 2001-02-03", "2001-02-03", "a size from 125 bytes to 256 MiB"),
+        ("limits", "message_bytes_max = {}", "a table", "a size from 125 bytes to 256 MiB"),
+        ("limits", "room_name_bytes_max = 0", "0", "a size from 1 byte to 1 KiB"),
+        ("limits", "origins = [\"example.com\"]", "\"example.com\"", "\"scheme://host[:port]\""),
+        (
+            "limits",
+            "origins = [\"https://a.example/\"]",
+            "\"https://a.example/\"",
+            "\"scheme://host[:port]\"",
+        ),
+        ("limits", "origins = [\"https://*\"]", "\"https://*\"", "\"scheme://host[:port]\""),
+        (
+            "limits",
+            "origins = [\"https://a.*.example\"]",
+            "\"https://a.*.example\"",
+            "\"scheme://*.host[:port]\"",
+        ),
+        ("limits", "origins = [\"https://a:99999\"]", "\"https://a:99999\"", "\"scheme://host[:port]\""),
+        ("heartbeat", "ping_interval_ms = 49", "49", "a time from 50 to 3600000 ms"),
+        ("outbox", "bytes_max = \"2GiB\"", "\"2GiB\"", "a size from 1149 bytes to 1 GiB"),
+        ("outbox", "policy = \"block\"", "\"block\"", "\"disconnect\" or \"drop\""),
+        ("socketio", "enabled = \"yes\"", "\"yes\"", "true or false"),
+        ("socketio", "path = \"socket.io/\"", "\"socket.io/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/socket.io\"", "\"/socket.io\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/\"", "\"/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/a//b/\"", "\"/a//b/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"/a?b/\"", "\"/a?b/\"", "a path with a slash at both ends"),
+        ("socketio", "path = \"\"", "\"\"", "a path with a slash at both ends"),
+        ("socketio", "cors_origins = \"*\"", "\"*\"", "or \"*\" for any"),
+        ("socketio", "cors_origins = [\"a.example\"]", "\"a.example\"", "or \"*\" for any"),
+        ("socketio", "connect_timeout_ms = 99", "99", "a time from 100 to 600000 ms"),
+        ("socketio", "namespaces = []", "[]", "a list of one or more namespaces"),
+        ("socketio", "namespaces = [\"chat\"]", "\"chat\"", "a list of one or more namespaces"),
+        ("socketio", "namespaces = [\"/guild*\"]", "\"/guild*\"", "a list of one or more namespaces"),
+        ("socketio", "attachments_max = 1025", "1025", "a whole number from 0 to 1024"),
+        ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
+        ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
+        ("engineio", "echo_path = \"echo\"", "\"echo\"", "like \"/socket.io/\", or \"\""),
+        ("drain", "timeout_ms = 600001", "600001", "a time from 0 to 600000 ms"),
+        (
+            "log",
+            "level = \"verbose\"",
+            "\"verbose\"",
+            "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+        ),
+        ("log", "format = []", "[]", "\"text\" or \"json\""),
+    ] {
+        let name = line.split_once(' ').expect("a name comes first").0;
+        let problems = wrong(&format!("# A comment.\n[{section}]\n\n{line}\n"), &[], "");
+        let text = shown(&problems);
+        let start = format!("throng.toml:4: {section}.{name}: {given} is wrong, it takes ");
+        assert!(problems.len() == 1 && text.starts_with(&start), "{line}\n{text}");
+        assert!(text[start.len()..].contains(allowed), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn a_wrong_element_has_its_own_line() {
+    let problems = wrong("[limits]\norigins = [\n  \"null\",\n  \"one\",\n  2,\n]\n", &[], "");
+    let takes =
+        "is wrong, it takes a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\" or \"null\"";
+    assert_eq!(
+        shown(&problems),
+        format!("throng.toml:4: limits.origins: \"one\" {takes}\nthrong.toml:5: limits.origins: 2 {takes}\n")
+    );
+}
+
+#[test]
+fn everything_wrong_is_said_at_once_in_the_order_of_the_sources() {
+    let file = "[outbox]\npolicy = 1\n[log]\nlevl = \"info\"\n[drain]\nspread_ms = 20000\n";
+    let pairs = [("THRONG_SHARDS", "many"), ("THRONG_SHARD", "2"), ("THRONG_LISTEN", "")];
+    let problems = wrong(file, &pairs, "--linger-ms soon --set limits=1 --set echo");
+    assert_eq!(
+        shown(&problems),
+        "throng.toml:2: outbox.policy: 1 is wrong, it takes \"disconnect\" or \"drop\"\n\
+         throng.toml:4: log.levl: there is no such setting; did you mean log.level?\n\
+         throng.toml:6: drain.spread_ms = 20000 (throng.toml:6) must be at most drain.timeout_ms, \
+         and drain.timeout_ms = 10000 (default)\n\
+         THRONG_SHARD: there is no such setting; did you mean THRONG_SHARDS?\n\
+         THRONG_SHARDS: server.shards: \"many\" is wrong, it takes a whole number from 0 to 128\n\
+         --linger-ms: server.linger_ms: \"soon\" is wrong, it takes a time from 0 to 1000 ms, \
+         as a number or like \"25s\"\n\
+         --set: limits: there is no such setting; did you mean [limits]?\n\
+         --set: \"echo\" is wrong, it takes KEY=VALUE\n"
+    );
+}
+
+#[test]
+fn a_wrong_statement_is_a_problem_even_when_it_is_overridden() {
+    let problems = wrong("[server]\nshards = 1000\n", &[], "--shards 2");
+    check_problem(
+        &problems,
+        "throng.toml:2: server.shards: 1000 is wrong, it takes a whole number from 0 to 128",
+    );
+}
+
+#[test]
+fn settings_that_do_not_agree_name_each_other() {
+    for (file, line) in [
+        (
+            "[limits]\nmessage_bytes_max = \"8MiB\"\n",
+            "throng.toml:2: outbox.bytes_max = \"4MiB\" (default) must be at least limits.message_bytes_max + 1024, \
+             and limits.message_bytes_max = \"8MiB\" (throng.toml:2)",
+        ),
+        (
+            "[outbox]\nbytes_max = 1049599\n",
+            "throng.toml:2: outbox.bytes_max = 1049599 (throng.toml:2) must be at least \
+             limits.message_bytes_max + 1024, and limits.message_bytes_max = \"1MiB\" (default)",
+        ),
+        (
+            "[limits]\nreceive_bytes_max = \"1000KiB\"\n",
+            "throng.toml:2: limits.receive_bytes_max = \"1000KiB\" (throng.toml:2) must be at least \
+             limits.message_bytes_max, and limits.message_bytes_max = \"1MiB\" (default)",
+        ),
+        (
+            "[limits]\nmessages_burst_max = 5\n",
+            "throng.toml:2: limits.messages_burst_max = 5 (throng.toml:2) must be 0 unless \
+             limits.messages_per_second_max is set, and limits.messages_per_second_max = 0 (default)",
+        ),
+        (
+            "[drain]\ntimeout_ms = 999\n",
+            "throng.toml:2: drain.spread_ms = 1000 (default) must be at most drain.timeout_ms, \
+             and drain.timeout_ms = 999 (throng.toml:2)",
+        ),
+        (
+            "[server]\nlisten = \"0.0.0.0:7071\"\n",
+            "throng.toml:2: server.control = \"127.0.0.1:7071\" (default) must not take the port of server.listen, \
+             and server.listen = \"0.0.0.0:7071\" (throng.toml:2)",
+        ),
+        (
+            "[socketio]\ncors_credentials = true\n",
+            "throng.toml:2: socketio.cors_credentials = true (throng.toml:2) must be false unless socketio.cors_origins \
+             names the origins, without \"*\", and socketio.cors_origins = [] (default)",
+        ),
+        (
+            "[socketio]\ncors_origins = [\"null\", \"*\"]\ncors_credentials = true\n",
+            "throng.toml:3: socketio.cors_credentials = true (throng.toml:3) must be false unless socketio.cors_origins \
+             names the origins, without \"*\", and socketio.cors_origins = [\"null\", \"*\"] (throng.toml:2)",
+        ),
+        (
+            "[engineio]\necho_path = \"/socket.io/echo/\"\n",
+            "throng.toml:2: engineio.echo_path = \"/socket.io/echo/\" (throng.toml:2) must not lie within socketio.path, \
+             nor that within it, and socketio.path = \"/socket.io/\" (default)",
+        ),
+        (
+            "[socketio]\npath = \"/a/b/\"\n[engineio]\necho_path = \"/a/\"\n",
+            "throng.toml:4: engineio.echo_path = \"/a/\" (throng.toml:4) must not lie within socketio.path, \
+             nor that within it, and socketio.path = \"/a/b/\" (throng.toml:2)",
+        ),
+    ] {
+        check_problem(&wrong(file, &[], ""), line);
+    }
+    right("[engineio]\necho_path = \"/socket.io/\"\n[socketio]\nenabled = false\n", &[], "");
+    right("[outbox]\nbytes_max = 1049600\n", &[], "");
+    right("[server]\nlisten = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n", &[], "");
+    let problems = wrong("[drain]\nspread_ms = \"long\"\ntimeout_ms = 0\n", &[], "");
+    assert_eq!(problems.len(), 1, "a wrong value breaks no agreement besides: {}", shown(&problems));
+}
+
+#[test]
+fn the_burst_is_the_rate_unless_it_is_said() {
+    let limits = |file| right(file, &[], "").limits;
+    assert_eq!(limits("[limits]\nmessages_per_second_max = 7\n").messages_burst_max, 7);
+    assert_eq!(
+        limits("[limits]\nmessages_per_second_max = 7\nmessages_burst_max = 3\n").messages_burst_max,
+        3
+    );
+}
+
+#[test]
+fn an_unknown_key_is_met_with_the_nearest_known_one() {
+    for (file, key, meant) in [
+        (
+            "[limits]\nmesage_bytes_max = 1\n",
+            "throng.toml:2: limits.mesage_bytes_max",
+            Some("limits.message_bytes_max"),
+        ),
+        ("\n[limit]\nrooms_max = 1\n", "throng.toml:2: limit", Some("[limits]")),
+        ("listen = \"0.0.0.0:1\"\n", "throng.toml:1: listen", Some("server.listen")),
+        (
+            "[limits]\nmax_connections = 1\n",
+            "throng.toml:2: limits.max_connections",
+            Some("limits.connections_max"),
+        ),
+        (
+            "[limits]\nping_timeout_ms = 1\n",
+            "throng.toml:2: limits.ping_timeout_ms",
+            Some("heartbeat.ping_timeout_ms"),
+        ),
+        (
+            "heartbeat.timeout_ms = 1\n",
+            "throng.toml:1: heartbeat.timeout_ms",
+            Some("heartbeat.ping_timeout_ms"),
+        ),
+        ("log = { levle = \"info\" }\n", "throng.toml:1: log.levle", Some("log.level")),
+        ("[server.extra]\n", "throng.toml:1: server.extra", None),
+        ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
+        ("[[event]]\non = 1\n", "throng.toml:1: event", Some("[[events]]")),
+        ("[tls]\ncertificate = \"x\"\n", "throng.toml:1: tls", None),
+    ] {
+        let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
+        check_problem(&wrong(file, &[], ""), &format!("{key}: there is no such setting{hint}"));
+    }
+    check_problem(
+        &wrong("", &[("THRONG_MAX_CONNECTIONS", "1")], ""),
+        "THRONG_MAX_CONNECTIONS: there is no such setting; did you mean THRONG_LIMITS_CONNECTIONS_MAX?",
+    );
+    check_problem(
+        &wrong("", &[("THRONG_EVENTS", "[]")], ""),
+        "THRONG_EVENTS: there is no such setting; did you mean [[events]]?",
+    );
+    check_problem(
+        &wrong("", &[], "--set events=[]"),
+        "--set: events: there is no such setting; did you mean [[events]]?",
+    );
+    check_problem(
+        &wrong("server = 1\n", &[], ""),
+        "throng.toml:1: server: 1 is wrong, it takes a section, [server]",
+    );
+    check_problem(
+        &wrong("[[server]]\n", &[], ""),
+        "throng.toml:1: server: [a table] is wrong, it takes a section, [server]",
+    );
+}
+
+#[test]
+fn events_are_read_into_rules() {
+    let file = "\
+        [[events]]\non = \"in\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[events]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
+        [[events]]\non = \"say\"\ndo = \"publish\"\n\
+        [[events]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
+        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
+        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+    let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+    let publish = |rooms: &[&str], event: &str, data: &str| Action::Publish {
+        room_fields: fields(rooms),
+        event_field: event.to_owned(),
+        data_field: data.to_owned(),
+    };
+    let events = right(file, &[], "").events;
+    for (on, action) in [
+        ("in", Action::Join { room_fields: fields(&["guild"]) }),
+        ("out", Action::Leave { room_fields: fields(&["room", "rooms"]) }),
+        ("say", publish(&["room", "rooms"], "event", "data")),
+        ("tell", publish(&["to"], "kind", "text")),
+        ("hello", Action::Reply { event: "welcome".to_owned() }),
+        ("ping", Action::Ack),
+        ("join", Action::Join { room_fields: fields(&["room", "rooms"]) }),
+    ] {
+        assert_eq!(events.find("/guild/7", on), Some(&action), "{on}");
+        assert_eq!(events.find("/", on).is_some(), on != "out", "{on}");
+    }
+    let inline = right("events = [{ on = \"ping\", do = \"ack\" }]\n", &[], "").events;
+    assert_eq!(inline.find("/", "ping"), Some(&Action::Ack), "written in another way");
+    assert!(right("events = []\n", &[], "").changed.is_empty());
+}
+
+#[test]
+fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
+    let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
+    let actions = "\"join\", \"leave\", \"publish\", \"reply\" or \"ack\"";
+    let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
+    for (table, problem) in [
+        ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),
+        ("on = \"a\"\n", format!("2: events.do is missing, it takes {actions}")),
+        ("on = \"a\"\ndo = \"reply\"\n", format!("2: events.event is missing, it takes {free}")),
+        ("on = 1\ndo = \"ack\"\n", format!("3: events.on: 1 is wrong, it takes {free}")),
+        (
+            "do = \"ack\"\non = \"disconnect\"\n",
+            format!("4: events.on: \"disconnect\" is wrong, it takes {free}"),
+        ),
+        ("on = \"a\"\ndo = \"Join\"\n", format!("4: events.do: \"Join\" is wrong, it takes {actions}")),
+        (
+            "on = \"a\"\ndo = \"reply\"\nevent = \"connect\"\n",
+            format!("5: events.event: \"connect\" is wrong, it takes {free}"),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nnamespace = \"guild\"\n",
+            "5: events.namespace: \"guild\" is wrong, it takes a namespace, like \"/\" or \"/chat\", \
+             where \"*\" stands for any one segment"
+                .to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"join\"\nroom = \"\"\n",
+            "5: events.room: \"\" is wrong, it takes the name of a field".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"publish\"\ndata = [\"b\"]\n",
+            "5: events.data: [\"b\"] is wrong, it takes the name of a field".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"join\"\nevent = \"b\"\n",
+            format!("5: events.event: \"b\" is wrong, {}", nothing("join")),
+        ),
+        (
+            "room = \"b\"\non = \"a\"\ndo = \"ack\"\n",
+            format!("3: events.room: \"b\" is wrong, {}", nothing("ack")),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nrooms = \"b\"\n",
+            "5: events.rooms: there is no such setting; did you mean events.room?".to_owned(),
+        ),
+        (
+            "on = \"a\"\ndo = \"ack\"\nname = \"b\"\n",
+            "5: events.name: there is no such setting; did you mean events.namespace?".to_owned(),
+        ),
+        ("on = \"a\"\ndo = \"ack\"\nx = 1\n", "5: events.x: there is no such setting".to_owned()),
+    ] {
+        check_problem(&wrong(&format!("\n[[events]]\n{table}"), &[], ""), &format!("throng.toml:{problem}"));
+    }
+    let tables = "is wrong, it takes a list of tables, [[events]]";
+    check_problem(
+        &wrong("[events]\non = \"a\"\n", &[], ""),
+        &format!("throng.toml:1: events: a table {tables}"),
+    );
+    check_problem(&wrong("\nevents = [\n 1,\n]\n", &[], ""), &format!("throng.toml:3: events: 1 {tables}"));
+    let several = wrong("[[events]]\n[[events]]\non = 1\nto = 1\n[log]\nlevel = 1\n", &[], "");
+    assert_eq!(several.len(), 6, "everything is told: {}", shown(&several));
+}
+
+#[test]
+fn there_may_be_a_thousand_events() {
+    let table = "[[events]]\non = \"a\"\ndo = \"ack\"\n";
+    let events = right(&table.repeat(1000), &[], "").events;
+    assert_eq!(events.iter().count(), 1003);
+    check_problem(
+        &wrong(&table.repeat(1001), &[], ""),
+        "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",
+    );
+}
+
+#[test]
+fn a_syntax_error_has_line_and_column() {
+    let problems = wrong("[server]\nshards = 1\nlisten = \"0.0.0.0:1\n", &[("THRONG_ECHO", "1")], "");
+    assert_eq!(problems.len(), 2, "the other sources are checked too: {}", shown(&problems));
+    assert!(
+        shown(&problems).starts_with("throng.toml:3:20: not TOML: invalid basic string"),
+        "{}",
+        shown(&problems)
+    );
+    let problems = wrong("[server]\nshards = 1\nshards = 2\n", &[], "");
+    check_problem(&problems, "throng.toml:3:1: not TOML: duplicate key");
+}
+
+#[test]
+fn a_file_may_have_windows_line_ends_and_a_byte_order_mark() {
+    assert_eq!(right("\u{feff}[server]\r\nshards = 3\r\n", &[], "").server.shards, 3);
+    let problems = wrong("\u{feff}[server]\r\nshards = 300\r\n", &[], "");
+    assert!(shown(&problems).starts_with("throng.toml:2: server.shards: 300 "), "{}", shown(&problems));
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let others = [
+        ("THRONG", "1"),
+        ("PATH", "/bin"),
+        ("THRONG_CONFIG", "read by load, not here"),
+        ("THRONG_SERVICE_HOST", "10.0.0.1"),
+        ("THRONG_SERVICE_PORT", "7070"),
+        ("THRONG_SERVICE_PORT_WS", "7070"),
+        ("THRONG_PORT", "tcp://10.0.0.1:7070"),
+        ("THRONG_PORT_7070_TCP", "tcp://10.0.0.1:7070"),
+        ("THRONG_EU_PORT_7070_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert!(right("", &others, "").changed.is_empty());
+    check_problem(&wrong("", &[("THRONG_PORT", "8080")], ""), "THRONG_PORT: there is no such setting");
+}
+
+fn os(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect()
+}
+
+#[test]
+fn the_file_is_named_by_the_flag_or_the_variable() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/throng.toml");
+    let load = |line: &str, pairs: &[(&str, &str)]| Config::load(&args(line), os(pairs));
+    let missing = "/nonexistent/throng.toml";
+    assert!(load("", &[("THRONG_CONFIG", "")]).is_ok());
+    assert!(load("", &[("THRONG_CONFIG", example)]).is_ok());
+    assert!(
+        load(&format!("--config {example}"), &[("THRONG_CONFIG", missing)]).is_ok(),
+        "the flag is stronger"
+    );
+    let problems = load("--shards no", &[("THRONG_CONFIG", missing)]).expect_err("there is no such file");
+    assert_eq!(
+        shown(&problems),
+        "THRONG_CONFIG: /nonexistent/throng.toml: No such file or directory (os error 2)\n\
+         --shards: server.shards: \"no\" is wrong, it takes a whole number from 0 to 128\n"
+    );
+    let problems = load("--config /dev/zero", &[]).expect_err("it never ends");
+    check_problem(&problems, "--config: /dev/zero: longer than 1048576 bytes");
+}
+
+#[test]
+fn an_explanation_names_what_was_set_and_where() {
+    let file = "[limits]\nconnections_max = 50_000\nmessages_per_second_max = 20\nrefuse_with = \"status\"\n";
+    let config = right(file, &[("THRONG_CONTROL", "0.0.0.0:9000")], "--set limits.trusted_proxies=0.0.0.0/0");
+    let text = config.explain();
+    for line in [
+        "  server.control = \"0.0.0.0:9000\"         THRONG_CONTROL\n",
+        "  limits.connections_max = 50000          throng.toml:2\n",
+        "  limits.trusted_proxies = [\"0.0.0.0/0\"]  --set\n",
+        "  At most 50000 connections; ",
+        "  A connection may send 20 messages a second, and 20 at once.\n",
+        "  Limits that are off: connections_per_ip_max, accepts_per_second_max, origins.\n",
+        "  For a slow connection 4 MiB may wait, for all of them 1 GiB; then it is disconnected.\n",
+        "CAUTION, whoever reaches that port controls the server.\n",
+        "  CAUTION: every client is a trusted proxy and can claim any address.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    assert!(!text.contains("refuse_with"), "what is said as it is by default is not away from it\n{text}");
+    assert!(text.lines().count() <= 40);
+}
+
+#[test]
+fn an_explanation_says_what_socket_io_clients_may_do() {
+    let file = "\
+        [socketio]\nnamespaces = [\"/\", \"/guild/*\"]\ncors_origins = [\"https://a.example\"]\n\
+        cors_credentials = true\nconnections_per_namespace_max = 7\nconnect_event = \"auth\"\n\
+        [[events]]\nnamespace = \"/guild/*\"\non = \"join\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
+        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+    let text = right(file, &[], "--set engineio.echo_path=/engine.io/").explain();
+    for line in [
+        "  [[events]], 3 in all                           throng.toml:7\n",
+        "  Socket.IO is at /socket.io/; its namespaces: /, /guild/*.\n",
+        "  A Socket.IO client has 45 s to join a namespace, may be in 16, and has 10 s to change to WebSocket.\n",
+        "  At most 7 connections in one namespace.\n",
+        "  Pages of https://a.example may use long-polling, with credentials.\n",
+        "  A client that has joined a namespace is sent \"auth\" with what it came with.\n",
+        "  On \"join\" in /guild/* a client joins the room in field \"guild\".\n",
+        "  On \"hello\" a client gets \"welcome\" with the same arguments.\n",
+        "  On \"ping\" a client gets an acknowledgement with the same arguments.\n",
+        "  On \"leave\" a client leaves the room in field \"room\" or \"rooms\".\n",
+        "  On \"publish\" a client publishes field \"data\" to the room in field \"room\" or \"rooms\", \
+         as the event in field \"event\".\n",
+        "  Engine.IO messages come back as they are, at /engine.io/.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    let said = |line: &str| right("", &[], line).explain();
+    assert!(
+        said("").contains("  Pages of other origins cannot use long-polling: there are no CORS headers.\n")
+    );
+    assert!(said("--set socketio.cors_origins=*").contains("  Pages of any origin may use long-polling.\n"));
+    let off = said("--set socketio.enabled=false");
+    assert!(off.contains("  Socket.IO is off.\n") && !off.contains("namespace"), "{off}");
+}
+
+#[test]
+fn the_example_says_every_default_once() {
+    let text = include_str!("../../examples/throng.toml");
+    let said = Said::gather(&Args::default(), Some(("throng.toml", text)), &[]);
+    let mut keys: Vec<(Source, &str)> =
+        said.statements.iter().map(|said| (said.source.clone(), SETTINGS[said.setting].key)).collect();
+    keys.sort();
+    assert!(keys.iter().map(|(_, key)| *key).eq(SETTINGS.iter().map(|setting| setting.key)), "{keys:?}");
+    let config = said.meaning().unwrap_or_else(|problems| panic!("{}", shown(&problems)));
+    assert!(config.changed.is_empty(), "{:?}", config.changed);
+}
+
+#[test]
+fn the_example_for_compliance_is_what_the_suites_ask_for() {
+    let config = right(include_str!("../../examples/socketio-compliance.toml"), &[], "");
+    assert_eq!((config.server.listen.port(), config.server.control), (3000, None));
+    assert_eq!(config.limits.message_bytes_max, 1_000_000);
+    assert_eq!(config.heartbeat, Heartbeat { ping_interval_ms: 300, ping_timeout_ms: 200 });
+    let SocketIo { path, cors_origins, connect_timeout_ms, namespaces: allowed, connect_event, .. } =
+        &config.socketio;
+    assert_eq!((path.as_str(), connect_event.as_str(), *connect_timeout_ms), ("/socket.io/", "auth", 1000));
+    assert_eq!((cors_origins.as_slice(), allowed), (&["*".to_owned()][..], &namespaces(&["/", "/custom"])));
+    assert_eq!(config.engineio.echo_path, "/engine.io/");
+    for namespace in ["/", "/custom"] {
+        let reply = Action::Reply { event: "message-back".to_owned() };
+        assert_eq!(config.events.find(namespace, "message"), Some(&reply));
+        assert_eq!(config.events.find(namespace, "message-with-ack"), Some(&Action::Ack));
+    }
+}
+
+/// The text of the first fenced block behind `heading`.
+fn block<'a>(text: &'a str, heading: &str) -> &'a str {
+    let (_, rest) = text.split_once(heading).expect("the heading is there");
+    let (_, rest) = rest.split_once("```").expect("a block follows");
+    let (_, rest) = rest.split_once('\n').expect("its first line ends");
+    rest.split_once("```").expect("the block ends").0
+}
+
+#[test]
+fn the_documentation_shows_what_is_true() {
+    let text = include_str!("../../docs/configuration.md");
+    let example = block(text, "\n## An example\n");
+    assert_eq!(right(example, &[], "").explain(), block(text, "\n## What a file means\n"));
+    let problems = wrong(block(text, "\n## When something is wrong\n"), &[("THRONG_SHARD", "4")], "");
+    assert_eq!(shown(&problems), block(text, "\nis answered with\n"));
+}
+
+#[test]
+fn the_documentation_lists_the_table() {
+    let text = include_str!("../../docs/configuration.md");
+    let row = |setting: &Setting| {
+        let Setting { key, kind, .. } = setting;
+        // Two bare asterisks would be emphasis.
+        let allowed = kind.allowed().replace('*', "\\*");
+        format!("| `{key}` | `{}` | {allowed} | {} |", setting.default_value(), setting.help())
+    };
+    let listed: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
+    let rows: Vec<String> = SETTINGS.iter().map(row).collect();
+    assert!(listed == rows, "docs/configuration.md should list\n\n{}\n", rows.join("\n"));
+}

@@ -7,7 +7,6 @@ pub mod wire;
 pub mod dialect;
 pub mod shard;
 pub mod reactor;
-pub mod rules;
 pub mod sim;
 #[doc(hidden)]
 pub mod fuzzing;

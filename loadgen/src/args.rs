@@ -7,6 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Mask;
+use crate::protocol::Protocol;
+use crate::socketio;
 use crate::source::Sources;
 
 /// Measures a WebSocket server: connections, echo, fan-out, reconnect storms.
@@ -58,7 +60,10 @@ pub(crate) struct Common {
     /// The server
     #[arg(value_name = "URL", default_value = "ws://127.0.0.1:7070")]
     pub(crate) target: Target,
-    /// Path of the WebSocket, unless the URL has one [default: /ws, for echo /echo]
+    /// What the connections speak; socketio is Socket.IO over WebSocket, for echo Engine.IO
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) proto: Protocol,
+    /// Path of the WebSocket, unless the URL has one [default: /ws, for echo /echo; socketio: /socket.io/, for echo /engine.io/]
     #[arg(long, value_parser = path)]
     pub(crate) path: Option<String>,
     /// Connections; publishers come on top
@@ -158,7 +163,7 @@ pub(crate) struct Echo {
     /// Messages under way on each connection
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) in_flight: u32,
-    /// Send text frames instead of binary ones
+    /// Send text frames instead of binary ones; with --proto socketio all are text
     #[arg(long)]
     pub(crate) text: bool,
     /// Seconds of load before the measured phase
@@ -264,9 +269,20 @@ impl FromStr for Cpus {
 }
 
 impl Common {
-    /// The path to connect to, where the scenario's own is `default`.
-    pub(crate) fn path_or(&self, default: &str) -> String {
-        self.path.clone().or_else(|| self.target.path.clone()).unwrap_or_else(|| default.to_owned())
+    /// The path to connect to, with its query.
+    pub(crate) fn path(&self, scenario: &ScenarioArgs) -> String {
+        let default = match (self.proto, scenario) {
+            (Protocol::Native, ScenarioArgs::Echo(_)) => "/echo",
+            (Protocol::Native, _) => "/ws",
+            (Protocol::Socketio, ScenarioArgs::Echo(_)) => "/engine.io/",
+            (Protocol::Socketio, _) => "/socket.io/",
+        };
+        let path = self.path.as_deref().or(self.target.path.as_deref()).unwrap_or(default);
+        if self.proto == Protocol::Native || path.contains("EIO=") {
+            return path.to_owned();
+        }
+        let joint = if path.contains('?') { '&' } else { '?' };
+        format!("{path}{joint}{}", socketio::QUERY)
     }
 
     /// The source addresses, if the kernel is not to choose.
@@ -341,6 +357,26 @@ mod tests {
         {
             assert!(url.parse::<Target>().is_err(), "{url}");
         }
+    }
+
+    #[test]
+    fn a_path_is_asked_for_as_the_protocol_wants_it() {
+        fn check(arguments: &str, path: &str) {
+            let cli = Cli::try_parse_from(["throng-load"].into_iter().chain(arguments.split(' '))).unwrap();
+            let (common, scenario) = match cli.scenario {
+                Scenario::Idle { common, args } => (common, ScenarioArgs::Idle(args)),
+                Scenario::Echo { common, args } => (common, ScenarioArgs::Echo(args)),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(common.path(&scenario), path, "{arguments}");
+        }
+        check("idle", "/ws");
+        check("echo", "/echo");
+        check("echo ws://127.0.0.1:1/a --path /b", "/b");
+        check("idle --proto socketio", "/socket.io/?EIO=4&transport=websocket");
+        check("echo --proto socketio", "/engine.io/?EIO=4&transport=websocket");
+        check("idle --proto socketio ws://127.0.0.1:1/x?token=y", "/x?token=y&EIO=4&transport=websocket");
+        check("idle --proto socketio --path /x?EIO=3", "/x?EIO=3");
     }
 
     #[test]

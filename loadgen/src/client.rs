@@ -19,10 +19,11 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 use rustix::time::Timespec;
 use sha1::{Digest, Sha1};
 
-use crate::args::Ending;
+use crate::args::{Ending, ScenarioArgs};
 use crate::clock::{self, SECOND_NS, now_ns};
 use crate::control::{Plan, Window};
 use crate::frame::{self, Masker, Opcode, Parsed};
+use crate::protocol::Protocol;
 use crate::report::{Latency, Tally};
 use crate::source::Sources;
 
@@ -51,7 +52,7 @@ pub(crate) trait Listener {
     /// The handshake of `id` is complete.
     fn opened(&mut self, _clients: &mut Clients, _id: usize, _now_ns: u64) {}
 
-    /// A whole message arrived, text or binary.
+    /// A whole message arrived, text or binary, without the head its protocol gives it.
     fn message(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64);
 
     /// All messages of one read were handed over; a good time to answer them at once.
@@ -68,6 +69,9 @@ pub(crate) struct Clients {
     events: Vec<epoll::Event>,
     /// For frames to send.
     pub(crate) masker: Masker,
+    pub(crate) protocol: Protocol,
+    /// True exactly when a connection of Engine.IO has to enter a namespace of Socket.IO before it is open.
+    enters_namespace: bool,
     random: fastrand::Rng,
     target: SocketAddr,
     sources: Option<Sources>,
@@ -94,7 +98,7 @@ struct Opening {
     queue: VecDeque<usize>,
     /// When each handshake began and whose it is, oldest first; some are over already.
     begun: VecDeque<(u64, usize)>,
-    /// Count of connections in stage `Connecting` or `Upgrading`.
+    /// Count of connections in stage `Connecting`, `Upgrading` or `Greeting`.
     under_way: u32,
     under_way_max: u32,
     /// Per second; 0 is without limit.
@@ -126,6 +130,8 @@ enum Stage {
     Connecting,
     /// The request with this key was sent.
     Upgrading([u8; 24]),
+    /// It is a WebSocket, but Engine.IO's open packet, or the namespace's answer, has not come yet.
+    Greeting,
     Open,
     /// A close frame was sent by choice; the server's is awaited.
     Closing,
@@ -153,6 +159,8 @@ impl Clients {
             scratch: vec![0; SCRATCH_BYTES],
             events: Vec::with_capacity(EVENTS_PER_TURN),
             masker: Masker::new(plan.mask, seed),
+            protocol: plan.protocol,
+            enters_namespace: !matches!(plan.scenario, ScenarioArgs::Echo(_)),
             random: fastrand::Rng::with_seed(seed),
             target: plan.target,
             sources: plan.sources,
@@ -297,9 +305,7 @@ impl Clients {
         }
         self.open -= 1;
         if ending == Ending::Close {
-            let mut out = Vec::new();
-            self.masker.append_copy(&mut out, Opcode::Close, &1000u16.to_be_bytes());
-            self.send(id, &out);
+            self.send_frame(id, Opcode::Close, &1000u16.to_be_bytes());
             self.conns[id].stage = Stage::Closing;
             return;
         }
@@ -466,18 +472,15 @@ impl Clients {
                 Ok(None) => {}
                 Ok(Some(head_bytes)) => {
                     taken = head_bytes;
-                    self.opening.under_way -= 1;
-                    self.open += 1;
-                    self.handshakes += 1;
-                    let conn = &mut self.conns[id];
-                    conn.stage = Stage::Open;
-                    self.handshake_latency.record(now_ns - conn.begun_ns);
-                    listener.opened(self, id, now_ns);
+                    match self.protocol {
+                        Protocol::Native => self.opened(id, now_ns, listener),
+                        Protocol::Socketio => self.conns[id].stage = Stage::Greeting,
+                    }
                 }
                 Err(kind) => self.fail(id, &kind, listener),
             }
         }
-        while matches!(self.conns[id].stage, Stage::Open | Stage::Closing) {
+        while matches!(self.conns[id].stage, Stage::Greeting | Stage::Open | Stage::Closing) {
             match frame::parse(&bytes[taken..]) {
                 Parsed::Whole(frame, length) => {
                     taken += length;
@@ -496,12 +499,23 @@ impl Clients {
         taken
     }
 
+    /// The handshake is complete.
+    fn opened(&mut self, id: usize, now_ns: u64, listener: &mut impl Listener) {
+        self.opening.under_way -= 1;
+        self.open += 1;
+        self.handshakes += 1;
+        let conn = &mut self.conns[id];
+        conn.stage = Stage::Open;
+        self.handshake_latency.record(now_ns - conn.begun_ns);
+        listener.opened(self, id, now_ns);
+    }
+
     #[inline]
     fn frame(&mut self, id: usize, frame: &frame::Frame<'_>, now_ns: u64, listener: &mut impl Listener) {
         let fragments = &mut self.conns[id].fragments;
         match frame.opcode {
             Opcode::Text | Opcode::Binary if frame.fin && fragments.is_none() => {
-                listener.message(self, id, frame.payload, now_ns);
+                self.message(id, frame.payload, now_ns, listener);
             }
             Opcode::Text | Opcode::Binary if fragments.is_none() => *fragments = Some(frame.payload.to_vec()),
             Opcode::Continuation => match fragments.take() {
@@ -511,7 +525,7 @@ impl Clients {
                 Some(mut parts) => {
                     parts.extend_from_slice(frame.payload);
                     if frame.fin {
-                        listener.message(self, id, &parts, now_ns);
+                        self.message(id, &parts, now_ns, listener);
                     } else {
                         *fragments = Some(parts);
                     }
@@ -521,18 +535,13 @@ impl Clients {
             Opcode::Text | Opcode::Binary => self.fail(id, "bad_frame", listener),
             Opcode::Ping => {
                 self.pings += 1;
-                let mut out = Vec::new();
-                self.masker.append_copy(&mut out, Opcode::Pong, frame.payload);
-                self.send(id, &out);
+                self.send_frame(id, Opcode::Pong, frame.payload);
             }
             Opcode::Pong => {}
             Opcode::Close => {
                 let code = frame.payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
-                if self.conns[id].stage == Stage::Open {
-                    let mut out = Vec::new();
-                    let echoed = &frame.payload[..frame.payload.len().min(2)];
-                    self.masker.append_copy(&mut out, Opcode::Close, echoed);
-                    self.send(id, &out);
+                if self.conns[id].stage != Stage::Closing {
+                    self.send_frame(id, Opcode::Close, &frame.payload[..frame.payload.len().min(2)]);
                 }
                 // 1005 stands for a close frame without a code (RFC 6455, 7.1.5).
                 self.fail(id, &format!("close_{}", code.unwrap_or(1005)), listener);
@@ -540,11 +549,50 @@ impl Clients {
         }
     }
 
+    /// A whole message of the WebSocket.
+    #[inline]
+    fn message(&mut self, id: usize, message: &[u8], now_ns: u64, listener: &mut impl Listener) {
+        match self.protocol {
+            Protocol::Native => listener.message(self, id, message, now_ns),
+            Protocol::Socketio => self.packet(id, message, now_ns, listener),
+        }
+    }
+
+    /// A packet of Engine.IO: its type, then what it carries. Binary ones, which have no type, are not used here.
+    #[inline]
+    fn packet(&mut self, id: usize, packet: &[u8], now_ns: u64, listener: &mut impl Listener) {
+        let (kind, carried) = packet.split_first().map_or((0, packet), |(kind, carried)| (*kind, carried));
+        match (kind, self.conns[id].stage) {
+            (b'4', Stage::Open) => listener.message(self, id, carried, now_ns),
+            // A close frame was sent, after which there is nothing to say.
+            (_, Stage::Closing) => {}
+            (b'2', _) => {
+                self.pings += 1;
+                self.send_frame(id, Opcode::Text, b"3");
+            }
+            (b'0', Stage::Greeting) if self.enters_namespace => self.send_frame(id, Opcode::Text, b"40"),
+            (b'0', Stage::Greeting) => self.opened(id, now_ns, listener),
+            (b'4', Stage::Greeting) if carried.starts_with(b"0") => self.opened(id, now_ns, listener),
+            (b'4', Stage::Greeting) if carried.starts_with(b"4") => self.fail(id, "connect_error", listener),
+            (b'1', _) => self.fail(id, "eio_close", listener),
+            // Nothing at all, which a server may say.
+            (b'6', _) => {}
+            _ => self.fail(id, "bad_packet", listener),
+        }
+    }
+
+    /// Sends one frame, a rare one: those under measurement are built in a buffer that is kept.
+    fn send_frame(&mut self, id: usize, opcode: Opcode, payload: &[u8]) {
+        let mut out = Vec::new();
+        self.masker.append_copy(&mut out, opcode, payload);
+        self.send(id, &out);
+    }
+
     /// The connection is over, and not by our choice unless it is `Closing`.
     fn fail(&mut self, id: usize, kind: &str, listener: &mut impl Listener) {
         match std::mem::replace(&mut self.conns[id], Conn::vacant()).stage {
             Stage::Vacant => return,
-            Stage::Connecting | Stage::Upgrading(_) => {
+            Stage::Connecting | Stage::Upgrading(_) | Stage::Greeting => {
                 self.opening.under_way -= 1;
                 self.note_error(kind);
             }
@@ -584,7 +632,7 @@ impl Conn {
     }
 
     fn is_opening(&self) -> bool {
-        matches!(self.stage, Stage::Connecting | Stage::Upgrading(_))
+        matches!(self.stage, Stage::Connecting | Stage::Upgrading(_) | Stage::Greeting)
     }
 }
 

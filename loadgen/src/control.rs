@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::ScenarioArgs;
 use crate::frame::Mask;
+use crate::protocol::Protocol;
 use crate::report::Tally;
 use crate::source::Sources;
 
@@ -27,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) target: SocketAddr,
     /// For the `Host` header.
     pub(crate) host: String,
+    pub(crate) protocol: Protocol,
+    /// With its query.
     pub(crate) path: String,
     pub(crate) sources: Option<Sources>,
     /// Connections per second of this worker; 0 is without limit.

@@ -8,6 +8,7 @@ use crate::frame::Opcode;
 use crate::order::Order;
 use crate::parent::{Halt, Parent, Phases};
 use crate::proc::{Memory, Server, Span};
+use crate::protocol::Protocol;
 use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::Load;
 
@@ -117,7 +118,10 @@ impl EchoLoad {
             connections,
             size: args.size as usize,
             in_flight: args.in_flight.into(),
-            opcode: if args.text { Opcode::Text } else { Opcode::Binary },
+            opcode: match plan.protocol {
+                Protocol::Native if !args.text => Opcode::Binary,
+                _ => Opcode::Text,
+            },
             order: Order::new(connections),
             sent: vec![0; connections],
             sent_ns: vec![0; connections * args.in_flight as usize],
@@ -137,9 +141,12 @@ impl EchoLoad {
             return;
         }
         self.out.clear();
+        let message_head = clients.protocol.message_head();
         for number in self.sent[id]..until {
             let text = self.opcode == Opcode::Text;
-            clients.masker.append(&mut self.out, self.opcode, self.size, |payload| {
+            clients.masker.append(&mut self.out, self.opcode, message_head.len() + self.size, |payload| {
+                let (head, payload) = payload.split_at_mut(message_head.len());
+                head.copy_from_slice(message_head);
                 let (head, rest) = payload.split_at_mut(NUMBER_BYTES);
                 head.copy_from_slice(&if text { to_text(number) } else { number.to_be_bytes() });
                 rest.fill(b'x');

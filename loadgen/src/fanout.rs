@@ -15,10 +15,11 @@ use crate::clock::{self, MILLISECOND_NS, SECOND_NS};
 use crate::control::{Command, Done, Plan, Window};
 use crate::frame::Opcode;
 use crate::membership::Membership;
-use crate::native::{self, number};
+use crate::native::number;
 use crate::order::Order;
 use crate::parent::{Halt, Parent, Phases};
 use crate::proc::{Memory, Server, Span};
+use crate::protocol::Said;
 use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::{Load, completions_socket};
 
@@ -159,7 +160,8 @@ pub(crate) struct FanoutLoad {
     workers: u32,
     worker: u32,
     publishers: Vec<Publisher>,
-    publish_head: Vec<u8>,
+    /// What stands before and after the data of a publication.
+    publish_ends: (Vec<u8>, &'static [u8]),
     publications: u64,
     send_delay: Latency,
     stalls: u64,
@@ -236,7 +238,7 @@ impl FanoutLoad {
             workers: plan.workers,
             worker: plan.worker,
             publishers: ids.map(|id| Publisher { id, sent: 0, sent_ns: 0, workers_done: 0 }).collect(),
-            publish_head: native::publish_head(&args.room),
+            publish_ends: plan.protocol.publish_ends(&args.room),
             publications: 0,
             send_delay: Latency::new(),
             stalls: 0,
@@ -383,9 +385,9 @@ impl FanoutLoad {
     fn append(&mut self, clients: &mut Clients, index: usize, due_ns: u64) {
         let publisher = &mut self.publishers[index];
         self.payload.clear();
-        self.payload.extend_from_slice(&self.publish_head);
+        self.payload.extend_from_slice(&self.publish_ends.0);
         append_data(&mut self.payload, index, publisher.sent, due_ns, self.size);
-        self.payload.push(b'}');
+        self.payload.extend_from_slice(self.publish_ends.1);
         publisher.sent += 1;
         self.publications += u64::from(self.run.measures(due_ns));
         clients.masker.append_copy(&mut self.out, Opcode::Text, &self.payload);
@@ -397,8 +399,8 @@ impl Listener for FanoutLoad {
     fn message(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64) {
         if id >= self.subscribers {
             // A publisher hears answers only; some servers also send it what others publish, which is no delivery.
-            return native::each_said(message, |said| {
-                if let native::Said::Error(code) = said {
+            return clients.protocol.each_said(message, |said| {
+                if let Said::Error(code) = said {
                     clients.note_error(&format!("server_{code}"));
                 }
             });

@@ -2,8 +2,8 @@
 //! something, and says what that cost the server.
 //!
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
-//! and tells them when to do what. Read `client` for the connections, `worker` for their event loop, then a scenario,
-//! each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`.
+//! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
+//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`.
 
 mod args;
 mod client;
@@ -18,7 +18,9 @@ mod native;
 mod order;
 mod parent;
 mod proc;
+mod protocol;
 mod report;
+mod socketio;
 mod source;
 mod storm;
 mod worker;
@@ -41,19 +43,19 @@ fn main() -> ExitCode {
     match Cli::parse().scenario {
         Scenario::Idle { common, args } => {
             let phases = idle::IdleRun::new(&common, &args);
-            measure(&common, "/ws", 0, &ScenarioArgs::Idle(args), phases)
+            measure(&common, 0, &ScenarioArgs::Idle(args), phases)
         }
         Scenario::Echo { common, args } => {
             let phases = echo::EchoRun::new(&common, &args);
-            measure(&common, "/echo", 0, &ScenarioArgs::Echo(args), phases)
+            measure(&common, 0, &ScenarioArgs::Echo(args), phases)
         }
         Scenario::Fanout { common, args } => {
             let phases = fanout::FanoutRun::new(&common, &args);
-            measure(&common, "/ws", args.publishers, &ScenarioArgs::Fanout(args), phases)
+            measure(&common, args.publishers, &ScenarioArgs::Fanout(args), phases)
         }
         Scenario::Storm { common, args } => {
             let phases = storm::StormRun::new(&common, &args);
-            measure(&common, "/ws", 0, &ScenarioArgs::Storm(args), phases)
+            measure(&common, 0, &ScenarioArgs::Storm(args), phases)
         }
         // The parent prints what went wrong here.
         Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
@@ -61,15 +63,9 @@ fn main() -> ExitCode {
 }
 
 /// Runs a scenario and prints what came of it.
-fn measure(
-    common: &Common,
-    default_path: &str,
-    publishers: u32,
-    scenario: &ScenarioArgs,
-    mut phases: impl Phases,
-) -> ExitCode {
+fn measure(common: &Common, publishers: u32, scenario: &ScenarioArgs, mut phases: impl Phases) -> ExitCode {
     let prepared = prepare(common).and_then(|server| {
-        let plans = parent::plan(common, default_path, publishers, scenario)?;
+        let plans = parent::plan(common, publishers, scenario)?;
         Ok((server, plans))
     });
     let (server, plans) = match prepared {

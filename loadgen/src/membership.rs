@@ -1,4 +1,4 @@
-//! Joining rooms and having it acknowledged: what every scenario on `/ws` begins with.
+//! Joining rooms and having it acknowledged: what every scenario but echo begins with.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use crate::args::Rooms;
 use crate::client::Clients;
 use crate::control::Plan;
 use crate::frame::Opcode;
-use crate::native::{self, Said};
+use crate::protocol::Said;
 use crate::report::{Latency, Tally};
 
 pub(crate) struct Membership {
@@ -103,7 +103,7 @@ impl Membership {
 
     /// Looks for answers in a message.
     pub(crate) fn hear(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64) {
-        native::each_said(message, |said| match said {
+        clients.protocol.each_said(message, |said| match said {
             Said::Ack => self.acknowledged(id, now_ns),
             Said::Error(code) => {
                 clients.note_error(&format!("server_{code}"));
@@ -146,10 +146,10 @@ impl Membership {
 
     fn ask(&mut self, clients: &mut Clients, id: usize, leave_first: bool, now_ns: u64) {
         let rooms = self.rooms.of(self.first + id as u32);
-        let leaves = if leave_first { native::leaves(&rooms) } else { Vec::new() };
+        let leaves = if leave_first { clients.protocol.leaves(&rooms) } else { Vec::new() };
         self.out.clear();
         let mut awaited = 0;
-        for message in leaves.iter().chain(&native::joins(&rooms)) {
+        for message in leaves.iter().chain(&clients.protocol.joins(&rooms)) {
             clients.masker.append_copy(&mut self.out, Opcode::Text, message);
             awaited += 1;
         }

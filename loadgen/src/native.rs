@@ -5,23 +5,11 @@
 use std::sync::LazyLock;
 
 use memchr::memmem::Finder;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// Room names in one join, so that the message stays small and below any server's limit on rooms in one message.
-const ROOMS_PER_JOIN: usize = 500;
+use crate::protocol::Said;
 
 static TYPE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(br#""type":""#));
-
-/// What the server says, as far as a load cares.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Said<'a> {
-    Ack,
-    /// A refusal with its code.
-    Error(&'a str),
-    /// So many messages were left out for this connection.
-    Dropped(u64),
-    Other,
-}
 
 /// Goes through the messages of one frame: one object or an array of them.
 pub(crate) fn each_said(frame: &[u8], mut hear: impl FnMut(Said<'_>)) {
@@ -71,25 +59,14 @@ pub(crate) fn number(bytes: &[u8]) -> Option<(u64, usize)> {
     (length > 0).then_some((value, length))
 }
 
-/// The messages that join these rooms, each of which is acknowledged.
-pub(crate) fn joins(rooms: &[String]) -> Vec<Vec<u8>> {
-    with_rooms("join", rooms)
+/// The message that joins or leaves these rooms, to be acknowledged.
+pub(crate) fn with_rooms(verb: &str, rooms: &[String]) -> Vec<u8> {
+    format!(r#"{{"type":"{verb}","rooms":{},"id":1}}"#, json!(rooms)).into_bytes()
 }
 
-/// The messages that leave these rooms, each of which is acknowledged.
-pub(crate) fn leaves(rooms: &[String]) -> Vec<Vec<u8>> {
-    with_rooms("leave", rooms)
-}
-
-/// All of a publish message that comes before its data; after the data a `}` ends it.
-pub(crate) fn publish_head(room: &str) -> Vec<u8> {
-    format!(r#"{{"type":"publish","room":{},"event":"e","data":"#, serde_json::json!(room)).into_bytes()
-}
-
-fn with_rooms(kind: &str, rooms: &[String]) -> Vec<Vec<u8>> {
-    let message =
-        |rooms: &[String]| format!(r#"{{"type":"{kind}","rooms":{},"id":1}}"#, serde_json::json!(rooms));
-    rooms.chunks(ROOMS_PER_JOIN).map(|rooms| message(rooms).into_bytes()).collect()
+/// All of a publish message that comes before its data, and all that comes after it.
+pub(crate) fn publish_ends(room: &str) -> (Vec<u8>, &'static [u8]) {
+    (format!(r#"{{"type":"publish","room":{},"event":"e","data":"#, json!(room)).into_bytes(), b"}")
 }
 
 #[cfg(test)]
@@ -120,14 +97,6 @@ mod tests {
         check(r#"{"type":"dropped","count":17}"#, &[Said::Dropped(17)]);
         check(r#"{"type":"event","room":"load","event":"e","data":null}"#, &[Said::Other]);
         check("hello", &[]);
-    }
-
-    #[test]
-    fn many_rooms_are_joined_in_several_messages() {
-        let rooms: Vec<String> = (0..1_001).map(|index| format!("r{index}")).collect();
-        assert_eq!(joins(&rooms).len(), 3);
-        assert_eq!(joins(&rooms[..1]).concat(), br#"{"type":"join","rooms":["r0"],"id":1}"#);
-        assert_eq!(leaves(&[]).len(), 0);
     }
 
     #[test]

@@ -82,12 +82,7 @@ struct Remote {
 }
 
 /// Divides the work among as many processes as the descriptor limit asks for, or as the user does.
-pub(crate) fn plan(
-    common: &Common,
-    default_path: &str,
-    publishers: u32,
-    scenario: &ScenarioArgs,
-) -> Result<Vec<Plan>, String> {
+pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) -> Result<Vec<Plan>, String> {
     let capacity = proc::raise_descriptor_limit()?.saturating_sub(DESCRIPTORS_RESERVED);
     let fits = |workers: u32| {
         u64::from(common.connections.div_ceil(workers)) + u64::from(publishers) <= capacity.into()
@@ -114,7 +109,8 @@ pub(crate) fn plan(
             connections,
             target: common.target.address,
             host: common.target.host.clone(),
-            path: common.path_or(default_path),
+            protocol: common.proto,
+            path: common.path(scenario),
             sources,
             connect_rate: common.connect_rate / f64::from(workers),
             connecting_max: (common.connecting / workers).max(1),

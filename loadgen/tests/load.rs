@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use server::{Behaviour, Fault, Server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_throng-load");
+/// Where they do the same, a test goes through both.
+const PROTOCOLS: [&str; 2] = ["native", "socketio"];
 
 /// Runs the program to its end; `arguments` are separated by blanks. Returns its exit code and its JSON report.
 fn load(arguments: &str, url: &str) -> (i32, Value) {
@@ -45,10 +47,18 @@ fn signal(pid: u32, signal: Signal) {
 
 #[test]
 fn echo_counts_what_came_back() {
+    // Every frame has 4 bytes of header and 200 of payload, and Engine.IO adds one.
+    check_echo("native", 204);
+    check_echo("socketio", 205);
+}
+
+#[track_caller]
+fn check_echo(proto: &str, frame_bytes: u64) {
     let server = Server::start(Behaviour::default());
     let pid = std::process::id();
-    let arguments =
-        format!("echo --connections 3 --in-flight 4 --size 200 --seconds 0.4 --warmup 0.1 --pid {pid}");
+    let arguments = format!(
+        "echo --proto {proto} --connections 3 --in-flight 4 --size 200 --seconds 0.4 --warmup 0.1 --pid {pid}"
+    );
     let (code, report) = load(&arguments, &server.url());
     assert_eq!(code, 0, "{report}");
     assert_eq!(count(&report, "opened"), 3);
@@ -56,9 +66,9 @@ fn echo_counts_what_came_back() {
     assert_eq!(count(&report, "lost") + count(&report, "doubled") + count(&report, "reordered"), 0);
     let messages = count(&report, "messages");
     assert!(messages > 0 && messages < count(&report, "messages_total"));
-    // Every frame has 4 bytes of header and 200 of payload; a read at an edge of the window may hold some of both sides.
-    let bytes = count(&report, "bytes_received") as f64;
-    assert!((bytes / 204.0 - messages as f64).abs() <= 12.0, "{bytes} bytes for {messages} messages");
+    // A read at an edge of the window may hold some of both sides.
+    let frames = count(&report, "bytes_received") / frame_bytes;
+    assert!(frames.abs_diff(messages) <= 12, "{frames} frames for {messages} messages");
     let per_second = messages as f64 / number(&report, "seconds");
     assert!((number(&report, "messages_per_second") / per_second - 1.0).abs() < 0.01);
     assert!(number(&report, "server_cpu_seconds") > 0.0);
@@ -68,9 +78,14 @@ fn echo_counts_what_came_back() {
 #[test]
 fn echo_of_text_and_of_large_messages() {
     let server = Server::start(Behaviour::default());
-    for arguments in
-        ["--text --in-flight 7", "--size 8", "--text --size 70000", "--size 300000 --in-flight 3 --mask zero"]
-    {
+    for arguments in [
+        "--text --in-flight 7",
+        "--size 8",
+        "--text --size 70000",
+        "--size 300000 --in-flight 3 --mask zero",
+        "--proto socketio --size 8 --in-flight 7",
+        "--proto socketio --size 70000",
+    ] {
         let all = format!("echo --connections 2 --seconds 0.1 --warmup 0 {arguments}");
         let (code, report) = load(&all, &server.url());
         assert_eq!(code, 0, "{arguments}: {report}");
@@ -81,21 +96,25 @@ fn echo_of_text_and_of_large_messages() {
 
 #[test]
 fn fanout_in_closed_loop_counts_every_delivery() {
-    let server = Server::start(Behaviour::default());
-    let arguments = "fanout --connections 5 --publishers 2 --in-flight 3 --seconds 0.4 --warmup 0.1";
-    let (code, report) = load(arguments, &server.url());
-    assert_eq!(code, 0, "{report}");
-    assert_eq!((count(&report, "opened"), count(&report, "joined")), (7, 5));
-    let published = count(&report, "publications_total");
-    assert!(published > 6 && published.is_multiple_of(3));
-    assert_eq!(server.counts().published, published);
-    assert_eq!(count(&report, "deliveries_total"), published * 5);
-    assert_eq!(count(&report, "deliveries_expected"), published * 5);
-    assert!(count(&report, "publications") > 0 && count(&report, "publications") < published);
-    let missed = count(&report, "deliveries").abs_diff(count(&report, "publications") * 5);
-    assert!(missed <= 2 * 2 * 3 * 5, "the window cuts off more than it can: {report}");
-    assert_eq!(count(&report, "stalls"), 0);
-    assert!(number(&report, "reads_per_delivery") <= 1.01);
+    for proto in PROTOCOLS {
+        let server = Server::start(Behaviour::default());
+        let arguments = format!(
+            "fanout --proto {proto} --connections 5 --publishers 2 --in-flight 3 --seconds 0.4 --warmup 0.1"
+        );
+        let (code, report) = load(&arguments, &server.url());
+        assert_eq!(code, 0, "{proto}: {report}");
+        assert_eq!((count(&report, "opened"), count(&report, "joined")), (7, 5));
+        let published = count(&report, "publications_total");
+        assert!(published > 6 && published.is_multiple_of(3));
+        assert_eq!(server.counts().published, published);
+        assert_eq!(count(&report, "deliveries_total"), published * 5);
+        assert_eq!(count(&report, "deliveries_expected"), published * 5);
+        assert!(count(&report, "publications") > 0 && count(&report, "publications") < published);
+        let missed = count(&report, "deliveries").abs_diff(count(&report, "publications") * 5);
+        assert!(missed <= 2 * 2 * 3 * 5, "the window cuts off more than it can: {report}");
+        assert_eq!(count(&report, "stalls"), 0);
+        assert!(number(&report, "reads_per_delivery") <= 1.01);
+    }
 }
 
 #[test]
@@ -138,14 +157,16 @@ fn a_reordered_message_is_caught() {
 fn check_fault(fault: Fault, key: &str) {
     let fanout = "fanout --connections 3 --in-flight 16 --seconds 0.2 --warmup 0";
     let echo = "echo --connections 1 --in-flight 4 --seconds 0.2 --warmup 0";
-    for arguments in [fanout, echo] {
+    for arguments in
+        PROTOCOLS.iter().flat_map(|proto| [fanout, echo].map(|load| format!("{load} --proto {proto}")))
+    {
         let server = Server::start(Behaviour { fault: Some(fault), ..Behaviour::default() });
-        let (code, report) = load(arguments, &server.url());
-        assert_eq!(code, 1, "{report}");
+        let (code, report) = load(&arguments, &server.url());
+        assert_eq!(code, 1, "{arguments}: {report}");
         for name in ["lost", "doubled", "reordered"] {
-            assert_eq!(count(&report, name), u64::from(name == key), "{name} in {report}");
+            assert_eq!(count(&report, name), u64::from(name == key), "{arguments}: {name} in {report}");
         }
-        assert_eq!(count(&report, "errors"), 0, "{report}");
+        assert_eq!(count(&report, "errors"), 0, "{arguments}: {report}");
     }
 }
 
@@ -179,48 +200,59 @@ fn two_processes_share_the_connections_and_keep_the_loop_closed() {
 
 #[test]
 fn idle_joins_holds_and_answers_pings() {
-    let server = Server::start(Behaviour { pings: true, ..Behaviour::default() });
-    let pid = std::process::id();
-    let arguments =
-        format!("idle --connections 10 --rooms-each 3 --seconds 0.5 --sample-seconds 0.1 --pid {pid}");
-    let (code, report) = load(&arguments, &server.url());
-    assert_eq!(code, 0, "{report}");
-    assert_eq!((count(&report, "opened"), count(&report, "joined"), count(&report, "pings")), (10, 10, 10));
-    let counts = server.counts();
-    assert_eq!((counts.opened, counts.joined, counts.pongs), (10, 30, 10));
-    assert!(count(&report, "rss_before_bytes") > 0 && count(&report, "rss_end_bytes") > 0);
-    assert_eq!(report["samples"].as_array().unwrap().len(), 4);
-    assert!(number(&report, "handshakes_per_second") > 0.0);
-    assert!(
-        number(&report, "handshake_latency_us_p50") > 0.0 && number(&report, "join_latency_us_p50") > 0.0
-    );
+    for proto in PROTOCOLS {
+        let server = Server::start(Behaviour { pings: true, ..Behaviour::default() });
+        let pid = std::process::id();
+        let arguments = format!(
+            "idle --proto {proto} --connections 10 --rooms-each 3 --seconds 0.5 --sample-seconds 0.1 --pid {pid}"
+        );
+        let (code, report) = load(&arguments, &server.url());
+        assert_eq!(code, 0, "{proto}: {report}");
+        assert_eq!(
+            (count(&report, "opened"), count(&report, "joined"), count(&report, "pings")),
+            (10, 10, 10)
+        );
+        let counts = server.counts();
+        assert_eq!((counts.opened, counts.joined, counts.pongs), (10, 30, 10));
+        assert!(count(&report, "rss_before_bytes") > 0 && count(&report, "rss_end_bytes") > 0);
+        assert_eq!(report["samples"].as_array().unwrap().len(), 4);
+        assert!(number(&report, "handshakes_per_second") > 0.0);
+        assert!(
+            number(&report, "handshake_latency_us_p50") > 0.0 && number(&report, "join_latency_us_p50") > 0.0
+        );
+    }
 }
 
 #[test]
 fn churn_leaves_and_joins_again() {
-    let server = Server::start(Behaviour::default());
-    let (code, report) = load("idle --connections 10 --churn 1 --seconds 1", &server.url());
-    assert_eq!(code, 0, "{report}");
-    let churns = count(&report, "churns");
-    assert!((1..=15).contains(&churns), "{churns}");
-    let counts = server.counts();
-    assert_eq!((counts.left, counts.joined), (churns, churns + 10));
+    for proto in PROTOCOLS {
+        let server = Server::start(Behaviour::default());
+        let (code, report) =
+            load(&format!("idle --proto {proto} --connections 10 --churn 1 --seconds 1"), &server.url());
+        assert_eq!(code, 0, "{proto}: {report}");
+        let churns = count(&report, "churns");
+        assert!((1..=15).contains(&churns), "{churns}");
+        let counts = server.counts();
+        assert_eq!((counts.left, counts.joined), (churns, churns + 10));
+    }
 }
 
 #[test]
 fn a_storm_brings_all_back_however_they_dropped() {
-    for (drop, closed) in [("fin", 0), ("reset", 0), ("close", 24)] {
+    let drops = [("fin", 0), ("reset", 0), ("close", 24)];
+    for (proto, (drop, closed)) in PROTOCOLS.into_iter().flat_map(|proto| drops.map(|drop| (proto, drop))) {
         let server = Server::start(Behaviour::default());
-        let arguments = format!("storm --connections 12 --rounds 2 --processes 2 --drop {drop}");
+        let arguments =
+            format!("storm --proto {proto} --connections 12 --rounds 2 --processes 2 --drop {drop}");
         let (code, report) = load(&arguments, &server.url());
-        assert_eq!(code, 0, "{drop}: {report}");
+        assert_eq!(code, 0, "{proto}, {drop}: {report}");
         assert_eq!(
             (count(&report, "opened"), count(&report, "returns"), count(&report, "joined")),
             (12, 24, 12)
         );
         assert_eq!(report["round_seconds"].as_array().unwrap().len(), 2);
         let counts = server.counts();
-        assert_eq!((counts.opened, counts.joined, counts.closed), (36, 36, closed), "{drop}");
+        assert_eq!((counts.opened, counts.joined, counts.closed), (36, 36, closed), "{proto}, {drop}");
     }
 }
 
@@ -236,11 +268,29 @@ fn failed_connections_are_counted_by_kind() {
     let full = Server::start(Behaviour { http_status: Some(503), ..Behaviour::default() });
     check_errors("fanout --connections 4", &full.url(), json!({"http_503": 5}));
 
-    let strict = Server::start(Behaviour { close_code: Some(1008), ..Behaviour::default() });
-    check_errors("idle --connections 2 --seconds 0.1", &strict.url(), json!({"close_1008": 2}));
+    for proto in PROTOCOLS {
+        let idle = format!("idle --proto {proto} --connections 2 --seconds 0.1");
+        let strict = Server::start(Behaviour { close_code: Some(1008), ..Behaviour::default() });
+        check_errors(&idle, &strict.url(), json!({"close_1008": 2}));
+        let picky = Server::start(Behaviour { join_error: Some("bad_room"), ..Behaviour::default() });
+        check_errors(&idle, &picky.url(), json!({"server_bad_room": 2}));
+    }
+}
 
-    let picky = Server::start(Behaviour { join_error: Some("bad_room"), ..Behaviour::default() });
-    check_errors("idle --connections 2 --seconds 0.1", &picky.url(), json!({"server_bad_room": 2}));
+#[test]
+fn a_greeting_of_socketio_that_fails_is_counted_by_kind() {
+    fn check(arguments: &str, behaviour: Behaviour, expected: Value) {
+        let arguments = format!("{arguments} --proto socketio --connections 2 --seconds 0.1 --timeout 0.5");
+        check_errors(&arguments, &Server::start(behaviour).url(), expected);
+    }
+    let greeted = |greeting| Behaviour { greeting: Some(greeting), ..Behaviour::default() };
+    let refused = Behaviour { connect_error: true, ..Behaviour::default() };
+    check("idle", refused, json!({"connect_error": 2}));
+    check("echo", greeted("hello"), json!({"bad_packet": 2}));
+    check("idle", greeted(""), json!({"bad_packet": 2}));
+    check("storm", greeted("1"), json!({"eio_close": 2}));
+    // Nothing to say, and nothing more comes.
+    check("echo", greeted("6"), json!({"timeout": 2}));
 }
 
 #[track_caller]
@@ -290,6 +340,7 @@ fn misuse_is_told_with_exit_code_2() {
         "nonsense",
         "idle wss://127.0.0.1",
         "idle --connections 0",
+        "idle --proto mqtt",
         "fanout --size 10",
         "fanout --rate 5 --in-flight 2",
         "echo --pid 4294967295",

@@ -1,5 +1,5 @@
-//! A small server for the generator to measure: a thread for each connection, one room for all, and one fault on
-//! demand. It is built on a WebSocket library that the generator does not use.
+//! A small server for the generator to measure, in throng's protocol and in Socket.IO: a thread for each connection,
+//! one room for all, and one fault on demand. It is built on a WebSocket library that the generator does not use.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -34,10 +34,14 @@ pub(crate) struct Behaviour {
     pub(crate) close_code: Option<u16>,
     /// Sends a ping with each ack.
     pub(crate) pings: bool,
-    /// Delivers two publications in one message: an array.
+    /// Delivers two publications in one message: an array. Not in Socket.IO.
     pub(crate) batches: bool,
     /// Refuses joins with this error.
     pub(crate) join_error: Option<&'static str>,
+    /// Refuses the namespace of Socket.IO.
+    pub(crate) connect_error: bool,
+    /// Greets with this instead of Engine.IO's open packet.
+    pub(crate) greeting: Option<&'static str>,
 }
 
 pub(crate) struct Server {
@@ -141,16 +145,28 @@ fn serve(shared: &Shared, stream: TcpStream) {
     shared.count(|counts| counts.opened += 1);
     let writer = WebSocket::from_raw_socket(reader.get_ref().try_clone().unwrap(), Role::Server, None);
     let writer = Arc::new(Mutex::new(writer));
+    let is_engineio = matches!(path.as_str(), "/engine.io/" | "/socket.io/");
+    if is_engineio {
+        let open =
+            r#"0{"sid":"a","upgrades":[],"pingInterval":25000,"pingTimeout":20000,"maxPayload":1000000}"#;
+        let greeting = shared.behaviour.greeting.unwrap_or(open);
+        // One who is gone shows when it is read from.
+        writer.lock().unwrap().send(Message::text(greeting)).unwrap_or_default();
+    }
     let mut echo = Echo::default();
     loop {
         let Ok(message) = reader.read() else { return };
-        match message {
+        match &message {
             Message::Close(_) => {
                 shared.count(|counts| counts.closed += 1);
                 // The library answers with the next read and then tells that it is over.
                 continue;
             }
             Message::Pong(_) => {
+                shared.count(|counts| counts.pongs += 1);
+                continue;
+            }
+            Message::Text(text) if is_engineio && text.as_str() == "3" => {
                 shared.count(|counts| counts.pongs += 1);
                 continue;
             }
@@ -162,8 +178,9 @@ fn serve(shared: &Shared, stream: TcpStream) {
             return;
         }
         let sent = match path.as_str() {
-            "/echo" => echo.answer(shared, &writer, message),
-            _ => answer(shared, &writer, &message),
+            "/echo" | "/engine.io/" => echo.answer(shared, &writer, message),
+            "/socket.io/" => answer_packet(shared, &writer, message.to_text().unwrap()),
+            _ => answer_native(shared, &writer, message.to_text().unwrap()),
         };
         if sent.is_err() {
             reader.get_ref().shutdown(Shutdown::Both).unwrap_or_default();
@@ -208,42 +225,84 @@ impl Echo {
 }
 
 /// Carries out a message of the native protocol.
-fn answer(shared: &Shared, writer: &Writer, message: &Message) -> tungstenite::Result<()> {
-    let said: Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
-    let mut ack = json!({"type": "ack", "id": said["id"]});
-    match said["type"].as_str().unwrap() {
-        "join" => {
-            if let Some(code) = shared.behaviour.join_error {
-                let error = json!({"type": "error", "id": said["id"], "code": code, "message": "no"});
-                return writer.lock().unwrap().send(Message::text(error.to_string()));
-            }
-            let rooms = said["rooms"].as_array().unwrap();
-            let entries = rooms.iter().map(|room| (room.as_str().unwrap().to_owned(), json!({"members": 0})));
-            ack["rooms"] = Value::Object(entries.collect());
-            shared.room.lock().unwrap().members.push(Arc::clone(writer));
-            shared.count(|counts| counts.joined += rooms.len() as u64);
-        }
-        "leave" => {
-            shared.room.lock().unwrap().members.retain(|member| !Arc::ptr_eq(member, writer));
-            shared.count(|counts| counts.left += said["rooms"].as_array().unwrap().len() as u64);
-        }
-        "publish" => {
-            let event = json!({"type": "event", "room": said["room"], "event": said["event"], "data": null});
-            // The data goes on byte for byte, as it would in a server that cares for its order of keys.
-            let text = message.to_text().unwrap();
-            let data = &text[text.find("\"data\":").unwrap() + 7..text.len() - 1];
-            let event = event.to_string().replace("\"data\":null", &format!("\"data\":{data}"));
-            shared.room.lock().unwrap().publish(shared.behaviour, event);
-            shared.count(|counts| counts.published += 1);
-            return Ok(());
-        }
-        other => panic!("unexpected {other}"),
+fn answer_native(shared: &Shared, writer: &Writer, text: &str) -> tungstenite::Result<()> {
+    let said: Value = serde_json::from_str(text).unwrap();
+    let verb = said["type"].as_str().unwrap();
+    if verb == "publish" {
+        let event = json!({"type": "event", "room": said["room"], "event": said["event"], "data": null});
+        let event = event.to_string().replace("\"data\":null", &format!("\"data\":{}", data(text, "}")));
+        publish(shared, event);
+        return Ok(());
     }
+    let ack = match act(shared, writer, verb, &said) {
+        Ok(None) => json!({"type": "ack", "id": said["id"]}),
+        Ok(Some(rooms)) => json!({"type": "ack", "id": said["id"], "rooms": rooms}),
+        Err(code) => json!({"type": "error", "id": said["id"], "code": code, "message": "no"}),
+    };
     let mut writer = writer.lock().unwrap();
     if shared.behaviour.pings {
         writer.send(Message::Ping(Bytes::from_static(b"are you there?")))?;
     }
     writer.send(Message::text(ack.to_string()))
+}
+
+/// Carries out a packet of Socket.IO.
+fn answer_packet(shared: &Shared, writer: &Writer, text: &str) -> tungstenite::Result<()> {
+    if text == "40" {
+        let refused = shared.behaviour.connect_error;
+        let answer = if refused { r#"44{"message":"no"}"# } else { r#"40{"sid":"b"}"# };
+        return writer.lock().unwrap().send(Message::text(answer));
+    }
+    let event = text.strip_prefix("42").unwrap();
+    let (id, event) = event.split_at(event.find('[').unwrap());
+    let said: Value = serde_json::from_str(event).unwrap();
+    let verb = said[0].as_str().unwrap();
+    if verb == "publish" {
+        publish(shared, format!("42[{},{}]", said[1]["event"], data(text, "}]")));
+        return Ok(());
+    }
+    let ack = match act(shared, writer, verb, &said[1]) {
+        Ok(None) => json!([{}]),
+        Ok(Some(rooms)) => json!([{"rooms": rooms}]),
+        Err(code) => json!([{"error": {"code": code, "message": "no"}}]),
+    };
+    let mut writer = writer.lock().unwrap();
+    if shared.behaviour.pings {
+        writer.send(Message::text("2"))?;
+    }
+    writer.send(Message::text(format!("43{id}{ack}")))
+}
+
+/// The data of a publication, which ends with `tail`. It goes on byte for byte, as it would in a server that cares
+/// for its order of keys.
+fn data<'a>(publication: &'a str, tail: &str) -> &'a str {
+    let (_, data) = publication.split_once("\"data\":").unwrap();
+    data.strip_suffix(tail).unwrap()
+}
+
+/// Joins or leaves what `said` says. After a join there is something to say about its rooms.
+fn act(shared: &Shared, writer: &Writer, verb: &str, said: &Value) -> Result<Option<Value>, &'static str> {
+    let rooms = said["rooms"].as_array().unwrap();
+    match (verb, shared.behaviour.join_error) {
+        ("join", Some(code)) => Err(code),
+        ("join", None) => {
+            shared.room.lock().unwrap().members.push(Arc::clone(writer));
+            shared.count(|counts| counts.joined += rooms.len() as u64);
+            let entries = rooms.iter().map(|room| (room.as_str().unwrap().to_owned(), json!({"members": 0})));
+            Ok(Some(Value::Object(entries.collect())))
+        }
+        ("leave", _) => {
+            shared.room.lock().unwrap().members.retain(|member| !Arc::ptr_eq(member, writer));
+            shared.count(|counts| counts.left += rooms.len() as u64);
+            Ok(None)
+        }
+        (other, _) => panic!("unexpected {other}"),
+    }
+}
+
+fn publish(shared: &Shared, event: String) {
+    shared.room.lock().unwrap().publish(shared.behaviour, event);
+    shared.count(|counts| counts.published += 1);
 }
 
 impl Room {

@@ -76,9 +76,9 @@ pub struct ShardStats {
     pub receive_bytes: Gauge,
     /// Pings sent for lack of a sign of life.
     pub pings: Counter,
-    /// Socket.IO namespaces joined, and refused.
+    /// Socket.IO namespaces that clients joined.
     pub namespace_joins: Counter,
-    /// See above.
+    /// Socket.IO namespaces that clients were refused.
     pub namespace_refusals: Counter,
     /// Turns of the reactor.
     pub turns: Counter,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use throng::auth::{Gate, Rules};
 use throng::bus::Bus;
 use throng::config::Config;
+use throng::dialect::Paths;
 use throng::message::Slot;
 use throng::shard::turn::Gathered;
 use throng::shard::{Farewell, Settings, Shard};
@@ -38,7 +39,7 @@ impl DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
             connections_reserved: connections,
-            echo: true,
+            paths: Paths { echo: true, ..Paths::default() },
             // More than the default, for a bench that puts many rooms on few connections.
             rooms_per_connection_max: 10_000,
             ping_interval_ms: PING_INTERVAL_MS,
@@ -125,6 +126,7 @@ impl DryReactor {
             match farewell {
                 Farewell::EndStream(slot) => self.shard.hang_up(slot),
                 Farewell::Close(slot) => self.shard.release(slot),
+                Farewell::HandOver { .. } => unreachable!("there is one shard"),
             }
         }
         black_box(self.shard.end_turn(self.now));

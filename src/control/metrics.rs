@@ -50,7 +50,7 @@ static GAUGES: [Number; 6] = [
     }),
 ];
 
-static COUNTERS: [Number; 16] = [
+static COUNTERS: [Number; 18] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -84,6 +84,12 @@ static COUNTERS: [Number; 16] = [
         shard.overloads.value()
     }),
     ("throng_pings_sent", "Pings sent for lack of a sign of life.", None, |shard| shard.pings.value()),
+    ("throng_namespace_joins", "Socket.IO namespaces that clients joined.", None, |shard| {
+        shard.namespace_joins.value()
+    }),
+    ("throng_namespace_refusals", "Socket.IO namespaces that clients were refused.", None, |shard| {
+        shard.namespace_refusals.value()
+    }),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];
 

@@ -130,7 +130,7 @@ fn read_id(text: &str) -> Result<(Option<&str>, &str), Malformed> {
     Ok(((!digits.is_empty()).then_some(digits), rest))
 }
 
-/// The payload without whitespace around it, if there is one. It is skipped over without recursion.
+/// The payload without whitespace around it, if there is one. serde skips over it without recursion.
 fn read_json(text: &str) -> Result<Option<&str>, Malformed> {
     if text.is_empty() {
         return Ok(None);
@@ -325,6 +325,7 @@ fn encode_head(out: &mut Vec<u8>, kind: u8, attachments: usize, namespace: &str)
 
 #[cfg(test)]
 mod tests {
+    use super::super::native::DEPTH_MAX;
     use super::*;
 
     const LIMITS: Limits = Limits { attachments_max: 10, namespace_bytes_max: 20 };

@@ -379,9 +379,7 @@ impl Shard {
         if !self.conns[from as usize].pending.is_none() {
             self.absorb(from, 0);
         }
-        let mut noop = Vec::new();
-        noop.push(b'6');
-        self.end_get(from, &noop);
+        self.end_get(from, b"6");
         if !self.conns[from as usize].is_open() {
             return;
         }

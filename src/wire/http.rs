@@ -16,6 +16,7 @@ pub const SUBPROTOCOL: &str = "throng.v1";
 
 /// What [`parse`] made of the bytes so far.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it lives on the stack for as long as a request is answered")]
 pub enum Head<'a> {
     /// The head is not complete.
     Partial,
@@ -356,7 +357,7 @@ mod tests {
         assert_eq!(request.forwarded.customary.as_slice(), ["1.2.3.4", "5.6.7.8"]);
         let upgrade = request.upgrade.expect("an upgrade").expect("a good one");
         let mut out = Vec::new();
-        write_switch(&mut out, &upgrade);
+        write_switch(&mut out, &upgrade, "");
         let out = String::from_utf8(out).expect("text");
         // The example of RFC 6455 section 1.3.
         assert!(out.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{out}");
@@ -395,25 +396,59 @@ mod tests {
 
     #[test]
     fn the_path_is_found_in_every_form_of_target() {
-        assert_eq!(path("/ws"), "/ws");
-        assert_eq!(path("/ws?from=http://a/b?c"), "/ws");
-        assert_eq!(path("/a://b/c"), "/a://b/c");
-        assert_eq!(path("http://here:7070/ws?x"), "/ws");
-        assert_eq!(path("http://here"), "/");
-        assert_eq!(path("http://here?x=/ws"), "/");
-        assert_eq!(path("*"), "*");
+        assert_eq!(split("/ws").0, "/ws");
+        assert_eq!(split("/ws?from=http://a/b?c").0, "/ws");
+        assert_eq!(split("/a://b/c").0, "/a://b/c");
+        assert_eq!(split("http://here:7070/ws?x").0, "/ws");
+        assert_eq!(split("http://here").0, "/");
+        assert_eq!(split("http://here?x=/ws").0, "/");
+        assert_eq!(split("*").0, "*");
+        assert_eq!(split("/ws?from=http://a/b?c").1, "from=http://a/b?c");
+        assert_eq!(split("/ws").1, "");
+    }
+
+    #[test]
+    fn the_length_of_a_body_is_a_number_and_there_is_one() {
+        let body = |lines: &str| match parse(format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\n").as_bytes())
+        {
+            Ok(Head::Complete(request, _)) => Ok(request.body),
+            Err(reject) => Err(reject),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(body("Content-Length: 17\r\n"), Ok(Body::Length(17)));
+        assert_eq!(body("Content-Length: 17\r\nContent-Length: 17\r\n"), Ok(Body::Length(17)));
+        assert_eq!(body("Content-Length: 17\r\nTransfer-Encoding: chunked\r\n"), Ok(Body::Chunked));
+        for wrong in ["", "-1", "+1", "1 1", "0x1", "99999999999999999999999", "1\r\nContent-Length: 2"] {
+            assert!(
+                matches!(body(&format!("Content-Length: {wrong}\r\n")), Err(Reject::Malformed(_))),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn gzip_is_taken_by_who_says_so() {
+        let accepts = |value: &str| has_coding(value, "gzip");
+        assert!(accepts("gzip") && accepts("deflate, GZIP;q=0.5") && accepts("br, gzip, zstd"));
+        assert!(!accepts("") && !accepts("br") && !accepts("gzip;q=0") && !accepts("x-gzip2"));
+        let mut text = String::new();
+        let body = "long ".repeat(1000);
+        std::io::Read::read_to_string(&mut flate2::read::GzDecoder::new(&*gzip(body.as_bytes())), &mut text)
+            .expect("gzip");
+        assert_eq!(text, body);
     }
 
     #[test]
     fn a_body_or_an_old_version_ends_the_connection() {
         let keep_alive = |head: &str| match parse(head.as_bytes()) {
-            Ok(Head::Complete(request, _)) => request.keep_alive,
+            Ok(Head::Complete(request, _)) => request.keep_alive && request.body == Body::None,
             other => panic!("{other:?}"),
         };
         assert!(keep_alive("GET /health HTTP/1.1\r\nHost: a\r\n\r\n"));
         assert!(keep_alive("GET /health HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
         assert!(!keep_alive("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"));
         assert!(!keep_alive("POST /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\n"));
+        assert!(!keep_alive("POST /ws HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"));
         assert!(!keep_alive("GET /health HTTP/1.0\r\n\r\n"));
         assert!(!keep_alive("GET /health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"));
     }

@@ -2,6 +2,8 @@
 //! connection, so that one encoded frame can serve a million of them.
 
 pub mod native;
+pub mod engineio;
+pub mod socketio;
 
 /// The dialects, by the path that a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -330,7 +330,7 @@ fn refuse_json<'a>(error: &serde_json::Error) -> Refusal<'a> {
 }
 
 /// True when arrays and objects nest deeper than [`DEPTH_MAX`] in `json`, which is known to be well-formed.
-fn is_too_deep(json: &str) -> bool {
+pub(crate) fn is_too_deep(json: &str) -> bool {
     // Nesting takes two bytes a level, so most data cannot be too deep.
     if json.len() <= 2 * DEPTH_MAX {
         return false;
@@ -423,7 +423,7 @@ fn encode_id(out: &mut Vec<u8>, id: Option<Id<'_>>) {
     }
 }
 
-fn encode_str(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn encode_str(out: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(out, text).expect("writing to memory does not fail");
 }
 

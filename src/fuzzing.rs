@@ -7,14 +7,17 @@ use crate::auth::{Gate, Rules};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::dialect::Paths;
+use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
+use crate::dialect::socketio::{self, Body};
 use crate::message::{Draft, Publication, RoomId, ShardId, Slot};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard};
 use crate::stats::Stats;
 use crate::time::Time;
-use crate::wire::frame::{self, Header, Parsed};
+use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
+use serde_json::Value;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -150,6 +153,141 @@ fn json(bytes: &[u8]) {
     // Without a look at the values: numbers like 1e999 are JSON, but no number of Rust's.
     let parsed: Result<&serde_json::value::RawValue, _> = serde_json::from_slice(bytes);
     assert!(parsed.is_ok(), "what the server says is JSON: {}", String::from_utf8_lossy(bytes));
+}
+
+/// Engine.IO: what is read is part of what was said, ids are the same after they were written, and the packets of a polling body come
+/// back out of the bodies that their frames are joined to.
+pub fn engineio(data: &[u8]) {
+    if let Some([shard, a, b, c, d, secret @ ..]) = data.first_chunk::<15>() {
+        let sid = Sid::new(*shard, u32::from_le_bytes([*a, *b, *c, *d]), *secret);
+        assert_eq!(Sid::parse(&sid.to_string()), Some(sid));
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match engineio::decode(text) {
+        Ok(
+            engineio::Packet::Open(said)
+            | engineio::Packet::Ping(said)
+            | engineio::Packet::Pong(said)
+            | engineio::Packet::Message(said),
+        ) => assert_eq!(said, &text[1..]),
+        Ok(engineio::Packet::Close | engineio::Packet::Upgrade | engineio::Packet::Noop) => {
+            assert!(text.starts_with(['1', '5', '6']));
+        }
+        Err(_) => assert!(!text.starts_with(|first| ('0'..='6').contains(&first))),
+    }
+    let query = Query::parse(text);
+    for value in [query.eio, query.transport, query.sid].into_iter().flatten() {
+        assert!(text.contains(value) && !value.contains('&'));
+    }
+    for claim in [Some(text), query.sid].into_iter().flatten() {
+        if let Some(sid) = Sid::parse(claim) {
+            assert_eq!(sid.to_string(), claim);
+        }
+    }
+    if let Ok(pieces) = engineio::pieces(text).collect::<Result<Vec<_>, _>>() {
+        rejoined(&pieces, text.len() / 3);
+    }
+}
+
+/// Sends `pieces` as frames, with pings among them, and joins these to bodies of at most `bytes_max`.
+fn rejoined(pieces: &[Piece<'_>], bytes_max: usize) {
+    let mut frames = Vec::new();
+    for piece in pieces {
+        let (opcode, payload) = match piece {
+            Piece::Text(text) => (Opcode::Text, text.as_bytes()),
+            Piece::Binary(bytes) => (Opcode::Binary, &bytes[..]),
+        };
+        for (opcode, payload) in [(opcode, payload), (Opcode::Ping, b"hello")] {
+            let (header, used) = frame::header(opcode, payload.len());
+            frames.extend_from_slice(&header[..used]);
+            frames.extend_from_slice(payload);
+        }
+    }
+    let mut expected = pieces.iter();
+    let mut rest = &frames[..];
+    while !rest.is_empty() {
+        let mut body = Vec::new();
+        let used = engineio::join(&mut body, rest, bytes_max);
+        rest = &rest[used..];
+        let body = String::from_utf8(body).expect("a body is text");
+        let mut count = 0;
+        for piece in engineio::pieces(&body) {
+            assert_eq!(piece.as_ref().ok(), expected.next());
+            count += 1;
+        }
+        assert!(used > 0 && (body.len() <= bytes_max || count == 1));
+    }
+    assert_eq!(expected.next(), None);
+}
+
+/// Socket.IO: what was decoded is the same after it was encoded, with arguments that are JSON, and placeholders are judged alike by way
+/// of serde's values.
+pub fn socketio(data: &[u8]) {
+    const LIMITS: socketio::Limits = socketio::Limits { attachments_max: 10, namespace_bytes_max: 40 };
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    // It need not be JSON for that not to panic.
+    assert!(socketio::check_placeholders(text, 1).is_ok() || text.contains(['}', ']']));
+    let Ok(packet) = socketio::decode(text, &LIMITS) else { return };
+    assert!(packet.namespace.starts_with('/') && packet.namespace.len() <= LIMITS.namespace_bytes_max);
+    assert!(packet.attachments <= LIMITS.attachments_max);
+    let number = |id: Option<&str>| id.map(|id| id.parse::<u64>().expect("at most 15 digits"));
+    let (namespace, attachments, id) = (packet.namespace, packet.attachments, number(packet.id));
+    let mut out = Vec::new();
+    match &packet.body {
+        Body::Connect(auth) => {
+            socketio::encode_connect_error(&mut out, "/", text, *auth);
+            json(out.strip_prefix(b"44").expect("a refusal"));
+            out.clear();
+            socketio::encode_connect(&mut out, namespace, text, *auth);
+        }
+        Body::Disconnect => socketio::encode_disconnect(&mut out, namespace),
+        Body::Event { name, args } => {
+            assert!(name.len() <= socketio::EVENT_BYTES_MAX);
+            placeholders(args);
+            socketio::encode_event(&mut out, "/", name, args, 0, None, Some("offset"));
+            json(out.strip_prefix(b"42").expect("an event"));
+            out.clear();
+            socketio::encode_event(&mut out, namespace, name, args, attachments, id, None);
+        }
+        Body::Ack { args } => {
+            placeholders(args);
+            socketio::encode_ack(&mut out, namespace, packet.id.unwrap_or_default(), args, attachments);
+        }
+    }
+    let message = String::from_utf8(out).expect("text");
+    let message = message.strip_prefix('4').expect("a message");
+    let again = socketio::decode(message, &LIMITS).expect("what the server says is well-formed");
+    assert_eq!((again.namespace, again.attachments), (namespace, attachments));
+    match (&again.body, &packet.body) {
+        (Body::Connect(Some(said)), Body::Connect(_)) => json(said.as_bytes()),
+        (Body::Disconnect, Body::Disconnect) => {}
+        (one, other) => assert_eq!((one, number(again.id)), (other, id)),
+    }
+}
+
+fn placeholders(args: &str) {
+    fn good(value: &Value, attachments: u64) -> bool {
+        match value {
+            Value::Array(items) => items.iter().all(|item| good(item, attachments)),
+            Value::Object(fields) => {
+                let placeholder = fields.get("_placeholder") == Some(&Value::Bool(true));
+                let num = fields.get("num").and_then(Value::as_u64);
+                (!placeholder || num.is_some_and(|num| num < attachments))
+                    && fields.values().all(|value| good(value, attachments))
+            }
+            _ => true,
+        }
+    }
+    // Not all JSON is a value of serde's: see `json`.
+    let Ok(values) = serde_json::from_str::<Value>(&format!("[{args}]")) else { return };
+    let text = values.to_string();
+    for attachments in 0..3 {
+        let judged = |args| socketio::check_placeholders(args, attachments).is_ok();
+        let expected = good(&values, attachments as u64);
+        assert_eq!(judged(&text[1..text.len() - 1]), expected);
+        // The values have lost what stood under a key that comes twice; there, too, nothing may name what there is not.
+        assert!(!judged(args) || expected);
+    }
 }
 
 /// The shard: the bytes are a script of reactor calls on two shards, in legal order. Nothing panics, and when all sockets have been
@@ -377,6 +515,35 @@ mod tests {
         let mut good = MESSAGES.to_vec();
         good.push(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\"}\n\x00\xff");
         smoke(native, &good);
+    }
+
+    #[test]
+    fn engineio_smoke() {
+        smoke(
+            engineio,
+            &[
+                "451-[\"bin\",{\"_placeholder\":true,\"num\":0}]\x1ebAQIDBA==\x1e421[\"é\"]\x1eb\x1e2probe"
+                    .as_bytes(),
+                b"EIO=4&transport=polling&sid=98PtAQsDJeJ0nYJWAAAA&j=0&t=x",
+                b"98PtAQsDJeJ0nYJWAAAA",
+                b"2probe",
+            ],
+        );
+    }
+
+    #[test]
+    fn socketio_smoke() {
+        smoke(
+            socketio,
+            &[
+                b"0/admin?x=1,{\"token\":\"z\"}",
+                b"1/admin,",
+                "2/\u{e9},12[\"m\\u0073g\",1, {\"a\" : [null, \"x\\\"\"]}]".as_bytes(),
+                b"52-[\"bin\",{\"_placeholder\":true,\"num\":0},{\"a\":[{\"num\":1,\"_placeholder\":true}]}]",
+                b"61-007[{\"_placeholder\":true,\"num\":0}]",
+                b"2[7,{\"_placeholder\":true,\"num\":2}]",
+            ],
+        );
     }
 
     #[test]

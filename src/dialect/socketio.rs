@@ -213,12 +213,15 @@ pub fn check_placeholders(args: &str, attachments: usize) -> Result<(), Malforme
     let mut open = SmallVec::<[Open; 16]>::new();
     let mut rest = args;
     while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')) {
-        if rest.as_bytes()[at] == b'"' {
-            let (string, after) = rest[at..].split_at(string_bytes(&rest[at..]));
-            rest = after;
-            if let (Some(value), Some(object)) = (after.trim_ascii_start().strip_prefix(':'), open.last_mut())
-            {
-                let value = value.trim_ascii_start();
+        let found = rest.as_bytes()[at];
+        rest = &rest[at..];
+        match found {
+            b'"' => {
+                let (string, after) = rest.split_at(string_bytes(rest));
+                rest = after;
+                // A string before a colon is a key.
+                let Some(value) = after.trim_ascii_start().strip_prefix(':') else { continue };
+                let (value, Some(object)) = (value.trim_ascii_start(), open.last_mut()) else { continue };
                 match unescape(string).as_deref() {
                     Some("_placeholder") => object.placeholder = value.starts_with("true"),
                     Some("num") => {
@@ -229,14 +232,17 @@ pub fn check_placeholders(args: &str, attachments: usize) -> Result<(), Malforme
                     _ => {}
                 }
             }
-            continue;
+            b'{' | b'[' => {
+                open.push(Open::default());
+                rest = &rest[1..];
+            }
+            _ => {
+                if open.pop().is_some_and(|closed| closed.placeholder && !closed.num) {
+                    return Err(Malformed("a placeholder names no attachment"));
+                }
+                rest = &rest[1..];
+            }
         }
-        if matches!(rest.as_bytes()[at], b'{' | b'[') {
-            open.push(Open::default());
-        } else if open.pop().is_some_and(|closed| closed.placeholder && !closed.num) {
-            return Err(Malformed("a placeholder names no attachment"));
-        }
-        rest = &rest[at + 1..];
     }
     Ok(())
 }

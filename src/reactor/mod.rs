@@ -21,7 +21,7 @@
 //!    reused only after that, so an event of this turn cannot meet a later connection.
 //! 10. [`Shard::end_turn`], with the clock read again.
 //!
-//! The simulator (`sim.rs`) is one more caller of the same methods.
+//! The simulator (`sim`) is one more caller of the same methods.
 //!
 //! [`Mailbox::fall_asleep`]: crate::bus::mailbox::Mailbox::fall_asleep
 

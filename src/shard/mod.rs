@@ -790,9 +790,9 @@ impl Shard {
         let stats = &stats.shards[usize::from(self.id)];
         let Some(conn) = conns.get_mut(slot as usize) else { return };
         // Until the answer to the upgrade has left, and after the WebSocket has ended, what is pending is not only frames.
-        let framed = conn.dialect().is_some() && !conn.switching;
+        let dialect = conn.dialect().filter(|_| !conn.switching);
         let is_asking = conn.stage == Stage::Http || conn.switching;
-        let leftover = turn.after(conn.pending, sent, framed);
+        let leftover = turn.after(conn.pending, sent, dialect);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
         // What is left for all may be less than what this one may still take.
@@ -802,10 +802,13 @@ impl Shard {
             outbox.push_rest(piece);
         }
         let dropped_before = outbox.dropped;
-        let is_too_slow = leftover
-            .frames
-            .iter()
-            .any(|frames| outbox.push_frames(frames, bytes_max, settings.outbox_policy).is_err());
+        let policy = settings.outbox_policy;
+        let is_too_slow = dialect.is_some_and(|dialect| {
+            leftover
+                .frames
+                .iter()
+                .any(|frames| outbox.push_frames(frames, bytes_max, policy, dialect).is_err())
+        });
         if is_too_slow {
             // Whatever the bound: it says why nothing follows what it still reads.
             outbox.push_rest(&close::frame(CloseCode::Slow, "too much waits to be read"));

@@ -1,9 +1,8 @@
 //! What must be true after each turn, at rest, and when everybody has left.
 
 use super::World;
-use super::model::{Stage, live};
+use super::model::{Peer, Stage, live};
 use super::plan::MUST_FOLLOW_BYTES;
-use super::said::Said;
 use crate::message::Reject;
 use crate::shard::Holdings;
 use crate::stats::{Ending, ShardStats};
@@ -21,14 +20,22 @@ impl World {
         let mut is_due = false;
         let mut kept_bytes = 0;
         for (number, peer) in peers() {
-            assert!(!peer.doomed && !peer.abandoned, "{number} was to be closed in this turn");
+            assert!(!peer.doomed && !peer.abandoned, "{number} was to be closed in this turn: {peer:#?}");
             assert!(
                 !(peer.is_finishing() && peer.expected.is_empty()),
                 "{number} has been told everything and was to be seen off"
             );
-            timer_due = timer_due.into_iter().chain([peer.due_ms]).min();
+            if !matches!(peer.stage, Stage::Waiting { .. }) {
+                timer_due = timer_due.into_iter().chain([peer.due_ms]).min();
+            }
             // What follows the end of a WebSocket is taken whatever the bound, as is the rest of a frame that was cut.
-            if peer.refused && (peer.is_upgraded() || peer.stage == Stage::Http) {
+            // What lingers for a session that has no outbox yet cannot be told from one.
+            let is_apart = peer.has_socket
+                || !peer
+                    .expected
+                    .iter()
+                    .any(|expected| expected.origin.is_some() && began < expected.given.plus_ns(linger_ns));
+            if peer.refused && is_apart && (peer.is_upgraded() || peer.stage == Stage::Http) {
                 kept_bytes += peer.kept_bytes;
                 assert!(
                     peer.kept_bytes <= self.plan.settings.outbox_bytes_max + MUST_FOLLOW_BYTES,
@@ -36,11 +43,13 @@ impl World {
                     peer.kept_bytes
                 );
             }
-            if !peer.refused {
-                for expected in &peer.expected {
+            if !peer.refused || peer.waiting_get().is_some() {
+                for expected in
+                    peer.expected.iter().filter(|expected| peer.has_socket || !expected.is_doubtful)
+                {
                     let linger_end = expected.given.plus_ns(linger_ns);
                     assert!(
-                        matches!(expected.said, Said::Event(_)) && began < linger_end,
+                        expected.origin.is_some() && began < linger_end,
                         "{number} was to be told by now: {expected:?}"
                     );
                     is_due |= linger_end <= self.now;
@@ -59,7 +68,8 @@ impl World {
         );
         // Once is fine when timers were set: they may have to be sorted.
         let wants_more = seat.deadline == Some(self.now) && self.now.ms() == began.ms() && !is_due;
-        let timers = peers().map(|(_, peer)| peer.due_ms).sum();
+        let waits = |peer: &Peer| matches!(peer.stage, Stage::Waiting { .. });
+        let timers = peers().filter(|(_, peer)| !waits(peer)).map(|(_, peer)| peer.due_ms).sum();
         let seat = &mut self.seats[shard];
         let is_idle = wants_more && std::mem::replace(&mut seat.timers, timers) == timers;
         seat.empty_turns = if is_idle { seat.empty_turns + 1 } else { 0 };
@@ -77,13 +87,18 @@ impl World {
             "memberships"
         );
         assert_eq!(holdings.rooms, rooms.len(), "rooms of shard {shard}");
-        assert_eq!(holdings.timers, holdings.conns, "each connection of shard {shard} has a timer");
+        let waiting = peers().filter(|(_, peer)| waits(peer)).count();
+        assert_eq!(
+            holdings.timers,
+            holdings.conns - waiting,
+            "each connection of shard {shard} has a timer, but for those whose GET waits"
+        );
         assert!(holdings.leases <= holdings.conns, "leases of shard {shard}");
         assert!(
             kept_bytes <= self.plan.settings.outbox_total_bytes_max + MUST_FOLLOW_BYTES * holdings.conns,
             "{kept_bytes} bytes wait in the outboxes of shard {shard}"
         );
-        assert_eq!(numbers.sockets.value(), holdings.conns as u64);
+        assert_eq!(numbers.sockets.value(), peers().filter(|(_, peer)| peer.has_socket).count() as u64);
         assert_eq!(
             numbers.connections.value(),
             peers().filter(|(_, peer)| peer.is_upgraded()).count() as u64
@@ -94,7 +109,7 @@ impl World {
         assert_eq!(self.bus.rooms(), self.model.rooms.len(), "rooms in the directory");
         assert_eq!(self.gate.open(), self.model.open, "open connections at the gate");
         for (other, seat) in self.seats.iter().enumerate() {
-            let has_mail = !self.model.mail[other].is_empty();
+            let has_mail = !self.model.mail[other].is_empty() || !seat.handed.is_empty();
             assert!(
                 !(seat.asleep && has_mail) || seat.rung.load(Ordering::Relaxed),
                 "shard {other} sleeps over its mail"
@@ -143,7 +158,7 @@ impl World {
         assert_eq!(sum(|shard| shard.pings.value()), counts.pings, "pings");
         assert_eq!(
             sum(|shard| shard.bytes_in.value()),
-            self.links.iter().map(|link| link.handed).sum::<u64>(),
+            self.links.iter().map(|link| link.handed).sum::<u64>() + counts.bytes_handed,
             "bytes in"
         );
         assert_eq!(
@@ -160,6 +175,13 @@ impl World {
             let rejected = self.stats.sum(|shard| shard.rejects[index].value());
             assert_eq!(rejected, counts.rejects[index], "requests refused: {label}");
         }
-        assert_eq!(counts.endings.iter().sum::<u64>(), counts.upgrades, "who came has left");
+        assert_eq!(sum(|shard| shard.namespace_joins.value()), counts.namespace_joins, "namespaces joined");
+        assert_eq!(
+            sum(|shard| shard.namespace_refusals.value()),
+            counts.namespace_refusals,
+            "namespaces refused"
+        );
+        let came = counts.upgrades + counts.handshakes;
+        assert_eq!(counts.endings.iter().sum::<u64>(), came, "who came has left");
     }
 }

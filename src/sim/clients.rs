@@ -1,6 +1,9 @@
 //! The clients: who they are, what they say, and how they react to what they are told.
 
 use super::plan::Random;
+use super::pollers::Purpose;
+use super::sessions::{Poll, Target};
+use super::talk::{Talk, Word};
 use super::{Reaction, World, take_front};
 use crate::dialect::Dialect;
 use std::collections::VecDeque;
@@ -40,13 +43,27 @@ pub(super) struct Client {
     /// What it believes to speak.
     pub(super) speaks: Option<Dialect>,
     /// What it has composed and not sent.
-    outgoing: VecDeque<u8>,
+    pub(super) outgoing: VecDeque<u8>,
     /// Bytes composed so far.
     pub(super) composed: u64,
     pub(super) items: VecDeque<Item>,
     /// The trigger of the last item that was handed to the shard.
     pub(super) carried_out: u64,
     last_id: u64,
+    /// What it knows of its session, when it speaks Socket.IO on a WebSocket.
+    pub(super) talk: Talk,
+    /// True when it means to speak Socket.IO.
+    pub(super) is_socketio: bool,
+    /// The client that polls, whose connection it is.
+    pub(super) poller: Option<usize>,
+    /// True when it has come here by polling.
+    pub(super) has_moved: bool,
+    /// True when the kernel always takes what its space allows.
+    pub(super) is_steady: bool,
+    /// What the requests are for that it has not had answers to.
+    pub(super) asked: VecDeque<Purpose>,
+    /// The session that a request is for whose head the shard has, and not its body.
+    pub(super) in_body: Option<Option<Target>>,
 }
 
 /// Something that a client says, and where in its stream the server must have understood it.
@@ -75,6 +92,17 @@ pub(super) enum Effect {
     Close(Option<u16>),
     /// What the protocol forbids, with the code it is answered with.
     Violation(u16),
+    /// The head of a request for Engine.IO, with the session it names and the length of its body, if there is one.
+    Head {
+        target: Option<Target>,
+        length: Option<usize>,
+    },
+    /// A packet of a session.
+    Word(Word),
+    /// The question whether a session may move here.
+    Probe,
+    /// That it does.
+    Move,
 }
 
 /// A request head.
@@ -85,7 +113,7 @@ pub(super) struct Request {
     pub(super) head_only: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Asks {
     Health,
     Ready,
@@ -96,6 +124,7 @@ pub(super) enum Asks {
         subprotocol: bool,
         origin: Option<&'static str>,
     },
+    Poll(Poll),
 }
 
 /// A native message.
@@ -133,6 +162,13 @@ pub(super) struct Event {
     pub(super) binary: bool,
 }
 
+impl Event {
+    /// What the room is called by those who are in its namespace.
+    pub(super) fn room_in_namespace(&self) -> &str {
+        self.room.split_once('\0').map_or(&self.room, |(_, room)| room)
+    }
+}
+
 impl fmt::Debug for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} to {:?} with {} bytes", self.name, self.room, self.payload.len())
@@ -153,19 +189,30 @@ impl Client {
             75..88 => Temper::Hostile,
             _ => Temper::Fickle,
         };
+        Client { waits: random.chance(50), ..Client::new(temper) }
+    }
+
+    pub(super) fn new(temper: Temper) -> Client {
         Client {
             temper,
             reads: true,
             answers: true,
             sealed: false,
             ends: false,
-            waits: random.chance(50),
+            waits: false,
             speaks: None,
             outgoing: VecDeque::new(),
             composed: 0,
             items: VecDeque::new(),
             carried_out: 0,
             last_id: 0,
+            talk: Talk::default(),
+            is_socketio: false,
+            poller: None,
+            has_moved: false,
+            is_steady: false,
+            asked: VecDeque::new(),
+            in_body: None,
         }
     }
 
@@ -176,7 +223,7 @@ impl Client {
     }
 
     /// Queues the bytes that complete something.
-    fn say(&mut self, bytes: &[u8], effect: Effect) {
+    pub(super) fn say(&mut self, bytes: &[u8], effect: Effect) {
         self.queue(bytes);
         self.items.push_back(Item { trigger: self.composed, effect });
     }
@@ -249,7 +296,11 @@ impl World {
     }
 
     fn react(&mut self, number: usize, reaction: Reaction) {
+        if self.clients[number].poller.is_some() {
+            return self.react_to(number, reaction);
+        }
         match reaction {
+            Reaction::Packet(_) => self.react_to(number, reaction),
             Reaction::Speak => self.clients[number].waits = false,
             Reaction::Pong(payload) if self.clients[number].answers && !self.clients[number].ends => {
                 let frame = self.frame(true, 10, &payload);
@@ -266,6 +317,9 @@ impl World {
 
     /// Something drastic, as the temper of the client has it.
     pub(super) fn upset(&mut self, number: usize) {
+        if let Some(at) = self.clients[number].poller {
+            return self.upset_poller(at);
+        }
         if self.clients[number].sealed {
             return;
         }
@@ -330,7 +384,7 @@ impl World {
     }
 
     /// A frame of a client, by another implementation than ours.
-    fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn frame(&mut self, fin: bool, opcode: u8, payload: &[u8]) -> Vec<u8> {
         // What is large is not masked, to save time.
         let mask = if payload.len() > 100_000 { [0; 4] } else { (self.random.next() as u32).to_le_bytes() };
         let mut bytes = header(fin, opcode, Some(mask), payload.len() as u64);
@@ -345,16 +399,21 @@ impl World {
     /// The client composes what comes next.
     pub(super) fn compose(&mut self, number: usize) {
         let client = &self.clients[number];
+        if let Some(at) = client.poller {
+            return self.compose_poller(at);
+        }
         // One who is not heard does not talk for ever.
         if client.sealed || client.outgoing.len() > if self.plan.heavy { 4_000_000 } else { 100_000 } {
             return;
         }
         match client.speaks {
+            None if client.is_socketio => self.compose_socketio_request(number),
             None => self.compose_request(number),
             Some(_) if client.waits => {}
             Some(Dialect::Native) => self.compose_native(number),
             Some(Dialect::Echo) => self.compose_echo(number),
-            Some(Dialect::SocketIo | Dialect::EngineIo) => unreachable!("no client speaks it"),
+            Some(Dialect::SocketIo) => self.compose_socketio(number),
+            Some(Dialect::EngineIo) => unreachable!("no client speaks it"),
         }
     }
 
@@ -424,7 +483,7 @@ impl World {
         self.say_message(number, if binary { 2 } else { 1 }, &payload, effect);
     }
 
-    fn compose_control(&mut self, number: usize) {
+    pub(super) fn compose_control(&mut self, number: usize) {
         let length = *self.random.pick(&[0, 1, 125]);
         let payload = self.bytes(length);
         if self.random.chance(60) {
@@ -574,7 +633,7 @@ impl World {
     }
 
     /// Says a message in as many frames as it likes, with control frames between them. What is too large is not said.
-    fn say_message(&mut self, number: usize, opcode: u8, payload: &[u8], effect: Effect) {
+    pub(super) fn say_message(&mut self, number: usize, opcode: u8, payload: &[u8], effect: Effect) {
         if payload.len() > self.plan.settings.message_bytes_max {
             return;
         }
@@ -601,6 +660,13 @@ impl World {
     fn break_a_rule(&mut self, number: usize) {
         if self.clients[number].speaks.is_none() {
             return self.break_a_rule_of_http(number);
+        }
+        if self.clients[number].speaks == Some(Dialect::SocketIo) && self.random.chance(60) {
+            let mut talk = self.clients[number].talk.clone();
+            let spoken = self.break_a_rule_of_socketio(&mut talk);
+            spoken.into_iter().for_each(|spoken| self.say_packet(number, spoken));
+            self.clients[number].sealed = true;
+            return;
         }
         let bytes_max = self.plan.settings.message_bytes_max as u64;
         let mask = Some([1, 2, 3, 4]);
@@ -721,7 +787,7 @@ impl World {
     }
 
     /// An object with these fields in any order, perhaps with one more that means nothing.
-    fn object(&mut self, fields: impl Iterator<Item = String>) -> String {
+    pub(super) fn object(&mut self, fields: impl Iterator<Item = String>) -> String {
         let mut fields: Vec<String> = fields.collect();
         if self.random.chance(20) {
             fields.push(r#""later":[{"type":"join"},null]"#.to_owned());
@@ -745,7 +811,7 @@ impl World {
         }
     }
 
-    fn payload_length(&mut self) -> usize {
+    pub(super) fn payload_length(&mut self) -> usize {
         let bytes_max = self.plan.settings.message_bytes_max;
         if self.plan.heavy && self.random.chance(60) {
             return 500_000 + self.random.up_to(400_000);
@@ -797,6 +863,6 @@ pub(super) fn header(fin: bool, opcode: u8, mask: Option<[u8; 4]>, length: u64) 
     bytes
 }
 
-fn quoted(value: &(impl serde::Serialize + ?Sized)) -> String {
+pub(super) fn quoted(value: &(impl serde::Serialize + ?Sized)) -> String {
     serde_json::to_string(value).expect("text can be written")
 }

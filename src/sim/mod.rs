@@ -16,20 +16,28 @@ mod checks;
 mod clients;
 mod model;
 mod plan;
+mod pollers;
 mod said;
+mod sessions;
+mod talk;
 
 use crate::auth::Gate;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
+use crate::dialect::Dialect;
 use crate::message::{ShardId, Slot};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Shard};
 use crate::stats::{Ending, Stats};
 use crate::time::Time;
-use clients::{Client, Temper};
+use clients::{Client, Effect, Temper};
 use model::{Letter, Model, Peer, Stage, label_index};
-use plan::{ACCEPT_REST_MS, CONNECTIONS_MAX, Plan, ROUNDS_MAX, Random, SLEEPS_MAX, mix};
-use said::{Said, decode, decode_next};
+use plan::{
+    ACCEPT_REST_MS, CONNECTIONS_MAX, CONNECTIONS_MAX_POLLED, Plan, ROUNDS_MAX, Random, SLEEPS_MAX, mix,
+};
+use pollers::Poller;
+use said::{Packet, Said, decode, decode_next};
+use sessions::Heading;
 use std::collections::VecDeque;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
@@ -94,6 +102,22 @@ pub struct Report {
     pub jumps: u64,
     /// Mailboxes that held several publications when they were collected.
     pub late_mail: u64,
+    /// Engine.IO sessions that began with a request.
+    pub sessions: u64,
+    /// GETs that were answered, and those of them that waited for something to be said.
+    pub polls: u64,
+    /// See above.
+    pub waits: u64,
+    /// Sessions that moved to a WebSocket.
+    pub moves: u64,
+    /// Sockets that were handed from one shard to another.
+    pub hand_overs: u64,
+    /// Requests that Engine.IO refused.
+    pub faults: u64,
+    /// Namespaces joined, and refused.
+    pub namespaces: u64,
+    /// See above.
+    pub namespace_refusals: u64,
 }
 
 impl Report {
@@ -119,6 +143,14 @@ impl Report {
             (&mut self.drains, other.drains),
             (&mut self.jumps, other.jumps),
             (&mut self.late_mail, other.late_mail),
+            (&mut self.sessions, other.sessions),
+            (&mut self.polls, other.polls),
+            (&mut self.waits, other.waits),
+            (&mut self.moves, other.moves),
+            (&mut self.hand_overs, other.hand_overs),
+            (&mut self.faults, other.faults),
+            (&mut self.namespaces, other.namespaces),
+            (&mut self.namespace_refusals, other.namespace_refusals),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -155,6 +187,7 @@ struct World {
     /// By the number of the connection, as are `clients` and the model's peers.
     links: Vec<Link>,
     clients: Vec<Client>,
+    pollers: Vec<Poller>,
     model: Model,
     /// Events composed so far; each has its number in its name.
     events: u64,
@@ -169,6 +202,8 @@ struct Seat {
     sockets: Vec<Option<usize>>,
     /// Connections that wait to be accepted.
     backlog: VecDeque<usize>,
+    /// Connections that other shards have given away, with what was read and not used.
+    handed: Vec<(usize, Vec<u8>)>,
     /// When the shard wants its next turn.
     deadline: Option<Time>,
     asleep: bool,
@@ -216,12 +251,41 @@ struct Link {
     reactions: VecDeque<(u64, Reaction)>,
 }
 
-/// What a frame from the server makes a client do.
+/// What the server says that makes a client do something.
 #[derive(Debug)]
 enum Reaction {
     Speak,
     Pong(Vec<u8>),
     Close(Option<u16>),
+    Packet(Packet),
+    Answer(Box<Said>),
+}
+
+impl Link {
+    fn new(shard: usize, capacity: usize) -> Link {
+        Link {
+            shard,
+            slot: None,
+            to_server: VecDeque::new(),
+            to_client: VecDeque::new(),
+            capacity,
+            readable: false,
+            writable: false,
+            wants_space: false,
+            writer_armed: false,
+            is_blocked: false,
+            unread: false,
+            client_ended: false,
+            reset: false,
+            server_ended: false,
+            closed: false,
+            handed: 0,
+            written: 0,
+            read: 0,
+            tap: Vec::new(),
+            reactions: VecDeque::new(),
+        }
+    }
 }
 
 impl World {
@@ -243,6 +307,7 @@ impl World {
                     shard: Shard::new(id, settings, bus.clone(), gate.clone(), stats.clone(), plan.start),
                     sockets: Vec::new(),
                     backlog: VecDeque::new(),
+                    handed: Vec::new(),
                     deadline: None,
                     asleep: false,
                     empty_turns: 0,
@@ -264,6 +329,7 @@ impl World {
             seats,
             links: Vec::new(),
             clients: Vec::new(),
+            pollers: Vec::new(),
             events: 0,
             report: Report::default(),
             loud,
@@ -306,6 +372,11 @@ impl World {
             endings: counts.endings,
             slow_heads: counts.rejects[label_index("slow_head")],
             drains: self.seats.iter().filter(|seat| seat.stopped).count() as u64,
+            sessions: counts.handshakes,
+            moves: counts.moves,
+            faults: counts.rejects[label_index("engine_io")],
+            namespaces: counts.namespace_joins,
+            namespace_refusals: counts.namespace_refusals,
             ..self.report
         }
     }
@@ -315,6 +386,11 @@ impl World {
         if self.random.chance(self.plan.turns_percent) {
             let shard = self.random.up_to(self.plan.shards - 1);
             return self.turn(shard);
+        }
+        if !self.pollers.is_empty() && self.random.chance(20) {
+            let at = self.random.up_to(self.pollers.len() - 1);
+            self.poll(at);
+            return;
         }
         let client = self.any_client();
         match (self.random.below(200), client) {
@@ -334,53 +410,59 @@ impl World {
 
     /// True until the connection is over for its client.
     fn is_there(&self, client: usize) -> bool {
-        !self.links[client].closed && !self.links[client].reset
+        let link = &self.links[client];
+        self.model.peers[client].has_socket && !link.closed && !link.reset
     }
 
     fn connect(&mut self) {
-        let there = (0..self.clients.len()).filter(|client| self.is_there(*client)).count();
-        let is_over = self.model.drains.iter().any(Option::is_some) || self.gate.is_draining();
-        if is_over || there >= self.plan.clients_max || self.clients.len() >= CONNECTIONS_MAX {
+        if let Some(most) = self.plan.pollers_max
+            && self.random.chance(40)
+        {
+            let there = self.pollers.iter().filter(|poller| !poller.is_over()).count();
+            if there < most && !self.is_closed() {
+                self.begin_polling();
+            }
             return;
         }
-        let number = self.clients.len();
+        let is_single = |client: &usize| self.is_there(*client) && self.clients[*client].poller.is_none();
+        let there = (0..self.clients.len()).filter(is_single).count();
+        if there >= self.plan.clients_max || self.is_closed() {
+            return;
+        }
         let shard = self.random.up_to(self.plan.shards - 1);
-        let client = Client::draw(&mut self.random);
-        let ip = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + self.random.below(3) as u8));
+        let mut client = Client::draw(&mut self.random);
+        let ip = self.draw_ip();
         let capacity = match client.temper {
             Temper::Well => usize::MAX,
             _ if self.random.chance(40) => usize::MAX,
             _ if self.plan.heavy => *self.random.pick(&[8_192, 100_000]),
             _ => *self.random.pick(&[10, 120, 1_000, 10_000]),
         };
+        client.is_socketio = self.plan.pollers_max.is_some() && self.random.chance(50);
+        self.open_link(shard, client, ip, capacity);
+    }
+
+    /// A client connects. Answers the connection's number.
+    fn open_link(&mut self, shard: usize, client: Client, ip: IpAddr, capacity: usize) -> usize {
+        let number = self.clients.len();
         self.note(|| {
             format!("{number} connects to shard {shard}: {:?}, takes {capacity} bytes", client.temper)
         });
         self.clients.push(client);
-        self.links.push(Link {
-            shard,
-            slot: None,
-            to_server: VecDeque::new(),
-            to_client: VecDeque::new(),
-            capacity,
-            readable: false,
-            writable: false,
-            wants_space: false,
-            writer_armed: false,
-            is_blocked: false,
-            unread: false,
-            client_ended: false,
-            reset: false,
-            server_ended: false,
-            closed: false,
-            handed: 0,
-            written: 0,
-            read: 0,
-            tap: Vec::new(),
-            reactions: VecDeque::new(),
-        });
+        self.links.push(Link::new(shard, capacity));
         self.model.peers.push(Peer::new(shard, ip, self.plan.settings.outbox_policy));
         self.seats[shard].backlog.push_back(number);
+        number
+    }
+
+    fn draw_ip(&mut self) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::new(127, 0, 0, 1 + self.random.below(3) as u8))
+    }
+
+    /// True when nobody can connect any more.
+    fn is_closed(&self) -> bool {
+        let most = if self.plan.pollers_max.is_some() { CONNECTIONS_MAX_POLLED } else { CONNECTIONS_MAX };
+        self.model.drains.iter().any(Option::is_some) || self.gate.is_draining() || self.clients.len() >= most
     }
 
     fn pass_some_time(&mut self) {
@@ -397,9 +479,13 @@ impl World {
         };
         // A reactor that has something left over does not wait.
         let is_busy = self.links.iter().any(|link| link.unread && !link.closed)
-            || self.seats.iter().any(|seat| seat.shard.has_mail());
+            || self.seats.iter().any(|seat| seat.shard.has_mail() || !seat.handed.is_empty());
         if is_busy {
             ahead_ns = ahead_ns.min(1_000_000);
+        }
+        // Those who poll take several turns to answer a ping. Mostly they are given the time.
+        if (0..self.pollers.len()).any(|at| self.is_at_risk(at)) && self.random.chance(90) {
+            ahead_ns = ahead_ns.min(2_000_000);
         }
         // Those who behave are quick: they have read and answered before time passes.
         for client in 0..self.clients.len() {
@@ -407,6 +493,11 @@ impl World {
             {
                 self.read_up_to(client, usize::MAX);
                 self.transmit_up_to(client, usize::MAX);
+            }
+        }
+        for at in 0..self.pollers.len() {
+            if self.pollers[at].is_well() {
+                self.poll(at);
             }
         }
         self.report.jumps += u64::from(ahead_ns >= 60_000_000_000);
@@ -437,11 +528,17 @@ impl World {
         self.bus.mailbox(id).wake_up();
         self.seats[shard].rung.store(false, Ordering::Relaxed);
         self.seats[shard].asleep = false;
+        // What came before this turn's reads is among them; what is given away from now on waits.
+        let handed = std::mem::take(&mut self.seats[shard].handed);
         self.seats[shard].shard.begin_turn(now);
         self.read_all(shard);
+        self.adopt_all(shard, handed);
         self.deliver_all(shard);
+        let before = self.slow_endings(shard);
         self.seats[shard].shard.advance(now);
+        self.model.slow_endings = self.slow_endings(shard) - before;
         self.model.advance(shard, now, &self.clients, &self.links);
+        assert_eq!(self.model.slow_endings, 0, "shard {shard} has ended somebody as too slow");
         self.accept_all(shard);
         let bells = self.seats[shard].shard.take_bells();
         let expected = std::mem::take(&mut self.model.bells);
@@ -450,7 +547,15 @@ impl World {
         self.flush(shard);
         for number in 0..self.links.len() {
             if self.links[number].shard == shard {
+                self.report.waits += u64::from(self.resolve(shard, number));
+            }
+        }
+        for number in 0..self.links.len() {
+            if self.links[number].shard == shard {
                 self.look_at_outbox(shard, number, false);
+                if !self.links[number].is_blocked {
+                    self.model.caught_up(number);
+                }
             }
         }
         self.see_off(shard);
@@ -459,7 +564,12 @@ impl World {
         let ahead_ms = seat.shard.end_turn(self.now);
         seat.deadline = ahead_ms.map(|ms| self.now.plus_ms(u64::from(ms)));
         seat.stopped = seat.shard.is_drained();
-        seat.asleep = !seat.shard.has_mail() && self.bus.mailbox(id).fall_asleep();
+        seat.asleep = !seat.shard.has_mail() && seat.handed.is_empty() && self.bus.mailbox(id).fall_asleep();
+        if seat.stopped {
+            // Who is on the way to it finds nobody.
+            let handed = std::mem::take(&mut seat.handed);
+            handed.into_iter().for_each(|(number, _)| self.lose_link(number));
+        }
         self.check_turn(shard, now);
     }
 
@@ -496,33 +606,179 @@ impl World {
 
     /// One read, as long as the scratch buffer.
     fn read(&mut self, shard: usize, number: usize) {
-        let (link, seat) = (&mut self.links[number], &mut self.seats[shard]);
+        let link = &mut self.links[number];
         let slot = link.slot.expect("accepted");
         link.unread = false;
         let count = link.to_server.len().min(self.plan.scratch_bytes);
         if link.reset || (count == 0 && link.client_ended) {
-            seat.shard.hang_up(slot);
-            self.model.hang_up(number);
+            self.hang_up(shard, number, slot);
         } else if count > 0 {
-            let mut scratch = take_front(&mut link.to_server, count);
+            let scratch = take_front(&mut link.to_server, count);
             link.unread = count == self.plan.scratch_bytes || link.client_ended;
             link.handed += count as u64;
-            let handed = link.handed;
-            let before = seat.shard.mail_taken();
-            seat.shard.receive(slot, &mut scratch, self.now);
-            // Before somebody joins or leaves, the shard takes its mail.
-            self.model.takes = seat.shard.mail_taken() - before;
-            self.model.heard(number, self.now);
-            let client = &mut self.clients[number];
-            while let Some(item) = client.items.pop_front_if(|item| item.trigger <= handed) {
-                client.carried_out = item.trigger;
-                if self.loud {
-                    eprintln!("    {number} has said {}", brief(&item.effect));
-                }
-                self.model.apply(number, &item.effect, self.now);
-            }
-            self.report.cuts += u64::from(handed > client.carried_out && self.model.peers[number].is_live());
+            self.hand(shard, number, scratch);
+            let handed = self.links[number].handed;
+            let is_cut = handed > self.clients[number].carried_out;
+            self.report.cuts += u64::from(is_cut && self.model.peers[number].is_live());
         }
+    }
+
+    fn hang_up(&mut self, shard: usize, number: usize, slot: Slot) {
+        let before = self.slow_endings(shard);
+        self.seats[shard].shard.hang_up(slot);
+        self.model.slow_endings = self.slow_endings(shard) - before;
+        self.model.hang_up(number, self.now);
+        assert_eq!(self.model.slow_endings, 0, "shard {shard} has ended somebody as too slow");
+    }
+
+    fn slow_endings(&self, shard: usize) -> u64 {
+        self.stats.shards[shard].endings[Ending::Slow.index()].value()
+    }
+
+    /// The shard is given what came on a connection, and the model what it means.
+    fn hand(&mut self, shard: usize, number: usize, mut bytes: Vec<u8>) {
+        let slot = self.links[number].slot.expect("it has a place");
+        self.note(|| format!("{} bytes of {number}", bytes.len()));
+        let before = (self.seats[shard].shard.mail_taken(), self.slow_endings(shard));
+        self.seats[shard].shard.receive(slot, &mut bytes, self.now);
+        // Before somebody joins or leaves, the shard takes its mail.
+        self.model.takes = self.seats[shard].shard.mail_taken() - before.0;
+        self.model.slow_endings = self.slow_endings(shard) - before.1;
+        self.model.heard(number, self.now);
+        if let Stage::Waiting { .. } = self.model.peers[number].stage {
+            // Nobody asks again before there is an answer.
+            self.model.hang_up(number, self.now);
+        }
+        self.carry_out(shard, number);
+        assert_eq!(self.model.slow_endings, 0, "shard {shard} has ended somebody as too slow");
+    }
+
+    /// The model follows what the shard has been handed by now.
+    fn carry_out(&mut self, shard: usize, number: usize) {
+        let (now, handed) = (self.now, self.links[number].handed);
+        while let Some(item) = self.clients[number].items.pop_front_if(|item| item.trigger <= handed) {
+            // What came behind a request that waits: it has had its answer, or the connection is given up.
+            self.resolve(shard, number);
+            if let Stage::Waiting { .. } = self.model.peers[number].stage {
+                self.model.hang_up(number, now);
+            }
+            let client = &mut self.clients[number];
+            if let Effect::Head { target, length } = item.effect {
+                if self.model.peers[number].stage != Stage::Http {
+                    continue;
+                }
+                match self.model.head(number, target, length, now) {
+                    Heading::Stays => client.in_body = length.map(|_| target),
+                    Heading::Refused => {}
+                    Heading::Leaves(_) => {
+                        client.items.push_front(item);
+                        break;
+                    }
+                }
+                continue;
+            }
+            client.in_body = None;
+            client.carried_out = item.trigger;
+            if self.loud {
+                eprintln!("    {number} has said {}", brief(&item.effect));
+            }
+            self.model.apply(number, &item.effect, now);
+            if self.model.peers.len() > self.links.len() {
+                self.place_session(shard, number);
+            }
+        }
+        self.resolve(shard, number);
+        let client = &self.clients[number];
+        match (self.model.peers[number].stage, client.in_body) {
+            (Stage::Waiting { .. }, _) if handed > client.carried_out => self.model.hang_up(number, now),
+            (Stage::Http, Some(target)) => self.model.await_body(number, target, now),
+            _ => {}
+        }
+    }
+
+    /// A request has begun a session: it has a place, and no socket.
+    fn place_session(&mut self, shard: usize, asked_by: usize) {
+        let number = self.links.len();
+        let slot = self.model.peers[number].slot.expect("it has a place");
+        let mut client = Client::new(Temper::Silent);
+        client.reads = false;
+        self.clients.push(client);
+        let mut link = Link::new(shard, 0);
+        link.slot = Some(slot);
+        self.links.push(link);
+        self.place(shard, slot, number);
+        if let Some(at) = self.clients[asked_by].poller {
+            self.pollers[at].session = Some(number);
+        }
+        self.note(|| format!("    {number} is a session, which {asked_by} has asked for"));
+    }
+
+    fn place(&mut self, shard: usize, slot: Slot, number: usize) {
+        let sockets = &mut self.seats[shard].sockets;
+        let at = slot as usize;
+        if sockets.len() <= at {
+            sockets.resize(at + 1, None);
+        }
+        assert_eq!(sockets[at].replace(number), None, "slot {slot} is taken");
+    }
+
+    /// Looks for the answer to a GET that waits: the model does not say how much of what is said to a session is in it. True when there is
+    /// one.
+    fn resolve(&mut self, shard: usize, number: usize) -> bool {
+        let peer = &self.model.peers[number];
+        let (Stage::Waiting { .. }, Some(slot)) = (peer.stage, self.links[number].slot) else { return false };
+        let bytes = self.waiting_bytes(shard, number, slot);
+        let (mut decoded, mut place) = (0, 0);
+        while let Some((said, used)) = decode(&bytes[decoded..], peer, peer.switched, place) {
+            if place == peer.expected.len() {
+                let Said::Poll { packets, .. } = said else { panic!("{number} is told {said:?}") };
+                self.report.polls += 1;
+                self.model.answered(number, &packets, self.now);
+                return true;
+            }
+            decoded += used;
+            place += 1;
+        }
+        false
+    }
+
+    /// What was written to a connection and is not decoded yet, and what waits to be written.
+    fn waiting_bytes(&self, shard: usize, number: usize, slot: Slot) -> Vec<u8> {
+        let mut bytes = self.links[number].tap.clone();
+        match self.seats[shard].shard.gather(slot) {
+            Gathered::Nothing => {}
+            Gathered::One(more) => bytes.extend_from_slice(more),
+            Gathered::Many(slices) => slices.iter().for_each(|slice| bytes.extend_from_slice(slice)),
+        }
+        bytes
+    }
+
+    /// Takes the sockets that other shards have given away.
+    fn adopt_all(&mut self, shard: usize, handed: Vec<(usize, Vec<u8>)>) {
+        // Now and then there are more events than the kernel tells of at once.
+        if handed.is_empty() || self.seats[shard].shard.is_full() || self.random.chance(10) {
+            return self.seats[shard].handed.splice(0..0, handed).for_each(drop);
+        }
+        for (number, bytes) in handed {
+            let slot = self.seats[shard].shard.adopt(self.model.peers[number].ip, self.now);
+            self.note(|| format!("{number} is adopted in slot {slot}"));
+            self.model.adopt(number, slot, self.now);
+            self.model.counts.bytes_handed += bytes.len() as u64;
+            self.place(shard, slot, number);
+            self.links[number].slot = Some(slot);
+            self.hand(shard, number, bytes);
+            let link = &mut self.links[number];
+            link.unread = false;
+            link.writable = false;
+            link.readable = !link.to_server.is_empty() || link.client_ended || link.reset;
+        }
+    }
+
+    /// A connection ends with the reactor that had it.
+    fn lose_link(&mut self, number: usize) {
+        self.links[number].reset = true;
+        self.links[number].closed = true;
+        self.model.peers[number].stage = Stage::Closed;
     }
 
     fn deliver_all(&mut self, shard: usize) {
@@ -543,12 +799,8 @@ impl World {
         let seat = &mut self.seats[shard];
         if seat.shard.is_draining() {
             // The listener is closed: who was waiting is turned away by the kernel.
-            for number in seat.backlog.drain(..) {
-                self.links[number].reset = true;
-                self.links[number].closed = true;
-                self.model.peers[number].stage = Stage::Closed;
-            }
-            return;
+            let backlog = std::mem::take(&mut seat.backlog);
+            return backlog.into_iter().for_each(|number| self.lose_link(number));
         }
         while !self.seats[shard].backlog.is_empty() {
             let seat = &mut self.seats[shard];
@@ -559,11 +811,7 @@ impl World {
             }
             let number = seat.backlog.pop_front().expect("not empty");
             let slot = seat.shard.accept(self.model.peers[number].ip, now);
-            let at = slot as usize;
-            if seat.sockets.len() <= at {
-                seat.sockets.resize(at + 1, None);
-            }
-            assert_eq!(seat.sockets[at].replace(number), None, "slot {slot} is taken");
+            self.place(shard, slot, number);
             let link = &mut self.links[number];
             link.slot = Some(slot);
             self.model.accept(shard, number, slot, now);
@@ -581,10 +829,12 @@ impl World {
             let Some(slot) = self.seats[shard].shard.next_dirty() else { break };
             let number = self.seats[shard].sockets[slot as usize].expect("a dirty slot has a socket");
             loop {
+                self.report.waits += u64::from(self.resolve(shard, number));
                 self.look_at_outbox(shard, number, true);
                 let link = &self.links[number];
                 // Now and then the kernel has no memory for a moment, whatever space there is.
                 let is_refused = self.clients[number].temper != Temper::Well
+                    && !self.clients[number].is_steady
                     && self.random.chance(self.plan.refusals_percent);
                 let free = if is_refused { 0 } else { link.capacity - link.to_client.len() };
                 let (offered, bytes) = match self.seats[shard].shard.gather(slot) {
@@ -600,8 +850,7 @@ impl World {
                 };
                 assert!(offered > 0, "an empty write to {number}");
                 if link.reset {
-                    self.seats[shard].shard.hang_up(slot);
-                    self.model.hang_up(number);
+                    self.hang_up(shard, number, slot);
                     break;
                 }
                 assert!(
@@ -638,13 +887,10 @@ impl World {
     /// lingers any more.
     fn look_at_outbox(&mut self, shard: usize, number: usize, is_due: bool) {
         let (peer, link) = (&self.model.peers[number], &self.links[number]);
-        let Some(slot) = link.slot.filter(|_| peer.refused && !link.reset) else { return };
-        let mut bytes = link.tap.clone();
-        match self.seats[shard].shard.gather(slot) {
-            Gathered::Nothing => {}
-            Gathered::One(more) => bytes.extend_from_slice(more),
-            Gathered::Many(slices) => slices.iter().for_each(|slice| bytes.extend_from_slice(slice)),
-        }
+        // What a session that has ended leaves is for nobody.
+        let is_left = !peer.has_socket && peer.doomed;
+        let Some(slot) = link.slot.filter(|_| peer.refused && !link.reset && !is_left) else { return };
+        let bytes = self.waiting_bytes(shard, number, slot);
         if peer.compared == Some((peer.expected.len(), bytes.len())) {
             return;
         }
@@ -672,7 +918,14 @@ impl World {
         link.written += bytes.len() as u64;
         link.tap.extend_from_slice(bytes);
         let mut hasher = DefaultHasher::new();
-        (self.report.trace, number, self.now.ns(), bytes).hash(&mut hasher);
+        // What ids of sessions say, and how well that is compressed, is not for the seed to decide.
+        let has_secrets = self.clients[number].poller.is_some()
+            || self.model.peers[number].dialect == Some(Dialect::SocketIo);
+        if has_secrets {
+            (self.report.trace, number, self.now.ns()).hash(&mut hasher);
+        } else {
+            (self.report.trace, number, self.now.ns(), bytes).hash(&mut hasher);
+        }
         self.report.trace = hasher.finish();
         let mut lingered = 0;
         let mut decoded = 0;
@@ -687,7 +940,18 @@ impl World {
                 Said::WebSocketPing => link.reactions.push_back((end, Reaction::Pong(Vec::new()))),
                 Said::Close(code) => link.reactions.push_back((end, Reaction::Close(*code))),
                 Said::Dropped(_) => self.report.dropped_told += 1,
+                Said::Packet(packet) => link.reactions.push_back((end, Reaction::Packet(packet.clone()))),
+                Said::Poll { .. } | Said::Posted { .. } | Said::Fault { .. } | Said::Answer { .. }
+                    if self.clients[number].poller.is_some() =>
+                {
+                    link.reactions.push_back((end, Reaction::Answer(Box::new(said.clone()))));
+                }
                 _ => {}
+            }
+            if has_secrets {
+                let mut hasher = DefaultHasher::new();
+                (self.report.trace, format!("{said:?}")).hash(&mut hasher);
+                self.report.trace = hasher.finish();
             }
             self.note(|| format!("    {number} is told {}", brief(&said)));
             lingered += u64::from(self.model.said(number, said, self.now));
@@ -702,23 +966,45 @@ impl World {
                 Farewell::EndStream(slot) => {
                     let Some(number) = self.seats[shard].sockets[slot as usize] else { continue };
                     self.note(|| format!("the stream to {number} ends"));
+                    if !self.model.peers[number].has_socket {
+                        continue;
+                    }
                     self.links[number].server_ended = true;
                     self.model.end_stream(number);
                     if self.links[number].reset {
-                        self.seats[shard].shard.hang_up(slot);
-                        self.model.hang_up(number);
+                        self.hang_up(shard, number, slot);
                     }
                 }
-                Farewell::HandOver { .. } => unreachable!("no client asks for a session"),
+                Farewell::HandOver { slot, shard: to, bytes } => {
+                    let number = self.seats[shard].sockets[slot as usize].take().expect("there is a socket");
+                    self.note(|| format!("{number} is handed to shard {to}"));
+                    self.links[number].slot = None;
+                    self.links[number].unread = false;
+                    self.model.hand_over(number, to.into());
+                    self.seats[shard].shard.release(slot);
+                    self.links[number].shard = to.into();
+                    self.report.hand_overs += 1;
+                    let seat = &mut self.seats[usize::from(to)];
+                    if seat.stopped {
+                        self.lose_link(number);
+                        continue;
+                    }
+                    seat.handed.push((number, bytes.into()));
+                    self.bus.mailbox(to).ring();
+                }
                 Farewell::Close(slot) => {
-                    let number =
-                        self.seats[shard].sockets[slot as usize].take().expect("a socket is closed once");
+                    let Some(number) = self.seats[shard].sockets[slot as usize].take() else {
+                        // It was to be handed over, and then its client was gone.
+                        self.seats[shard].shard.release(slot);
+                        continue;
+                    };
                     self.note(|| format!("{number} is closed"));
                     self.links[number].closed = true;
                     self.links[number].slot = None;
                     self.links[number].unread = false;
-                    let well = self.clients[number].temper == Temper::Well;
-                    let ending = self.model.close(number);
+                    let client = &self.clients[number];
+                    let well = client.temper == Temper::Well && !client.has_moved;
+                    let ending = self.model.close(number, self.now);
                     assert!(
                         !(well && matches!(ending, Some(Ending::Slow | Ending::Silent))),
                         "{number} behaved and was closed as {ending:?}"
@@ -740,6 +1026,9 @@ impl World {
                 if self.clients[client].reads {
                     is_busy |= self.read_up_to(client, usize::MAX);
                 }
+            }
+            for at in 0..self.pollers.len() {
+                is_busy |= self.poll(at);
             }
             for shard in 0..self.plan.shards {
                 if self.has_work(shard) {
@@ -763,6 +1052,7 @@ impl World {
         !seat.stopped
             && (!seat.asleep
                 || seat.rung.load(Ordering::Relaxed)
+                || !seat.handed.is_empty()
                 || seat.deadline.is_some_and(|deadline| deadline <= self.now)
                 || seat.sockets.iter().flatten().any(has_event)
                 || (!seat.backlog.is_empty()
@@ -772,7 +1062,7 @@ impl World {
     /// Each client leaves in one way or another.
     fn leave(&mut self) {
         for client in 0..self.clients.len() {
-            if !self.is_there(client) {
+            if !self.is_there(client) || self.clients[client].poller.is_some() {
                 continue;
             }
             match self.random.below(5) {
@@ -783,6 +1073,7 @@ impl World {
             }
             self.clients[client].sealed = true;
         }
+        (0..self.pollers.len()).for_each(|at| self.leave_polling(at));
     }
 
     /// Time passes from deadline to deadline, as in a reactor that sleeps, until the last socket is closed.
@@ -851,6 +1142,14 @@ mod tests {
                 drains,
                 jumps,
                 late_mail,
+                sessions,
+                polls,
+                waits,
+                moves,
+                hand_overs,
+                faults,
+                namespaces,
+                namespace_refusals,
             } = total;
             for (happened, what) in [
                 (turns, "turns"),
@@ -871,6 +1170,14 @@ mod tests {
                 (drains, "drains"),
                 (jumps, "jumps of the clock"),
                 (late_mail, "late mail"),
+                (sessions, "polling sessions"),
+                (polls, "answers to polls"),
+                (waits, "polls that waited"),
+                (moves, "moves to a WebSocket"),
+                (hand_overs, "hand-overs"),
+                (faults, "faults of Engine.IO"),
+                (namespaces, "joins of namespaces"),
+                (namespace_refusals, "refusals of namespaces"),
             ] {
                 assert!(happened >= 10, "{what} happened {happened} times: too seldom to prove anything");
             }

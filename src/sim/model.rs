@@ -3,10 +3,13 @@
 use super::Link;
 use super::clients::{Asks, Client, Command, Effect, Event, Request};
 use super::plan::{CLOSE_TIMEOUT_MS, Plan, SILENT, SLOW, TIMER_TICK_MS};
-use super::said::Said;
+use super::said::{Packet, Said};
+use super::sessions::{Members, Session, counted, told_of};
+use super::talk::Word;
 use crate::auth::Rules;
 use crate::dialect::Dialect;
 use crate::message::{Reject, Slot};
+use crate::shard::timers::Wheel;
 use crate::shard::{OutboxPolicy, Settings};
 use crate::stats::Ending;
 use crate::time::Time;
@@ -29,11 +32,14 @@ pub(super) struct Model {
     /// By shard.
     pub(super) accepts: Vec<Tokens>,
     pub(super) drains: Vec<Option<Drain>>,
-    /// By shard, one more than the highest slot that was ever used.
+    /// By shard, one more than the highest slot that was ever used, and those below that are free, the next one last.
     slots: Vec<usize>,
+    pub(super) free: Vec<Vec<Slot>>,
     pub(super) gate_draining: bool,
     /// Pieces of mail that the shard has taken, and the model has not followed yet.
     pub(super) takes: u64,
+    /// Connections that the shard has just ended as too slow, and the model has not followed yet.
+    pub(super) slow_endings: u64,
     pub(super) open: usize,
     pub(super) sockets: usize,
     /// Rooms made, and publications taken, so far: numbers that are used once.
@@ -58,6 +64,12 @@ pub(super) struct Counts {
     pub(super) rate_limited: u64,
     pub(super) pings: u64,
     pub(super) lost: u64,
+    pub(super) handshakes: u64,
+    pub(super) moves: u64,
+    pub(super) namespace_joins: u64,
+    pub(super) namespace_refusals: u64,
+    /// Bytes that a shard was given together with a socket.
+    pub(super) bytes_handed: u64,
 }
 
 #[derive(Debug)]
@@ -69,15 +81,16 @@ pub(super) struct Room {
 
 #[derive(Clone, Debug)]
 pub(super) enum Letter {
-    Event { event: Rc<Event>, origin: Origin, echo: bool, incarnation: u64 },
+    Event { origin: Origin, echo: bool, incarnation: u64 },
     Drain { spread_ms: u32, timeout_ms: u32 },
 }
 
 /// Which publication an event comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub(super) publisher: usize,
     sequence: u64,
+    event: Rc<Event>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,14 +107,18 @@ pub(super) struct Peer {
     pub(super) shard: usize,
     pub(super) slot: Option<Slot>,
     pub(super) ip: IpAddr,
+    /// False for a session that is polled: the sockets of others serve it.
+    pub(super) has_socket: bool,
     pub(super) stage: Stage,
+    /// What Engine.IO keeps of it.
+    pub(super) session: Option<Session>,
     /// True when its socket is to be closed at the end of this turn.
     pub(super) doomed: bool,
     pub(super) dialect: Option<Dialect>,
     /// True when the answer to the upgrade has been decoded: from there on, frames.
     pub(super) switched: bool,
     /// True from the upgrade until everything has been written for the first time.
-    switching: bool,
+    pub(super) switching: bool,
     /// True when the close frame has been decoded: from there on, nothing.
     said_close: bool,
     /// What it has to be told, in this order.
@@ -109,10 +126,12 @@ pub(super) struct Peer {
     /// True from a write that the socket did not take whole until everything has been written.
     pub(super) refused: bool,
     /// Whether it was refused, and how much waited for it at most, when this turn's writes began.
-    had_waiting: bool,
-    waiting_bytes: usize,
+    pub(super) had_waiting: bool,
+    pub(super) waiting_bytes: usize,
+    /// True when what waited for it then were answers, which cannot be left out.
+    had_asked: bool,
     /// True when frames may be dropped, as the policy is.
-    droppable: bool,
+    pub(super) droppable: bool,
     /// Messages that were left out since it was last told. Pongs are not counted.
     pub(super) lost: u64,
     /// What was expected, and how many bytes waited, when they were last compared and were the same.
@@ -123,24 +142,37 @@ pub(super) struct Peer {
     pub(super) abandoned: bool,
     /// The millisecond at which its timer fires.
     pub(super) due_ms: u64,
-    heard_ms: u64,
-    pinged: bool,
-    tokens: Tokens,
+    pub(super) heard_ms: u64,
+    pub(super) pinged: bool,
+    pub(super) tokens: Tokens,
     pub(super) rooms: BTreeSet<String>,
     /// Publications made while it was a member, by sequence, until it has got them or left.
     pub(super) owed: BTreeMap<u64, String>,
     /// By room, the last publication it got; and by room and publisher, the number of the last event.
-    last_sequence: BTreeMap<String, u64>,
-    last_number: BTreeMap<(String, usize), u64>,
+    pub(super) last_sequence: BTreeMap<String, u64>,
+    pub(super) last_number: BTreeMap<(String, usize), u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Backlog,
     Http,
+    /// Its request is answered as soon as there is something to say to the session.
+    Waiting {
+        session: usize,
+        keep_alive: bool,
+    },
+    /// A WebSocket to which the session may move.
+    Probing(usize),
+    /// Its socket is to go to another shard at the end of this turn.
+    Leaving,
+    /// Its socket is on the way there.
+    Handed,
     Open,
     Closing(Ending),
-    Finishing { at_once: bool },
+    Finishing {
+        at_once: bool,
+    },
     Finished,
     Closed,
 }
@@ -151,7 +183,7 @@ pub(super) struct Expected {
     pub(super) given: Time,
     pub(super) origin: Option<Origin>,
     /// True when it lingers or has been left out, and which is not seen yet.
-    is_doubtful: bool,
+    pub(super) is_doubtful: bool,
 }
 
 /// So many things a second, and so many at once.
@@ -162,7 +194,7 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    fn full(burst: u32, now: Time) -> Tokens {
+    pub(super) fn full(burst: u32, now: Time) -> Tokens {
         Tokens { thousandths: u64::from(burst) * 1000, filled_ms: now.ms() }
     }
 
@@ -187,7 +219,9 @@ impl Peer {
             shard,
             slot: None,
             ip,
+            has_socket: true,
             stage: Stage::Backlog,
+            session: None,
             doomed: false,
             dialect: None,
             switched: false,
@@ -197,6 +231,7 @@ impl Peer {
             refused: false,
             had_waiting: false,
             waiting_bytes: 0,
+            had_asked: false,
             droppable: policy == OutboxPolicy::Drop,
             lost: 0,
             compared: None,
@@ -215,7 +250,7 @@ impl Peer {
 
     /// True while it has a socket.
     pub(super) fn is_live(&self) -> bool {
-        !matches!(self.stage, Stage::Backlog | Stage::Closed)
+        !matches!(self.stage, Stage::Backlog | Stage::Handed | Stage::Closed)
     }
 
     pub(super) fn is_upgraded(&self) -> bool {
@@ -224,6 +259,11 @@ impl Peer {
 
     pub(super) fn is_finishing(&self) -> bool {
         matches!(self.stage, Stage::Finishing { .. })
+    }
+
+    /// True when it is told in frames, of which some may be left out.
+    fn is_framed(&self) -> bool {
+        self.is_upgraded() || matches!(self.stage, Stage::Probing(_))
     }
 
     /// Only who is open, and speaks a dialect that has a word for it, is told of losses.
@@ -236,12 +276,21 @@ impl Peer {
         !self.refused && !self.expected.is_empty()
     }
 
-    fn arm(&mut self, now: Time, ahead_ms: u64) {
-        self.due_ms = now.ms() + ahead_ms + TIMER_TICK_MS;
+    pub(super) fn arm(&mut self, now: Time, ahead_ms: u64) {
+        self.due_ms = now.ms() + ahead_ms.min(Wheel::AHEAD_MS_MAX.into()) + TIMER_TICK_MS;
     }
 
     pub(super) fn expect(&mut self, said: Said, now: Time) {
         self.expected.push_back(Expected { said, given: now, origin: None, is_doubtful: false });
+    }
+
+    /// More bytes than all that it has to be told takes.
+    pub(super) fn expected_bytes(&self) -> usize {
+        self.expected.iter().map(|expected| expected.said.bytes_max()).sum()
+    }
+
+    pub(super) fn expect_first(&mut self, said: Said, now: Time) {
+        self.expected.push_front(Expected { said, given: now, origin: None, is_doubtful: false });
     }
 }
 
@@ -258,8 +307,10 @@ impl Model {
             accepts: vec![Tokens::full(plan.settings.accepts_per_second_max, plan.start); plan.shards],
             drains: vec![None; plan.shards],
             slots: vec![0; plan.shards],
+            free: vec![Vec::new(); plan.shards],
             gate_draining: false,
             takes: 0,
+            slow_endings: 0,
             open: 0,
             sockets: 0,
             incarnations: 0,
@@ -285,17 +336,26 @@ impl Model {
         }
         self.counts.accepts += 1;
         self.sockets += 1;
-        self.slots[shard] = self.slots[shard].max(slot as usize + 1);
+        assert_eq!(self.take_slot(shard), slot, "the slot of {number}");
         let peer = &mut self.peers[number];
         peer.slot = Some(slot);
         peer.stage = Stage::Http;
         peer.arm(now, self.settings.handshake_timeout_ms.into());
         let ip = peer.ip;
-        let of_this_ip = self.peers.iter().filter(|peer| peer.is_live() && peer.ip == ip).count();
+        let of_this_ip =
+            self.peers.iter().filter(|peer| peer.is_live() && peer.has_socket && peer.ip == ip).count();
         if self.rules.sockets_per_ip_max.is_some_and(|max| of_this_ip > max as usize) {
             self.refuse(number, 429, "per_ip", false, false, now);
             self.peers[number].stage = Stage::Finishing { at_once: true };
         }
+    }
+
+    /// The place that the next connection of a shard gets.
+    pub(super) fn take_slot(&mut self, shard: usize) -> Slot {
+        self.free[shard].pop().unwrap_or_else(|| {
+            self.slots[shard] += 1;
+            self.slots[shard] as Slot - 1
+        })
     }
 
     /// Bytes have come, or the socket of one who was refused some has taken more.
@@ -303,12 +363,15 @@ impl Model {
         let peer = &mut self.peers[number];
         peer.heard_ms = now.ms();
         if std::mem::take(&mut peer.pinged) && peer.stage == Stage::Open {
-            peer.arm(now, self.settings.ping_interval_ms.into());
+            match peer.session {
+                None => peer.arm(now, self.settings.ping_interval_ms.into()),
+                Some(_) => self.session_heard(number, now),
+            }
         }
     }
 
-    pub(super) fn hang_up(&mut self, number: usize) {
-        self.end(number, Ending::Lost);
+    pub(super) fn hang_up(&mut self, number: usize, now: Time) {
+        self.end(number, Ending::Lost, now);
         self.peers[number].doomed = true;
     }
 
@@ -319,13 +382,21 @@ impl Model {
         {
             self.takes -= 1;
             match letter {
-                Letter::Event { event, origin, echo, incarnation } => {
+                Letter::Event { origin, echo, incarnation } => {
+                    let event = &origin.event;
                     let room = self.rooms.get(&event.room).filter(|room| room.incarnation == incarnation);
                     for member in room.iter().flat_map(|room| &room.members) {
                         if self.peers[*member].shard == shard && (echo || *member != origin.publisher) {
-                            let said = Said::Event(event.clone());
-                            let expected =
-                                Expected { said, given: now, origin: Some(origin), is_doubtful: false };
+                            let said = match self.peers[*member].dialect {
+                                Some(Dialect::SocketIo) => Said::Packet(told_of(event)),
+                                _ => Said::Event(event.clone()),
+                            };
+                            let expected = Expected {
+                                said,
+                                given: now,
+                                origin: Some(origin.clone()),
+                                is_doubtful: false,
+                            };
                             self.peers[*member].expected.push_back(expected);
                             self.counts.deliveries += 1;
                             self.counts.cross_shard += u64::from(self.peers[origin.publisher].shard != shard);
@@ -350,13 +421,14 @@ impl Model {
                 Stage::Http if links[number].handed > clients[number].carried_out => {
                     self.refuse(number, 408, "slow_head", false, false, now);
                 }
+                Stage::Open if peer.session.is_some() => self.fire_session(number, now),
                 Stage::Open if peer.pinged => {
                     let silent_ms = now.ms() - peer.heard_ms;
                     let patience_ms = self.settings.ping_interval_ms + self.settings.ping_timeout_ms;
                     assert!(silent_ms >= patience_ms.into(), "the model would close {number} too early");
                     // It is told if the kernel takes it at once.
                     peer.expect(Said::Close(Some(SILENT)), now);
-                    self.end(number, Ending::Silent);
+                    self.end(number, Ending::Silent, now);
                     self.peers[number].doomed = true;
                 }
                 Stage::Open => {
@@ -372,7 +444,7 @@ impl Model {
                     }
                 }
                 _ => {
-                    self.end(number, Ending::Lost);
+                    self.end(number, Ending::Lost, now);
                     self.peers[number].doomed = true;
                 }
             }
@@ -392,17 +464,23 @@ impl Model {
             }
             let slot = peer.slot.expect("accepted") as usize;
             match peer.stage {
+                Stage::Open if (told..due).contains(&slot) && peer.is_polled() => {
+                    self.end(number, Ending::Shutdown, now);
+                }
                 Stage::Open if (told..due).contains(&slot) => {
                     peer.expect(Said::Close(Some(1001)), now);
                     peer.stage = Stage::Closing(Ending::Shutdown);
                     peer.arm(now, CLOSE_TIMEOUT_MS);
                     self.leave_all(number);
                 }
-                Stage::Http if (told..due).contains(&slot) => peer.doomed = true,
+                Stage::Http | Stage::Probing(_) if (told..due).contains(&slot) => peer.doomed = true,
                 _ => {}
             }
-            if has_timed_out {
-                self.end(number, Ending::Shutdown);
+        }
+        let is_left = |peer: &Peer| has_timed_out && peer.shard == shard && peer.is_live();
+        for number in 0..self.peers.len() {
+            if is_left(&self.peers[number]) {
+                self.end(number, Ending::Shutdown, now);
                 self.peers[number].doomed = true;
             }
         }
@@ -412,13 +490,24 @@ impl Model {
     pub(super) fn begin_flush(&mut self, shard: usize) {
         for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard) {
             peer.had_waiting = peer.refused;
-            peer.waiting_bytes = peer.expected.iter().map(|expected| expected.said.bytes_max()).sum();
+            peer.had_asked = peer.refused && (peer.stage == Stage::Http || peer.switching);
+            // What a session that has ended leaves is there until the end of the turn.
+            if peer.has_socket || peer.stage == Stage::Open {
+                peer.waiting_bytes = peer.expected_bytes();
+            }
         }
     }
 
     /// The server ends its side.
     pub(super) fn end_stream(&mut self, number: usize) {
+        let is_full = self.is_full(number);
         let peer = &mut self.peers[number];
+        // Its own time was over as well as that of its session; or it was closed as too slow just before the kernel took all.
+        if (peer.doomed && matches!(peer.stage, Stage::Probing(_)))
+            || (peer.had_asked && is_full && peer.is_framed())
+        {
+            return;
+        }
         assert_eq!(peer.stage, Stage::Finishing { at_once: false }, "the stream to {number} ends");
         assert!(peer.expected.is_empty(), "{number} has not been told {:?}", peer.expected);
         peer.expected.clear();
@@ -426,25 +515,30 @@ impl Model {
     }
 
     /// The server closes the socket. Answers how the WebSocket ended, if that is the end of it.
-    pub(super) fn close(&mut self, number: usize) -> Option<Ending> {
+    pub(super) fn close(&mut self, number: usize, now: Time) -> Option<Ending> {
         let peer = &self.peers[number];
         let is_told = peer.expected.is_empty();
-        let ending = if peer.doomed || (peer.stage == Stage::Finishing { at_once: true } && is_told) {
-            None
-        } else {
-            // The only other reason there is: too much waits for it, or for all.
-            let is_full = self.is_full(number);
-            // Where frames may be dropped, only what is no frame fills an outbox.
-            let may_be_slow = !peer.droppable || !peer.is_upgraded() || peer.switching;
-            assert!(peer.refused && is_full && may_be_slow, "{number} is closed for no reason: {peer:#?}");
-            Some(Ending::Slow)
-        };
-        self.end(number, Ending::Slow);
+        // One whose earlier answers have not all left is not handed over.
+        let is_stuck = peer.stage == Stage::Leaving && peer.refused;
+        let ending =
+            if peer.doomed || is_stuck || (peer.stage == Stage::Finishing { at_once: true } && is_told) {
+                None
+            } else {
+                // The only other reason there is: too much waits for it, or for all.
+                let is_full = self.is_full(number);
+                // Where frames may be dropped, only what is no frame fills an outbox.
+                let is_slow = peer.had_asked
+                    || (peer.refused && (!peer.droppable || !peer.is_framed() || peer.switching));
+                assert!(is_full && is_slow, "{number} is closed for no reason: {peer:#?}");
+                Some(Ending::Slow)
+            };
+        self.end(number, Ending::Slow, now);
         let peer = &mut self.peers[number];
         peer.stage = Stage::Closed;
         peer.doomed = false;
         peer.expected.clear();
-        self.sockets -= 1;
+        self.free[peer.shard].push(peer.slot.expect("it had a place"));
+        self.sockets -= usize::from(peer.has_socket);
         ending
     }
 
@@ -455,20 +549,33 @@ impl Model {
         let peer = &mut self.peers[number];
         match (peer.stage, effect) {
             (Stage::Http, Effect::Request(request)) => self.request(number, request, now),
-            (Stage::Open | Stage::Closing(_), Effect::Close(code)) => {
+            (Stage::Open | Stage::Closing(_) | Stage::Probing(_), Effect::Close(code)) => {
                 if peer.stage == Stage::Open {
                     peer.expect(Said::Close(*code), now);
                 }
-                self.end(number, Ending::Client);
+                self.end(number, Ending::Client, now);
                 self.peers[number].stage = Stage::Finishing { at_once: true };
                 self.peers[number].arm(now, CLOSE_TIMEOUT_MS);
             }
-            (Stage::Open | Stage::Closing(_), Effect::Violation(code)) => {
+            (Stage::Open | Stage::Closing(_) | Stage::Probing(_), Effect::Violation(code)) => {
                 self.fail(number, *code, Ending::Protocol, now);
             }
             (Stage::Open, Effect::Ping(payload)) => peer.expect(Said::WebSocketPong(payload.clone()), now),
-            (Stage::Open | Stage::Closing(_), Effect::Ping(_) | Effect::Pong) => {}
+            (Stage::Open | Stage::Closing(_) | Stage::Probing(_), Effect::Ping(_) | Effect::Pong) => {}
             (Stage::Closing(_), _) => self.counts.messages_in += 1,
+            (Stage::Probing(session), Effect::Probe) => self.probed(number, session, now),
+            (Stage::Probing(session), Effect::Move) if peer.expected.is_empty() => {
+                self.move_session(session, number, now);
+            }
+            (Stage::Probing(_), _) => self.fail(number, 1002, Ending::Protocol, now),
+            (Stage::Open, Effect::Word(_) | Effect::Probe | Effect::Move) => {
+                let word = match effect {
+                    Effect::Word(word) => word,
+                    Effect::Probe => &Word::Ping,
+                    _ => &Word::Passed,
+                };
+                self.word(number, word, now);
+            }
             (Stage::Open, _) => {
                 self.counts.messages_in += 1;
                 match effect {
@@ -516,30 +623,19 @@ impl Model {
             Asks::Refused(status, label) => {
                 self.refuse(number, status, label, keep_alive, request.head_only, now)
             }
-            Asks::Upgrade { origin: Some(origin), .. }
-                if !self.rules.origins.is_empty() && !origin.ends_with(".good.example") =>
-            {
+            Asks::Upgrade { origin, .. } if self.is_foreign(origin) => {
                 self.refuse(number, 403, "origin", false, false, now);
             }
             Asks::Upgrade { dialect, subprotocol, .. } => self.upgrade(number, dialect, subprotocol, now),
+            Asks::Poll(ref poll) => self.poll(number, request, poll, now),
         }
     }
 
     pub(super) fn upgrade(&mut self, number: usize, dialect: Dialect, subprotocol: bool, now: Time) {
-        let ip = self.peers[number].ip;
-        let of_this_ip = self.peers.iter().filter(|peer| peer.is_upgraded() && peer.ip == ip).count();
-        let refusal = if self.gate_draining {
-            return self.refuse(number, 503, "draining", false, false, now);
-        } else if self.open >= self.rules.connections_max {
-            Some((503, "full"))
-        } else if self.rules.per_ip_max.is_some_and(|max| of_this_ip >= max as usize) {
-            Some((429, "per_ip"))
-        } else {
-            None
-        };
+        let refusal = self.refusal(self.peers[number].ip);
         let peer = &mut self.peers[number];
         if let Some((status, label)) = refusal {
-            if !self.settings.refuse_with_close {
+            if !self.settings.refuse_with_close || self.gate_draining {
                 return self.refuse(number, status, label, false, false, now);
             }
             peer.dialect = Some(dialect);
@@ -547,7 +643,7 @@ impl Model {
             peer.expect(Said::Close(Some(1008)), now);
             peer.stage = Stage::Finishing { at_once: false };
             peer.arm(now, CLOSE_TIMEOUT_MS);
-            self.counts.rejects[label_index(label)] += 1;
+            self.count_reject(label);
             return;
         }
         peer.dialect = Some(dialect);
@@ -558,9 +654,35 @@ impl Model {
         peer.arm(now, self.settings.ping_interval_ms.into());
         self.open += 1;
         self.counts.upgrades += 1;
+        if dialect == Dialect::SocketIo {
+            self.open_session(number, None, now);
+        }
     }
 
-    fn refuse(
+    /// True when pages of this origin may not connect.
+    pub(super) fn is_foreign(&self, origin: Option<&str>) -> bool {
+        origin.is_some_and(|origin| !self.rules.origins.is_empty() && !origin.ends_with(".good.example"))
+    }
+
+    /// Why nobody else may come in from this address.
+    pub(super) fn refusal(&self, ip: IpAddr) -> Option<(u16, &'static str)> {
+        let of_this_ip = self.peers.iter().filter(|peer| peer.is_upgraded() && peer.ip == ip).count();
+        if self.gate_draining {
+            Some((503, "draining"))
+        } else if self.open >= self.rules.connections_max {
+            Some((503, "full"))
+        } else if self.rules.per_ip_max.is_some_and(|max| of_this_ip >= max as usize) {
+            Some((429, "per_ip"))
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn count_reject(&mut self, label: &str) {
+        self.counts.rejects[label_index(label)] += 1;
+    }
+
+    pub(super) fn refuse(
         &mut self,
         number: usize,
         status: u16,
@@ -569,13 +691,25 @@ impl Model {
         head_only: bool,
         now: Time,
     ) {
-        self.counts.rejects[label_index(label)] += 1;
+        self.count_reject(label);
         self.answer(number, status, keep_alive, head_only, now);
     }
 
-    fn answer(&mut self, number: usize, status: u16, keep_alive: bool, head_only: bool, now: Time) {
+    pub(super) fn answer(
+        &mut self,
+        number: usize,
+        status: u16,
+        keep_alive: bool,
+        head_only: bool,
+        now: Time,
+    ) {
+        let said = Said::Answer { status, closes: !keep_alive, head_only };
+        self.respond(number, said, keep_alive, now);
+    }
+
+    pub(super) fn respond(&mut self, number: usize, said: Said, keep_alive: bool, now: Time) {
         let peer = &mut self.peers[number];
-        peer.expect(Said::Answer { status, closes: !keep_alive, head_only }, now);
+        peer.expect(said, now);
         if keep_alive {
             peer.arm(now, self.settings.handshake_timeout_ms.into());
         } else {
@@ -603,7 +737,13 @@ impl Model {
             // What was published before is for the members of then.
             Command::Join { rooms, .. } => {
                 self.deliver(self.peers[number].shard, now);
-                return self.join(number, rooms, id.clone(), now);
+                let Some(members) = self.join_all(number, rooms) else {
+                    return self.error(number, "too_many_rooms", id.clone(), None, now);
+                };
+                if let Some(id) = id {
+                    self.peers[number].expect(Said::Joined(id.clone(), members), now);
+                }
+                return;
             }
             Command::Leave { rooms, .. } => {
                 self.deliver(self.peers[number].shard, now);
@@ -618,30 +758,29 @@ impl Model {
         }
     }
 
-    /// All of the rooms or none.
-    pub(super) fn join(&mut self, number: usize, names: &[String], id: Option<String>, now: Time) {
+    /// All of the rooms or none. Answers how many members each had before.
+    pub(super) fn join_all(&mut self, number: usize, names: &[String]) -> Option<Members> {
         let new: BTreeSet<&String> =
             names.iter().filter(|name| !self.peers[number].rooms.contains(*name)).collect();
         let made = new.iter().filter(|name| !self.rooms.contains_key(**name)).count();
-        let would_be_in = self.peers[number].rooms.len() + new.len();
+        let would_be_in = counted(self.peers[number].rooms.iter()) + new.len();
         if (made > 0 && self.rooms.len() + made > self.rooms_max)
             || (!new.is_empty() && would_be_in > self.settings.rooms_per_connection_max)
         {
-            return self.error(number, "too_many_rooms", id, None, now);
+            return None;
         }
-        let mut members = BTreeMap::new();
-        for name in names {
-            let room = self.rooms.entry(name.clone()).or_insert_with(|| {
-                self.incarnations += 1;
-                Room { incarnation: self.incarnations, members: BTreeSet::new() }
-            });
-            room.members.insert(number);
-            members.insert(name.clone(), room.members.len() as u64 - 1);
-            self.peers[number].rooms.insert(name.clone());
-        }
-        if let Some(id) = id {
-            self.peers[number].expect(Said::Joined(id, members), now);
-        }
+        Some(names.iter().map(|name| (name.clone(), self.enter(number, name))).collect())
+    }
+
+    /// Makes a connection a member, and answers how many others there are.
+    pub(super) fn enter(&mut self, number: usize, name: &str) -> u64 {
+        let room = self.rooms.entry(name.to_owned()).or_insert_with(|| {
+            self.incarnations += 1;
+            Room { incarnation: self.incarnations, members: BTreeSet::new() }
+        });
+        room.members.insert(number);
+        self.peers[number].rooms.insert(name.to_owned());
+        room.members.len() as u64 - 1
     }
 
     pub(super) fn leave(&mut self, number: usize, name: &str) {
@@ -657,12 +796,12 @@ impl Model {
         }
     }
 
-    fn publish(&mut self, number: usize, event: &Rc<Event>, echo: bool) {
+    pub(super) fn publish(&mut self, number: usize, event: &Rc<Event>, echo: bool) {
         self.counts.publications += 1;
         self.sequence += 1;
         let Some(Room { incarnation, members }) = self.rooms.get(&event.room) else { return };
-        let origin = Origin { publisher: number, sequence: self.sequence };
-        let letter = Letter::Event { event: event.clone(), origin, echo, incarnation: *incarnation };
+        let origin = Origin { publisher: number, sequence: self.sequence, event: event.clone() };
+        let letter = Letter::Event { origin, echo, incarnation: *incarnation };
         let shards: BTreeSet<usize> = members.iter().map(|member| self.peers[*member].shard).collect();
         for member in members.iter().filter(|member| echo || **member != number) {
             self.peers[*member].owed.insert(self.sequence, event.room.clone());
@@ -680,7 +819,7 @@ impl Model {
         self.peers[number].expect(Said::Error { code: code.to_owned(), id, retry_ms }, now);
     }
 
-    fn take_token(&mut self, number: usize, now: Time) -> Result<(), u64> {
+    pub(super) fn take_token(&mut self, number: usize, now: Time) -> Result<(), u64> {
         match self.settings.messages_per_second_max {
             0 => Ok(()),
             rate => self.peers[number].tokens.take(rate, self.settings.messages_burst_max, now),
@@ -688,26 +827,37 @@ impl Model {
     }
 
     /// A WebSocket whose client broke a rule is told so, and ended.
-    fn fail(&mut self, number: usize, code: u16, ending: Ending, now: Time) {
+    pub(super) fn fail(&mut self, number: usize, code: u16, ending: Ending, now: Time) {
         let peer = &mut self.peers[number];
-        if peer.stage == Stage::Open {
+        if peer.stage == Stage::Open && peer.has_socket {
             peer.expect(Said::Close(Some(code)), now);
         }
         peer.arm(now, CLOSE_TIMEOUT_MS);
-        self.end(number, ending);
+        self.end(number, ending, now);
     }
 
-    /// A WebSocket is over, if there is one.
-    pub(super) fn end(&mut self, number: usize, ending: Ending) {
-        let ending = match self.peers[number].stage {
-            Stage::Open => ending,
+    /// A WebSocket or a session is over, if there is one.
+    pub(super) fn end(&mut self, number: usize, ending: Ending, now: Time) {
+        let is_slow = self.peers[number].is_polled() && self.is_slow_now(number);
+        let stage = self.peers[number].stage;
+        let ending = match stage {
+            Stage::Open if is_slow => Ending::Slow,
+            Stage::Open | Stage::Waiting { .. } | Stage::Probing(_) => ending,
             Stage::Closing(because) => because,
             _ => return,
         };
         self.peers[number].stage = Stage::Finishing { at_once: false };
+        match stage {
+            Stage::Waiting { session, .. } => return self.get_lost(session, number, now),
+            Stage::Probing(session) => return self.probe_lost(session, number),
+            _ => {}
+        }
         self.leave_all(number);
         self.open -= 1;
         self.counts.endings[ending.index()] += 1;
+        if self.peers[number].is_polled() {
+            self.end_polling(number, ending, now);
+        }
     }
 
     fn leave_all(&mut self, number: usize) {
@@ -739,17 +889,22 @@ impl Model {
             return;
         }
         // Only of a WebSocket that is open something may be left out, and not before the answer to its upgrade has left.
-        let may_lose = peer.droppable && peer.is_upgraded() && !peer.switching;
+        let may_lose = peer.droppable && peer.is_framed() && !peer.switching;
         let is_slow = !peer.droppable
-            && peer.is_upgraded()
+            && peer.is_framed()
             && waiting.pop_if(|last| *last == Said::Close(Some(SLOW))).is_some();
+        if is_slow && !peer.has_socket {
+            // Its last words have been taken away; what more there was is still there.
+            assert!(is_full, "{number} is closed as too slow for {} bytes", peer.waiting_bytes);
+            return self.end(number, Ending::Slow, now);
+        }
         let mut expected = std::mem::take(&mut peer.expected);
         for said in waiting {
-            let is_new = expected.front().is_none_or(|expected| expected.said != said);
+            let is_new = expected.front().is_none_or(|expected| !expected.said.fits(&said));
             let place = match said {
                 // It has caught up: what is not written by now never will be.
                 Said::Dropped(_) if is_new => expected.len(),
-                _ => expected.iter().position(|expected| expected.said == said).unwrap_or_else(|| {
+                _ => expected.iter().position(|expected| expected.said.fits(&said)).unwrap_or_else(|| {
                     panic!("{said:?} waits for {number} instead of {expected:?}");
                 }),
             };
@@ -767,7 +922,7 @@ impl Model {
             assert!(is_full, "{number} is closed as too slow for {} bytes", peer.waiting_bytes);
             peer.expect(Said::Close(Some(SLOW)), now);
             peer.arm(now, CLOSE_TIMEOUT_MS);
-            return self.end(number, Ending::Slow);
+            return self.end(number, Ending::Slow, now);
         }
         for mut rest in expected {
             // It is gone unless it lingers, which the next time will show.
@@ -782,8 +937,15 @@ impl Model {
         }
     }
 
+    /// The kernel takes bytes for a connection again: if all that waited was left out, nothing waits any more.
+    pub(super) fn caught_up(&mut self, number: usize) {
+        let peer = &mut self.peers[number];
+        let is_empty = peer.expected.is_empty() && !(peer.is_told_losses() && peer.lost > 0);
+        peer.refused &= !is_empty || !peer.has_socket;
+    }
+
     /// A frame was left out.
-    fn lose(&mut self, number: usize, lost: &Expected, is_full: bool) {
+    pub(super) fn lose(&mut self, number: usize, lost: &Expected, is_full: bool) {
         assert!(is_full || lost.is_doubtful, "{number} loses {lost:?} though there is room for it");
         let peer = &mut self.peers[number];
         match lost.said {
@@ -791,11 +953,18 @@ impl Model {
             | Said::Switch { .. }
             | Said::Dropped(_)
             | Said::WebSocketPing
-            | Said::Close(_) => panic!("{number} loses {lost:?}"),
+            | Said::Close(_)
+            | Said::Poll { .. }
+            | Said::Last { .. }
+            | Said::Posted { .. }
+            | Said::Fault { .. }
+            | Said::Packet(Packet::Ping | Packet::Close | Packet::Noop | Packet::Attachment(_)) => {
+                panic!("{number} loses {lost:?}")
+            }
             Said::WebSocketPong(_) => {}
             _ => peer.lost += 1,
         }
-        if let Some(origin) = lost.origin {
+        if let Some(origin) = &lost.origin {
             peer.owed.remove(&origin.sequence);
         }
     }
@@ -828,10 +997,10 @@ impl Model {
             self.tell_losses(number, count, now);
         }
         let peer = &mut self.peers[number];
-        let Some(expected) = peer.expected.pop_front_if(|expected| expected.said == said) else {
+        let Some(expected) = peer.expected.pop_front_if(|expected| expected.said.fits(&said)) else {
             panic!("{number} is told {said:?} instead of {:?}", peer.expected.front());
         };
-        if let (Said::Event(event), Some(Origin { publisher, sequence })) = (&said, expected.origin) {
+        if let Some(Origin { publisher, sequence, event }) = expected.origin.clone() {
             peer.owed.remove(&sequence);
             let before = peer.last_sequence.insert(event.room.clone(), sequence);
             assert!(before.is_none_or(|before| before < sequence), "{number} gets {event:?} out of order");
@@ -842,11 +1011,12 @@ impl Model {
                 "{number} gets {event:?} out of order"
             );
         }
+        peer.compared = None;
         peer.switched |= matches!(said, Said::Switch { .. });
         peer.said_close = matches!(said, Said::Close(_));
         peer.switching &= !peer.expected.is_empty();
         if peer.expected.is_empty() {
-            peer.refused = peer.is_told_losses() && peer.lost > 0;
+            peer.refused = peer.is_polled() || (peer.is_told_losses() && peer.lost > 0);
         }
         expected.origin.is_some() && expected.given < now
     }

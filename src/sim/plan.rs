@@ -2,7 +2,9 @@
 
 use crate::auth::Rules;
 use crate::dialect::Paths;
-use crate::shard::{OutboxPolicy, Settings};
+use crate::rules::{self, Action, Namespaces, Pattern, Rule};
+use crate::shard::engineio::Cors;
+use crate::shard::{OutboxPolicy, Settings, SocketIo};
 use crate::time::Time;
 use std::sync::Arc;
 
@@ -57,8 +59,9 @@ pub(super) const SLOW: u16 = 4001;
 pub(super) const TIMER_TICK_MS: u64 = 1;
 /// After how many milliseconds a reactor asks again whether it may accept.
 pub(super) const ACCEPT_REST_MS: u64 = 50;
-/// The most connections of one run.
+/// The most connections of one run, and in one with clients that poll, each of which has several.
 pub(super) const CONNECTIONS_MAX: usize = 48;
+pub(super) const CONNECTIONS_MAX_POLLED: usize = 160;
 /// Rounds within which everything must come to rest while time stands still.
 pub(super) const ROUNDS_MAX: usize = 30_000;
 /// Sleeps within which everybody must be gone at the end.
@@ -83,6 +86,8 @@ pub(super) struct Plan {
     pub(super) clients_max: usize,
     /// Large payloads, so that the arena fills.
     pub(super) heavy: bool,
+    /// Clients that poll at once; `None` when nobody speaks Socket.IO.
+    pub(super) pollers_max: Option<usize>,
     /// The step at which the shards are told to drain, with the spread and the timeout.
     pub(super) drain: Option<(u64, u32, u32)>,
     pub(super) start: Time,
@@ -90,6 +95,41 @@ pub(super) struct Plan {
 
 impl Plan {
     pub(super) fn draw(seed: u64, random: &mut Random) -> Plan {
+        let mut plan = Plan::draw_native(seed, random);
+        // From numbers of its own, and only in some seeds, so that the others mean what they did before.
+        if matches!(seed % 5, 2 | 3) {
+            plan.draw_socketio(&mut Random(mix(seed ^ 0x696f)));
+        }
+        plan
+    }
+
+    fn draw_socketio(&mut self, random: &mut Random) {
+        self.pollers_max = Some(1 + random.up_to(if self.heavy { 1 } else { 5 }));
+        self.steps += self.steps / 2;
+        self.settings.paths.socketio = Some("/socket.io/".to_owned());
+        let does = |on: &str, action| Rule { namespace: None, on: on.to_owned(), action };
+        self.settings.socketio = Arc::new(SocketIo {
+            cors: Cors {
+                origins: if random.chance(30) { vec!["*".to_owned()] } else { Vec::new() },
+                credentials: random.chance(50),
+            },
+            connect_timeout_ms: *random.pick(&[300, 45_000]),
+            upgrade_timeout_ms: *random.pick(&[200, 10_000]),
+            compression_bytes_min: *random.pick(&[0, 100, 1_024]),
+            namespaces: Namespaces::new(NAMESPACES.into_iter().filter_map(Pattern::parse).collect()),
+            namespaces_per_connection_max: *random.pick(&[1, 16]),
+            connections_per_namespace_max: *random.pick(&[0, 0, 3]),
+            attachments_max: *random.pick(&[2, 10]),
+            connect_event: if random.chance(30) { "hello".to_owned() } else { String::new() },
+            rules: rules::Rules::new(vec![
+                does("echo", Action::Reply { event: "echoed".to_owned() }),
+                does("ask", Action::Ack),
+            ]),
+            ..SocketIo::default()
+        });
+    }
+
+    fn draw_native(seed: u64, random: &mut Random) -> Plan {
         let heavy = seed % 16 == 15;
         let steps = if heavy { 1_000 } else { 1_500 + random.below(2_500) };
         let ping_interval_ms = *random.pick(&[200, 1_000, 5_000, 25_000]);
@@ -146,6 +186,7 @@ impl Plan {
             refusals_percent: *random.pick(&[0, 2, 10]),
             clients_max: if heavy { 6 } else { 2 + random.below(23) as usize },
             heavy,
+            pollers_max: None,
             drain: random.chance(30).then(|| {
                 let spread_ms = if random.chance(50) { 0 } else { random.below(2_000) as u32 };
                 (drain_step, spread_ms, spread_ms + *random.pick(&[100, 8_000]))
@@ -157,3 +198,5 @@ impl Plan {
 
 /// Names that clients join. One needs escapes in JSON, one is not ASCII, one does not fit a short string.
 const ROOMS: [&str; 5] = ["a", "auction:7", "q\"\\/q", "räume/漢字", "a-room-with-a-rather-long-name-0001"];
+/// The namespaces that there are.
+pub(super) const NAMESPACES: [&str; 2] = ["/", "/other"];

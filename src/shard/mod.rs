@@ -875,11 +875,11 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.doomed) else { return };
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
-            Stage::Open(_) if conn.session.is_some() => self.fire_session(slot, now),
-            Stage::Open(_) if conn.pinged => self.end_silent(slot),
+            Stage::Open(_) if conn.session.is_none() && conn.pinged => self.end_silent(slot),
             Stage::Open(_) if conn.is_late(now, self.settings.message_timeout_ms) => {
                 self.fail(slot, CloseCode::Policy, "the message did not come in time", Ending::Limit, now);
             }
+            Stage::Open(_) if conn.session.is_some() => self.fire_session(slot, now),
             Stage::Open(_) => {
                 let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
                 let interval_ms = self.settings.ping_interval_ms;

@@ -530,7 +530,9 @@ impl World {
 /// What a client of Engine.IO sends: a request for the session `sid` or for a new one, or frames.
 fn engine_bytes(kind: usize, sid: &str) -> Vec<u8> {
     let upgrade = &UPGRADE["GET /ws HTTP/1.1\r\n".len()..];
-    let get = |transport: &str, query: &str| format!("GET /socket.io/?EIO=4&transport={transport}{query} HTTP/1.1\r\n");
+    let get = |transport: &str, query: &str| {
+        format!("GET /socket.io/?EIO=4&transport={transport}{query} HTTP/1.1\r\n")
+    };
     match kind {
         0 => [get("polling", "").as_bytes(), b"Host: a\r\n\r\n"].concat(),
         1 => [get("websocket", "").as_bytes(), upgrade].concat(),
@@ -657,7 +659,91 @@ mod tests {
             .chain([0x19, 0, 0x99, 0, 0x19, 1, 0x99, 1, 0x1a, 0, 0x9a, 0, 0x1a, 1, 0x9a, 1])
             .chain((0..60).flat_map(|i| [0x02 | (i % 3) << 3 | (i & 1) << 7, (i % 6) << 4 | i & 1]))
             .collect();
+        // A session is polled on both shards, moves to a WebSocket, and joins and publishes before and after.
+        let session: Vec<u8> = [[0x18, 1], [0x18, 1], [0x98, 1], [0x98, 1], [0x98, 1]]
+            .into_iter()
+            .chain([
+                [0x1f, 0x00],
+                [0x1f, 0x41],
+                [0x1f, 0x20],
+                [0x1f, 0x51],
+                [0x1f, 0x20],
+                [0x9f, 0x60],
+                [0x1e, 0],
+            ])
+            .chain([
+                [0x9f, 0x30],
+                [0x1e, 0],
+                [0x1f, 0xa3],
+                [0x1f, 0xb3],
+                [0x1f, 0xd3],
+                [0x1f, 0xe3],
+                [0x9f, 0x20],
+            ])
+            .chain([[0x9f, 0x10], [0x9f, 0xc0], [0x9f, 0xd0], [0x9f, 0xe0], [0x1e, 4], [0x9e, 4], [0x1e, 3]])
+            .flatten()
+            .collect();
         let with_kind = |kind: u8| [&[kind][..], &script].concat();
-        smoke(shard, &[&with_kind(0), &with_kind(1), &with_kind(4), &with_kind(7), &with_kind(0xf5)]);
+        let polled = |kind: u8| [&[kind][..], &session].concat();
+        smoke(
+            shard,
+            &[
+                &with_kind(0),
+                &with_kind(1),
+                &with_kind(4),
+                &with_kind(7),
+                &with_kind(0xf5),
+                &polled(0),
+                &polled(1),
+                &polled(4),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_script_of_a_session_gets_where_it_should() {
+        let mut world = World::new(0);
+        let mut step = |op: u8, arg: u8| {
+            world.step(op, &[arg]);
+            let (it, slots) = &world.shards[0];
+            (it.holdings(), slots.len(), world.sids.len())
+        };
+        for (op, arg) in
+            [(0x18, 1), (0x18, 1), (0x98, 1), (0x98, 1), (0x1f, 0x00), (0x1f, 0x41), (0x1f, 0x51)]
+        {
+            step(op, arg);
+        }
+        let (holdings, sockets, sids) = step(0x1f, 0x20);
+        assert_eq!(
+            (holdings.conns, sockets, holdings.memberships, sids),
+            (3, 2, 2, 1),
+            "a session is a third"
+        );
+        step(0x9f, 0x30);
+        assert_eq!(step(0x1e, 0).1, 3, "a socket of the other shard has come");
+        step(0x1f, 0xa2);
+        let (holdings, sockets, _) = step(0x1f, 0xb2);
+        assert_eq!((holdings.conns, sockets, holdings.memberships), (3, 3, 2), "the session has moved there");
+        world.end();
+    }
+
+    #[test]
+    fn a_session_does_not_keep_a_message_unfinished_for_ever() {
+        let mut world = World::new(0);
+        world.step(0x18, &[1]);
+        world.step(0x1f, &[0x10]);
+        let mut receive = |bytes: &[u8]| {
+            let (it, slots) = &mut world.shards[0];
+            world.now = world.now.plus_ms(900);
+            it.begin_turn(world.now);
+            it.receive(slots[0], &mut bytes.to_vec(), world.now);
+            world.finish_turn(0, 0x18, 0);
+            world.shards[0].0.holdings().leases
+        };
+        // The beginning of a text, then signs of life.
+        assert_eq!(receive(b"\x01\x82\0\0\0\040"), 1);
+        let kept = (0..8).map(|_| receive(b"\x89\x80\0\0\0\0")).collect::<Vec<_>>();
+        assert_eq!((kept[3], kept[7]), (1, 0), "it has five seconds");
+        world.end();
     }
 }

@@ -77,6 +77,12 @@ impl World {
         let seat = &self.seats[shard];
         let peers = || live(&self.model.peers, shard);
 
+        let told = self.model.told_of_drain(shard);
+        for (number, peer) in peers().filter(|(_, peer)| peer.stage == Stage::Open) {
+            let slot = peer.slot.expect("it has a place") as usize;
+            assert!(slot >= told, "{number} was to be told that the server shuts down");
+        }
+
         let holdings = seat.shard.holdings();
         let numbers = &self.stats.shards[shard];
         let rooms: BTreeSet<&String> = peers().flat_map(|(_, peer)| &peer.rooms).collect();

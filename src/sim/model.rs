@@ -468,10 +468,7 @@ impl Model {
                     self.end(number, Ending::Shutdown, now);
                 }
                 Stage::Open if (told..due).contains(&slot) => {
-                    peer.expect(Said::Close(Some(1001)), now);
-                    peer.stage = Stage::Closing(Ending::Shutdown);
-                    peer.arm(now, CLOSE_TIMEOUT_MS);
-                    self.leave_all(number);
+                    self.shut_down(number, now);
                 }
                 Stage::Http | Stage::Probing(_) if (told..due).contains(&slot) => peer.doomed = true,
                 _ => {}
@@ -484,6 +481,20 @@ impl Model {
                 self.peers[number].doomed = true;
             }
         }
+    }
+
+    /// A WebSocket is told that the server shuts down.
+    pub(super) fn shut_down(&mut self, number: usize, now: Time) {
+        let peer = &mut self.peers[number];
+        peer.expect(Said::Close(Some(1001)), now);
+        peer.stage = Stage::Closing(Ending::Shutdown);
+        peer.arm(now, CLOSE_TIMEOUT_MS);
+        self.leave_all(number);
+    }
+
+    /// The slots below this one have been told of the drain.
+    pub(super) fn told_of_drain(&self, shard: usize) -> usize {
+        self.drains[shard].map_or(0, |drain| drain.told)
     }
 
     /// The shard begins to write.
@@ -639,6 +650,7 @@ impl Model {
                 return self.refuse(number, status, label, false, false, now);
             }
             peer.dialect = Some(dialect);
+            peer.switching = true;
             peer.expect(Said::Switch { subprotocol }, now);
             peer.expect(Said::Close(Some(1008)), now);
             peer.stage = Stage::Finishing { at_once: false };
@@ -860,7 +872,7 @@ impl Model {
         }
     }
 
-    fn leave_all(&mut self, number: usize) {
+    pub(super) fn leave_all(&mut self, number: usize) {
         for name in self.peers[number].rooms.clone() {
             self.leave(number, &name);
         }

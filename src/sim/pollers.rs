@@ -674,6 +674,13 @@ impl World {
         let wrong = |code| Poll::Wrong { code, is_upgrade: false };
         let keep_alive = self.random.chance(90);
         let more = if keep_alive { "" } else { "Connection: close\r\n" };
+        if self.random.chance(10) {
+            // Its body is not read, so nothing that follows is.
+            let head =
+                "PUT /socket.io/?transport=polling HTTP/1.1\r\nHost: sim\r\nContent-Length: 70\r\n\r\n";
+            let body = format!("{:<70}", "GET /health HTTP/1.1\r\nHost: sim\r\n\r\n").into_bytes();
+            return self.say_request(link, Purpose::Odd, head, body, false, Asks::Poll(wrong(2)));
+        }
         let (start, lines, poll) = match (self.random.below(14), session) {
             (0 | 1, Some((query, target))) => {
                 let method = *self.random.pick(&["DELETE", "PUT", "HEAD", "OPTIONS"]);

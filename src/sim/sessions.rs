@@ -512,6 +512,9 @@ impl Model {
         self.counts.moves += 1;
         self.heard(to, now);
         self.peers[to].arm_session(now);
+        if self.peers[to].slot.is_some_and(|slot| (slot as usize) < self.told_of_drain(shard)) {
+            self.shut_down(to, now);
+        }
     }
 
     // ------------------------------------------------------------------------------------------------ ends

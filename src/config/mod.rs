@@ -191,6 +191,15 @@ settings! {
         connect_event: String = "", Kind::EventOrNone;
         /// Answers to long-polling that have this length at least are gzipped for clients that accept it; 0 is never.
         compression_bytes_min: u32 = "1KiB", Kind::Bytes { min: 0, max: 256 * MIB };
+        /// How long a client that drops out can come back as the same one and get what it has missed; 0 is not at all. Each event
+        /// then has one argument more, its offset, as with Node.
+        recovery_ms: u32 = "0", Kind::Ms { min: 0, max: 3_600_000 };
+        /// Memory for events that somebody may have missed, in equal shares for the shards.
+        recovery_bytes_max: u64 = "64MiB", Kind::Bytes { min: 0, max: 1024 * GIB };
+        /// Events that one client is sent when it comes back; one that has missed more begins anew.
+        recovery_session_bytes_max: u32 = "1MiB", Kind::Bytes { min: 0, max: GIB };
+        /// Clients that may be out at a time, counted in each namespace, in equal shares for the shards.
+        recovery_sessions_max: u32 = "100000", Kind::Number { min: 0, max: 16_000_000 };
     }
 
     /// Engine.IO, which carries Socket.IO, by itself.

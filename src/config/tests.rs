@@ -87,6 +87,10 @@ fn nothing_said_means_the_defaults() {
         attachments_max: 10,
         connect_event: String::new(),
         compression_bytes_min: 1024,
+        recovery_ms: 0,
+        recovery_bytes_max: 64 << 20,
+        recovery_session_bytes_max: 1 << 20,
+        recovery_sessions_max: 100_000,
     };
     assert_eq!(config.socketio, socketio);
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });

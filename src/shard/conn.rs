@@ -28,7 +28,8 @@ pub struct Conn {
     pub stage: Stage,
     /// Whether and when it is flushed.
     pub due: Due,
-    /// True while a publication of its own is being delivered: the walk over the members passes it by.
+    /// True while a publication of its own is being delivered, of a ghost, and while a session is being recovered: the walk over the
+    /// members passes it by.
     pub muted: bool,
     /// True exactly when a ping was sent and nothing has come since.
     pub pinged: bool,
@@ -71,6 +72,8 @@ pub enum Stage {
     Probing(Slot),
     /// On its way to another shard.
     Leaving,
+    /// What a session that dropped out left behind: a member of its rooms that gets nothing.
+    Ghost,
     /// A WebSocket.
     Open(Dialect),
     /// A WebSocket that we closed: the peer's answer is awaited. Its messages are no longer carried out.
@@ -152,9 +155,12 @@ impl Conn {
         match self.stage {
             Stage::Open(dialect) | Stage::Closing(dialect, _) => Some(dialect),
             Stage::Probing(_) => Some(Dialect::EngineIo),
-            Stage::Http | Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {
-                None
-            }
+            Stage::Http
+            | Stage::Waiting(_)
+            | Stage::Leaving
+            | Stage::Ghost
+            | Stage::Finishing { .. }
+            | Stage::Finished => None,
         }
     }
 
@@ -162,6 +168,12 @@ impl Conn {
     pub fn is_late(&self, now: Time, timeout_ms: u32) -> bool {
         let began = self.partial.as_ref().map(|partial| partial.began_ms);
         began.is_some_and(|began_ms| now.ms32().wrapping_sub(began_ms) >= timeout_ms)
+    }
+
+    /// True when events for it are held back or not for it at all.
+    pub fn is_apart(&self) -> bool {
+        self.stage == Stage::Ghost
+            || self.session.as_ref().is_some_and(|session| session.recovering.is_some())
     }
 
     /// True when it takes events and answers.

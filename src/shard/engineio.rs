@@ -431,7 +431,12 @@ impl Shard {
                 self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
             }
             // Any packet is a sign of life, and `heard` has noted it. What is not for a session that is open is passed over, as Node does.
-            Ok(Packet::Pong(_) | Packet::Noop | Packet::Upgrade | Packet::Open(_)) => {}
+            Ok(Packet::Pong(_)) => {
+                if let Some(session) = &mut self.conns[slot as usize].session {
+                    session.confirmed = session.confirmed.max(session.asked);
+                }
+            }
+            Ok(Packet::Noop | Packet::Upgrade | Packet::Open(_)) => {}
             Ok(Packet::Ping(_)) => {
                 self.fail(slot, CloseCode::Protocol, "pings are the server's", Ending::Protocol, now);
             }
@@ -474,6 +479,7 @@ impl Shard {
             let late_ms = now.since_ns(session.beat) / 1_000_000;
             let asked = if late_ms < LATE_MS { session.beat } else { now };
             session.beat = asked.plus_ms(timeout_ms);
+            session.asked = self.history.end();
             conn.pinged = true;
             // One ping in the arena serves all that are due in this turn.
             let ping = self.engine_ping.get_or_insert_with(|| self.turn.copy(Opcode::Text, b"2"));

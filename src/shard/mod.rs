@@ -11,6 +11,7 @@
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
+pub mod recovery;
 pub mod rooms;
 pub mod session;
 pub mod timers;
@@ -34,6 +35,7 @@ use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use recovery::History;
 use rooms::Rooms;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -119,6 +121,14 @@ pub struct SocketIo {
     pub connect_event: String,
     /// What the events of clients do.
     pub rules: Rules,
+    /// How long a session that dropped out can be recovered, in milliseconds; 0 for not at all.
+    pub recovery_ms: u32,
+    /// Bytes of events that this shard keeps for that.
+    pub recovery_bytes_max: usize,
+    /// Bytes of events that one session is sent when it is recovered.
+    pub recovery_session_bytes_max: usize,
+    /// Sessions of this shard, counted in each namespace, that may have dropped out and be recovered.
+    pub recovery_sessions_max: usize,
 }
 
 /// What happens when a frame does not fit an outbox.
@@ -196,8 +206,11 @@ pub struct Shard {
     ping: Option<Range<u32>>,
     /// The same for Engine.IO's.
     engine_ping: Option<Range<u32>>,
-    /// What the ids of sessions are made with.
+    /// What the ids of sessions are made with, and how many there were.
     key: RandomState,
+    ids: u64,
+    /// What was delivered, and who may come back.
+    history: History,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -206,6 +219,8 @@ pub struct Shard {
 #[derive(Debug, Default)]
 struct Run {
     publications: Vec<Arc<Publication>>,
+    /// For each, the offset that goes along with it; empty when nothing can be recovered.
+    offsets: Vec<String>,
     /// By encoding, where their frames stand in the arena, one behind the other; empty when nobody has asked for them.
     frames: [Vec<Range<u32>>; Encoding::COUNT],
 }
@@ -222,7 +237,10 @@ impl Run {
     fn whole(&mut self, encoding: Encoding, turn: &mut Turn) -> Range<u32> {
         let frames = &mut self.frames[encoding as usize];
         if frames.is_empty() {
-            frames.extend(self.publications.iter().map(|publication| encoding.encode(turn, publication)));
+            let offsets =
+                self.offsets.iter().map(|offset| Some(offset.as_str())).chain(std::iter::repeat(None));
+            let pairs = self.publications.iter().zip(offsets);
+            frames.extend(pairs.map(|(publication, offset)| encoding.encode(turn, publication, offset)));
         }
         match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => first.start..last.end,
@@ -236,13 +254,13 @@ impl Encoding {
 
     fn of(conn: &Conn) -> Encoding {
         match conn.stage {
-            Stage::Open(Dialect::SocketIo) => Encoding::SocketIo,
+            Stage::Open(Dialect::SocketIo) | Stage::Ghost => Encoding::SocketIo,
             _ => Encoding::Native,
         }
     }
 
     /// Encodes an event, and answers where it stands: for a binary event of Socket.IO, two frames.
-    fn encode(self, turn: &mut Turn, publication: &Publication) -> Range<u32> {
+    fn encode(self, turn: &mut Turn, publication: &Publication, offset: Option<&str>) -> Range<u32> {
         let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
         match self {
             Encoding::Native => turn.encode(opcode, |out| native::encode_event(out, publication)),
@@ -252,11 +270,11 @@ impl Encoding {
                 if !publication.binary {
                     let data = std::str::from_utf8(publication.payload()).unwrap_or("null");
                     return turn.encode(Opcode::Text, |out| {
-                        packets::encode_event(out, namespace, event, data, 0, None, None);
+                        packets::encode_event(out, namespace, event, data, 0, None, offset);
                     });
                 }
                 let text = turn.encode(Opcode::Text, |out| {
-                    packets::encode_event(out, namespace, event, builtin::PLACEHOLDER, 1, None, None);
+                    packets::encode_event(out, namespace, event, builtin::PLACEHOLDER, 1, None, offset);
                 });
                 text.start..turn.copy(Opcode::Binary, publication.payload()).end
             }
@@ -308,6 +326,10 @@ impl Default for SocketIo {
             attachments_max: 10,
             connect_event: String::new(),
             rules: Rules::default(),
+            recovery_ms: 0,
+            recovery_bytes_max: 64 << 20,
+            recovery_session_bytes_max: 1 << 20,
+            recovery_sessions_max: 100_000,
         }
     }
 }
@@ -347,6 +369,8 @@ impl Shard {
             ping: None,
             engine_ping: None,
             key: RandomState::new(),
+            ids: 0,
+            history: History::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -384,7 +408,7 @@ impl Shard {
             // A request behind one that waits: no client of Engine.IO does that, and its order could not be kept.
             Stage::Waiting(_) => self.hang_up(slot),
             // What a peer says after the end is not for us.
-            Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {}
+            Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => {}
         }
     }
 
@@ -439,15 +463,33 @@ impl Shard {
                         && !self.is_spent()
                     {
                         self.fanned_bytes += publication.size() * members;
-                        run.frames[encoding as usize].push(encoding.encode(&mut self.turn, publication));
+                        self.remember(publication);
+                        let offset = self.offset(self.history.end());
+                        run.frames[encoding as usize].push(encoding.encode(
+                            &mut self.turn,
+                            publication,
+                            offset.as_deref(),
+                        ));
+                        run.offsets.extend(offset);
                         self.published.push(publication.published_at);
                         run.publications.push(publication.clone());
                         mail.pop_front();
                     }
                     self.fan_out(&mut run);
                     run.publications.clear();
+                    run.offsets.clear();
                     run.frames.iter_mut().for_each(Vec::clear);
                     self.run = run;
+                }
+                Mail::Recovery(_) => {
+                    if let Some(Mail::Recovery(recovery)) = mail.pop_front() {
+                        // It may deliver in its turn, in this order.
+                        self.mail = mail;
+                        self.mail_taken += 1;
+                        self.recovery(*recovery, now);
+                        mail = std::mem::take(&mut self.mail);
+                        continue;
+                    }
                 }
                 Mail::Drain { spread_ms, timeout_ms } => {
                     let (spread_ms, timeout_ms) = (*spread_ms, *timeout_ms);
@@ -661,6 +703,7 @@ impl Shard {
         if self.mail.is_empty() {
             self.mail.shrink_to(MAIL_KEPT);
         }
+        self.forget(now);
         let stats = &self.stats.shards[usize::from(self.id)];
         let linger_end = self.turn.linger_end();
         if linger_end.is_none() {
@@ -746,6 +789,14 @@ impl Shard {
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
+            if conn.is_apart() {
+                if let Some(recovering) =
+                    conn.session.as_mut().and_then(|session| session.recovering.as_mut())
+                {
+                    run.publications.iter().for_each(|publication| recovering.hold(publication));
+                }
+                continue;
+            }
             // With the shard: connections of other shards have the same slots and stamps.
             let own = ConnId { shard: *id, slot, stamp: conn.stamp };
             let encoding = Encoding::of(conn);
@@ -760,7 +811,7 @@ impl Shard {
         if muted > 0 {
             for publication in &run.publications {
                 if let Some(conn) = self.origin(publication) {
-                    conn.muted = false;
+                    conn.muted = conn.is_apart();
                 }
             }
         }
@@ -897,6 +948,7 @@ impl Shard {
                 self.doom(slot);
             }
             Stage::Probing(_) => self.hang_up(slot),
+            Stage::Ghost => self.end_ghost(slot),
             Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => self.doom(slot),
         }
     }
@@ -959,7 +1011,7 @@ impl Shard {
                 conn.stage = Stage::Finishing { at_once: false };
                 return self.probe_lost(session, slot);
             }
-            Stage::Http | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => return,
+            Stage::Http | Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => return,
         };
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
@@ -967,10 +1019,18 @@ impl Shard {
             self.pool.give_back(partial.lease);
         }
         self.gate.dismiss(conn.ip);
-        self.leave_all(slot);
+        // Who means to go leaves its namespaces first.
+        let drops_out = matches!(ending, Ending::Client | Ending::Lost | Ending::Silent | Ending::Slow);
+        if is_polling && drops_out {
+            // Its requests go with the connection, its namespaces stay.
+            self.end_polling(slot, ending);
+        }
+        if !(drops_out && self.leave_behind(slot)) {
+            self.leave_all(slot);
+        }
         self.stats().connections.sub(1);
         self.stats().endings[ending.index()].add(1);
-        if is_polling {
+        if is_polling && !drops_out {
             self.end_polling(slot, ending);
         }
     }
@@ -1026,13 +1086,16 @@ impl Shard {
                         now,
                     );
                 }
+                Some(Stage::Ghost) => self.end_ghost(slot as Slot),
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),
                 _ => {}
             }
         }
         if timed_out {
             for slot in 0..self.slots {
-                if self.conns.contains(slot) {
+                if self.conns.get(slot).is_some_and(|conn| conn.stage == Stage::Ghost) {
+                    self.end_ghost(slot as Slot);
+                } else if self.conns.contains(slot) {
                     self.end(slot as Slot, Ending::Shutdown);
                     self.doom(slot as Slot);
                 }

@@ -14,9 +14,7 @@ use crate::stats::Ending;
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
-use data_encoding::BASE64URL_NOPAD;
 use std::borrow::Cow;
-use std::hash::BuildHasher;
 use std::io::Write;
 
 /// The longest name of a namespace, in bytes.
@@ -106,11 +104,22 @@ impl Shard {
     }
 
     fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
-        let settings = self.settings.socketio.clone();
         let Some(session) = &self.conns[slot as usize].session else { return };
-        if session.joined(namespace).is_some() {
+        if session.joined(namespace).is_some() || session.recovering.is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
+        let is_allowed = self.settings.socketio.namespaces.allows(namespace);
+        let has_place = session.namespaces.len() < self.settings.socketio.namespaces_per_connection_max;
+        if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
+            return;
+        }
+        self.join_anew(slot, namespace, auth, now);
+    }
+
+    /// Makes a connection a member of a namespace in which it has not been.
+    pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        let settings = self.settings.socketio.clone();
+        let Some(session) = &self.conns[slot as usize].session else { return };
         let refused = if !settings.namespaces.allows(namespace) {
             Some("Invalid namespace")
         } else if session.namespaces.len() >= settings.namespaces_per_connection_max {
@@ -122,18 +131,20 @@ impl Shard {
             self.stats().namespace_refusals.add(1);
             return self.say(slot, |out| socketio::encode_connect_error(out, namespace, reason, None));
         }
-        let stamp = self.conns[slot as usize].stamp;
+        let (sid, pid) = (self.new_id(), self.new_id());
+        let began = self.history.end();
         let Some(session) = &mut self.conns[slot as usize].session else { return };
-        session.joins += 1;
         session.connect_by = None;
-        let join = session.joins;
-        session.namespaces.push(Joined { name: namespace.into(), join });
+        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began });
         self.stats().namespace_joins.add(1);
-        let id = self.socket_id(stamp, join);
-        self.say(slot, |out| socketio::encode_connect(out, namespace, &id, None));
+        let (sid, pid) = (Joined::write_id(&sid), self.recovers().then(|| Joined::write_id(&pid)));
+        self.say(slot, |out| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
             let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
-            self.say(slot, |out| socketio::encode_event(out, namespace, event, auth, 0, None, None));
+            let offset = self.offset(began);
+            self.say(slot, |out| {
+                socketio::encode_event(out, namespace, event, auth, 0, None, offset.as_deref());
+            });
         }
         self.arm_session(slot, now);
     }
@@ -192,9 +203,12 @@ impl Shard {
         let settings = self.settings.socketio.clone();
         let Some(action) = settings.rules.find(namespace, name) else { return };
         match action {
-            Action::Reply { event } => self.say_with(slot, attachments, |out, count| {
-                socketio::encode_event(out, namespace, event, args, count, None, None);
-            }),
+            Action::Reply { event } => {
+                let offset = self.offset(self.history.end());
+                self.say_with(slot, attachments, |out, count| {
+                    socketio::encode_event(out, namespace, event, args, count, None, offset.as_deref());
+                });
+            }
             Action::Ack => {
                 if let Some(id) = id {
                     self.say_with(slot, attachments, |out, count| {
@@ -281,7 +295,10 @@ impl Shard {
                 self.say(slot, |out| socketio::encode_ack(out, namespace, id, &args, 0));
             }
             None => {
-                self.say(slot, |out| socketio::encode_event(out, namespace, "error", &error, 0, None, None));
+                let offset = self.offset(self.history.end());
+                self.say(slot, |out| {
+                    socketio::encode_event(out, namespace, "error", &error, 0, None, offset.as_deref());
+                });
             }
         }
     }
@@ -302,15 +319,6 @@ impl Shard {
     /// Ends a session whose client has broken a rule.
     fn break_off(&mut self, slot: Slot, reason: &str, now: Time) {
         self.fail(slot, CloseCode::Protocol, reason, Ending::Protocol, now);
-    }
-
-    /// The id of a connection in a namespace: nobody else's, and nobody can guess it. The same from the same numbers, so it is not kept.
-    fn socket_id(&self, stamp: u32, join: u32) -> String {
-        let half = |number: u8| self.key.hash_one((self.id, stamp, join, number)).to_be_bytes();
-        let mut bytes = [0; 15];
-        bytes[..8].copy_from_slice(&half(2));
-        bytes[8..].copy_from_slice(&half(3)[..7]);
-        BASE64URL_NOPAD.encode(&bytes)
     }
 }
 

@@ -508,7 +508,9 @@ impl Shard {
     }
 
     fn preflight(&mut self, slot: Slot, request: &Request<'_>, answer: &Answer, now: Time) {
-        let mut lines = answer.lines.clone();
+        // What is allowed is what was asked for.
+        let mut lines =
+            answer.lines.replace("Vary: Origin\r\n", "Vary: Origin, Access-Control-Request-Headers\r\n");
         lines.push_str("Access-Control-Allow-Methods: GET,HEAD,PUT,PATCH,POST,DELETE\r\n");
         if let Some(asked) = request.asks_headers {
             lines.push_str(&format!("Access-Control-Allow-Headers: {asked}\r\n"));

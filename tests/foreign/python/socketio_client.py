@@ -342,7 +342,7 @@ async def errors():
     for event, argument, code in [
         ("join", "", "bad_room"),
         ("join", ["tab\there"], "bad_room"),
-        ("join", 7, "bad_message"),
+        ("join", True, "bad_message"),
         ("publish", {"room": "", "event": "e"}, "bad_room"),
         ("publish", {"room": room()}, "bad_message"),
     ]:

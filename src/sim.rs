@@ -764,6 +764,10 @@ impl World {
                 assert!(!self.links[number].server_ended, "a write to {number} after the end of its stream");
                 if self.model.peers[number].refused && !bytes.is_empty() {
                     self.model.heard(number, self.now);
+                    // Who reads on has time to read the close.
+                    if self.model.peers[number].is_finishing() {
+                        self.model.peers[number].arm(self.now, CLOSE_TIMEOUT_MS);
+                    }
                 }
                 if bytes.len() < offered {
                     self.links[number].is_blocked = true;
@@ -771,6 +775,7 @@ impl World {
                     self.links[number].wants_space = !is_refused;
                     self.links[number].writable |= is_refused;
                     self.model.peers[number].refused = true;
+                    self.model.peers[number].compared = None;
                     let count = if bytes.is_empty() {
                         &mut self.report.refused_writes
                     } else {
@@ -2135,6 +2140,11 @@ impl Peer {
         matches!(self.stage, Stage::Open | Stage::Closing(_))
     }
 
+    /// True when all that it is to be told is frames.
+    fn is_framed(&self) -> bool {
+        self.dialect.is_some() && !self.switching
+    }
+
     fn is_finishing(&self) -> bool {
         matches!(self.stage, Stage::Finishing { .. })
     }
@@ -2367,9 +2377,9 @@ impl Model {
         } else {
             // The only other reason there is: too much waits for it, or for all.
             let is_full = self.is_full(number);
-            // Where frames may be dropped, only what is no frame fills an outbox.
-            let may_be_slow = !peer.droppable || !peer.is_upgraded() || peer.switching;
-            assert!(peer.refused && is_full && may_be_slow, "{number} is closed for no reason: {peer:#?}");
+            // Who is a WebSocket is closed in order, unless not even the rest of a frame has room among all.
+            let may_be_closed = !peer.is_framed() || self.is_full_in_all(number);
+            assert!(peer.refused && is_full && may_be_closed, "{number} is closed for no reason: {peer:#?}");
             Some(Ending::Slow)
         };
         self.end(number, Ending::Slow);
@@ -2476,6 +2486,7 @@ impl Model {
                 return self.refuse(number, status, label, false, false, now);
             }
             peer.dialect = Some(dialect);
+            peer.switching = true;
             peer.expect(Said::Switch { subprotocol }, now);
             peer.expect(Said::Close(Some(1008)), now);
             peer.stage = Stage::Finishing { at_once: false };
@@ -2659,13 +2670,18 @@ impl Model {
         let lingers = |expected: &Expected| {
             !is_due && expected.origin.is_some() && now < expected.given.plus_ns(linger_ns)
         };
+        let is_full_in_all = self.is_full_in_all(number);
         let peer = &mut self.peers[number];
-        if !is_whole {
+        // What is never left out is gone: so is the connection.
+        let must_follow = |expected: &Expected| matches!(expected.said, Said::Close(_) | Said::WebSocketPing);
+        let is_gone = waiting.is_empty() && is_full_in_all && peer.expected.iter().any(must_follow);
+        if !is_whole || is_gone {
             peer.abandoned = true;
             return;
         }
-        // Only of a WebSocket that is open something may be left out, and not before the answer to its upgrade has left.
-        let may_lose = peer.droppable && peer.is_upgraded() && !peer.switching;
+        // Only of a WebSocket something may be left out, and not before the answer to its upgrade has left. Of one that has ended, even
+        // where that ends those that are open.
+        let may_lose = peer.is_framed() && (peer.droppable || peer.stage != Stage::Open);
         let is_slow = !peer.droppable
             && peer.is_upgraded()
             && waiting.pop_if(|last| *last == Said::Close(Some(SLOW))).is_some();
@@ -2737,11 +2753,15 @@ impl Model {
 
     /// True when too much waited for a connection, or for all of its shard, when this turn's writes began.
     fn is_full(&self, number: usize) -> bool {
+        self.peers[number].waiting_bytes > self.settings.outbox_bytes_max || self.is_full_in_all(number)
+    }
+
+    fn is_full_in_all(&self, number: usize) -> bool {
         let peer = &self.peers[number];
         let others = self.peers.iter().filter(|other| other.shard == peer.shard);
         let waiting = others.filter(|other| other.had_waiting || other.refused);
         let total: usize = waiting.map(|other| other.waiting_bytes).sum();
-        peer.waiting_bytes > self.settings.outbox_bytes_max || total > self.settings.outbox_total_bytes_max
+        total > self.settings.outbox_total_bytes_max
     }
 
     /// The server has said this. True when it was an event that waited for others.

@@ -227,7 +227,7 @@ mod tests {
                 members[shard] += 1;
             } else if members[shard] > 0 {
                 members[shard] -= 1;
-                directory.exit(shard as u8, ids[&name], members[shard] == 0);
+                directory.exit(shard as u8, ids[&name], members[shard] == 0, true);
                 if members.iter().sum::<u32>() == 0 {
                     ids.remove(&name);
                 }
@@ -247,7 +247,7 @@ mod tests {
         directory.enter(0, "two").expect("there is room");
         assert_eq!(directory.enter(0, "three"), Err(DirectoryFull));
         directory.enter(1, "two").expect("a room that is there takes more members");
-        directory.exit(0, one, true);
+        directory.exit(0, one, true, true);
         let (three, _) = directory.enter(0, "three").expect("a place was freed");
         assert_ne!(three, one, "a new room is not taken for an old one");
     }

@@ -107,10 +107,12 @@ settings! {
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
-        /// closes with 1008, which a browser's script can see.
+        /// closes with 1008, which a browser's script can see. Sockets beyond those of one address get a status either way.
         refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
-        /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+        /// Proxies that are believed when they say whose request they pass on.
         trusted_proxies: Vec<IpNet> = "[]", Kind::Networks;
+        /// The header in which they say it. The other one is not looked at: they may pass it on as clients wrote it.
+        forwarded_header: ForwardedHeader = "x-forwarded-for", Kind::Word(ForwardedHeader::WORDS);
         /// New connections a second, for each shard; 0 is no limit.
         accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Time for a request's head to be complete.
@@ -255,6 +257,14 @@ macro_rules! words {
 }
 
 words! {
+    /// What trusted proxies say it in.
+    ForwardedHeader {
+        /// Most do.
+        XForwardedFor = "x-forwarded-for",
+        /// RFC 7239.
+        Forwarded = "forwarded",
+    }
+
     /// What moves the bytes.
     Io {
         /// The best that this kernel has.
@@ -382,7 +392,7 @@ pub struct Args {
     /// Where clients connect
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// Where the control port with metrics are, or off
+    /// Where the control port with metrics is, or off
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub control: Option<String>,
     /// Threads that hold connections; 0 is one for each CPU
@@ -939,7 +949,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 fn nearest_key(key: &str) -> Option<String> {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     // What was said in full stands elsewhere, unless it is a part of what stands here.
-    let is_part = |setting: &&Setting| setting.section() == section && setting.name().contains(name);
+    let has_words = |setting: &Setting| format!("_{}_", setting.name()).contains(&format!("_{name}_"));
+    let is_part = |setting: &&Setting| setting.section() == section && has_words(setting);
     let is_namesake = |setting: &&Setting| setting.name() == name;
     if let Some(setting) = SETTINGS
         .iter()

@@ -22,7 +22,7 @@ pub struct Conn {
     pub pending: Pending,
     /// When it was last written to, as [`Time::ms32`].
     pub flushed_ms: u32,
-    /// When the last bytes came, as [`Time::ms32`].
+    /// When the last sign of life came, as [`Time::ms32`]: bytes, or that the kernel took more of an outbox.
     pub heard_ms: u32,
     /// Where it is in its life.
     pub stage: Stage,
@@ -31,12 +31,14 @@ pub struct Conn {
     /// True while a publication of its own is being delivered, of a ghost, and while a session is being recovered: the walk over the
     /// members passes it by.
     pub muted: bool,
-    /// True exactly when a ping was sent and nothing has come since.
+    /// True exactly when a ping was sent and no sign of life has come since.
     pub pinged: bool,
     /// True exactly when the kernel refused bytes and has not said since that it takes more.
     pub blocked: bool,
     /// True when the peer is a proxy whose word on the client's address is believed.
     pub from_proxy: bool,
+    /// True once it is a WebSocket or a session that is polled: what is pending is frames from then on.
+    pub is_framed: bool,
     /// True unless it is a session that is polled: then it is reached through the sockets of others.
     pub has_socket: bool,
     /// True exactly when its socket is to be closed at the end of this turn.
@@ -103,7 +105,7 @@ pub enum Due {
 pub struct Partial {
     /// A request head so far, or the message so far, unmasked.
     pub lease: Lease,
-    /// When it began, as [`Time::ms32`].
+    /// When the message began, as [`Time::ms32`]. Of a head, when the last piece came; its time is that of the connection's timer.
     pub began_ms: u32,
     /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
     pub validated: usize,
@@ -138,6 +140,7 @@ impl Conn {
             pinged: false,
             blocked: false,
             from_proxy: false,
+            is_framed: false,
             has_socket: true,
             doomed: false,
             switching: false,

@@ -189,6 +189,7 @@ impl Shard {
         self.stamp = self.stamp.wrapping_add(1);
         let mut conn = Conn::new(self.stamp, ip, now);
         conn.has_socket = false;
+        conn.is_framed = true;
         // There is no socket that would take anything: all that is said to it goes to its outbox.
         conn.blocked = true;
         let session = self.conns.insert(conn);
@@ -351,6 +352,7 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
+        conn.is_framed = true;
         conn.stage = Stage::Probing(session);
         self.wheel.arm(slot, now, self.settings.socketio.upgrade_timeout_ms);
         Ok(())

@@ -159,8 +159,8 @@ pub enum Farewell {
     },
 }
 
-/// When events of this many bytes have been delivered in a turn, counting each member, the rest waits for the next turn: other connections
-/// of this core wait some tens of milliseconds for so much, and not for all that somebody publishes at once.
+/// When events of this many bytes wait to be written, counting each member, the rest of the mail waits for a later turn, so that not all
+/// that somebody publishes at once is on its way. One event more may be added to what is less.
 const FANNED_BYTES_MAX: usize = 32 << 20;
 /// Pieces of mail for which room is kept when there is none.
 const MAIL_KEPT: usize = 1024;
@@ -382,7 +382,9 @@ impl Shard {
 
     /// A turn begins at `now`. Before anything else in it.
     pub fn begin_turn(&mut self, now: Time) {
-        self.fanned_bytes = 0;
+        if self.turn.is_empty() {
+            self.fanned_bytes = 0;
+        }
         if self.turn.begin(now) {
             self.end_linger();
         }
@@ -554,7 +556,8 @@ impl Shard {
     /// True when the reactor should read no more in this turn: the shard has done enough, or its mailbox takes no more publications.
     /// What clients send waits in their sockets.
     pub fn is_full(&self) -> bool {
-        self.is_spent() || self.bus.mailbox(self.id).is_full()
+        // Answers may take half of the arena, so that events have the other half.
+        self.turn.is_half_full() || self.is_spent() || self.bus.mailbox(self.id).is_full()
     }
 
     /// True when there is enough to write in this turn: the arena is full, or what has been delivered will keep the kernel busy for
@@ -565,14 +568,20 @@ impl Shard {
 
     /// The shards that got mail in this turn. The reactor rings for them before it writes, so that other cores start meanwhile.
     pub fn take_bells(&mut self) -> ShardSet {
-        if self.turn.is_full() {
-            // What lingers holds the arena: it leaves now rather than later.
+        if self.is_spent() {
+            // What lingers holds the arena, and it is much: it leaves now rather than later.
             self.end_linger();
         }
         std::mem::take(&mut self.bells)
     }
 
-    /// The next connection that has something to write. To be asked until it answers `None`.
+    /// True when connections that are due were not asked for in the last turn, because enough had been written.
+    pub fn has_unflushed(&self) -> bool {
+        self.turn.has_unflushed()
+    }
+
+    /// The next connection that has something to write. To be asked until it answers `None`, or until enough has been written in this
+    /// turn: then the others come first in the next.
     #[inline]
     pub fn next_dirty(&mut self) -> Option<Slot> {
         while let Some(slot) = self.turn.next_dirty() {
@@ -621,8 +630,13 @@ impl Shard {
             let is_caught_up = outbox.is_empty();
             conn.blocked = !is_caught_up;
             if count > 0 {
-                // The peer has made room for it. A ping that stands behind much else in the outbox is not answered in time.
-                self.heard(slot, self.turn.now());
+                // The peer has made room for it. A ping that stands behind much else in the outbox is not answered in time, and a close
+                // not read.
+                let now = self.turn.now();
+                if matches!(conn.stage, Stage::Finishing { .. }) {
+                    self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+                }
+                self.heard(slot, now);
             }
             if !is_caught_up {
                 return false;
@@ -706,7 +720,7 @@ impl Shard {
         self.forget(now);
         let stats = &self.stats.shards[usize::from(self.id)];
         let linger_end = self.turn.linger_end();
-        if linger_end.is_none() {
+        if linger_end.is_none() && !self.turn.has_unflushed() {
             for published in self.published.drain(..) {
                 stats.publish_latency.record(published, now);
             }
@@ -840,9 +854,10 @@ impl Shard {
         let Shard { conns, turn, settings, stats, .. } = self;
         let stats = &stats.shards[usize::from(self.id)];
         let Some(conn) = conns.get_mut(slot as usize) else { return };
-        // Until the answer to the upgrade has left, and after the WebSocket has ended, what is pending is not only frames.
-        let framed = conn.dialect().is_some() && !conn.switching;
-        let is_asking = conn.stage == Stage::Http || conn.switching;
+        // Until the answer to the upgrade has left, what is pending is not only frames.
+        let framed = conn.is_framed && !conn.switching;
+        // Who is on the way out is told why, whatever else does not fit.
+        let policy = if conn.is_open() { settings.outbox_policy } else { OutboxPolicy::Drop };
         let leftover = turn.after(conn.pending, sent, framed);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
@@ -853,10 +868,8 @@ impl Shard {
             outbox.push_rest(piece);
         }
         let dropped_before = outbox.dropped;
-        let is_too_slow = leftover
-            .frames
-            .iter()
-            .any(|frames| outbox.push_frames(frames, bytes_max, settings.outbox_policy).is_err());
+        let is_too_slow =
+            leftover.frames.iter().any(|frames| outbox.push_frames(frames, bytes_max, policy).is_err());
         if is_too_slow {
             // Whatever the bound: it says why nothing follows what it still reads.
             outbox.push_rest(&close::frame(CloseCode::Slow, "too much waits to be read"));
@@ -871,8 +884,12 @@ impl Shard {
             let now = self.turn.now();
             self.end(slot, Ending::Slow);
             self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
-        } else if is_asking && waiting > bytes_max {
-            // A peer that asks and asks by HTTP and never reads has no frames that could be left out.
+        } else if waiting > before && (if framed { waiting > before + left } else { waiting > bytes_max }) {
+            // A peer that asks and asks by HTTP and never reads has no frames that could be left out. Nor is there room for the rest of
+            // a frame when all outboxes together are full.
+            if let Some(outbox) = conn.outbox.take() {
+                stats.outbox_bytes.sub(outbox.len() as u64);
+            }
             self.end(slot, Ending::Slow);
             self.doom(slot);
         }

@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 /// Bytes that wait for one connection. Bounded by `outbox_bytes_max`: what happens to a frame that does not fit is the
-/// [`OutboxPolicy`]. Pings and closes are taken whatever the bound; there is one of each at most.
+/// [`OutboxPolicy`]. Pings and closes are taken whatever the bound: there is one close, and a ping
+/// only when the peer has read something since the last.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: VecDeque<u8>,

@@ -598,8 +598,7 @@ impl World {
         self.seats[shard].shard.advance(now);
         self.model.advance(shard, now, &self.clients, &self.links);
         self.accept_all(shard);
-        if self.seats[shard].shard.is_full() {
-            // Of its reasons only a full arena happens here.
+        if self.seats[shard].shard.is_spent() {
             self.model.end_linger(shard);
         }
         let bells = self.seats[shard].shard.take_bells();

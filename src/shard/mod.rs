@@ -561,8 +561,8 @@ impl Shard {
     }
 
     /// True when there is enough to write in this turn: the arena is full, or what has been delivered will keep the kernel busy for
-    /// a while.
-    fn is_spent(&self) -> bool {
+    /// a while. What lingers leaves then.
+    pub fn is_spent(&self) -> bool {
         self.turn.is_full() || self.fanned_bytes >= FANNED_BYTES_MAX
     }
 

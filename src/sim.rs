@@ -74,6 +74,8 @@ pub struct Report {
     pub refused_writes: u64,
     /// Writes that held several events which had waited for the end of a linger window.
     pub linger_batches: u64,
+    /// Turns that ended before all had been written.
+    pub short_flushes: u64,
     /// Turns that ended with mail or bytes left over because the arena was full.
     pub full_turns: u64,
     /// Messages refused because there were too many a second.
@@ -109,6 +111,7 @@ impl Report {
             (&mut self.short_writes, other.short_writes),
             (&mut self.refused_writes, other.refused_writes),
             (&mut self.linger_batches, other.linger_batches),
+            (&mut self.short_flushes, other.short_flushes),
             (&mut self.full_turns, other.full_turns),
             (&mut self.rate_limited, other.rate_limited),
             (&mut self.drops, other.drops),
@@ -220,6 +223,8 @@ struct Plan {
     clients_max: usize,
     /// Large payloads, so that the arena fills.
     heavy: bool,
+    /// True when turns end before all has been written.
+    stops_early: bool,
     /// The step at which the shards are told to drain, with the spread and the timeout.
     drain: Option<(u64, u32, u32)>,
     start: Time,
@@ -283,6 +288,7 @@ impl Plan {
             refusals_percent: *random.pick(&[0, 2, 10]),
             clients_max: if heavy { 6 } else { 2 + random.below(23) as usize },
             heavy,
+            stops_early: seed % 8 == 5,
             drain: random.chance(30).then(|| {
                 let spread_ms = if random.chance(50) { 0 } else { random.below(2_000) as u32 };
                 (drain_step, spread_ms, spread_ms + *random.pick(&[100, 8_000]))
@@ -606,19 +612,21 @@ impl World {
         assert!(bells.iter().map(usize::from).eq(expected), "the bells of shard {shard} are not those due");
         self.bus.ring(bells);
         self.flush(shard);
+        self.model.end_flush(shard, now, self.seats[shard].shard.has_unflushed());
         for number in 0..self.links.len() {
-            if self.links[number].shard == shard {
+            // What has not been asked for is not in its outbox yet.
+            if self.links[number].shard == shard && self.model.peers[number].due != Due::Now {
                 self.look_at_outbox(shard, number, false);
             }
         }
-        self.model.end_flush(shard, now);
         self.see_off(shard);
         self.now = now.plus_ns(self.random.below(200_000));
         let seat = &mut self.seats[shard];
         let ahead_ms = seat.shard.end_turn(self.now);
         seat.deadline = ahead_ms.map(|ms| self.now.plus_ms(u64::from(ms)));
         seat.stopped = seat.shard.is_drained();
-        seat.asleep = !seat.shard.has_mail() && self.bus.mailbox(id).fall_asleep();
+        seat.asleep =
+            !seat.shard.has_unflushed() && !seat.shard.has_mail() && self.bus.mailbox(id).fall_asleep();
         self.check_turn(shard, now);
     }
 
@@ -741,9 +749,15 @@ impl World {
         self.model.begin_flush(shard);
         for asked in 0.. {
             assert!(asked < 10_000, "the flush of shard {shard} does not end");
+            if self.plan.stops_early && asked > 0 && mix(self.report.turns + asked).is_multiple_of(16) {
+                // Enough has been written in this turn.
+                self.report.short_flushes += u64::from(self.seats[shard].shard.has_unflushed());
+                break;
+            }
             let Some(slot) = self.seats[shard].shard.next_dirty() else { break };
             let number = self.seats[shard].sockets[slot as usize].expect("a dirty slot has a socket");
-            let peer = &self.model.peers[number];
+            let peer = &mut self.model.peers[number];
+            peer.is_asked = true;
             assert_eq!(peer.due, Due::Now, "{number} is written to too early: {:?}", peer.expected);
             loop {
                 self.look_at_outbox(shard, number, true);
@@ -1001,7 +1015,9 @@ impl World {
                     peer.kept_bytes
                 );
             }
-            if !peer.refused {
+            // Who was not asked in this turn is asked in the next.
+            let is_put_off = peer.due == Due::Now && seat.shard.has_unflushed();
+            if !peer.refused && !is_put_off {
                 for expected in &peer.expected {
                     let linger_end = expected.given.plus_ns(linger_ns);
                     let lingers = peer.due == Due::Later && matches!(expected.said, Said::Event(_));
@@ -2028,6 +2044,8 @@ struct Peer {
     expected: VecDeque<Expected>,
     /// When that leaves, or may: an event for one who was written to lately waits, until something other than an event hurries it.
     due: Due,
+    /// True when it was asked what to write to it in this turn.
+    is_asked: bool,
     /// The millisecond of the turn in which it was last written to.
     flushed_ms: u64,
     /// True from a write that the socket did not take whole until everything has been written.
@@ -2136,6 +2154,7 @@ impl Peer {
             said_close: false,
             expected: VecDeque::new(),
             due: Due::No,
+            is_asked: false,
             flushed_ms: 0,
             refused: false,
             had_waiting: false,
@@ -2415,9 +2434,11 @@ impl Model {
     }
 
     /// Who was due has been written to, as far as possible.
-    fn end_flush(&mut self, shard: usize, now: Time) {
+    fn end_flush(&mut self, shard: usize, now: Time, is_short: bool) {
         for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard && peer.due == Due::Now) {
-            (peer.due, peer.flushed_ms) = (Due::No, now.ms());
+            if std::mem::take(&mut peer.is_asked) || !is_short {
+                (peer.due, peer.flushed_ms) = (Due::No, now.ms());
+            }
         }
     }
 
@@ -3045,6 +3066,7 @@ mod tests {
                 short_writes,
                 refused_writes,
                 linger_batches,
+                short_flushes,
                 full_turns,
                 rate_limited,
                 drops,
@@ -3066,6 +3088,7 @@ mod tests {
                 (short_writes, "short writes"),
                 (refused_writes, "refused writes"),
                 (linger_batches, "linger batches"),
+                (short_flushes, "flushes that ended early"),
                 (full_turns, "full turns"),
                 (rate_limited, "rate limits"),
                 (drops, "drops"),

@@ -49,6 +49,7 @@ impl Shard {
     ) {
         let answer = Answer {
             keep_alive: request.keep_alive && self.drain.is_none(),
+            head_only: request.method == "HEAD",
             accepts_gzip: request.accepts_gzip,
             lines: self.settings.socketio.cors.lines(request),
         };
@@ -556,6 +557,9 @@ impl Shard {
             (format!("{}Content-Type: application/json\r\n", answer.lines), answer.keep_alive)
         };
         let lines = format!("{lines}Content-Length: {}\r\n", body.len());
+        if answer.head_only {
+            body.clear();
+        }
         let range = self.turn.raw(|out| http::write_answer(out, fault.status(), &lines, &body, keep_alive));
         self.responded(slot, &range, keep_alive, now);
     }
@@ -587,6 +591,8 @@ impl Shard {
 #[derive(Clone, Debug)]
 pub struct Answer {
     keep_alive: bool,
+    /// True when the body is to be left out, as HEAD asks.
+    head_only: bool,
     accepts_gzip: bool,
     /// Header lines of CORS.
     lines: String,

@@ -287,7 +287,9 @@ impl Shard {
 
     /// Answers the GET that waits on a session with `body`.
     fn end_get(&mut self, session: Slot, body: &[u8]) {
-        let Some(get) = self.polling(session).and_then(|polling| polling.get.take()) else { return };
+        let Some(mut get) = self.polling(session).and_then(|polling| polling.get.take()) else { return };
+        // It may have asked before the drain.
+        get.answer.keep_alive &= self.drain.is_none();
         let now = self.turn.now();
         if let Some(conn) = self.conns.get_mut(get.slot as usize)
             && conn.stage == Stage::Waiting(session)

@@ -612,7 +612,8 @@ impl World {
         assert!(bells.iter().map(usize::from).eq(expected), "the bells of shard {shard} are not those due");
         self.bus.ring(bells);
         self.flush(shard);
-        self.model.end_flush(shard, now, self.seats[shard].shard.has_unflushed());
+        let seat = &self.seats[shard].shard;
+        self.model.end_flush(shard, now, |slot| seat.is_due(slot));
         for number in 0..self.links.len() {
             // What has not been asked for is not in its outbox yet.
             if self.links[number].shard == shard && self.model.peers[number].due != Due::Now {
@@ -756,8 +757,7 @@ impl World {
             }
             let Some(slot) = self.seats[shard].shard.next_dirty() else { break };
             let number = self.seats[shard].sockets[slot as usize].expect("a dirty slot has a socket");
-            let peer = &mut self.model.peers[number];
-            peer.is_asked = true;
+            let peer = &self.model.peers[number];
             assert_eq!(peer.due, Due::Now, "{number} is written to too early: {:?}", peer.expected);
             loop {
                 self.look_at_outbox(shard, number, true);
@@ -2044,8 +2044,6 @@ struct Peer {
     expected: VecDeque<Expected>,
     /// When that leaves, or may: an event for one who was written to lately waits, until something other than an event hurries it.
     due: Due,
-    /// True when it was asked what to write to it in this turn.
-    is_asked: bool,
     /// The millisecond of the turn in which it was last written to.
     flushed_ms: u64,
     /// True from a write that the socket did not take whole until everything has been written.
@@ -2154,7 +2152,6 @@ impl Peer {
             said_close: false,
             expected: VecDeque::new(),
             due: Due::No,
-            is_asked: false,
             flushed_ms: 0,
             refused: false,
             had_waiting: false,
@@ -2434,9 +2431,9 @@ impl Model {
     }
 
     /// Who was due has been written to, as far as possible.
-    fn end_flush(&mut self, shard: usize, now: Time, is_short: bool) {
+    fn end_flush(&mut self, shard: usize, now: Time, is_put_off: impl Fn(Slot) -> bool) {
         for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard && peer.due == Due::Now) {
-            if std::mem::take(&mut peer.is_asked) || !is_short {
+            if !peer.slot.is_some_and(&is_put_off) {
                 (peer.due, peer.flushed_ms) = (Due::No, now.ms());
             }
         }

@@ -509,6 +509,11 @@ impl Shard {
         self.mail_taken
     }
 
+    /// True when this connection has something to write that was not asked for yet: for the simulator, likewise.
+    pub fn is_due(&self, slot: Slot) -> bool {
+        self.conns.get(slot as usize).is_some_and(|conn| conn.due == Due::Now)
+    }
+
     /// True when mail waits to be carried out.
     pub fn has_mail(&self) -> bool {
         !self.mail.is_empty() || !self.bus.mailbox(self.id).is_empty()
@@ -586,6 +591,10 @@ impl Shard {
     pub fn next_dirty(&mut self) -> Option<Slot> {
         while let Some(slot) = self.turn.next_dirty() {
             let Some(conn) = self.conns.get_mut(slot as usize) else { continue };
+            if conn.due != Due::Now {
+                // In an earlier turn somebody else had this place.
+                continue;
+            }
             if conn.outbox.is_none() && !conn.blocked {
                 return Some(slot);
             }

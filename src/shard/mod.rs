@@ -26,7 +26,7 @@ use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, Paths, builtin, native, socketio as packets};
+use crate::dialect::{Dialect, Paths, builtin, msgpack, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
 use crate::rules::{Namespaces, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
@@ -37,6 +37,7 @@ use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use recovery::History;
 use rooms::Rooms;
+use session::Parser;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -230,6 +231,7 @@ struct Run {
 enum Encoding {
     Native,
     SocketIo,
+    Msgpack,
 }
 
 impl Run {
@@ -250,35 +252,44 @@ impl Run {
 }
 
 impl Encoding {
-    const COUNT: usize = 2;
+    const COUNT: usize = 3;
 
     fn of(conn: &Conn) -> Encoding {
-        match conn.stage {
-            Stage::Open(Dialect::SocketIo) | Stage::Ghost => Encoding::SocketIo,
+        match (conn.stage, &conn.session) {
+            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, Some(session))
+                if session.parser == Some(Parser::Msgpack) =>
+            {
+                Encoding::Msgpack
+            }
+            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, _) => Encoding::SocketIo,
             _ => Encoding::Native,
         }
     }
 
-    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO, two frames.
+    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO's JSON parser, two frames.
     fn encode(self, turn: &mut Turn, publication: &Publication, offset: Option<&str>) -> Range<u32> {
-        let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
-        match self {
-            Encoding::Native => turn.encode(opcode, |out| native::encode_event(out, publication)),
-            Encoding::SocketIo => {
-                let namespace = socketio::namespace_of(publication.room_name());
-                let event = publication.event();
-                if !publication.binary {
-                    let data = std::str::from_utf8(publication.payload()).unwrap_or("null");
-                    return turn.encode(Opcode::Text, |out| {
-                        packets::encode_event(out, namespace, event, data, 0, None, offset);
-                    });
-                }
-                let text = turn.encode(Opcode::Text, |out| {
-                    packets::encode_event(out, namespace, event, builtin::PLACEHOLDER, 1, None, offset);
-                });
-                text.start..turn.copy(Opcode::Binary, publication.payload()).end
-            }
+        let payload = publication.payload();
+        if self == Encoding::Native {
+            let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
+            return turn.encode(opcode, |out| native::encode_event(out, publication));
         }
+        let (args, attachments): (&str, &[&[u8]]) = if publication.binary {
+            (builtin::PLACEHOLDER, &[payload])
+        } else {
+            (std::str::from_utf8(payload).unwrap_or("null"), &[])
+        };
+        let write = |out: &mut Vec<u8>| {
+            let namespace = socketio::namespace_of(publication.room_name());
+            packets::encode_event(out, namespace, publication.event(), args, attachments.len(), None, offset);
+        };
+        if self == Encoding::Msgpack {
+            let mut text = Vec::new();
+            write(&mut text);
+            return turn.encode(Opcode::Binary, |out| msgpack::encode(out, &text, attachments));
+        }
+        let text = turn.encode(Opcode::Text, write);
+        let end = attachments.iter().map(|bytes| turn.copy(Opcode::Binary, bytes).end).last();
+        text.start..end.unwrap_or(text.end)
     }
 }
 

@@ -347,7 +347,7 @@ impl Shard {
             self.stats().frames_out.add(1);
         }
         let (sid, pid) = (Joined::write_id(&sid), Joined::write_id(&pid));
-        self.say(slot, |out| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
+        self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
         self.stats().namespace_joins.add(1);
         self.count_recovery(Recovered::Yes);
         self.arm_session(slot, now);

@@ -19,6 +19,8 @@ pub struct Session {
     pub connect_by: Option<Time>,
     /// The Socket.IO namespaces it is in. At most `namespaces_per_connection_max`.
     pub namespaces: SmallVec<[Joined; 1]>,
+    /// Which parser its client has; `None` until the first packet has shown it.
+    pub parser: Option<Parser>,
     /// How much of the history its client has received for certain, and how much it had been sent when it was last pinged.
     pub confirmed: u64,
     /// See above.
@@ -31,6 +33,15 @@ pub struct Session {
 
 // With the connection itself, its timer and a room, within the 384 bytes that an idle Socket.IO connection may take.
 const _: () = assert!(size_of::<Session>() <= 176);
+
+/// How the packets of Socket.IO are written, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parser {
+    /// As text, with attachments behind it.
+    Json,
+    /// As one binary message.
+    Msgpack,
+}
 
 /// How packets reach a session's peer.
 #[derive(Debug)]
@@ -112,6 +123,7 @@ impl Session {
             beat,
             connect_by,
             namespaces: SmallVec::new(),
+            parser: None,
             confirmed: 0,
             asked: 0,
             recovering: None,

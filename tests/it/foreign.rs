@@ -1,6 +1,6 @@
 //! Stock clients of other makers, each with the checks of tests/foreign: for the native protocol `ws` from npm and `websockets` from
-//! PyPI; for Socket.IO `socket.io-client` from npm, in Node and on a page in Chromium, and `python-socketio` from PyPI. What is missing is
-//! installed into folders of ours; a program that is missing is a failure, not a skip.
+//! PyPI; for Socket.IO `socket.io-client` from npm, in Node with both parsers and on a page in Chromium, and `python-socketio` from PyPI.
+//! What is missing is installed into folders of ours; a program that is missing is a failure, not a skip.
 
 use crate::harness::Server;
 use crate::harness::clock::{Deadline, rest};
@@ -49,6 +49,11 @@ fn socketio_is_spoken_as_its_protocol_says() {
 #[test]
 fn socketio_clients_of_node_agree_with_us() {
     check_socketio(|| node("node/socketio_client.mjs"), NODE, &[PATIENT], 40);
+}
+
+#[test]
+fn socketio_clients_with_the_msgpack_parser_agree_with_us() {
+    check_socketio(|| node("node/msgpack.mjs"), NODE, &[PATIENT], 35);
 }
 
 #[test]

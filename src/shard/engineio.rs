@@ -372,9 +372,19 @@ impl Shard {
                     self.answer_get(session);
                 }
             }
+            // What is said to the session would come before what the WebSocket was told. Its client has not read that, so it is none.
+            Ok(Packet::Upgrade) if self.has_unsent(slot) => {
+                self.fail(slot, CloseCode::Protocol, "not probed", Ending::Protocol, now);
+            }
             Ok(Packet::Upgrade) => self.move_session(session, slot, now),
             _ => self.fail(slot, CloseCode::Protocol, "not a probe", Ending::Protocol, now),
         }
+    }
+
+    /// True when something for this connection has not left.
+    fn has_unsent(&self, slot: Slot) -> bool {
+        let conn = self.conns.get(slot as usize);
+        conn.is_some_and(|conn| !conn.pending.is_none() || conn.outbox.is_some())
     }
 
     /// A polling session moves to the WebSocket in `to`, with all that waits for it.

@@ -50,6 +50,9 @@ pub fn decode(text: &str) -> Result<Packet<'_>, Malformed> {
     })
 }
 
+/// The server's ping, as a frame.
+pub const PING_FRAME: &[u8] = b"\x81\x012";
+
 /// What stands between the packets of a polling body. It cannot be inside one: JSON escapes it, and namespaces must not have it.
 const SEPARATOR: char = '\x1e';
 
@@ -114,7 +117,7 @@ pub fn join(out: &mut Vec<u8>, frames: &[u8], bytes_max: usize) -> usize {
 }
 
 /// What follows the header of an unmasked frame.
-fn payload(frame: &[u8]) -> &[u8] {
+pub(super) fn payload(frame: &[u8]) -> &[u8] {
     match frame[1] {
         126 => &frame[4..],
         127 => &frame[10..],

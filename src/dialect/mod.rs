@@ -7,6 +7,8 @@ pub mod msgpack;
 pub mod native;
 pub mod socketio;
 
+use crate::wire::frame;
+
 /// The dialects, by the path that a client connects to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -45,6 +47,15 @@ impl Paths {
 }
 
 impl Dialect {
+    /// Bytes of the message at the start of `frames`, which are whole ones that the server itself encoded: mostly one frame, and in
+    /// Socket.IO a packet with its attachments.
+    pub fn message_len(self, frames: &[u8]) -> usize {
+        match self {
+            Dialect::SocketIo => socketio::message_len(frames),
+            Dialect::Native | Dialect::Echo | Dialect::EngineIo => frame::encoded_len(frames),
+        }
+    }
+
     /// True when its packets travel in those of Engine.IO.
     pub fn is_engine(self) -> bool {
         matches!(self, Dialect::SocketIo | Dialect::EngineIo)

@@ -1,8 +1,9 @@
 //! Socket.IO, protocol revision 5: what Engine.IO messages say. What an application sends is never looked into beyond checking that
 //! it is JSON, not too deep, and names its attachments rightly; it goes on byte for byte.
 
-use super::engineio::Malformed;
+use super::engineio::{self, Malformed};
 use super::native::{encode_str, is_too_deep};
+use crate::wire::frame::{self, Opcode};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -311,6 +312,28 @@ pub fn encode_ack(out: &mut Vec<u8>, namespace: &str, id: &str, args: &str, atta
     out.push(b'[');
     out.extend_from_slice(args.as_bytes());
     out.push(b']');
+}
+
+/// Bytes of the packet at the start of `frames`, with its attachments: each is a frame of its own. These are frames that the server
+/// itself encoded.
+pub fn message_len(frames: &[u8]) -> usize {
+    let mut length = frame::encoded_len(frames).min(frames.len());
+    let payload = engineio::payload(&frames[..length]);
+    let attachments = match (frame::opcode(frames[0]), payload) {
+        (Some(Opcode::Text), [b'4', b'5' | b'6', rest @ ..]) => {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+            digits.fold(0, |count, digit| count * 10 + usize::from(digit - b'0'))
+        }
+        _ => 0,
+    };
+    for _ in 0..attachments {
+        let rest = &frames[length..];
+        if rest.is_empty() {
+            break;
+        }
+        length += frame::encoded_len(rest).min(rest.len());
+    }
+    length
 }
 
 /// Writes Engine.IO's type, then all that stands before the ack id. `kind` is the digit of the type without attachments.

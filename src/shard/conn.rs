@@ -37,8 +37,8 @@ pub struct Conn {
     pub blocked: bool,
     /// True when the peer is a proxy whose word on the client's address is believed.
     pub from_proxy: bool,
-    /// True once it is a WebSocket or a session that is polled: what is pending is frames from then on.
-    pub is_framed: bool,
+    /// Once it is a WebSocket or a session that is polled, of which dialect: what is pending is frames of that from then on.
+    pub framing: Option<Dialect>,
     /// True unless it is a session that is polled: then it is reached through the sockets of others.
     pub has_socket: bool,
     /// True exactly when its socket is to be closed at the end of this turn.
@@ -140,7 +140,7 @@ impl Conn {
             pinged: false,
             blocked: false,
             from_proxy: false,
-            is_framed: false,
+            framing: None,
             has_socket: true,
             doomed: false,
             switching: false,

@@ -190,7 +190,7 @@ impl Shard {
         self.stamp = self.stamp.wrapping_add(1);
         let mut conn = Conn::new(self.stamp, ip, now);
         conn.has_socket = false;
-        conn.is_framed = true;
+        conn.framing = Some(dialect);
         // There is no socket that would take anything: all that is said to it goes to its outbox.
         conn.blocked = true;
         let session = self.conns.insert(conn);
@@ -355,7 +355,7 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
-        conn.is_framed = true;
+        conn.framing = Some(Dialect::EngineIo);
         conn.stage = Stage::Probing(session);
         self.wheel.arm(slot, now, self.settings.socketio.upgrade_timeout_ms);
         Ok(())
@@ -401,6 +401,7 @@ impl Shard {
         self.rooms.rehome(&mut self.conns, from, to);
         let [old, new] = self.conns.get_disjoint_mut([from as usize, to as usize]).expect("both are there");
         new.stage = old.stage;
+        new.framing = old.framing;
         new.stamp = old.stamp;
         new.bucket = old.bucket;
         new.pinged = old.pinged;

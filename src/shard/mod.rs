@@ -875,10 +875,10 @@ impl Shard {
         let stats = &stats.shards[usize::from(self.id)];
         let Some(conn) = conns.get_mut(slot as usize) else { return };
         // Until the answer to the upgrade has left, what is pending is not only frames.
-        let framed = conn.is_framed && !conn.switching;
+        let framing = conn.framing.filter(|_| !conn.switching);
         // Who is on the way out is told why, whatever else does not fit.
         let policy = if conn.is_open() { settings.outbox_policy } else { OutboxPolicy::Drop };
-        let leftover = turn.after(conn.pending, sent, framed);
+        let leftover = turn.after(conn.pending, sent, framing);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
         // What is left for all may be less than what this one may still take.
@@ -888,8 +888,12 @@ impl Shard {
             outbox.push_rest(piece);
         }
         let dropped_before = outbox.dropped;
-        let is_too_slow =
-            leftover.frames.iter().any(|frames| outbox.push_frames(frames, bytes_max, policy).is_err());
+        let is_too_slow = framing.is_some_and(|dialect| {
+            leftover
+                .frames
+                .iter()
+                .any(|frames| outbox.push_frames(frames, bytes_max, policy, dialect).is_err())
+        });
         if is_too_slow {
             // Whatever the bound: it says why nothing follows what it still reads.
             outbox.push_rest(&close::frame(CloseCode::Slow, "too much waits to be read"));
@@ -904,7 +908,9 @@ impl Shard {
             let now = self.turn.now();
             self.end(slot, Ending::Slow);
             self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
-        } else if waiting > before && (if framed { waiting > before + left } else { waiting > bytes_max }) {
+        } else if waiting > before
+            && (if framing.is_some() { waiting > before + left } else { waiting > bytes_max })
+        {
             // A peer that asks and asks by HTTP and never reads has no frames that could be left out. Nor is there room for the rest of
             // a frame when all outboxes together are full.
             if let Some(outbox) = conn.outbox.take() {

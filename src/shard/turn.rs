@@ -8,6 +8,7 @@
 //! together, at the latest a linger after the first of it came. A connection that has been quiet gets its event at once.
 
 use super::conn::{Conn, Due};
+use crate::dialect::Dialect;
 use crate::message::Slot;
 use crate::time::Time;
 use crate::wire::frame::{self, Opcode};
@@ -242,9 +243,9 @@ impl Turn {
         Gathered::Many(self.ranges(pending).take(RANGES_MAX).map(IoSlice::new).collect())
     }
 
-    /// The kernel took `count` bytes of what a connection has pending: what is left of it. With `framed`, the ranges hold whole
-    /// frames; without, they hold something else (an HTTP answer), and all that is left counts as cut.
-    pub fn after(&self, pending: Pending, count: usize, framed: bool) -> Leftover<'_> {
+    /// The kernel took `count` bytes of what a connection has pending: what is left of it. With a `dialect`, the ranges hold whole
+    /// messages of it; without, they hold something else (an HTTP answer), and all that is left counts as cut.
+    pub fn after(&self, pending: Pending, count: usize, dialect: Option<Dialect>) -> Leftover<'_> {
         let mut taken = count;
         let mut leftover = Leftover::default();
         for range in self.ranges(pending) {
@@ -252,14 +253,14 @@ impl Turn {
                 taken -= range.len();
                 continue;
             }
-            if !framed {
+            let Some(dialect) = dialect else {
                 leftover.cut.push(&range[std::mem::take(&mut taken)..]);
                 continue;
-            }
-            // Walk to the frame that the kernel stopped in.
+            };
+            // Walk to the message that the kernel stopped in.
             let mut frames = range;
             while taken > 0 {
-                let length = frame::encoded_len(frames).min(frames.len());
+                let length = dialect.message_len(frames).min(frames.len());
                 if taken < length {
                     leftover.cut.push(&frames[taken..length]);
                 }
@@ -327,9 +328,9 @@ impl Turn {
 /// What the kernel left of a write.
 #[derive(Debug, Default)]
 pub struct Leftover<'a> {
-    /// What must follow in any case: the rest of a frame whose beginning is gone.
+    /// What must follow in any case: the rest of a message whose beginning is gone.
     pub cut: SmallVec<[&'a [u8]; 1]>,
-    /// Whole frames.
+    /// Frames of whole messages.
     pub frames: SmallVec<[&'a [u8]; 4]>,
 }
 
@@ -421,10 +422,10 @@ mod tests {
         let whole = written(&turn.gather(one.pending));
         assert_eq!(whole.len(), 15);
         for count in 0..=15 {
-            let Leftover { cut, frames } = turn.after(one.pending, count, true);
+            let Leftover { cut, frames } = turn.after(one.pending, count, Some(Dialect::Native));
             assert_eq!([cut.concat(), frames.concat()].concat(), &whole[count..], "after {count}");
             assert_eq!(cut.concat().len(), (15 - count) % 5, "after {count}");
-            let Leftover { cut, frames } = turn.after(one.pending, count, false);
+            let Leftover { cut, frames } = turn.after(one.pending, count, None);
             assert_eq!((cut.concat().as_slice(), frames.len()), (&whole[count..], 0));
         }
     }

@@ -407,7 +407,8 @@ impl Shard {
         new.pinged = old.pinged;
         new.heard_ms = old.heard_ms;
         new.session = old.session.take();
-        new.outbox = old.outbox.take();
+        // An empty one, of which all was left out, would bound what the socket may well take.
+        new.outbox = old.outbox.take().filter(|outbox| !outbox.is_empty());
         if let Some(session) = &mut new.session {
             session.transport = Transport::WebSocket;
         }

@@ -372,19 +372,9 @@ impl Shard {
                     self.answer_get(session);
                 }
             }
-            // What is said to the session would come before what the WebSocket was told. Its client has not read that, so it is none.
-            Ok(Packet::Upgrade) if self.has_unsent(slot) => {
-                self.fail(slot, CloseCode::Protocol, "not probed", Ending::Protocol, now);
-            }
             Ok(Packet::Upgrade) => self.move_session(session, slot, now),
             _ => self.fail(slot, CloseCode::Protocol, "not a probe", Ending::Protocol, now),
         }
-    }
-
-    /// True when something for this connection has not left.
-    fn has_unsent(&self, slot: Slot) -> bool {
-        let conn = self.conns.get(slot as usize);
-        conn.is_some_and(|conn| !conn.pending.is_none() || conn.outbox.is_some())
     }
 
     /// A polling session moves to the WebSocket in `to`, with all that waits for it.
@@ -398,6 +388,13 @@ impl Shard {
         if !self.conns[from as usize].is_open() {
             return;
         }
+        if !self.conns[to as usize].pending.is_none() {
+            // What the WebSocket was told itself comes before what the session is told.
+            self.absorb(to, 0);
+            if self.conns[to as usize].stage != Stage::Probing(from) {
+                return;
+            }
+        }
         self.rooms.rehome(&mut self.conns, from, to);
         let [old, new] = self.conns.get_disjoint_mut([from as usize, to as usize]).expect("both are there");
         new.stage = old.stage;
@@ -408,7 +405,9 @@ impl Shard {
         new.heard_ms = old.heard_ms;
         new.session = old.session.take();
         // An empty one, of which all was left out, would bound what the socket may well take.
-        new.outbox = old.outbox.take().filter(|outbox| !outbox.is_empty());
+        if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {
+            new.outbox.get_or_insert_default().append(*waiting);
+        }
         if let Some(session) = &mut new.session {
             session.transport = Transport::WebSocket;
         }

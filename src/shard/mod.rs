@@ -684,14 +684,21 @@ impl Shard {
 
     /// The next socket to see off. After the flush, to be asked until it answers `None`.
     pub fn next_farewell(&mut self) -> Option<Farewell> {
-        let farewell = self.farewells.pop()?;
-        if let Farewell::HandOver { slot, .. } = farewell
-            && self.conns.get(slot as usize).is_none_or(|conn| conn.doomed || conn.outbox.is_some())
-        {
-            // Its answers to earlier requests have not all left: it asks without reading.
-            return Some(Farewell::Close(slot));
+        loop {
+            let farewell = self.farewells.pop()?;
+            let conn = |slot: &Slot| self.conns.get(*slot as usize);
+            match &farewell {
+                // It is closed as well, and that comes first.
+                Farewell::EndStream(slot) if conn(slot).is_none_or(|conn| conn.doomed) => {}
+                // Its answers to earlier requests have not all left: it asks without reading.
+                Farewell::HandOver { slot, .. }
+                    if conn(slot).is_none_or(|conn| conn.doomed || conn.outbox.is_some()) =>
+                {
+                    return Some(Farewell::Close(*slot));
+                }
+                _ => return Some(farewell),
+            }
         }
-        Some(farewell)
     }
 
     /// A socket that another shard has given away is here now. Answers its slot, as [`Shard::accept`].

@@ -62,6 +62,12 @@ impl Outbox {
         [IoSlice::new(front), IoSlice::new(back)]
     }
 
+    /// Takes all that waits in another, behind what waits here.
+    pub fn append(&mut self, mut other: Outbox) {
+        self.bytes.append(&mut other.bytes);
+        self.dropped += other.dropped;
+    }
+
     /// What waits, in one piece.
     pub fn contiguous(&mut self) -> &[u8] {
         self.bytes.make_contiguous()

@@ -24,8 +24,20 @@ pub struct Rules {
     pub sockets_per_ip_max: Option<u32>,
     /// Networks of proxies that are believed about their clients' addresses.
     pub trusted_proxies: Vec<IpNet>,
+    /// What trusted proxies say it in. The other is passed on as clients write it.
+    pub believed: Believed,
     /// Allowed origins as `scheme://host[:port]`, where the host may begin with `*.`; empty for any.
     pub origins: Vec<String>,
+}
+
+/// The header in which proxies say who their client is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Believed {
+    /// `X-Forwarded-For`, which most proxies write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// The door of the process, shared by all shards. Its counts are exact; its table of addresses holds one entry for each
@@ -211,10 +223,14 @@ impl Gate {
     /// The client behind a trusted proxy: going back from the nearest, the first address that is no trusted proxy. `None` when the
     /// proxies do not say, or say nothing that is an address.
     pub fn client(&self, forwarded: &Forwarded<'_>) -> Option<IpAddr> {
-        let standard = forwarded.standard.iter().flat_map(|line| line.split(',')).map(forwarded_for);
-        let customary = forwarded.customary.iter().flat_map(|line| line.split(',')).map(host);
-        let hops: Vec<Option<IpAddr>> =
-            if forwarded.standard.is_empty() { customary.collect() } else { standard.collect() };
+        let hops: Vec<Option<IpAddr>> = match self.rules.believed {
+            Believed::Forwarded => {
+                forwarded.standard.iter().flat_map(|line| line.split(',')).map(forwarded_for).collect()
+            }
+            Believed::XForwardedFor => {
+                forwarded.customary.iter().flat_map(|line| line.split(',')).map(host).collect()
+            }
+        };
         let mut client = None;
         for hop in hops.into_iter().rev() {
             // What stands behind something that is no address was written by nobody we know.
@@ -356,6 +372,9 @@ mod tests {
     fn only_the_words_of_trusted_proxies_are_followed() {
         let trusted_proxies =
             vec!["10.0.0.0/8".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
+        let believed = Believed::Forwarded;
+        let other =
+            Gate::new(Rules { trusted_proxies: trusted_proxies.clone(), believed, ..Rules::default() });
         let gate = gate(Rules { trusted_proxies, ..Rules::default() });
         let customary = |lines: &[&'static str]| {
             let forwarded = Forwarded { customary: lines.into(), standard: SmallVec::new() };
@@ -374,7 +393,11 @@ mod tests {
         let standard = |line: &'static str| {
             let forwarded =
                 Forwarded { standard: [line].as_slice().into(), customary: ["9.9.9.9"].as_slice().into() };
-            gate.client(&forwarded).map(|address| address.to_string())
+            assert_eq!(
+                gate.client(&forwarded).map(|address| address.to_string()).as_deref(),
+                Some("9.9.9.9")
+            );
+            other.client(&forwarded).map(|address| address.to_string())
         };
         assert_eq!(standard("for=192.0.2.60;proto=http;by=203.0.113.43").as_deref(), Some("192.0.2.60"));
         assert_eq!(standard("for=1.1.1.1, For=\"[2001:db9::17]:4711\"").as_deref(), Some("2001:db9::17"));

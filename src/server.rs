@@ -1,9 +1,9 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
-use crate::auth::{Gate, Rules};
+use crate::auth::{Believed, Gate, Rules};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::config::{Config, Io, OutboxPolicy, RefuseWith};
+use crate::config::{Config, ForwardedHeader, Io, OutboxPolicy, RefuseWith};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
@@ -274,6 +274,10 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
         trusted_proxies: limits.trusted_proxies.clone(),
+        believed: match limits.forwarded_header {
+            ForwardedHeader::XForwardedFor => Believed::XForwardedFor,
+            ForwardedHeader::Forwarded => Believed::Forwarded,
+        },
         origins: limits.origins.clone(),
     })
 }
@@ -301,6 +305,10 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
             attachments_max: socketio.attachments_max as usize,
             connect_event: socketio.connect_event.clone(),
             rules: config.events.clone(),
+            recovery_ms: socketio.recovery_ms,
+            recovery_bytes_max: socketio.recovery_bytes_max as usize / shards,
+            recovery_session_bytes_max: socketio.recovery_session_bytes_max as usize,
+            recovery_sessions_max: (socketio.recovery_sessions_max as usize).div_ceil(shards),
         }),
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,

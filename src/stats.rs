@@ -80,12 +80,32 @@ pub struct ShardStats {
     pub namespace_joins: Counter,
     /// Socket.IO namespaces that clients were refused.
     pub namespace_refusals: Counter,
+    /// Sessions that wanted to be recovered, by [`Recovered`].
+    pub recoveries: [Counter; Recovered::LABELS.len()],
     /// Turns of the reactor.
     pub turns: Counter,
     /// From the return of the wait to the end of the turn.
     pub turn_duration: Histogram,
     /// From the read of a publication to the end of the turn in which its frames were written.
     pub publish_latency: Histogram,
+}
+
+/// What came of a Socket.IO session that its client wanted back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// It has it.
+    Yes,
+    /// There is none: it was never here, it was gone too long, or it had ended in order.
+    Unknown,
+    /// What it has missed is no longer known.
+    Forgotten,
+    /// It has missed more than one session is sent.
+    TooMuch,
+}
+
+impl Recovered {
+    /// The labels of all results, in the order of the numbers.
+    pub const LABELS: [&'static str; 4] = ["recovered", "unknown", "forgotten", "too_much"];
 }
 
 /// How a WebSocket connection ended.

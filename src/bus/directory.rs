@@ -52,9 +52,9 @@ struct Stripe {
 #[derive(Debug)]
 struct Room {
     name: CompactString,
-    /// True for a shard exactly when it has a member.
+    /// True for a shard exactly when it has a member, or the ghost of one. A room without such a shard is forgotten.
     shards: ShardSet,
-    /// Members on all shards. `members >= 1`: a room without is forgotten.
+    /// Members on all shards, without ghosts.
     members: u32,
     stamp: NonZeroU32,
 }
@@ -100,19 +100,29 @@ impl Directory {
         Ok((room_id(number, at, stamp), 0))
     }
 
-    /// See [`Bus::exit`](super::Bus::exit).
-    pub fn exit(&self, shard: ShardId, id: RoomId, last_here: bool) {
+    /// See [`Bus::haunt`](super::Bus::haunt).
+    pub fn haunt(&self, id: RoomId) {
+        let mut stripe = self.lock(id.index as usize % STRIPES);
+        if let Some(room) =
+            stripe.rooms.get_mut((id.index >> STRIPE_BITS) as usize).filter(|it| it.stamp == id.stamp)
+        {
+            room.members -= 1;
+        }
+    }
+
+    /// See [`Bus::exit`](super::Bus::exit); of a ghost when not `is_member`.
+    pub fn exit(&self, shard: ShardId, id: RoomId, last_here: bool, is_member: bool) {
         let mut stripe = self.lock(id.index as usize % STRIPES);
         let at = id.index >> STRIPE_BITS;
         let Some(room) = stripe.rooms.get_mut(at as usize).filter(|room| room.stamp == id.stamp) else {
             debug_assert!(false, "a room is not forgotten while it has members");
             return;
         };
-        room.members -= 1;
+        room.members -= u32::from(is_member);
         if last_here {
             room.shards.remove(shard);
         }
-        if room.members == 0 {
+        if room.shards.is_empty() {
             let hash = self.hasher.hash_one(room.name.as_str());
             let Stripe { index, rooms, .. } = &mut *stripe;
             if let Ok(entry) = index.find_entry(hash, |entry| *entry == at) {
@@ -217,7 +227,7 @@ mod tests {
                 members[shard] += 1;
             } else if members[shard] > 0 {
                 members[shard] -= 1;
-                directory.exit(shard as u8, ids[&name], members[shard] == 0);
+                directory.exit(shard as u8, ids[&name], members[shard] == 0, true);
                 if members.iter().sum::<u32>() == 0 {
                     ids.remove(&name);
                 }
@@ -237,7 +247,7 @@ mod tests {
         directory.enter(0, "two").expect("there is room");
         assert_eq!(directory.enter(0, "three"), Err(DirectoryFull));
         directory.enter(1, "two").expect("a room that is there takes more members");
-        directory.exit(0, one, true);
+        directory.exit(0, one, true, true);
         let (three, _) = directory.enter(0, "three").expect("a place was freed");
         assert_ne!(three, one, "a new room is not taken for an old one");
     }

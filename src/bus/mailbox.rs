@@ -1,6 +1,8 @@
 //! A shard's mailbox: what other threads want of it.
 
-use crate::message::Publication;
+use crate::message::{ConnId, Publication};
+use crate::stats::Recovered;
+use compact_str::CompactString;
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -24,13 +26,72 @@ pub enum Mail {
         /// Time after which the shard stops waiting for peers, in milliseconds.
         timeout_ms: u32,
     },
+    /// About a session that comes back on another shard than it left.
+    Recovery(Box<Recovery>),
+}
+
+/// Publications that a session has missed, in the order in which it would have got them.
+pub type Missed = Vec<Arc<Publication>>;
+
+/// What two shards tell each other about a session, `from` or `to` the connection that wants to be it.
+#[derive(Clone, Debug)]
+pub enum Recovery {
+    /// Who was this, and what has it missed since `offset`?
+    Ask {
+        /// Who asks.
+        from: ConnId,
+        /// The private id that its client came with.
+        pid: [u8; 15],
+        /// The namespace it is for.
+        namespace: String,
+        /// The offset of the last event that its client has got.
+        offset: Option<String>,
+    },
+    /// Nobody that could be recovered.
+    Refused {
+        /// Who asked.
+        to: ConnId,
+        /// Why.
+        reason: Recovered,
+    },
+    /// It was this one.
+    Found {
+        /// Who asked.
+        to: ConnId,
+        /// The session's public id.
+        sid: [u8; 15],
+        /// The names of its rooms.
+        rooms: Vec<CompactString>,
+        /// What it has missed so far.
+        missed: Missed,
+        /// The offset up to which that goes.
+        end: u64,
+    },
+    /// The rooms have been joined: what else has been published before that?
+    Fetch {
+        /// Who asks.
+        from: ConnId,
+        /// As before.
+        pid: [u8; 15],
+        /// As before.
+        namespace: String,
+        /// The offset from which on.
+        since: u64,
+    },
+    /// This. The session is no longer here.
+    Rest {
+        /// Who asked.
+        to: ConnId,
+        /// What else it has missed.
+        missed: Missed,
+    },
 }
 
 impl Mail {
     fn size(&self) -> usize {
         match self {
             Mail::Publication(publication) => publication.size(),
-            Mail::Drain { .. } => 0,
+            Mail::Drain { .. } | Mail::Recovery(_) => 0,
         }
     }
 }

@@ -45,7 +45,17 @@ impl Bus {
 
     /// Counts one member less; `last_here` when it was the last one on `shard`. A room without members is forgotten.
     pub fn exit(&self, shard: ShardId, room: RoomId, last_here: bool) {
-        self.directory.exit(shard, room, last_here);
+        self.directory.exit(shard, room, last_here, true);
+    }
+
+    /// Counts one member less, which stays on its shard as a ghost: what is published goes there as before.
+    pub fn haunt(&self, room: RoomId) {
+        self.directory.haunt(room);
+    }
+
+    /// A ghost is gone; `last_here` when it was the last one on `shard`, members included.
+    pub fn exit_ghost(&self, shard: ShardId, room: RoomId, last_here: bool) {
+        self.directory.exit(shard, room, last_here, false);
     }
 
     /// The id of the room `name`, if it has members anywhere.

@@ -38,10 +38,10 @@ impl Config {
         lines.push(match server.control {
             None => "There is no control port and there are no metrics.".to_owned(),
             Some(control) if control.ip().is_loopback() => {
-                format!("The control API is on {control}, for this machine only.")
+                format!("The control port is {control}, for this machine only.")
             }
             Some(control) => format!(
-                "The control API is on {control}{}: CAUTION, whoever reaches that port controls the server.",
+                "The control port is {control}{}: CAUTION, whoever reaches that port sees what the server does.",
                 everywhere(control.ip())
             ),
         });

@@ -107,10 +107,12 @@ settings! {
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
-        /// closes with 1008, which a browser's script can see.
+        /// closes with 1008, which a browser's script can see. Sockets beyond those of one address get a status either way.
         refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
-        /// Proxies whose `Forwarded` and `X-Forwarded-For` are believed.
+        /// Proxies that are believed when they say whose request they pass on.
         trusted_proxies: Vec<IpNet> = "[]", Kind::Networks;
+        /// The header in which they say it. The other one is not looked at: they may pass it on as clients wrote it.
+        forwarded_header: ForwardedHeader = "x-forwarded-for", Kind::Word(ForwardedHeader::WORDS);
         /// New connections a second, for each shard; 0 is no limit.
         accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Time for a request's head to be complete.
@@ -191,6 +193,15 @@ settings! {
         connect_event: String = "", Kind::EventOrNone;
         /// Answers to long-polling that have this length at least are gzipped for clients that accept it; 0 is never.
         compression_bytes_min: u32 = "1KiB", Kind::Bytes { min: 0, max: 256 * MIB };
+        /// How long a client that drops out can come back as the same one and get what it has missed; 0 is not at all. Each event
+        /// then has one argument more, its offset, as with Node.
+        recovery_ms: u32 = "0", Kind::Ms { min: 0, max: 3_600_000 };
+        /// Memory for events that somebody may have missed, in equal shares for the shards.
+        recovery_bytes_max: u64 = "64MiB", Kind::Bytes { min: 0, max: 1024 * GIB };
+        /// Events that one client is sent when it comes back; one that has missed more begins anew.
+        recovery_session_bytes_max: u32 = "1MiB", Kind::Bytes { min: 0, max: GIB };
+        /// Clients that may be out at a time, counted in each namespace, in equal shares for the shards.
+        recovery_sessions_max: u32 = "100000", Kind::Number { min: 0, max: 16_000_000 };
     }
 
     /// Engine.IO, which carries Socket.IO, by itself.
@@ -246,6 +257,14 @@ macro_rules! words {
 }
 
 words! {
+    /// What trusted proxies say it in.
+    ForwardedHeader {
+        /// Most do.
+        XForwardedFor = "x-forwarded-for",
+        /// RFC 7239.
+        Forwarded = "forwarded",
+    }
+
     /// What moves the bytes.
     Io {
         /// The best that this kernel has.
@@ -373,7 +392,7 @@ pub struct Args {
     /// Where clients connect
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// Where the control port with metrics are, or off
+    /// Where the control port with metrics is, or off
     #[arg(long, value_name = "ADDR:PORT|off")]
     pub control: Option<String>,
     /// Threads that hold connections; 0 is one for each CPU
@@ -930,7 +949,8 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
 fn nearest_key(key: &str) -> Option<String> {
     let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
     // What was said in full stands elsewhere, unless it is a part of what stands here.
-    let is_part = |setting: &&Setting| setting.section() == section && setting.name().contains(name);
+    let has_words = |setting: &Setting| format!("_{}_", setting.name()).contains(&format!("_{name}_"));
+    let is_part = |setting: &&Setting| setting.section() == section && has_words(setting);
     let is_namesake = |setting: &&Setting| setting.name() == name;
     if let Some(setting) = SETTINGS
         .iter()

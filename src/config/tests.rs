@@ -87,6 +87,10 @@ fn nothing_said_means_the_defaults() {
         attachments_max: 10,
         connect_event: String::new(),
         compression_bytes_min: 1024,
+        recovery_ms: 0,
+        recovery_bytes_max: 64 << 20,
+        recovery_session_bytes_max: 1 << 20,
+        recovery_sessions_max: 100_000,
     };
     assert_eq!(config.socketio, socketio);
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
@@ -673,7 +677,7 @@ fn an_explanation_names_what_was_set_and_where() {
         "  A connection may send 20 messages a second, and 20 at once.\n",
         "  Limits that are off: connections_per_ip_max, accepts_per_second_max, origins.\n",
         "  For a slow connection 4 MiB may wait, for all of them 1 GiB; then it is disconnected.\n",
-        "CAUTION, whoever reaches that port controls the server.\n",
+        "CAUTION, whoever reaches that port sees what the server does.\n",
         "  CAUTION: every client is a trusted proxy and can claim any address.\n",
     ] {
         assert!(text.contains(line), "{line}is not in\n{text}");

@@ -2,7 +2,7 @@
 
 use super::{Control, process};
 use crate::message::Reject;
-use crate::stats::{Counter, Ending, Histogram, ShardStats};
+use crate::stats::{Counter, Ending, Histogram, Recovered, ShardStats};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text::encode};
 use prometheus_client::metrics::MetricType;
@@ -96,9 +96,12 @@ static COUNTERS: [Number; 18] = [
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
 
-static BY_REASON: [ByReason; 2] = [
+static BY_REASON: [ByReason; 3] = [
     ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
     ("throng_disconnects", "WebSocket connections that ended.", &Ending::LABELS, |shard| &shard.endings),
+    ("throng_recoveries", "Socket.IO sessions that clients wanted back.", &Recovered::LABELS, |shard| {
+        &shard.recoveries
+    }),
 ];
 
 /// Durations: name, meaning, and where they are.

@@ -40,7 +40,7 @@ pub fn decode<'a>(
                 Some(_) => (field(event_field), field(data_field)),
                 None => (args.get(1).copied(), args.get(2).copied()),
             };
-            let event = string(event, event_field)?;
+            let event = string(event.filter(|event| event.starts_with('"')), event_field)?;
             let (payload, echo) = (payload.unwrap_or("null"), field("echo") == Some("true"));
             check_room(&room, room_name_bytes_max)?;
             if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {

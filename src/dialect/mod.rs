@@ -3,6 +3,7 @@
 
 pub mod builtin;
 pub mod engineio;
+pub mod msgpack;
 pub mod native;
 pub mod socketio;
 

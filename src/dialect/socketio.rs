@@ -103,7 +103,7 @@ fn read_attachments(text: &str, attachments_max: usize) -> Result<(usize, &str),
 }
 
 /// The ASCII digits that `text` begins with, and the rest.
-fn split_digits(text: &str) -> (&str, &str) {
+pub(super) fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len()))
 }
 
@@ -174,7 +174,7 @@ fn read_event(elements: &str) -> Result<Body<'_>, Malformed> {
 }
 
 /// Bytes of the string that `json` begins with, quotes and all.
-fn string_bytes(json: &str) -> usize {
+pub(super) fn string_bytes(json: &str) -> usize {
     let mut bytes = json.bytes().enumerate().skip(1);
     while let Some((at, byte)) = bytes.next() {
         match byte {
@@ -189,7 +189,7 @@ fn string_bytes(json: &str) -> usize {
 }
 
 /// The text of a JSON string, unless it has half a surrogate pair in it, which JavaScript knows and Rust does not.
-fn unescape(string: &str) -> Option<Cow<'_, str>> {
+pub(super) fn unescape(string: &str) -> Option<Cow<'_, str>> {
     if string.contains('\\') {
         serde_json::from_str(string).ok().map(Cow::Owned)
     } else {

@@ -25,6 +25,8 @@ use std::time::Duration;
 const SCRATCH_BYTES: usize = 64 << 10;
 /// Events taken from the kernel at once.
 const EVENTS_MAX: usize = 1024;
+/// Bytes written in one turn, and one connection's more: some tens of milliseconds, for which others have to wait.
+const WRITTEN_BYTES_MAX: usize = 32 << 20;
 /// Sockets accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
 /// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
@@ -153,7 +155,11 @@ impl Epoll {
         };
         let mut ahead_ms = self.ahead_ms.into_iter().chain(resting_ms).min();
         let mut handed = std::mem::take(&mut self.handed);
-        if !self.unread.is_empty() || self.shard.has_mail() || !self.mailbox().fall_asleep() {
+        if !self.unread.is_empty()
+            || self.shard.has_unflushed()
+            || self.shard.has_mail()
+            || !self.mailbox().fall_asleep()
+        {
             ahead_ms = Some(0);
         }
         // Before the events, so that what came before these sockets was given away is among those.
@@ -245,7 +251,7 @@ impl Epoll {
             self.accepting = Accepting::Ready;
         }
         let mut budget = ACCEPTS_MAX;
-        while self.accepting == Accepting::Ready && budget > 0 {
+        while self.accepting == Accepting::Ready && budget > 0 && !self.shard.is_full() {
             let Some(listener) = &self.listener else { return };
             if !self.shard.may_accept(now) {
                 self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
@@ -302,7 +308,10 @@ impl Epoll {
     }
 
     fn flush(&mut self) {
-        while let Some(slot) = self.shard.next_dirty() {
+        let mut written = 0;
+        while written < WRITTEN_BYTES_MAX
+            && let Some(slot) = self.shard.next_dirty()
+        {
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
             let stream = &mut socket.stream;
             loop {
@@ -322,6 +331,7 @@ impl Epoll {
                         break;
                     }
                 };
+                written += count;
                 let more = self.shard.sent(slot, offered, count);
                 if count < offered && !socket.writer_armed {
                     let both = Interest::READABLE | Interest::WRITABLE;

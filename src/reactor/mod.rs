@@ -13,15 +13,16 @@
 //!    filled the scratch goes to the end of the queue. The peer's end or a failure is [`Shard::hang_up`].
 //! 4. [`Shard::deliver`], for the mail; [`Shard::has_mail`] tells whether some is left over.
 //! 5. [`Shard::advance`], for timers.
-//! 6. Accepts, while [`Shard::may_accept`] and within a budget, so that a storm does not starve the connected.
+//! 6. Accepts, while [`Shard::may_accept`] and not [`Shard::is_full`], within a budget, so that a storm does not starve the connected.
 //! 7. It rings for the shards of [`Shard::take_bells`], before writing, so that other cores start meanwhile.
-//! 8. For each [`Shard::next_dirty`]: gather, one write, [`Shard::sent`]; again at once only if that says so. A short write is
+//! 8. For each [`Shard::next_dirty`], until enough has been written for one turn ([`Shard::has_unflushed`] then asks for another at once):
+//!    gather, one write, [`Shard::sent`]; again at once only if that says so. A short write is
 //!    followed by a `writable` when the kernel takes more.
 //! 9. For each [`Shard::next_farewell`]: the stream is ended, or the socket closed and then [`Shard::release`] called. Slots are
 //!    reused only after that, so an event of this turn cannot meet a later connection.
 //! 10. [`Shard::end_turn`], with the clock read again.
 //!
-//! The simulator (`sim`) is one more caller of the same methods.
+//! The simulator (`sim.rs`) is one more caller of the same methods.
 //!
 //! [`Mailbox::fall_asleep`]: crate::bus::mailbox::Mailbox::fall_asleep
 

@@ -22,20 +22,23 @@ pub struct Conn {
     pub pending: Pending,
     /// When it was last written to, as [`Time::ms32`].
     pub flushed_ms: u32,
-    /// When the last bytes came, as [`Time::ms32`].
+    /// When the last sign of life came, as [`Time::ms32`]: bytes, or that the kernel took more of an outbox.
     pub heard_ms: u32,
     /// Where it is in its life.
     pub stage: Stage,
     /// Whether and when it is flushed.
     pub due: Due,
-    /// True while a publication of its own is being delivered: the walk over the members passes it by.
+    /// True while a publication of its own is being delivered, of a ghost, and while a session is being recovered: the walk over the
+    /// members passes it by.
     pub muted: bool,
-    /// True exactly when a ping was sent and nothing has come since.
+    /// True exactly when a ping was sent and no sign of life has come since.
     pub pinged: bool,
     /// True exactly when the kernel refused bytes and has not said since that it takes more.
     pub blocked: bool,
     /// True when the peer is a proxy whose word on the client's address is believed.
     pub from_proxy: bool,
+    /// Once it is a WebSocket or a session that is polled, of which dialect: what is pending is frames of that from then on.
+    pub framing: Option<Dialect>,
     /// True unless it is a session that is polled: then it is reached through the sockets of others.
     pub has_socket: bool,
     /// True exactly when its socket is to be closed at the end of this turn.
@@ -71,6 +74,8 @@ pub enum Stage {
     Probing(Slot),
     /// On its way to another shard.
     Leaving,
+    /// What a session that dropped out left behind: a member of its rooms that gets nothing.
+    Ghost,
     /// A WebSocket.
     Open(Dialect),
     /// A WebSocket that we closed: the peer's answer is awaited. Its messages are no longer carried out.
@@ -100,7 +105,7 @@ pub enum Due {
 pub struct Partial {
     /// A request head so far, or the message so far, unmasked.
     pub lease: Lease,
-    /// When it began, as [`Time::ms32`].
+    /// When the message began, as [`Time::ms32`]. Of a head, when the last piece came; its time is that of the connection's timer.
     pub began_ms: u32,
     /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
     pub validated: usize,
@@ -135,6 +140,7 @@ impl Conn {
             pinged: false,
             blocked: false,
             from_proxy: false,
+            framing: None,
             has_socket: true,
             doomed: false,
             switching: false,
@@ -152,9 +158,12 @@ impl Conn {
         match self.stage {
             Stage::Open(dialect) | Stage::Closing(dialect, _) => Some(dialect),
             Stage::Probing(_) => Some(Dialect::EngineIo),
-            Stage::Http | Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {
-                None
-            }
+            Stage::Http
+            | Stage::Waiting(_)
+            | Stage::Leaving
+            | Stage::Ghost
+            | Stage::Finishing { .. }
+            | Stage::Finished => None,
         }
     }
 
@@ -162,6 +171,12 @@ impl Conn {
     pub fn is_late(&self, now: Time, timeout_ms: u32) -> bool {
         let began = self.partial.as_ref().map(|partial| partial.began_ms);
         began.is_some_and(|began_ms| now.ms32().wrapping_sub(began_ms) >= timeout_ms)
+    }
+
+    /// True when events for it are held back or not for it at all.
+    pub fn is_apart(&self) -> bool {
+        self.stage == Stage::Ghost
+            || self.session.as_ref().is_some_and(|session| session.recovering.is_some())
     }
 
     /// True when it takes events and answers.

@@ -193,6 +193,7 @@ impl Shard {
         self.stamp = self.stamp.wrapping_add(1);
         let mut conn = Conn::new(self.stamp, ip, now);
         conn.has_socket = false;
+        conn.framing = Some(dialect);
         // There is no socket that would take anything: all that is said to it goes to its outbox.
         conn.blocked = true;
         let session = self.conns.insert(conn);
@@ -357,6 +358,7 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
+        conn.framing = Some(Dialect::EngineIo);
         conn.stage = Stage::Probing(session);
         self.wheel.arm(slot, now, self.settings.socketio.upgrade_timeout_ms);
         Ok(())
@@ -373,19 +375,9 @@ impl Shard {
                     self.answer_get(session);
                 }
             }
-            // What is said to the session would come before what the WebSocket was told. Its client has not read that, so it is none.
-            Ok(Packet::Upgrade) if self.has_unsent(slot) => {
-                self.fail(slot, CloseCode::Protocol, "not probed", Ending::Protocol, now);
-            }
             Ok(Packet::Upgrade) => self.move_session(session, slot, now),
             _ => self.fail(slot, CloseCode::Protocol, "not a probe", Ending::Protocol, now),
         }
-    }
-
-    /// True when something for this connection has not left.
-    fn has_unsent(&self, slot: Slot) -> bool {
-        let conn = self.conns.get(slot as usize);
-        conn.is_some_and(|conn| !conn.pending.is_none() || conn.outbox.is_some())
     }
 
     /// A polling session moves to the WebSocket in `to`, with all that waits for it.
@@ -399,16 +391,26 @@ impl Shard {
         if !self.conns[from as usize].is_open() {
             return;
         }
+        if !self.conns[to as usize].pending.is_none() {
+            // What the WebSocket was told itself comes before what the session is told.
+            self.absorb(to, 0);
+            if self.conns[to as usize].stage != Stage::Probing(from) {
+                return;
+            }
+        }
         self.rooms.rehome(&mut self.conns, from, to);
         let [old, new] = self.conns.get_disjoint_mut([from as usize, to as usize]).expect("both are there");
         new.stage = old.stage;
+        new.framing = old.framing;
         new.stamp = old.stamp;
         new.bucket = old.bucket;
         new.pinged = old.pinged;
         new.heard_ms = old.heard_ms;
         new.session = old.session.take();
         // An empty one, of which all was left out, would bound what the socket may well take.
-        new.outbox = old.outbox.take().filter(|outbox| !outbox.is_empty());
+        if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {
+            new.outbox.get_or_insert_default().append(*waiting);
+        }
         if let Some(session) = &mut new.session {
             session.transport = Transport::WebSocket;
         }
@@ -448,7 +450,12 @@ impl Shard {
                 self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
             }
             // Any packet is a sign of life, and `heard` has noted it. What is not for a session that is open is passed over, as Node does.
-            Ok(Packet::Pong(_) | Packet::Noop | Packet::Upgrade | Packet::Open(_)) => {}
+            Ok(Packet::Pong(_)) => {
+                if let Some(session) = &mut self.conns[slot as usize].session {
+                    session.confirmed = session.confirmed.max(session.asked);
+                }
+            }
+            Ok(Packet::Noop | Packet::Upgrade | Packet::Open(_)) => {}
             Ok(Packet::Ping(_)) => {
                 self.fail(slot, CloseCode::Protocol, "pings are the server's", Ending::Protocol, now);
             }
@@ -491,6 +498,7 @@ impl Shard {
             let late_ms = now.since_ns(session.beat) / 1_000_000;
             let asked = if late_ms < LATE_MS { session.beat } else { now };
             session.beat = asked.plus_ms(timeout_ms);
+            session.asked = self.history.end();
             conn.pinged = true;
             // One ping in the arena serves all that are due in this turn.
             let ping = self.engine_ping.get_or_insert_with(|| self.turn.copy(Opcode::Text, b"2"));
@@ -519,7 +527,9 @@ impl Shard {
     }
 
     fn preflight(&mut self, slot: Slot, request: &Request<'_>, answer: &Answer, now: Time) {
-        let mut lines = answer.lines.clone();
+        // What is allowed is what was asked for.
+        let mut lines =
+            answer.lines.replace("Vary: Origin\r\n", "Vary: Origin, Access-Control-Request-Headers\r\n");
         lines.push_str("Access-Control-Allow-Methods: GET,HEAD,PUT,PATCH,POST,DELETE\r\n");
         if let Some(asked) = request.asks_headers {
             lines.push_str(&format!("Access-Control-Allow-Headers: {asked}\r\n"));

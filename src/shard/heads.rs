@@ -144,6 +144,7 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
+        conn.framing = Some(dialect);
         if let Err(reject) = admitted {
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
             self.stats().rejects[reject.index()].add(1);

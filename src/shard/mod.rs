@@ -11,6 +11,7 @@
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
+pub mod recovery;
 pub mod rooms;
 pub mod session;
 pub mod timers;
@@ -25,7 +26,7 @@ use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, Paths, builtin, native, socketio as packets};
+use crate::dialect::{Dialect, Paths, builtin, msgpack, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
 use crate::rules::{Namespaces, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
@@ -34,7 +35,9 @@ use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use recovery::History;
 use rooms::Rooms;
+use session::Parser;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -119,6 +122,14 @@ pub struct SocketIo {
     pub connect_event: String,
     /// What the events of clients do.
     pub rules: Rules,
+    /// How long a session that dropped out can be recovered, in milliseconds; 0 for not at all.
+    pub recovery_ms: u32,
+    /// Bytes of events that this shard keeps for that.
+    pub recovery_bytes_max: usize,
+    /// Bytes of events that one session is sent when it is recovered.
+    pub recovery_session_bytes_max: usize,
+    /// Sessions of this shard, counted in each namespace, that may have dropped out and be recovered.
+    pub recovery_sessions_max: usize,
 }
 
 /// What happens when a frame does not fit an outbox.
@@ -149,8 +160,8 @@ pub enum Farewell {
     },
 }
 
-/// When events of this many bytes have been delivered in a turn, counting each member, the rest waits for the next turn: other connections
-/// of this core wait some tens of milliseconds for so much, and not for all that somebody publishes at once.
+/// When events of this many bytes wait to be written, counting each member, the rest of the mail waits for a later turn, so that not all
+/// that somebody publishes at once is on its way. One event more may be added to what is less.
 const FANNED_BYTES_MAX: usize = 32 << 20;
 /// Pieces of mail for which room is kept when there is none.
 const MAIL_KEPT: usize = 1024;
@@ -196,8 +207,11 @@ pub struct Shard {
     ping: Option<Range<u32>>,
     /// The same for Engine.IO's.
     engine_ping: Option<Range<u32>>,
-    /// What the ids of sessions are made with.
+    /// What the ids of sessions are made with, and how many there were.
     key: RandomState,
+    ids: u64,
+    /// What was delivered, and who may come back.
+    history: History,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -206,6 +220,8 @@ pub struct Shard {
 #[derive(Debug, Default)]
 struct Run {
     publications: Vec<Arc<Publication>>,
+    /// For each, the offset that goes along with it; empty when nothing can be recovered.
+    offsets: Vec<String>,
     /// By encoding, where their frames stand in the arena, one behind the other; empty when nobody has asked for them.
     frames: [Vec<Range<u32>>; Encoding::COUNT],
 }
@@ -215,6 +231,7 @@ struct Run {
 enum Encoding {
     Native,
     SocketIo,
+    Msgpack,
 }
 
 impl Run {
@@ -222,7 +239,10 @@ impl Run {
     fn whole(&mut self, encoding: Encoding, turn: &mut Turn) -> Range<u32> {
         let frames = &mut self.frames[encoding as usize];
         if frames.is_empty() {
-            frames.extend(self.publications.iter().map(|publication| encoding.encode(turn, publication)));
+            let offsets =
+                self.offsets.iter().map(|offset| Some(offset.as_str())).chain(std::iter::repeat(None));
+            let pairs = self.publications.iter().zip(offsets);
+            frames.extend(pairs.map(|(publication, offset)| encoding.encode(turn, publication, offset)));
         }
         match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => first.start..last.end,
@@ -232,35 +252,44 @@ impl Run {
 }
 
 impl Encoding {
-    const COUNT: usize = 2;
+    const COUNT: usize = 3;
 
     fn of(conn: &Conn) -> Encoding {
-        match conn.stage {
-            Stage::Open(Dialect::SocketIo) => Encoding::SocketIo,
+        match (conn.stage, &conn.session) {
+            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, Some(session))
+                if session.parser == Some(Parser::Msgpack) =>
+            {
+                Encoding::Msgpack
+            }
+            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, _) => Encoding::SocketIo,
             _ => Encoding::Native,
         }
     }
 
-    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO, two frames.
-    fn encode(self, turn: &mut Turn, publication: &Publication) -> Range<u32> {
-        let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
-        match self {
-            Encoding::Native => turn.encode(opcode, |out| native::encode_event(out, publication)),
-            Encoding::SocketIo => {
-                let namespace = socketio::namespace_of(publication.room_name());
-                let event = publication.event();
-                if !publication.binary {
-                    let data = std::str::from_utf8(publication.payload()).unwrap_or("null");
-                    return turn.encode(Opcode::Text, |out| {
-                        packets::encode_event(out, namespace, event, data, 0, None, None);
-                    });
-                }
-                let text = turn.encode(Opcode::Text, |out| {
-                    packets::encode_event(out, namespace, event, builtin::PLACEHOLDER, 1, None, None);
-                });
-                text.start..turn.copy(Opcode::Binary, publication.payload()).end
-            }
+    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO's JSON parser, two frames.
+    fn encode(self, turn: &mut Turn, publication: &Publication, offset: Option<&str>) -> Range<u32> {
+        let payload = publication.payload();
+        if self == Encoding::Native {
+            let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
+            return turn.encode(opcode, |out| native::encode_event(out, publication));
         }
+        let (args, attachments): (&str, &[&[u8]]) = if publication.binary {
+            (builtin::PLACEHOLDER, &[payload])
+        } else {
+            (std::str::from_utf8(payload).unwrap_or("null"), &[])
+        };
+        let write = |out: &mut Vec<u8>| {
+            let namespace = socketio::namespace_of(publication.room_name());
+            packets::encode_event(out, namespace, publication.event(), args, attachments.len(), None, offset);
+        };
+        if self == Encoding::Msgpack {
+            let mut text = Vec::new();
+            write(&mut text);
+            return turn.encode(Opcode::Binary, |out| msgpack::encode(out, &text, attachments));
+        }
+        let text = turn.encode(Opcode::Text, write);
+        let end = attachments.iter().map(|bytes| turn.copy(Opcode::Binary, bytes).end).last();
+        text.start..end.unwrap_or(text.end)
     }
 }
 
@@ -308,6 +337,10 @@ impl Default for SocketIo {
             attachments_max: 10,
             connect_event: String::new(),
             rules: Rules::default(),
+            recovery_ms: 0,
+            recovery_bytes_max: 64 << 20,
+            recovery_session_bytes_max: 1 << 20,
+            recovery_sessions_max: 100_000,
         }
     }
 }
@@ -347,6 +380,8 @@ impl Shard {
             ping: None,
             engine_ping: None,
             key: RandomState::new(),
+            ids: 0,
+            history: History::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -358,7 +393,9 @@ impl Shard {
 
     /// A turn begins at `now`. Before anything else in it.
     pub fn begin_turn(&mut self, now: Time) {
-        self.fanned_bytes = 0;
+        if self.turn.is_empty() {
+            self.fanned_bytes = 0;
+        }
         if self.turn.begin(now) {
             self.end_linger();
         }
@@ -384,7 +421,7 @@ impl Shard {
             // A request behind one that waits: no client of Engine.IO does that, and its order could not be kept.
             Stage::Waiting(_) => self.hang_up(slot),
             // What a peer says after the end is not for us.
-            Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => {}
+            Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => {}
         }
     }
 
@@ -439,15 +476,33 @@ impl Shard {
                         && !self.is_spent()
                     {
                         self.fanned_bytes += publication.size() * members;
-                        run.frames[encoding as usize].push(encoding.encode(&mut self.turn, publication));
+                        self.remember(publication);
+                        let offset = self.offset(self.history.end());
+                        run.frames[encoding as usize].push(encoding.encode(
+                            &mut self.turn,
+                            publication,
+                            offset.as_deref(),
+                        ));
+                        run.offsets.extend(offset);
                         self.published.push(publication.published_at);
                         run.publications.push(publication.clone());
                         mail.pop_front();
                     }
                     self.fan_out(&mut run);
                     run.publications.clear();
+                    run.offsets.clear();
                     run.frames.iter_mut().for_each(Vec::clear);
                     self.run = run;
+                }
+                Mail::Recovery(_) => {
+                    if let Some(Mail::Recovery(recovery)) = mail.pop_front() {
+                        // It may deliver in its turn, in this order.
+                        self.mail = mail;
+                        self.mail_taken += 1;
+                        self.recovery(*recovery, now);
+                        mail = std::mem::take(&mut self.mail);
+                        continue;
+                    }
                 }
                 Mail::Drain { spread_ms, timeout_ms } => {
                     let (spread_ms, timeout_ms) = (*spread_ms, *timeout_ms);
@@ -463,6 +518,11 @@ impl Shard {
     /// How many pieces of mail have been carried out so far: for the simulator, which keeps a copy of the mail.
     pub fn mail_taken(&self) -> u64 {
         self.mail_taken
+    }
+
+    /// True when this connection has something to write that was not asked for yet: for the simulator, likewise.
+    pub fn is_due(&self, slot: Slot) -> bool {
+        self.conns.get(slot as usize).is_some_and(|conn| conn.due == Due::Now)
     }
 
     /// True when mail waits to be carried out.
@@ -512,29 +572,40 @@ impl Shard {
     /// True when the reactor should read no more in this turn: the shard has done enough, or its mailbox takes no more publications.
     /// What clients send waits in their sockets.
     pub fn is_full(&self) -> bool {
-        self.is_spent() || self.bus.mailbox(self.id).is_full()
+        // Answers may take half of the arena, so that events have the other half.
+        self.turn.is_half_full() || self.is_spent() || self.bus.mailbox(self.id).is_full()
     }
 
     /// True when there is enough to write in this turn: the arena is full, or what has been delivered will keep the kernel busy for
-    /// a while.
-    fn is_spent(&self) -> bool {
+    /// a while. What lingers leaves then.
+    pub fn is_spent(&self) -> bool {
         self.turn.is_full() || self.fanned_bytes >= FANNED_BYTES_MAX
     }
 
     /// The shards that got mail in this turn. The reactor rings for them before it writes, so that other cores start meanwhile.
     pub fn take_bells(&mut self) -> ShardSet {
-        if self.turn.is_full() {
-            // What lingers holds the arena: it leaves now rather than later.
+        if self.is_spent() {
+            // What lingers holds the arena, and it is much: it leaves now rather than later.
             self.end_linger();
         }
         std::mem::take(&mut self.bells)
     }
 
-    /// The next connection that has something to write. To be asked until it answers `None`.
+    /// True when connections that are due were not asked for in the last turn, because enough had been written.
+    pub fn has_unflushed(&self) -> bool {
+        self.turn.has_unflushed()
+    }
+
+    /// The next connection that has something to write. To be asked until it answers `None`, or until enough has been written in this
+    /// turn: then the others come first in the next.
     #[inline]
     pub fn next_dirty(&mut self) -> Option<Slot> {
         while let Some(slot) = self.turn.next_dirty() {
             let Some(conn) = self.conns.get_mut(slot as usize) else { continue };
+            if conn.due != Due::Now {
+                // In an earlier turn somebody else had this place.
+                continue;
+            }
             if conn.outbox.is_none() && !conn.blocked {
                 return Some(slot);
             }
@@ -579,8 +650,13 @@ impl Shard {
             let is_caught_up = outbox.is_empty();
             conn.blocked = !is_caught_up;
             if count > 0 {
-                // The peer has made room for it. A ping that stands behind much else in the outbox is not answered in time.
-                self.heard(slot, self.turn.now());
+                // The peer has made room for it. A ping that stands behind much else in the outbox is not answered in time, and a close
+                // not read.
+                let now = self.turn.now();
+                if matches!(conn.stage, Stage::Finishing { .. }) {
+                    self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+                }
+                self.heard(slot, now);
             }
             if !is_caught_up {
                 return false;
@@ -608,14 +684,21 @@ impl Shard {
 
     /// The next socket to see off. After the flush, to be asked until it answers `None`.
     pub fn next_farewell(&mut self) -> Option<Farewell> {
-        let farewell = self.farewells.pop()?;
-        if let Farewell::HandOver { slot, .. } = farewell
-            && self.conns.get(slot as usize).is_none_or(|conn| conn.doomed || conn.outbox.is_some())
-        {
-            // Its answers to earlier requests have not all left: it asks without reading.
-            return Some(Farewell::Close(slot));
+        loop {
+            let farewell = self.farewells.pop()?;
+            let conn = |slot: &Slot| self.conns.get(*slot as usize);
+            match &farewell {
+                // It is closed as well, and that comes first.
+                Farewell::EndStream(slot) if conn(slot).is_none_or(|conn| conn.doomed) => {}
+                // Its answers to earlier requests have not all left: it asks without reading.
+                Farewell::HandOver { slot, .. }
+                    if conn(slot).is_none_or(|conn| conn.doomed || conn.outbox.is_some()) =>
+                {
+                    return Some(Farewell::Close(*slot));
+                }
+                _ => return Some(farewell),
+            }
         }
-        Some(farewell)
     }
 
     /// A socket that another shard has given away is here now. Answers its slot, as [`Shard::accept`].
@@ -661,9 +744,10 @@ impl Shard {
         if self.mail.is_empty() {
             self.mail.shrink_to(MAIL_KEPT);
         }
+        self.forget(now);
         let stats = &self.stats.shards[usize::from(self.id)];
         let linger_end = self.turn.linger_end();
-        if linger_end.is_none() {
+        if linger_end.is_none() && !self.turn.has_unflushed() {
             for published in self.published.drain(..) {
                 stats.publish_latency.record(published, now);
             }
@@ -746,6 +830,14 @@ impl Shard {
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
+            if conn.is_apart() {
+                if let Some(recovering) =
+                    conn.session.as_mut().and_then(|session| session.recovering.as_mut())
+                {
+                    run.publications.iter().for_each(|publication| recovering.hold(publication));
+                }
+                continue;
+            }
             // With the shard: connections of other shards have the same slots and stamps.
             let own = ConnId { shard: *id, slot, stamp: conn.stamp };
             let encoding = Encoding::of(conn);
@@ -760,7 +852,7 @@ impl Shard {
         if muted > 0 {
             for publication in &run.publications {
                 if let Some(conn) = self.origin(publication) {
-                    conn.muted = false;
+                    conn.muted = conn.is_apart();
                 }
             }
         }
@@ -789,10 +881,11 @@ impl Shard {
         let Shard { conns, turn, settings, stats, .. } = self;
         let stats = &stats.shards[usize::from(self.id)];
         let Some(conn) = conns.get_mut(slot as usize) else { return };
-        // Until the answer to the upgrade has left, and after the WebSocket has ended, what is pending is not only frames.
-        let dialect = conn.dialect().filter(|_| !conn.switching);
-        let is_asking = conn.stage == Stage::Http || conn.switching;
-        let leftover = turn.after(conn.pending, sent, dialect);
+        // Until the answer to the upgrade has left, what is pending is not only frames.
+        let framing = conn.framing.filter(|_| !conn.switching);
+        // Who is on the way out is told why, whatever else does not fit.
+        let policy = if conn.is_open() { settings.outbox_policy } else { OutboxPolicy::Drop };
+        let leftover = turn.after(conn.pending, sent, framing);
         let outbox = conn.outbox.get_or_insert_default();
         let before = outbox.len();
         // What is left for all may be less than what this one may still take.
@@ -802,8 +895,7 @@ impl Shard {
             outbox.push_rest(piece);
         }
         let dropped_before = outbox.dropped;
-        let policy = settings.outbox_policy;
-        let is_too_slow = dialect.is_some_and(|dialect| {
+        let is_too_slow = framing.is_some_and(|dialect| {
             leftover
                 .frames
                 .iter()
@@ -823,8 +915,14 @@ impl Shard {
             let now = self.turn.now();
             self.end(slot, Ending::Slow);
             self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
-        } else if is_asking && waiting > bytes_max {
-            // A peer that asks and asks by HTTP and never reads has no frames that could be left out.
+        } else if waiting > before
+            && (if framing.is_some() { waiting > before + left } else { waiting > bytes_max })
+        {
+            // A peer that asks and asks by HTTP and never reads has no frames that could be left out. Nor is there room for the rest of
+            // a frame when all outboxes together are full.
+            if let Some(outbox) = conn.outbox.take() {
+                stats.outbox_bytes.sub(outbox.len() as u64);
+            }
             self.end(slot, Ending::Slow);
             self.doom(slot);
         }
@@ -900,6 +998,7 @@ impl Shard {
                 self.doom(slot);
             }
             Stage::Probing(_) => self.hang_up(slot),
+            Stage::Ghost => self.end_ghost(slot),
             Stage::Waiting(_) | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => self.doom(slot),
         }
     }
@@ -962,7 +1061,7 @@ impl Shard {
                 conn.stage = Stage::Finishing { at_once: false };
                 return self.probe_lost(session, slot);
             }
-            Stage::Http | Stage::Leaving | Stage::Finishing { .. } | Stage::Finished => return,
+            Stage::Http | Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => return,
         };
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
@@ -970,10 +1069,18 @@ impl Shard {
             self.pool.give_back(partial.lease);
         }
         self.gate.dismiss(conn.ip);
-        self.leave_all(slot);
+        // Who means to go leaves its namespaces first.
+        let drops_out = matches!(ending, Ending::Client | Ending::Lost | Ending::Silent | Ending::Slow);
+        if is_polling && drops_out {
+            // Its requests go with the connection, its namespaces stay.
+            self.end_polling(slot, ending);
+        }
+        if !(drops_out && self.leave_behind(slot)) {
+            self.leave_all(slot);
+        }
         self.stats().connections.sub(1);
         self.stats().endings[ending.index()].add(1);
-        if is_polling {
+        if is_polling && !drops_out {
             self.end_polling(slot, ending);
         }
     }
@@ -1029,13 +1136,16 @@ impl Shard {
                         now,
                     );
                 }
+                Some(Stage::Ghost) => self.end_ghost(slot as Slot),
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),
                 _ => {}
             }
         }
         if timed_out {
             for slot in 0..self.slots {
-                if self.conns.contains(slot) {
+                if self.conns.get(slot).is_some_and(|conn| conn.stage == Stage::Ghost) {
+                    self.end_ghost(slot as Slot);
+                } else if self.conns.contains(slot) {
                     self.end(slot as Slot, Ending::Shutdown);
                     self.doom(slot as Slot);
                 }

@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 /// Bytes that wait for one connection. Bounded by `outbox_bytes_max`: what happens to a frame that does not fit is the
-/// [`OutboxPolicy`]. Pings and closes are taken whatever the bound; there is one of each at most.
+/// [`OutboxPolicy`]. Pings and closes are taken whatever the bound: there is one close, and a ping
+/// only when the peer has read something since the last.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: VecDeque<u8>,
@@ -59,6 +60,12 @@ impl Outbox {
     pub fn slices(&self) -> [IoSlice<'_>; 2] {
         let (front, back) = self.bytes.as_slices();
         [IoSlice::new(front), IoSlice::new(back)]
+    }
+
+    /// Takes all that waits in another, behind what waits here.
+    pub fn append(&mut self, mut other: Outbox) {
+        self.bytes.append(&mut other.bytes);
+        self.dropped += other.dropped;
     }
 
     /// What waits, in one piece.

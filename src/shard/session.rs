@@ -1,9 +1,11 @@
 //! What a shard keeps of a connection that speaks Engine.IO: how it is reached, its heartbeat, and the namespaces it has joined.
 
 use super::engineio::Answer;
+use super::recovery::Recovering;
 use crate::message::Slot;
 use crate::time::Time;
 use compact_str::CompactString;
+use data_encoding::BASE64URL_NOPAD;
 use smallvec::SmallVec;
 
 /// An Engine.IO session. Boxed beside its connection, so that others do not pay for it.
@@ -17,14 +19,29 @@ pub struct Session {
     pub connect_by: Option<Time>,
     /// The Socket.IO namespaces it is in. At most `namespaces_per_connection_max`.
     pub namespaces: SmallVec<[Joined; 1]>,
-    /// How often it has joined a namespace: each time it is somebody else there.
-    pub joins: u32,
+    /// Which parser its client has; `None` until the first packet has shown it.
+    pub parser: Option<Parser>,
+    /// How much of the history its client has received for certain, and how much it had been sent when it was last pinged.
+    pub confirmed: u64,
+    /// See above.
+    pub asked: u64,
+    /// What is being looked into, when it says that it was here before.
+    pub recovering: Option<Box<Recovering>>,
     /// A packet whose attachments have not all come.
     pub incoming: Option<Box<Incoming>>,
 }
 
 // With the connection itself, its timer and a room, within the 384 bytes that an idle Socket.IO connection may take.
-const _: () = assert!(size_of::<Session>() <= 128);
+const _: () = assert!(size_of::<Session>() <= 176);
+
+/// How the packets of Socket.IO are written, in both directions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parser {
+    /// As text, with attachments behind it.
+    Json,
+    /// As one binary message.
+    Msgpack,
+}
 
 /// How packets reach a session's peer.
 #[derive(Debug)]
@@ -62,8 +79,27 @@ pub struct Get {
 pub struct Joined {
     /// Its name.
     pub name: CompactString,
-    /// Which of the session's joins it was.
-    pub join: u32,
+    /// Who the session is there, for everybody.
+    pub sid: Id,
+    /// What its client can come back with; nobody else knows it.
+    pub pid: Id,
+    /// The offset in the shard's history from which on it is in the namespace.
+    pub began: u64,
+}
+
+/// An id of 120 bits: nobody can guess it.
+pub type Id = [u8; 15];
+
+impl Joined {
+    /// An id as clients know it: 20 characters.
+    pub fn write_id(id: &Id) -> String {
+        BASE64URL_NOPAD.encode(id)
+    }
+
+    /// Reads an id.
+    pub fn read_id(text: &str) -> Option<Id> {
+        BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+    }
 }
 
 /// A packet whose attachments come in frames of their own. It holds at most `message_bytes_max` bytes in all.
@@ -87,7 +123,10 @@ impl Session {
             beat,
             connect_by,
             namespaces: SmallVec::new(),
-            joins: 0,
+            parser: None,
+            confirmed: 0,
+            asked: 0,
+            recovering: None,
             incoming: None,
         })
     }

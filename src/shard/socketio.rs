@@ -4,19 +4,17 @@
 //! the main namespace are those of the native dialect.
 
 use super::Shard;
-use super::session::{Incoming, Joined};
-use crate::dialect::builtin;
+use super::session::{Incoming, Joined, Parser};
 use crate::dialect::native::{Code, Command, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
+use crate::dialect::{builtin, msgpack};
 use crate::message::{Draft, Slot};
 use crate::rules::Action;
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
-use data_encoding::BASE64URL_NOPAD;
 use std::borrow::Cow;
-use std::hash::BuildHasher;
 use std::io::Write;
 
 /// The longest name of a namespace, in bytes.
@@ -31,15 +29,14 @@ type Attachments<'a> = &'a [Vec<u8>];
 impl Shard {
     /// A Socket.IO packet has come, or its part that is text.
     pub(super) fn socketio_text(&mut self, slot: Slot, text: &str, now: Time) {
-        let Some(session) = &self.conns[slot as usize].session else { return };
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if *session.parser.get_or_insert(Parser::Json) != Parser::Json {
+            return self.break_off(slot, "a text packet of a client with the msgpack parser", now);
+        }
         if session.incoming.is_some() {
             return self.break_off(slot, "attachments are missing", now);
         }
-        let limits = Limits {
-            attachments_max: self.settings.socketio.attachments_max,
-            namespace_bytes_max: NAMESPACE_BYTES_MAX,
-        };
-        let packet = match socketio::decode(text, &limits) {
+        let packet = match socketio::decode(text, &self.limits()) {
             Ok(packet) => packet,
             Err(malformed) => return self.break_off(slot, malformed.0, now),
         };
@@ -57,32 +54,57 @@ impl Shard {
         }
     }
 
-    /// An attachment has come.
+    /// An attachment has come, or a packet of the msgpack parser: the first thing that a session says tells, since the text stands
+    /// before its attachments.
     pub(super) fn socketio_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
-        let bytes_max = self.settings.message_bytes_max;
-        let incoming = self.conns[slot as usize].session.as_mut().and_then(|session| session.incoming.take());
-        let Some(mut incoming) = incoming else {
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if *session.parser.get_or_insert(Parser::Msgpack) == Parser::Msgpack {
+            return self.socketio_msgpack(slot, bytes, now);
+        }
+        let Some(mut incoming) = session.incoming.take() else {
             return self.break_off(slot, "an attachment of no packet", now);
         };
         incoming.bytes += bytes.len();
-        if incoming.bytes > bytes_max {
-            let reason = "the packet is too large with its attachments";
-            return self.fail(slot, CloseCode::TooBig, reason, Ending::Protocol, now);
+        if incoming.bytes > self.settings.message_bytes_max {
+            return self.fail_large(slot, now);
         }
         incoming.attachments.push(bytes.to_vec());
         if incoming.attachments.len() < incoming.expected {
-            if let Some(session) = &mut self.conns[slot as usize].session {
-                session.incoming = Some(incoming);
-            }
+            session.incoming = Some(incoming);
             return;
         }
-        let limits = Limits {
-            attachments_max: self.settings.socketio.attachments_max,
-            namespace_bytes_max: NAMESPACE_BYTES_MAX,
-        };
-        if let Ok(packet) = socketio::decode(&incoming.text, &limits) {
+        if let Ok(packet) = socketio::decode(&incoming.text, &self.limits()) {
             self.packet(slot, &packet, &incoming.attachments, now);
         }
+    }
+
+    fn socketio_msgpack(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        let limits = self.limits();
+        let (text, attachments) = match msgpack::decode(bytes, limits.attachments_max) {
+            Ok(parts) => parts,
+            Err(malformed) => return self.break_off(slot, malformed.0, now),
+        };
+        // What is short here may be long as the text that others get.
+        if text.len() + attachments.iter().map(Vec::len).sum::<usize>() > self.settings.message_bytes_max {
+            return self.fail_large(slot, now);
+        }
+        match socketio::decode(&text, &limits) {
+            Ok(packet) => self.packet(slot, &packet, &attachments, now),
+            Err(malformed) => self.break_off(slot, malformed.0, now),
+        }
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            attachments_max: self.settings.socketio.attachments_max,
+            namespace_bytes_max: NAMESPACE_BYTES_MAX,
+        }
+    }
+
+    /// Ends a session whose client has said too much at once.
+    fn fail_large(&mut self, slot: Slot, now: Time) {
+        let reason = "the packet is too large with its attachments";
+        self.fail(slot, CloseCode::TooBig, reason, Ending::Protocol, now);
     }
 
     fn packet(&mut self, slot: Slot, packet: &Packet<'_>, attachments: Attachments<'_>, now: Time) {
@@ -106,11 +128,22 @@ impl Shard {
     }
 
     fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
-        let settings = self.settings.socketio.clone();
         let Some(session) = &self.conns[slot as usize].session else { return };
-        if session.joined(namespace).is_some() {
+        if session.joined(namespace).is_some() || session.recovering.is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
+        let is_allowed = self.settings.socketio.namespaces.allows(namespace);
+        let has_place = session.namespaces.len() < self.settings.socketio.namespaces_per_connection_max;
+        if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
+            return;
+        }
+        self.join_anew(slot, namespace, auth, now);
+    }
+
+    /// Makes a connection a member of a namespace in which it has not been.
+    pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        let settings = self.settings.socketio.clone();
+        let Some(session) = &self.conns[slot as usize].session else { return };
         let refused = if !settings.namespaces.allows(namespace) {
             Some("Invalid namespace")
         } else if session.namespaces.len() >= settings.namespaces_per_connection_max {
@@ -120,20 +153,24 @@ impl Shard {
         };
         if let Some(reason) = refused {
             self.stats().namespace_refusals.add(1);
-            return self.say(slot, |out| socketio::encode_connect_error(out, namespace, reason, None));
+            return self.say_packet(slot, &[], |out, _| {
+                socketio::encode_connect_error(out, namespace, reason, None);
+            });
         }
-        let stamp = self.conns[slot as usize].stamp;
+        let (sid, pid) = (self.new_id(), self.new_id());
+        let began = self.history.end();
         let Some(session) = &mut self.conns[slot as usize].session else { return };
-        session.joins += 1;
         session.connect_by = None;
-        let join = session.joins;
-        session.namespaces.push(Joined { name: namespace.into(), join });
+        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began });
         self.stats().namespace_joins.add(1);
-        let id = self.socket_id(stamp, join);
-        self.say(slot, |out| socketio::encode_connect(out, namespace, &id, None));
+        let (sid, pid) = (Joined::write_id(&sid), self.recovers().then(|| Joined::write_id(&pid)));
+        self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
             let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
-            self.say(slot, |out| socketio::encode_event(out, namespace, event, auth, 0, None, None));
+            let offset = self.offset(began);
+            self.say_packet(slot, &[], |out, count| {
+                socketio::encode_event(out, namespace, event, auth, count, None, offset.as_deref());
+            });
         }
         self.arm_session(slot, now);
     }
@@ -192,12 +229,15 @@ impl Shard {
         let settings = self.settings.socketio.clone();
         let Some(action) = settings.rules.find(namespace, name) else { return };
         match action {
-            Action::Reply { event } => self.say_with(slot, attachments, |out, count| {
-                socketio::encode_event(out, namespace, event, args, count, None, None);
-            }),
+            Action::Reply { event } => {
+                let offset = self.offset(self.history.end());
+                self.say_packet(slot, attachments, |out, count| {
+                    socketio::encode_event(out, namespace, event, args, count, None, offset.as_deref());
+                });
+            }
             Action::Ack => {
                 if let Some(id) = id {
-                    self.say_with(slot, attachments, |out, count| {
+                    self.say_packet(slot, attachments, |out, count| {
                         socketio::encode_ack(out, namespace, id, args, count);
                     });
                 }
@@ -263,7 +303,9 @@ impl Shard {
             Command::Ping { .. } => Ok("{}".to_owned()),
         };
         match (result, id) {
-            (Ok(args), Some(id)) => self.say(slot, |out| socketio::encode_ack(out, namespace, id, &args, 0)),
+            (Ok(args), Some(id)) => self.say_packet(slot, &[], |out, count| {
+                socketio::encode_ack(out, namespace, id, &args, count);
+            }),
             (Ok(_), None) => {}
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
@@ -278,21 +320,32 @@ impl Shard {
         match id {
             Some(id) => {
                 let args = format!("{{\"error\":{error}}}");
-                self.say(slot, |out| socketio::encode_ack(out, namespace, id, &args, 0));
+                self.say_packet(slot, &[], |out, count| {
+                    socketio::encode_ack(out, namespace, id, &args, count);
+                });
             }
             None => {
-                self.say(slot, |out| socketio::encode_event(out, namespace, "error", &error, 0, None, None));
+                let offset = self.offset(self.history.end());
+                self.say_packet(slot, &[], |out, count| {
+                    socketio::encode_event(out, namespace, "error", &error, count, None, offset.as_deref());
+                });
             }
         }
     }
 
-    /// Says a packet, and behind it its attachments.
-    fn say_with(
+    /// Says a packet with its attachments, as the client's parser reads it. `write` is told how many those are, and writes the text.
+    pub(super) fn say_packet(
         &mut self,
         slot: Slot,
         attachments: Attachments<'_>,
         write: impl FnOnce(&mut Vec<u8>, usize),
     ) {
+        let session = self.conns[slot as usize].session.as_ref();
+        if session.is_some_and(|session| session.parser == Some(Parser::Msgpack)) {
+            let mut text = Vec::new();
+            write(&mut text, attachments.len());
+            return self.reply(slot, Opcode::Binary, |out| msgpack::encode(out, &text, attachments));
+        }
         self.say(slot, |out| write(out, attachments.len()));
         for attachment in attachments {
             self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(attachment));
@@ -302,15 +355,6 @@ impl Shard {
     /// Ends a session whose client has broken a rule.
     fn break_off(&mut self, slot: Slot, reason: &str, now: Time) {
         self.fail(slot, CloseCode::Protocol, reason, Ending::Protocol, now);
-    }
-
-    /// The id of a connection in a namespace: nobody else's, and nobody can guess it. The same from the same numbers, so it is not kept.
-    fn socket_id(&self, stamp: u32, join: u32) -> String {
-        let half = |number: u8| self.key.hash_one((self.id, stamp, join, number)).to_be_bytes();
-        let mut bytes = [0; 15];
-        bytes[..8].copy_from_slice(&half(2));
-        bytes[8..].copy_from_slice(&half(3)[..7]);
-        BASE64URL_NOPAD.encode(&bytes)
     }
 }
 

@@ -21,7 +21,7 @@ use std::ops::Range;
 pub struct Turn {
     bytes: Vec<u8>,
     nodes: Vec<Node>,
-    /// Connections to flush in this turn, in the order in which they came due, and how far the flush is.
+    /// Connections to flush, in the order in which they came due, and how far the flush of this turn is.
     dirty: Vec<Slot>,
     flushed: usize,
     /// Connections that wait for the end of the linger. May name some that have been flushed or released since.
@@ -133,6 +133,21 @@ impl Turn {
     /// True when the arena should be flushed before more is put in.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= ARENA_BYTES_MAX || self.nodes.len() >= NODES_MAX
+    }
+
+    /// True when it is half as full as that.
+    pub fn is_half_full(&self) -> bool {
+        self.bytes.len() >= ARENA_BYTES_MAX / 2 || self.nodes.len() >= NODES_MAX / 2
+    }
+
+    /// True when nothing is pending from an earlier turn.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// True when connections are due that were not asked for.
+    pub fn has_unflushed(&self) -> bool {
+        self.flushed < self.dirty.len()
     }
 
     /// Encodes a frame whose payload `write` appends, and answers where it stands.
@@ -278,11 +293,11 @@ impl Turn {
         conn.flushed_ms = self.now.ms32();
     }
 
-    /// Everything that was due has been flushed.
+    /// Everything that was due has been flushed, or as much as one turn should.
     pub fn end(&mut self) {
-        self.dirty.clear();
+        self.dirty.drain(..self.flushed);
         self.flushed = 0;
-        if self.lingering.is_empty() {
+        if self.lingering.is_empty() && self.dirty.is_empty() {
             self.bytes_peak = self.bytes_peak.max(self.bytes.len());
             self.bytes.clear();
             self.nodes.clear();

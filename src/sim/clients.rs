@@ -217,7 +217,7 @@ impl Client {
     }
 
     /// Queues bytes that mean nothing yet.
-    fn queue(&mut self, bytes: &[u8]) {
+    pub(super) fn queue(&mut self, bytes: &[u8]) {
         self.outgoing.extend(bytes);
         self.composed += bytes.len() as u64;
     }

@@ -9,6 +9,7 @@ use super::talk::Word;
 use crate::auth::Rules;
 use crate::dialect::Dialect;
 use crate::message::{Reject, Slot};
+use crate::shard::conn::Due;
 use crate::shard::timers::Wheel;
 use crate::shard::{OutboxPolicy, Settings};
 use crate::stats::Ending;
@@ -32,6 +33,10 @@ pub(super) struct Model {
     /// By shard.
     pub(super) accepts: Vec<Tokens>,
     pub(super) drains: Vec<Option<Drain>>,
+    /// By shard, when what lingers is due.
+    linger_ends: Vec<Option<Time>>,
+    /// True in a turn in which what lingered is due: then nothing begins to linger.
+    linger_is_over: bool,
     /// By shard, one more than the highest slot that was ever used, and those below that are free, the next one last.
     slots: Vec<usize>,
     pub(super) free: Vec<Vec<Slot>>,
@@ -123,13 +128,15 @@ pub(super) struct Peer {
     said_close: bool,
     /// What it has to be told, in this order.
     pub(super) expected: VecDeque<Expected>,
+    /// When that leaves, or may: an event for one who was written to lately waits, until something other than an event hurries it.
+    pub(super) due: Due,
+    /// The millisecond of the turn in which it was last written to.
+    pub(super) flushed_ms: u64,
     /// True from a write that the socket did not take whole until everything has been written.
     pub(super) refused: bool,
     /// Whether it was refused, and how much waited for it at most, when this turn's writes began.
     pub(super) had_waiting: bool,
     pub(super) waiting_bytes: usize,
-    /// True when what waited for it then were answers, which cannot be left out.
-    had_asked: bool,
     /// True when frames may be dropped, as the policy is.
     pub(super) droppable: bool,
     /// Messages that were left out since it was last told. Pongs are not counted.
@@ -228,10 +235,11 @@ impl Peer {
             switching: false,
             said_close: false,
             expected: VecDeque::new(),
+            due: Due::No,
+            flushed_ms: 0,
             refused: false,
             had_waiting: false,
             waiting_bytes: 0,
-            had_asked: false,
             droppable: policy == OutboxPolicy::Drop,
             lost: 0,
             compared: None,
@@ -261,9 +269,9 @@ impl Peer {
         matches!(self.stage, Stage::Finishing { .. })
     }
 
-    /// True when it is told in frames, of which some may be left out.
+    /// True when all that it is to be told is frames.
     fn is_framed(&self) -> bool {
-        self.is_upgraded() || matches!(self.stage, Stage::Probing(_))
+        self.dialect.is_some() && !self.switching
     }
 
     /// Only who is open, and speaks a dialect that has a word for it, is told of losses.
@@ -280,7 +288,9 @@ impl Peer {
         self.due_ms = now.ms() + ahead_ms.min(Wheel::AHEAD_MS_MAX.into()) + TIMER_TICK_MS;
     }
 
+    /// It is to be told at the end of this turn.
     pub(super) fn expect(&mut self, said: Said, now: Time) {
+        self.due = Due::Now;
         self.expected.push_back(Expected { said, given: now, origin: None, is_doubtful: false });
     }
 
@@ -306,6 +316,8 @@ impl Model {
             bells: BTreeSet::new(),
             accepts: vec![Tokens::full(plan.settings.accepts_per_second_max, plan.start); plan.shards],
             drains: vec![None; plan.shards],
+            linger_ends: vec![None; plan.shards],
+            linger_is_over: false,
             slots: vec![0; plan.shards],
             free: vec![Vec::new(); plan.shards],
             gate_draining: false,
@@ -340,6 +352,7 @@ impl Model {
         let peer = &mut self.peers[number];
         peer.slot = Some(slot);
         peer.stage = Stage::Http;
+        peer.flushed_ms = now.ms();
         peer.arm(now, self.settings.handshake_timeout_ms.into());
         let ip = peer.ip;
         let of_this_ip =
@@ -375,6 +388,21 @@ impl Model {
         self.peers[number].doomed = true;
     }
 
+    /// The shard's turn begins.
+    pub(super) fn begin_turn(&mut self, shard: usize, now: Time) {
+        self.linger_is_over = self.linger_ends[shard].is_some_and(|end| end <= now);
+        if self.linger_is_over {
+            self.end_linger(shard);
+        }
+    }
+
+    /// What lingers is due, all at once.
+    pub(super) fn end_linger(&mut self, shard: usize) {
+        self.linger_ends[shard] = None;
+        let lingering = |peer: &&mut Peer| peer.shard == shard && peer.due == Due::Later;
+        self.peers.iter_mut().filter(lingering).for_each(|peer| peer.due = Due::Now);
+    }
+
     /// The shard takes its mail: all of it, or as much as its arena had room for.
     pub(super) fn deliver(&mut self, shard: usize, now: Time) {
         while self.takes > 0
@@ -384,6 +412,7 @@ impl Model {
             match letter {
                 Letter::Event { origin, echo, incarnation } => {
                     let event = &origin.event;
+                    let linger_ms = u64::from(self.settings.linger_ms);
                     let room = self.rooms.get(&event.room).filter(|room| room.incarnation == incarnation);
                     for member in room.iter().flat_map(|room| &room.members) {
                         if self.peers[*member].shard == shard && (echo || *member != origin.publisher) {
@@ -397,7 +426,16 @@ impl Model {
                                 origin: Some(origin.clone()),
                                 is_doubtful: false,
                             };
-                            self.peers[*member].expected.push_back(expected);
+                            let peer = &mut self.peers[*member];
+                            peer.expected.push_back(expected);
+                            if peer.due == Due::No {
+                                let was_quiet = now.ms() - peer.flushed_ms >= linger_ms;
+                                peer.due = Due::Now;
+                                if !was_quiet && !self.linger_is_over {
+                                    peer.due = Due::Later;
+                                    self.linger_ends[shard].get_or_insert(now.plus_ms(linger_ms));
+                                }
+                            }
                             self.counts.deliveries += 1;
                             self.counts.cross_shard += u64::from(self.peers[origin.publisher].shard != shard);
                         }
@@ -501,7 +539,6 @@ impl Model {
     pub(super) fn begin_flush(&mut self, shard: usize) {
         for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard) {
             peer.had_waiting = peer.refused;
-            peer.had_asked = peer.refused && (peer.stage == Stage::Http || peer.switching);
             // What a session that has ended leaves is there until the end of the turn.
             if peer.has_socket || peer.stage == Stage::Open {
                 peer.waiting_bytes = peer.expected_bytes();
@@ -509,16 +546,18 @@ impl Model {
         }
     }
 
+    /// Who was due has been written to, as far as possible.
+    pub(super) fn end_flush(&mut self, shard: usize, now: Time, is_put_off: impl Fn(Slot) -> bool) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.shard == shard && peer.due == Due::Now) {
+            if !peer.slot.is_some_and(&is_put_off) {
+                (peer.due, peer.flushed_ms) = (Due::No, now.ms());
+            }
+        }
+    }
+
     /// The server ends its side.
     pub(super) fn end_stream(&mut self, number: usize) {
-        let is_full = self.is_full(number);
         let peer = &mut self.peers[number];
-        // Its own time was over as well as that of its session; or it was closed as too slow just before the kernel took all.
-        if (peer.doomed && matches!(peer.stage, Stage::Probing(_)))
-            || (peer.had_asked && is_full && peer.is_framed())
-        {
-            return;
-        }
         assert_eq!(peer.stage, Stage::Finishing { at_once: false }, "the stream to {number} ends");
         assert!(peer.expected.is_empty(), "{number} has not been told {:?}", peer.expected);
         peer.expected.clear();
@@ -531,18 +570,19 @@ impl Model {
         let is_told = peer.expected.is_empty();
         // One whose earlier answers have not all left is not handed over.
         let is_stuck = peer.stage == Stage::Leaving && peer.refused;
-        let ending =
-            if peer.doomed || is_stuck || (peer.stage == Stage::Finishing { at_once: true } && is_told) {
-                None
-            } else {
-                // The only other reason there is: too much waits for it, or for all.
-                let is_full = self.is_full(number);
-                // Where frames may be dropped, only what is no frame fills an outbox.
-                let is_slow = peer.had_asked
-                    || (peer.refused && (!peer.droppable || !peer.is_framed() || peer.switching));
-                assert!(is_full && is_slow, "{number} is closed for no reason: {peer:#?}");
-                Some(Ending::Slow)
-            };
+        let ending = if peer.doomed
+            || is_stuck
+            || (peer.stage == Stage::Finishing { at_once: true } && is_told)
+        {
+            None
+        } else {
+            // The only other reason there is: too much waits for it, or for all.
+            let is_full = self.is_full(number);
+            // Who is a WebSocket is closed in order, unless not even the rest of a frame has room among all.
+            let may_be_closed = !peer.is_framed() || self.is_full_in_all(number);
+            assert!(peer.refused && is_full && may_be_closed, "{number} is closed for no reason: {peer:#?}");
+            Some(Ending::Slow)
+        };
         self.end(number, Ending::Slow, now);
         let peer = &mut self.peers[number];
         peer.stage = Stage::Closed;
@@ -575,9 +615,7 @@ impl Model {
             (Stage::Open | Stage::Closing(_) | Stage::Probing(_), Effect::Ping(_) | Effect::Pong) => {}
             (Stage::Closing(_), _) => self.counts.messages_in += 1,
             (Stage::Probing(session), Effect::Probe) => self.probed(number, session, now),
-            (Stage::Probing(session), Effect::Move) if peer.expected.is_empty() => {
-                self.move_session(session, number, now);
-            }
+            (Stage::Probing(session), Effect::Move) => self.move_session(session, number, now),
             (Stage::Probing(_), _) => self.fail(number, 1002, Ending::Protocol, now),
             (Stage::Open, Effect::Word(_) | Effect::Probe | Effect::Move) => {
                 let word = match effect {
@@ -882,31 +920,33 @@ impl Model {
 
     /// The shard has this waiting for a connection; `is_whole` when it does not end in the middle of something. What is expected
     /// and not among it has been left out.
-    pub(super) fn compare(
-        &mut self,
-        number: usize,
-        mut waiting: Vec<Said>,
-        is_whole: bool,
-        is_due: bool,
-        now: Time,
-    ) {
+    pub(super) fn compare(&mut self, number: usize, mut waiting: Vec<Said>, is_whole: bool, now: Time) {
         let is_full = self.is_full(number);
         let linger_ns = u64::from(self.settings.linger_ms) * 1_000_000;
+        let may_linger = self.peers[number].due == Due::Later;
         let lingers = |expected: &Expected| {
-            !is_due && expected.origin.is_some() && now < expected.given.plus_ns(linger_ns)
+            may_linger && expected.origin.is_some() && now < expected.given.plus_ns(linger_ns)
         };
+        let is_full_in_all = self.is_full_in_all(number);
         let peer = &mut self.peers[number];
-        if !is_whole {
+        // What is never left out is gone: so is the connection.
+        let must_follow = |expected: &Expected| {
+            matches!(expected.said, Said::Close(_) | Said::WebSocketPing | Said::Packet(Packet::Ping))
+        };
+        let is_gone = waiting.is_empty() && is_full_in_all && peer.expected.iter().any(must_follow);
+        if !is_whole || is_gone {
             peer.abandoned = true;
             return;
         }
-        // Only of a WebSocket that is open something may be left out, and not before the answer to its upgrade has left.
-        let may_lose = peer.droppable && peer.is_framed() && !peer.switching;
+        // Only of a WebSocket or a session something may be left out, and not before the answer to its upgrade has left. Of one that has
+        // ended, even where that ends those that are open.
+        let may_lose = peer.is_framed() && (peer.droppable || peer.stage != Stage::Open);
+        // Of a session that polls, whose last words are taken away: what does not fit one answer is still there.
+        let is_taken = !peer.has_socket && waiting.is_empty() && !may_linger && !peer.expected.is_empty();
         let is_slow = !peer.droppable
-            && peer.is_framed()
-            && waiting.pop_if(|last| *last == Said::Close(Some(SLOW))).is_some();
+            && peer.is_upgraded()
+            && (waiting.pop_if(|last| *last == Said::Close(Some(SLOW))).is_some() || is_taken);
         if is_slow && !peer.has_socket {
-            // Its last words have been taken away; what more there was is still there.
             assert!(is_full, "{number} is closed as too slow for {} bytes", peer.waiting_bytes);
             return self.end(number, Ending::Slow, now);
         }
@@ -949,13 +989,6 @@ impl Model {
         }
     }
 
-    /// The kernel takes bytes for a connection again: if all that waited was left out, nothing waits any more.
-    pub(super) fn caught_up(&mut self, number: usize) {
-        let peer = &mut self.peers[number];
-        let is_empty = peer.expected.is_empty() && !(peer.is_told_losses() && peer.lost > 0);
-        peer.refused &= !is_empty || !peer.has_socket;
-    }
-
     /// A frame was left out.
     pub(super) fn lose(&mut self, number: usize, lost: &Expected, is_full: bool) {
         assert!(is_full || lost.is_doubtful, "{number} loses {lost:?} though there is room for it");
@@ -992,11 +1025,15 @@ impl Model {
 
     /// True when too much waited for a connection, or for all of its shard, when this turn's writes began.
     pub(super) fn is_full(&self, number: usize) -> bool {
+        self.peers[number].waiting_bytes > self.settings.outbox_bytes_max || self.is_full_in_all(number)
+    }
+
+    pub(super) fn is_full_in_all(&self, number: usize) -> bool {
         let peer = &self.peers[number];
         let others = self.peers.iter().filter(|other| other.shard == peer.shard);
         let waiting = others.filter(|other| other.had_waiting || other.refused);
         let total: usize = waiting.map(|other| other.waiting_bytes).sum();
-        peer.waiting_bytes > self.settings.outbox_bytes_max || total > self.settings.outbox_total_bytes_max
+        total > self.settings.outbox_total_bytes_max
     }
 
     /// The server has said this. True when it was an event that waited for others.

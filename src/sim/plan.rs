@@ -86,6 +86,8 @@ pub(super) struct Plan {
     pub(super) clients_max: usize,
     /// Large payloads, so that the arena fills.
     pub(super) heavy: bool,
+    /// True when turns end before all has been written.
+    pub(super) stops_early: bool,
     /// Clients that poll at once; `None` when nobody speaks Socket.IO.
     pub(super) pollers_max: Option<usize>,
     /// The step at which the shards are told to drain, with the spread and the timeout.
@@ -186,6 +188,7 @@ impl Plan {
             refusals_percent: *random.pick(&[0, 2, 10]),
             clients_max: if heavy { 6 } else { 2 + random.below(23) as usize },
             heavy,
+            stops_early: seed % 8 == 5,
             pollers_max: None,
             drain: random.chance(30).then(|| {
                 let spread_ms = if random.chance(50) { 0 } else { random.below(2_000) as u32 };

@@ -342,11 +342,16 @@ impl World {
     ) {
         let head_only = head.starts_with("HEAD");
         let target = asks.target();
-        let length = (head.starts_with("POST") && !body.is_empty()).then_some(body.len());
+        let is_read = head.starts_with("POST") && !body.is_empty();
         let client = &mut self.clients[link];
-        client.say(head.as_bytes(), Effect::Head { target, length });
-        let request = Request { asks, keep_alive, head_only };
-        client.say(&body, Effect::Request(request));
+        client.say(head.as_bytes(), Effect::Head { target, length: is_read.then_some(body.len()) });
+        let request = Effect::Request(Request { asks, keep_alive, head_only });
+        if is_read {
+            client.say(&body, request);
+        } else {
+            client.say(b"", request);
+            client.queue(&body);
+        }
         client.asked.push_back(purpose);
     }
 

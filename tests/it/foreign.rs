@@ -1,11 +1,13 @@
-//! Stock clients of other makers: `ws` from npm and `websockets` from PyPI, each with the checks of tests/foreign, against a server
-//! with four shards. What is missing is installed into folders of ours; a program that is missing is a failure, not a skip.
+//! Stock clients of other makers, each with the checks of tests/foreign: for the native protocol `ws` from npm and `websockets` from
+//! PyPI; for Socket.IO `socket.io-client` from npm, in Node with both parsers and on a page in Chromium, and `python-socketio` from PyPI.
+//! What is missing is installed into folders of ours; a program that is missing is a failure, not a skip.
 
 use crate::harness::Server;
 use crate::harness::clock::{Deadline, rest};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const FOREIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
@@ -13,27 +15,79 @@ const FOREIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
 const CHECKS_MAX: Duration = Duration::from_secs(75);
 /// Packages come over the network.
 const INSTALL_MAX: Duration = Duration::from_secs(180);
+/// Tests run side by side, and packages are to be installed once.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
+const SOCKETIO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-compliance.toml");
+const NAMESPACES: &str = r#"socketio.namespaces=["/","/custom","/guild/*"]"#;
+/// For stock clients, which may be busy for longer than the 200 ms that the protocols' suites give a pong.
+const PATIENT: &str = "heartbeat.ping_timeout_ms=5000";
+const NODE: &str = "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
+const PYTHON: &str =
+    "install Python 3.11 or later with venv (Debian and Ubuntu: apt-get install python3 python3-venv)";
 
 #[test]
 fn node_clients_agree_with_us() {
-    let folder = Path::new(FOREIGN).join("node");
-    let install = "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
-    // npm writes the hidden copy of the lock file last, so it is there exactly when all packages are.
-    if !is_newer(&folder.join("node_modules/.package-lock.json"), &folder.join("package-lock.json")) {
-        let mut npm = Command::new("npm");
-        npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder);
-        run(npm, install, INSTALL_MAX);
-    }
-    let mut node = Command::new("node");
-    node.arg(folder.join("native.mjs"));
-    check(node, install);
+    check_native(node("node/native.mjs"), NODE);
 }
 
 #[test]
 fn python_clients_agree_with_us() {
+    check_native(python("native.py"), PYTHON);
+}
+
+#[test]
+fn engineio_is_spoken_as_its_protocol_says() {
+    check_socketio(|| node("node/engineio.mjs"), NODE, &[], 40);
+}
+
+#[test]
+fn socketio_is_spoken_as_its_protocol_says() {
+    check_socketio(|| node("node/socketio.mjs"), NODE, &[], 25);
+}
+
+#[test]
+fn socketio_clients_of_node_agree_with_us() {
+    check_socketio(|| node("node/socketio_client.mjs"), NODE, &[PATIENT], 40);
+}
+
+#[test]
+fn socketio_clients_with_the_msgpack_parser_agree_with_us() {
+    check_socketio(|| node("node/msgpack.mjs"), NODE, &[PATIENT], 35);
+}
+
+#[test]
+fn socketio_clients_of_python_agree_with_us() {
+    check_socketio(|| python("socketio_client.py"), PYTHON, &[PATIENT], 50);
+}
+
+#[test]
+fn socketio_clients_in_a_browser_agree_with_us() {
+    let install = "install Node 18 or later with npm, and Chromium (Debian: apt-get install nodejs npm chromium), or \
+                   set CHROMIUM to the path of a Chromium or Chrome";
+    check_socketio(|| node("browser/run.mjs"), install, &[PATIENT], 25);
+}
+
+/// A script for Node, its packages being there.
+fn node(script: &str) -> Command {
+    let installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = Path::new(FOREIGN).join("node");
+    // npm writes the hidden copy of the lock file last, so it is there exactly when all packages are.
+    if !is_newer(&folder.join("node_modules/.package-lock.json"), &folder.join("package-lock.json")) {
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(&folder);
+        run(npm, NODE, INSTALL_MAX);
+    }
+    drop(installing);
+    let mut node = Command::new("node");
+    node.arg(Path::new(FOREIGN).join(script));
+    node
+}
+
+/// A script for Python, its packages being there.
+fn python(script: &str) -> Command {
+    let installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Path::new(FOREIGN).join("python");
-    let install =
-        "install Python 3.11 or later with venv (Debian and Ubuntu: apt-get install python3 python3-venv)";
     let requirements = folder.join("requirements.txt");
     let environment = Path::new(env!("CARGO_TARGET_TMPDIR")).join("foreign-python");
     let python = environment.join("bin/python");
@@ -43,27 +97,51 @@ fn python_clients_agree_with_us() {
     if fs::read(&installed).ok().as_ref() != Some(&wanted) {
         let mut venv = Command::new("python3");
         venv.args(["-m", "venv", "--clear"]).arg(&environment);
-        run(venv, install, INSTALL_MAX);
+        run(venv, PYTHON, INSTALL_MAX);
         let mut pip = Command::new(&python);
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
             .arg(&requirements);
-        run(pip, install, INSTALL_MAX);
+        run(pip, PYTHON, INSTALL_MAX);
         fs::write(&installed, &wanted).expect("the environment is ours");
     }
+    drop(installing);
     let mut python = Command::new(python);
-    python.arg(folder.join("native.py"));
-    check(python, install);
+    python.arg(folder.join(script));
+    python
 }
 
-/// Runs a script of checks against a server of its own.
-fn check(mut script: Command, install: &str) {
+/// Runs a script of checks of the native protocol against a server with four shards.
+fn check_native(mut script: Command, install: &str) {
     let server = Server::with(&["server.shards=4"]);
     script.arg(format!("ws://{}/ws", server.address()));
+    check(script, install, 20);
+    server.wait_for_number("sockets", 0);
+}
+
+/// Runs a script of checks of Socket.IO against a server with one shard, then against one with four, where the requests of one session
+/// arrive on any of them.
+fn check_socketio(script: impl Fn() -> Command, install: &str, settings: &[&str], checks_min: u32) {
+    for shards in ["server.shards=1", "server.shards=4"] {
+        let settings = [&[NAMESPACES, shards], settings].concat();
+        let mut flags = vec!["--config", SOCKETIO];
+        flags.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+        let server = Server::with_flags(&flags);
+        let mut script = script();
+        script.arg(format!("http://{}", server.address()));
+        check(script, install, checks_min);
+        // Sessions over polling that were left behind end when no pong comes.
+        server.wait_for_number("connections", 0);
+        server.wait_for_number("sockets", 0);
+    }
+}
+
+/// Runs a script of checks, of which there are at least so many.
+fn check(script: Command, install: &str, checks_min: u32) {
     let output = run(script, install, CHECKS_MAX);
     let last = output.lines().last().unwrap_or_default();
     let passed = last.strip_suffix(" passed, 0 failed").and_then(|count| count.parse::<u32>().ok());
-    assert!(passed.is_some_and(|count| count >= 20), "the script makes fewer checks than it did: {last}");
-    server.wait_for_number("sockets", 0);
+    let enough = passed.is_some_and(|count| count >= checks_min);
+    assert!(enough, "the script makes fewer checks than it did: {last}");
 }
 
 /// Runs a program to its end and answers what it printed.

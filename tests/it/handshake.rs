@@ -75,7 +75,7 @@ fn echo_is_not_there_unless_configured() {
 #[test]
 fn other_paths_are_not_found() {
     let server = Server::start();
-    for path in ["/", "/ws/", "/WS", "/ws%2f", "/socket.io/", "/metrics", "/health/x"] {
+    for path in ["/", "/ws/", "/WS", "/ws%2f", "/socket.io", "/metrics", "/health/x"] {
         check(&server, &get(path, ""), 404);
         check(&server, &upgrade_head(path, ""), 404);
     }

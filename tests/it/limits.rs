@@ -132,16 +132,31 @@ fn a_proxy_that_is_trusted_says_who_its_client_is() {
     first("X-Forwarded-For: 2001:db8:1:2::1\r\n");
     second("X-Forwarded-For: [2001:db8:1:2:ffff::9]:443\r\n");
     first("X-Forwarded-For: 2001:db8:1:3::1\r\n");
-    // The standard header has the last word.
-    first("Forwarded: for=192.0.2.10;proto=https;by=10.0.0.1\r\nX-Forwarded-For: 192.0.2.1\r\n");
-    second("Forwarded: For=\"192.0.2.10:55\"\r\n");
-    first("Forwarded: for=198.51.100.77, for=\"[2001:db8:9::1]:80\"\r\n");
-    second("X-Forwarded-For: 2001:db8:9::2\r\n");
+    // What proxies do not write they may pass on as a client wrote it.
+    second("Forwarded: for=192.0.2.10\r\nX-Forwarded-For: 192.0.2.1\r\n");
     // Who says nothing that is an address counts as what it is: the proxy.
     first("X-Forwarded-For: unknown\r\n");
     second("");
     second("X-Forwarded-For: \r\n");
     second("Forwarded: for=_hidden\r\n");
+}
+
+#[test]
+fn proxies_may_say_it_in_the_standard_header() {
+    let server = Server::with(&[
+        "limits.connections_per_ip_max=1",
+        r#"limits.trusted_proxies=["127.0.0.1/32","10.0.0.0/8"]"#,
+        "limits.forwarded_header=forwarded",
+    ]);
+    let mut open = Vec::new();
+    let mut first = |lines: &str| open.push(granted(&server, "127.0.0.1", lines));
+    let second = |lines: &str| refused(&server, "127.0.0.1", lines, 429);
+    first("Forwarded: for=192.0.2.10;proto=https;by=10.0.0.1\r\nX-Forwarded-For: 192.0.2.1\r\n");
+    second("Forwarded: For=\"192.0.2.10:55\"\r\nX-Forwarded-For: 192.0.2.2\r\n");
+    first("Forwarded: for=198.51.100.77, for=\"[2001:db8:9::1]:80\"\r\n");
+    second("Forwarded: for=\"[2001:db8:9::2]\"\r\n");
+    first("Forwarded: for=_hidden\r\n");
+    second("X-Forwarded-For: 192.0.2.3\r\n");
 }
 
 #[test]

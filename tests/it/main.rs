@@ -14,7 +14,8 @@
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
-//! | `foreign` | stock clients from npm and PyPI agree with us |
+//! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
+//! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
 //! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
@@ -39,6 +40,8 @@ mod hostile;
 
 mod control;
 mod lifecycle;
+
+mod golden;
 
 mod foreign;
 

@@ -37,13 +37,18 @@ impl Response {
         };
         let mut response =
             Response { status, phrase, headers: lines.map(header).collect(), body: String::new() };
-        if status != 101 && !bodiless {
+        if ![101, 204].contains(&status) && !bodiless {
             let length = response.header("content-length").expect("an answer says how long it is");
             let mut body = vec![0; length.parse().expect("a length")];
             stream.read_exact(&mut body)?;
             response.body = String::from_utf8(body).expect("a body is text");
         }
         Ok(response)
+    }
+
+    /// All headers, their names in lower case.
+    pub(crate) fn headers(&self) -> &[(String, String)] {
+        &self.headers
     }
 
     /// The value of the header `name`, in lower case; `None` when there is none.

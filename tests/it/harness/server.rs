@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// The program that cargo has built for this test.
@@ -278,7 +278,8 @@ impl Drop for Server {
 
 impl Log {
     fn lock(&self) -> MutexGuard<'_, Lines> {
-        self.lines.lock().expect("no reader panicked")
+        // A test that fails while it looks at the log is to end with that failure, and the log still to be shown.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,0 +1,450 @@
+//! Recovery of Socket.IO sessions: who drops out for a moment comes back as the same one, and is sent what it has missed.
+//!
+//! A shard keeps what it has delivered for a while, in the order in which it did: the history. The place of an event in it is the
+//! offset that goes along with the event. Who drops out leaves a ghost behind, a connection without a socket that goes on being a member
+//! of its rooms, so that what is published there goes on into the history, and that gets nothing itself. Who comes back takes over
+//! the ghost's memberships, and is sent what the history has for them from the offset on.
+//!
+//! A client may come back on another shard. That one asks the ghost's shard for what was missed and which rooms it is in, joins
+//! these, and asks for the rest: what was published in between and did not yet come to itself. What comes meanwhile is held back, so
+//! that nothing is lost, doubled or out of order.
+
+use super::conn::{Conn, Stage};
+use super::session::{Id, Joined};
+use super::{Encoding, Shard};
+use crate::bus::mailbox::{Mail, Missed, Recovery};
+use crate::dialect::socketio;
+use crate::message::{ConnId, Publication, RoomId, Slot};
+use crate::stats::Recovered;
+use crate::time::Time;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+/// What a shard has delivered, and who may come back. Bounded by time and by bytes: the oldest is forgotten first.
+#[derive(Debug, Default)]
+pub struct History {
+    delivered: VecDeque<Delivered>,
+    /// The offset of the oldest.
+    start: u64,
+    /// Bytes of all.
+    bytes: usize,
+    /// By the private id of a session in a namespace, the connection that it left behind. At most `ghosts_max`.
+    ghosts: HashMap<Id, Ghost>,
+}
+
+#[derive(Debug)]
+struct Delivered {
+    at: Time,
+    publication: Arc<Publication>,
+    /// When it was delivered to one session only, that session's private id.
+    only: Option<Id>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Ghost {
+    slot: Slot,
+    /// What the session published was published by this connection.
+    was: ConnId,
+}
+
+/// How a client comes back, from what it says for itself.
+#[derive(Debug, Deserialize)]
+pub(super) struct Claim<'a> {
+    pid: Option<Cow<'a, str>>,
+    offset: Option<Cow<'a, str>>,
+}
+
+/// A session on its way back from another shard.
+#[derive(Debug)]
+pub struct Recovering {
+    /// The namespace.
+    namespace: String,
+    /// Its ids there.
+    pid: Id,
+    sid: Id,
+    /// What it has missed so far.
+    missed: Missed,
+    /// What has been delivered to it since it has joined its rooms here.
+    held: Missed,
+    /// What it says for itself, in case that it cannot be recovered.
+    auth: Option<String>,
+}
+
+impl History {
+    /// The offset of what is delivered next.
+    pub fn end(&self) -> u64 {
+        self.start + self.delivered.len() as u64
+    }
+
+    /// Adds what is being delivered.
+    fn push(&mut self, publication: Arc<Publication>, only: Option<Id>, now: Time) {
+        self.bytes += publication.size();
+        self.delivered.push_back(Delivered { at: now, publication, only });
+    }
+
+    /// Forgets what is older than `kept_ms` or more than `bytes_max`.
+    fn forget(&mut self, now: Time, kept_ms: u64, bytes_max: usize) {
+        while let Some(oldest) =
+            self.delivered.pop_front_if(|oldest| self.bytes > bytes_max || oldest.at.plus_ms(kept_ms) < now)
+        {
+            self.bytes -= oldest.publication.size();
+            self.start += 1;
+        }
+        if self.delivered.is_empty() {
+            self.delivered.shrink_to(64);
+        }
+    }
+
+    /// What a session has missed from `offset` on, if all of it is still there.
+    fn missed(
+        &self,
+        offset: u64,
+        pid: Id,
+        was: ConnId,
+        rooms: &HashSet<RoomId>,
+        bytes_max: usize,
+    ) -> Result<Missed, Recovered> {
+        let Some(skipped) = offset.checked_sub(self.start) else { return Err(Recovered::Forgotten) };
+        let mut bytes = 0;
+        let mut missed = Missed::new();
+        for delivered in self.delivered.iter().skip(skipped as usize) {
+            let publication = &delivered.publication;
+            let is_for = delivered.only.map_or_else(|| rooms.contains(&publication.room), |only| only == pid);
+            if is_for && publication.except != Some(was) {
+                bytes += publication.size();
+                missed.push(publication.clone());
+            }
+        }
+        if bytes > bytes_max { Err(Recovered::TooMuch) } else { Ok(missed) }
+    }
+}
+
+impl Shard {
+    /// True when sessions can be recovered.
+    pub(super) fn recovers(&self) -> bool {
+        self.settings.socketio.recovery_ms > 0
+    }
+
+    /// Notes that an event is being delivered.
+    pub(super) fn remember(&mut self, publication: &Arc<Publication>) {
+        if self.recovers() {
+            let now = self.turn.now();
+            self.history.push(publication.clone(), None, now);
+        }
+    }
+
+    /// Forgets what is too old, once a turn.
+    pub(super) fn forget(&mut self, now: Time) {
+        let settings = &self.settings;
+        // A ghost lives for `recovery_ms`, and before it came to be a heartbeat may have gone unanswered.
+        let kept_ms = u64::from(settings.socketio.recovery_ms)
+            + u64::from(settings.ping_interval_ms)
+            + u64::from(settings.ping_timeout_ms);
+        let bytes_max = settings.socketio.recovery_bytes_max;
+        self.history.forget(now, kept_ms, bytes_max);
+    }
+
+    /// The offset that goes along with an event when everything before `end` has been sent; `None` where nobody can use it.
+    pub(super) fn offset(&self, end: u64) -> Option<String> {
+        self.recovers().then(|| format!("{:x}.{}.{end}", self.epoch(), self.id))
+    }
+
+    fn read_offset(&self, text: &str) -> Option<u64> {
+        let rest = text.strip_prefix(&format!("{:x}.{}.", self.epoch(), self.id))?;
+        rest.parse().ok().filter(|offset| *offset <= self.history.end())
+    }
+
+    /// Tells offsets of this life of the server from those of an earlier one.
+    fn epoch(&self) -> u32 {
+        self.key.hash_one("epoch") as u32
+    }
+
+    /// A new id: nobody else's, and nobody can guess it. Its first byte is the shard.
+    pub(super) fn new_id(&mut self) -> Id {
+        self.ids += 1;
+        let half = |number: u8| self.key.hash_one((self.ids, number)).to_be_bytes();
+        let mut id = [self.id; 15];
+        id[1..9].copy_from_slice(&half(2));
+        id[9..].copy_from_slice(&half(3)[..6]);
+        id
+    }
+
+    /// The session of a connection that drops out stays behind, if it may come back. False when it has not, and its rooms are still
+    /// to be left.
+    pub(super) fn leave_behind(&mut self, slot: Slot) -> bool {
+        let now = self.turn.now();
+        let (ghosts_max, recovery_ms) = {
+            let settings = &self.settings.socketio;
+            (settings.recovery_sessions_max, settings.recovery_ms)
+        };
+        let conn = &mut self.conns[slot as usize];
+        let was = ConnId { shard: self.id, slot, stamp: conn.stamp };
+        let has_joined = conn.session.as_ref().is_some_and(|session| !session.namespaces.is_empty());
+        if recovery_ms == 0 || self.drain.is_some() || !has_joined || self.history.ghosts.len() >= ghosts_max
+        {
+            return false;
+        }
+        self.stamp = self.stamp.wrapping_add(1);
+        let mut ghost = Conn::new(self.stamp, conn.ip, now);
+        ghost.stage = Stage::Ghost;
+        ghost.has_socket = false;
+        ghost.muted = true;
+        ghost.session = conn.session.take();
+        let pids: Vec<Id> =
+            ghost.session.iter().flat_map(|session| &session.namespaces).map(|joined| joined.pid).collect();
+        let ghost = self.conns.insert(ghost);
+        self.slots = self.slots.max(ghost + 1);
+        let ghost = ghost as Slot;
+        for room in self.rooms.of(&self.conns, slot) {
+            self.bus.haunt(room);
+        }
+        self.rooms.rehome(&mut self.conns, slot, ghost);
+        for pid in pids {
+            self.history.ghosts.insert(pid, Ghost { slot: ghost, was });
+        }
+        self.wheel.arm(ghost, now, recovery_ms);
+        true
+    }
+
+    /// A ghost has waited long enough, or is wanted no more.
+    pub(super) fn end_ghost(&mut self, slot: Slot) {
+        if let Some(session) = self.conns[slot as usize].session.take() {
+            for joined in &session.namespaces {
+                self.history.ghosts.remove(&joined.pid);
+            }
+        }
+        while let Some(left) = self.rooms.leave_any(&mut self.conns, slot) {
+            self.bus.exit_ghost(self.id, left.room, left.last_here);
+        }
+        self.doom(slot);
+    }
+
+    /// A client that wants to be in a namespace says that it was. True when that is being looked into, and it is answered later.
+    pub(super) fn recover(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) -> bool {
+        if !self.recovers() {
+            return false;
+        }
+        let Some(Claim { pid: Some(pid), offset }) = auth.and_then(|auth| serde_json::from_str(auth).ok())
+        else {
+            return false;
+        };
+        let Some(pid) = Joined::read_id(&pid) else {
+            self.count_recovery(Recovered::Unknown);
+            return false;
+        };
+        let shard = pid[0];
+        if shard != self.id && usize::from(shard) < self.bus.shards() {
+            let recovering = Recovering {
+                namespace: namespace.to_owned(),
+                pid,
+                sid: pid,
+                missed: Missed::new(),
+                held: Missed::new(),
+                auth: auth.map(str::to_owned),
+            };
+            let from = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
+            if let Some(session) = &mut self.conns[slot as usize].session {
+                session.recovering = Some(Box::new(recovering));
+            }
+            let offset = offset.map(Cow::into_owned);
+            let ask = Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset };
+            self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            return true;
+        }
+        // Events that are on their way were missed as well.
+        self.deliver(now);
+        let found = self.look_up(pid, namespace, offset.as_deref());
+        let (ghost, from, missed) = match found {
+            Ok(found) => found,
+            Err(reason) => {
+                self.give_up(pid, namespace);
+                self.count_recovery(reason);
+                return false;
+            }
+        };
+        let rooms = self.rooms_of(ghost.slot, namespace);
+        for room in &rooms {
+            if let Some(name) = self.bus.name(*room)
+                && let Ok((room, _)) = self.bus.enter(self.id, &name)
+            {
+                self.rooms.join(&mut self.conns, slot, room);
+            }
+        }
+        let sid = self.give_up(pid, namespace).unwrap_or(pid);
+        let joined = Joined { name: namespace.into(), sid, pid, began: from };
+        self.come_back(slot, joined, &missed, from, now);
+        true
+    }
+
+    /// What a session left behind, and what it has missed since.
+    fn look_up(
+        &mut self,
+        pid: Id,
+        namespace: &str,
+        offset: Option<&str>,
+    ) -> Result<(Ghost, u64, Missed), Recovered> {
+        let ghost = *self.history.ghosts.get(&pid).ok_or(Recovered::Unknown)?;
+        let session = self.conns[ghost.slot as usize].session.as_ref().ok_or(Recovered::Unknown)?;
+        let joined =
+            session.joined(namespace).filter(|joined| joined.pid == pid).ok_or(Recovered::Unknown)?;
+        // Each tells of something that was received for certain.
+        let received = offset.and_then(|text| self.read_offset(text)).unwrap_or(0);
+        let from = received.max(session.confirmed).max(joined.began);
+        let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
+        let bytes_max = self.settings.socketio.recovery_session_bytes_max;
+        let missed = self.history.missed(from, pid, ghost.was, &rooms, bytes_max)?;
+        Ok((ghost, from, missed))
+    }
+
+    /// Of the rooms of a connection, those of a namespace.
+    fn rooms_of(&self, slot: Slot, namespace: &str) -> Vec<RoomId> {
+        let is_here = |room: &RoomId| {
+            self.bus.name(*room).is_some_and(|name| super::socketio::namespace_of(&name) == namespace)
+        };
+        self.rooms.of(&self.conns, slot).into_iter().filter(is_here).collect()
+    }
+
+    /// What a session left behind in a namespace is gone. Answers its id there.
+    fn give_up(&mut self, pid: Id, namespace: &str) -> Option<Id> {
+        let ghost = self.history.ghosts.remove(&pid)?;
+        for room in self.rooms_of(ghost.slot, namespace) {
+            if let Some(left) = self.rooms.leave(&mut self.conns, ghost.slot, room) {
+                self.bus.exit_ghost(self.id, left.room, left.last_here);
+            }
+        }
+        let session = self.conns[ghost.slot as usize].session.as_mut()?;
+        let sid = session.joined(namespace)?.sid;
+        session.namespaces.retain(|joined| joined.pid != pid);
+        if session.namespaces.is_empty() {
+            self.end_ghost(ghost.slot);
+        }
+        Some(sid)
+    }
+
+    /// A session is here again: first comes what it has missed, then that it is in the namespace.
+    fn come_back(&mut self, slot: Slot, joined: Joined, missed: &Missed, from: u64, now: Time) {
+        let (namespace, sid, pid) = (joined.name.clone(), joined.sid, joined.pid);
+        if let Some(session) = &mut self.conns[slot as usize].session {
+            session.connect_by = None;
+            session.confirmed = from;
+            session.namespaces.push(joined);
+        }
+        for publication in missed {
+            // Where it stands in the history is where the next one is looked for; without it, all of them come again.
+            let at = self
+                .history
+                .delivered
+                .iter()
+                .rposition(|delivered| Arc::ptr_eq(&delivered.publication, publication));
+            let end = at.map_or(from, |at| self.history.start + at as u64 + 1);
+            let offset = self.offset(end);
+            let encoding = Encoding::of(&self.conns[slot as usize]);
+            let frame = encoding.encode(&mut self.turn, publication, offset.as_deref());
+            self.turn.give(&mut self.conns[slot as usize], slot, &frame, false);
+            self.stats().frames_out.add(1);
+        }
+        let (sid, pid) = (Joined::write_id(&sid), Joined::write_id(&pid));
+        self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
+        self.stats().namespace_joins.add(1);
+        self.count_recovery(Recovered::Yes);
+        self.arm_session(slot, now);
+    }
+
+    /// Mail about a session that comes back on another shard than it left.
+    pub(super) fn recovery(&mut self, recovery: Recovery, now: Time) {
+        match recovery {
+            Recovery::Ask { from, pid, namespace, offset } => {
+                let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
+                    Ok((ghost, _, missed)) => {
+                        let session = self.conns[ghost.slot as usize].session.as_ref();
+                        let sid =
+                            session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
+                        let rooms = self.rooms_of(ghost.slot, &namespace);
+                        let rooms = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
+                        Recovery::Found { to: from, sid, rooms, missed, end: self.history.end() }
+                    }
+                    Err(reason) => {
+                        self.give_up(pid, &namespace);
+                        Recovery::Refused { to: from, reason }
+                    }
+                };
+                self.bus.post(from.shard, Mail::Recovery(Box::new(answer)));
+            }
+            Recovery::Refused { to, reason } => {
+                self.count_recovery(reason);
+                if let Some(recovering) = self.take_recovering(to) {
+                    let Recovering { namespace, auth, .. } = *recovering;
+                    self.join_anew(to.slot, &namespace, auth.as_deref(), now);
+                }
+            }
+            Recovery::Found { to, sid, rooms, missed, end } => {
+                let Some(conn) = self.conns.get_mut(to.slot as usize).filter(|conn| conn.stamp == to.stamp)
+                else {
+                    return;
+                };
+                let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
+                else {
+                    return;
+                };
+                (recovering.sid, recovering.missed) = (sid, missed);
+                let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
+                conn.muted = true;
+                for name in rooms {
+                    if let Ok((room, _)) = self.bus.enter(self.id, &name)
+                        && !self.rooms.join(&mut self.conns, to.slot, room)
+                    {
+                        self.bus.exit(self.id, room, false);
+                    }
+                }
+                let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
+                self.bus.post(pid[0], Mail::Recovery(Box::new(fetch)));
+            }
+            Recovery::Fetch { from, pid, namespace, since } => {
+                let ghost = self.history.ghosts.get(&pid).copied();
+                let missed = ghost.map_or_else(Missed::new, |ghost| {
+                    let rooms = self.rooms_of(ghost.slot, &namespace).into_iter().collect();
+                    let bytes_max = self.settings.socketio.recovery_session_bytes_max;
+                    self.history.missed(since, pid, ghost.was, &rooms, bytes_max).unwrap_or_default()
+                });
+                self.give_up(pid, &namespace);
+                self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
+            }
+            Recovery::Rest { to, missed } => {
+                let Some(recovering) = self.take_recovering(to) else { return };
+                let Recovering { namespace, pid, sid, missed: mut all, held, .. } = *recovering;
+                all.extend(missed);
+                // What came both ways is the same publication.
+                let known: HashSet<*const Publication> = all.iter().map(Arc::as_ptr).collect();
+                all.extend(held.into_iter().filter(|held| !known.contains(&Arc::as_ptr(held))));
+                // In this shard's history, so that the offsets that go along with them are good here.
+                let from = self.history.end();
+                for publication in &all {
+                    self.history.push(publication.clone(), Some(pid), now);
+                }
+                let joined = Joined { name: namespace.into(), sid, pid, began: from };
+                self.come_back(to.slot, joined, &all, from, now);
+            }
+        }
+    }
+
+    fn take_recovering(&mut self, id: ConnId) -> Option<Box<Recovering>> {
+        let conn =
+            self.conns.get_mut(id.slot as usize).filter(|conn| conn.stamp == id.stamp && conn.is_open())?;
+        conn.muted = false;
+        conn.session.as_mut()?.recovering.take()
+    }
+
+    fn count_recovery(&mut self, what: Recovered) {
+        self.stats().recoveries[what as usize].add(1);
+    }
+}
+
+impl Recovering {
+    /// Holds back an event that is delivered meanwhile.
+    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
+        self.held.push(publication.clone());
+    }
+}

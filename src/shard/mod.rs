@@ -1035,8 +1035,9 @@ impl Shard {
     }
 
     fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
-        let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
-        if let Some(conn) = self.conns.get_mut(slot as usize) {
+        // A session that polls is told in the words of Engine.IO: where all outboxes are full, there would be no room for a frame.
+        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.has_socket) {
+            let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
             self.turn.give(conn, slot, &range, false);
             self.stats().frames_out.add(1);
         }

@@ -698,6 +698,9 @@ impl World {
             if self.loud {
                 eprintln!("    {number} has said {}", brief(&item.effect));
             }
+            if matches!(item.effect, Effect::Move) && self.is_refused_room(shard, number) {
+                self.model.peers[number].abandoned = true;
+            }
             self.model.apply(number, &item.effect, now);
             if self.model.peers.len() > self.links.len() {
                 self.place_session(shard, number);
@@ -710,6 +713,13 @@ impl World {
             (Stage::Http, Some(target)) => self.model.await_body(number, target, now),
             _ => {}
         }
+    }
+
+    /// True when a WebSocket is to be closed to which a session was to move: its own answers, which had not left, had no room in an outbox.
+    fn is_refused_room(&self, shard: usize, number: usize) -> bool {
+        let (peer, slot) = (&self.model.peers[number], self.links[number].slot.expect("it has a place"));
+        let is_gone = matches!(self.seats[shard].shard.gather(slot), Gathered::Nothing);
+        matches!(peer.stage, Stage::Probing(_)) && peer.switching && is_gone
     }
 
     /// A request has begun a session: it has a place, and no socket.

@@ -477,6 +477,13 @@ impl Model {
         if self.peers[from].stage != Stage::Open {
             return;
         }
+        if std::mem::take(&mut self.peers[to].abandoned) {
+            self.peers[to].refused = true;
+            assert!(self.may_be_full(to), "there is room for the answers of {to}");
+            self.peers[to].doomed = true;
+            self.peers[to].expected.clear();
+            return self.end(to, Ending::Lost, now);
+        }
         // What was said to it in this turn went into its outbox, or was left out.
         let is_full = self.may_be_full(from);
         let [old, new] = self.peers.get_disjoint_mut([from, to]).expect("two peers");

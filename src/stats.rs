@@ -60,6 +60,8 @@ pub struct ShardStats {
     pub deliveries: Counter,
     /// Frames dropped because an outbox was full and the policy is `drop`.
     pub drops: Counter,
+    /// Volatile events that were not handed to a member because it could not take them at once.
+    pub volatile_drops: Counter,
     /// Messages refused with an error.
     pub errors: Counter,
     /// Messages refused because a connection sent more a second than it may.

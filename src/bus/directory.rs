@@ -28,8 +28,8 @@ pub struct Directory {
     rooms_max: usize,
 }
 
-/// The last letter of the name of a room that stands for a namespace.
-const NAMESPACE_END: char = '\0';
+/// The last letter of the name of a room that stands for a namespace; in names of its rooms it stands between the two.
+pub const NAMESPACE_END: char = '\0';
 
 /// There are as many rooms as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,6 +169,33 @@ impl Directory {
         act(room_id(number, at, room.stamp), room.shards)
     }
 
+    /// Calls `act` inside the stripes of all of `names`, with the id and the shards of each that is there.
+    pub fn with_rooms<R>(&self, names: &[&str], act: impl FnOnce(&[Option<(RoomId, ShardSet)>]) -> R) -> R {
+        let places: Vec<(u64, usize)> = names
+            .iter()
+            .map(|name| {
+                let hash = self.hasher.hash_one(*name);
+                (hash, stripe_of(hash))
+            })
+            .collect();
+        // In ascending order, so that nobody waits for one who waits for him.
+        let mut numbers: Vec<usize> = places.iter().map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let stripes: Vec<MutexGuard<'_, Stripe>> = numbers.iter().map(|number| self.lock(*number)).collect();
+        let found: Vec<Option<(RoomId, ShardSet)>> = names
+            .iter()
+            .zip(places)
+            .map(|(name, (hash, number))| {
+                let stripe = &stripes[numbers.binary_search(&number).ok()?];
+                let at = stripe.find(hash, name)?;
+                let room = &stripe.rooms[at as usize];
+                Some((room_id(number, at, room.stamp), room.shards))
+            })
+            .collect();
+        act(&found)
+    }
+
     /// Rooms now.
     pub fn rooms(&self) -> usize {
         self.rooms.load(Relaxed)
@@ -176,8 +203,7 @@ impl Directory {
 
     fn stripe(&self, name: &str) -> (u64, usize, MutexGuard<'_, Stripe>) {
         let hash = self.hasher.hash_one(name);
-        // The table uses the low bits and the top seven; the stripe takes some from between.
-        let number = (hash >> 40) as usize % STRIPES;
+        let number = stripe_of(hash);
         (hash, number, self.lock(number))
     }
 
@@ -191,6 +217,11 @@ impl Stripe {
     fn find(&self, hash: u64, name: &str) -> Option<u32> {
         self.index.find(hash, |at| self.rooms[*at as usize].name == name).copied()
     }
+}
+
+/// The table uses the low bits and the top seven; the stripe takes some from between.
+fn stripe_of(hash: u64) -> usize {
+    (hash >> 40) as usize % STRIPES
 }
 
 fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {

@@ -50,7 +50,7 @@ static GAUGES: [Number; 6] = [
     }),
 ];
 
-static COUNTERS: [Number; 18] = [
+static COUNTERS: [Number; 19] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -73,6 +73,12 @@ static COUNTERS: [Number; 18] = [
     ("throng_dropped", "Frames dropped because an outbox was full and the policy is drop.", None, |shard| {
         shard.drops.value()
     }),
+    (
+        "throng_volatile_dropped",
+        "Volatile events not handed to a member that could not take them at once.",
+        None,
+        |shard| shard.volatile_drops.value(),
+    ),
     ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
     (
         "throng_rate_limited",

@@ -403,7 +403,13 @@ impl Shard {
         new.bucket = old.bucket;
         new.pinged = old.pinged;
         new.heard_ms = old.heard_ms;
+        new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
+        self.asks.moved(new.stamp, to);
+        for joined in new.session.iter().flat_map(|session| &session.namespaces) {
+            self.sockets.remove(&joined.sid, from);
+            self.sockets.insert(&joined.sid, to);
+        }
         // An empty one, of which all was left out, would bound what the socket may well take.
         if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {
             new.outbox.get_or_insert_default().append(*waiting);

@@ -10,11 +10,12 @@
 //! that nothing is lost, doubled or out of order.
 
 use super::conn::{Conn, Stage};
-use super::session::{Id, Joined};
+use super::session::Joined;
+use super::socketio::namespace_of;
 use super::{Encoding, Shard};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
-use crate::message::{ConnId, Publication, RoomId, Slot};
+use crate::message::{ConnId, Publication, RoomId, Slot, SocketId, read_socket_id, write_socket_id};
 use crate::stats::Recovered;
 use crate::time::Time;
 use serde::Deserialize;
@@ -32,7 +33,7 @@ pub struct History {
     /// Bytes of all.
     bytes: usize,
     /// By the private id of a session in a namespace, the connection that it left behind. At most `ghosts_max`.
-    ghosts: HashMap<Id, Ghost>,
+    ghosts: HashMap<SocketId, Ghost>,
 }
 
 #[derive(Debug)]
@@ -40,7 +41,7 @@ struct Delivered {
     at: Time,
     publication: Arc<Publication>,
     /// When it was delivered to one session only, that session's private id.
-    only: Option<Id>,
+    only: Option<SocketId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,8 +64,8 @@ pub struct Recovering {
     /// The namespace.
     namespace: String,
     /// Its ids there.
-    pid: Id,
-    sid: Id,
+    pid: SocketId,
+    sid: SocketId,
     /// What it has missed so far.
     missed: Missed,
     /// What has been delivered to it since it has joined its rooms here.
@@ -80,7 +81,7 @@ impl History {
     }
 
     /// Adds what is being delivered.
-    fn push(&mut self, publication: Arc<Publication>, only: Option<Id>, now: Time) {
+    fn push(&mut self, publication: Arc<Publication>, only: Option<SocketId>, now: Time) {
         self.bytes += publication.size();
         self.delivered.push_back(Delivered { at: now, publication, only });
     }
@@ -102,7 +103,8 @@ impl History {
     fn missed(
         &self,
         offset: u64,
-        pid: Id,
+        namespace: &str,
+        (sid, pid): (SocketId, SocketId),
         was: ConnId,
         rooms: &HashSet<RoomId>,
         bytes_max: usize,
@@ -112,7 +114,15 @@ impl History {
         let mut missed = Missed::new();
         for delivered in self.delivered.iter().skip(skipped as usize) {
             let publication = &delivered.publication;
-            let is_for = delivered.only.map_or_else(|| rooms.contains(&publication.room), |only| only == pid);
+            let is_for = delivered.only.map_or_else(
+                || {
+                    // The id of a socket means nobody in another namespace.
+                    let is_here =
+                        publication.special.is_none() || namespace_of(publication.room_name()) == namespace;
+                    is_here && publication.is_for(rooms, sid)
+                },
+                |only| only == pid,
+            );
             if is_for && publication.except != Some(was) {
                 bytes += publication.size();
                 missed.push(publication.clone());
@@ -163,7 +173,7 @@ impl Shard {
     }
 
     /// A new id: nobody else's, and nobody can guess it. Its first byte is the shard.
-    pub(super) fn new_id(&mut self) -> Id {
+    pub(super) fn new_id(&mut self) -> SocketId {
         self.ids += 1;
         let half = |number: u8| self.key.hash_one((self.ids, number)).to_be_bytes();
         let mut id = [self.id; 15];
@@ -192,12 +202,17 @@ impl Shard {
         ghost.stage = Stage::Ghost;
         ghost.has_socket = false;
         ghost.muted = true;
+        ghost.speaks_msgpack = conn.speaks_msgpack;
         ghost.session = conn.session.take();
-        let pids: Vec<Id> =
+        let namespaces = || ghost.session.iter().flat_map(|session| &session.namespaces);
+        namespaces().for_each(|joined| self.sockets.remove(&joined.sid, slot));
+        let pids: Vec<SocketId> =
             ghost.session.iter().flat_map(|session| &session.namespaces).map(|joined| joined.pid).collect();
+        let sids: Vec<SocketId> = namespaces().map(|joined| joined.sid).collect();
         let ghost = self.conns.insert(ghost);
         self.slots = self.slots.max(ghost + 1);
         let ghost = ghost as Slot;
+        sids.iter().for_each(|sid| self.sockets.insert(sid, ghost));
         for room in self.rooms.of(&self.conns, slot) {
             self.bus.haunt(room);
         }
@@ -211,6 +226,7 @@ impl Shard {
 
     /// A ghost has waited long enough, or is wanted no more.
     pub(super) fn end_ghost(&mut self, slot: Slot) {
+        self.forget_sockets(slot);
         if let Some(session) = self.conns[slot as usize].session.take() {
             for joined in &session.namespaces {
                 self.history.ghosts.remove(&joined.pid);
@@ -231,7 +247,7 @@ impl Shard {
         else {
             return false;
         };
-        let Some(pid) = Joined::read_id(&pid) else {
+        let Some(pid) = read_socket_id(&pid) else {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
@@ -282,7 +298,7 @@ impl Shard {
     /// What a session left behind, and what it has missed since.
     fn look_up(
         &mut self,
-        pid: Id,
+        pid: SocketId,
         namespace: &str,
         offset: Option<&str>,
     ) -> Result<(Ghost, u64, Missed), Recovered> {
@@ -295,20 +311,19 @@ impl Shard {
         let from = received.max(session.confirmed).max(joined.began);
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-        let missed = self.history.missed(from, pid, ghost.was, &rooms, bytes_max)?;
+        let missed = self.history.missed(from, namespace, (joined.sid, pid), ghost.was, &rooms, bytes_max)?;
         Ok((ghost, from, missed))
     }
 
     /// Of the rooms of a connection, those of a namespace.
     fn rooms_of(&self, slot: Slot, namespace: &str) -> Vec<RoomId> {
-        let is_here = |room: &RoomId| {
-            self.bus.name(*room).is_some_and(|name| super::socketio::namespace_of(&name) == namespace)
-        };
+        let is_here =
+            |room: &RoomId| self.bus.name(*room).is_some_and(|name| namespace_of(&name) == namespace);
         self.rooms.of(&self.conns, slot).into_iter().filter(is_here).collect()
     }
 
     /// What a session left behind in a namespace is gone. Answers its id there.
-    fn give_up(&mut self, pid: Id, namespace: &str) -> Option<Id> {
+    fn give_up(&mut self, pid: SocketId, namespace: &str) -> Option<SocketId> {
         let ghost = self.history.ghosts.remove(&pid)?;
         for room in self.rooms_of(ghost.slot, namespace) {
             if let Some(left) = self.rooms.leave(&mut self.conns, ghost.slot, room) {
@@ -317,6 +332,7 @@ impl Shard {
         }
         let session = self.conns[ghost.slot as usize].session.as_mut()?;
         let sid = session.joined(namespace)?.sid;
+        self.sockets.remove(&sid, ghost.slot);
         session.namespaces.retain(|joined| joined.pid != pid);
         if session.namespaces.is_empty() {
             self.end_ghost(ghost.slot);
@@ -328,6 +344,7 @@ impl Shard {
     fn come_back(&mut self, slot: Slot, joined: Joined, missed: &Missed, from: u64, now: Time) {
         let (namespace, sid, pid) = (joined.name.clone(), joined.sid, joined.pid);
         if let Some(session) = &mut self.conns[slot as usize].session {
+            self.sockets.insert(&sid, slot);
             session.connect_by = None;
             session.confirmed = from;
             session.namespaces.push(joined);
@@ -342,11 +359,17 @@ impl Shard {
             let end = at.map_or(from, |at| self.history.start + at as u64 + 1);
             let offset = self.offset(end);
             let encoding = Encoding::of(&self.conns[slot as usize]);
-            let frame = encoding.encode(&mut self.turn, publication, offset.as_deref());
+            let frame = encoding.encode(
+                &mut self.turn,
+                publication,
+                publication.room_name(),
+                None,
+                offset.as_deref(),
+            );
             self.turn.give(&mut self.conns[slot as usize], slot, &frame, false);
             self.stats().frames_out.add(1);
         }
-        let (sid, pid) = (Joined::write_id(&sid), Joined::write_id(&pid));
+        let (sid, pid) = (write_socket_id(&sid), write_socket_id(&pid));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
         self.stats().namespace_joins.add(1);
         self.count_recovery(Recovered::Yes);
@@ -406,8 +429,12 @@ impl Shard {
                 let ghost = self.history.ghosts.get(&pid).copied();
                 let missed = ghost.map_or_else(Missed::new, |ghost| {
                     let rooms = self.rooms_of(ghost.slot, &namespace).into_iter().collect();
+                    let session = self.conns[ghost.slot as usize].session.as_ref();
+                    let sid = session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                     let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-                    self.history.missed(since, pid, ghost.was, &rooms, bytes_max).unwrap_or_default()
+                    self.history
+                        .missed(since, &namespace, (sid, pid), ghost.was, &rooms, bytes_max)
+                        .unwrap_or_default()
                 });
                 self.give_up(pid, &namespace);
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));

@@ -4,11 +4,12 @@
 //! the main namespace are those of the native dialect.
 
 use super::Shard;
+use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
-use crate::dialect::native::{Code, Command, Refusal};
+use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
-use crate::dialect::{builtin, msgpack};
-use crate::message::{Draft, Slot};
+use crate::dialect::{attachments, builtin, msgpack};
+use crate::message::{Slot, write_socket_id};
 use crate::rules::Action;
 use crate::stats::Ending;
 use crate::time::Time;
@@ -57,8 +58,10 @@ impl Shard {
     /// An attachment has come, or a packet of the msgpack parser: the first thing that a session says tells, since the text stands
     /// before its attachments.
     pub(super) fn socketio_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
-        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        let conn = &mut self.conns[slot as usize];
+        let Some(session) = &mut conn.session else { return };
         if *session.parser.get_or_insert(Parser::Msgpack) == Parser::Msgpack {
+            conn.speaks_msgpack = true;
             return self.socketio_msgpack(slot, bytes, now);
         }
         let Some(mut incoming) = session.incoming.take() else {
@@ -122,8 +125,7 @@ impl Shard {
             Body::Event { name, args } => {
                 self.event(slot, namespace, (name, args), packet.id, attachments, now)
             }
-            // The server has asked nothing.
-            Body::Ack { .. } => {}
+            Body::Ack { args } => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
         }
     }
 
@@ -162,8 +164,9 @@ impl Shard {
         let Some(session) = &mut self.conns[slot as usize].session else { return };
         session.connect_by = None;
         session.namespaces.push(Joined { name: namespace.into(), sid, pid, began });
+        self.sockets.insert(&sid, slot);
         self.stats().namespace_joins.add(1);
-        let (sid, pid) = (Joined::write_id(&sid), self.recovers().then(|| Joined::write_id(&pid)));
+        let (sid, pid) = (write_socket_id(&sid), self.recovers().then(|| write_socket_id(&pid)));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
             let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
@@ -200,6 +203,9 @@ impl Shard {
 
     fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
         let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if let Some(joined) = session.joined(namespace) {
+            self.sockets.remove(&joined.sid, slot);
+        }
         session.namespaces.retain(|joined| joined.name != namespace);
         if session.namespaces.is_empty() {
             return self.leave_all(slot);
@@ -285,20 +291,12 @@ impl Shard {
                 }
                 Ok("{}".to_owned())
             }
-            Command::Publish { room, event, payload, echo, .. } => {
-                let room = room_key(namespace, room);
-                let payload = match attachments {
-                    [] => Ok(*payload),
-                    [only] if builtin::is_placeholder(std::str::from_utf8(payload).unwrap_or_default()) => {
-                        Ok(only.as_slice())
-                    }
-                    _ => Err(Refusal::new(Code::BadMessage, "binary data is the whole of `data`")),
-                };
-                let is_binary = !attachments.is_empty();
-                payload.and_then(|payload| {
-                    let draft = self.draft(slot, is_binary, *echo, now);
-                    self.publish(&Draft { room: &room, event, payload, ..draft }).map(|()| "{}".to_owned())
-                })
+            Command::Publish(publish) => {
+                match self.publish_from(slot, namespace, publish, id, attachments, now) {
+                    Ok(Published::AndAsked) => return,
+                    Ok(Published::Done) => Ok("{}".to_owned()),
+                    Err(refusal) => Err(refusal),
+                }
             }
             Command::Ping { .. } => Ok("{}".to_owned()),
         };
@@ -309,6 +307,35 @@ impl Shard {
             (Ok(_), None) => {}
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
+    }
+
+    fn publish_from(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        publish: &Publish<'_>,
+        id: Option<&str>,
+        attachments: Attachments<'_>,
+        now: Time,
+    ) -> Result<Published, Refusal<'static>> {
+        fn keys<'a>(namespace: &str, rooms: &'a [Cow<'_, str>]) -> Names<'a> {
+            rooms.iter().map(|room| room_key(namespace, room)).collect()
+        }
+        // Binary data alone is bytes for everybody, without a text around it.
+        let text = str::from_utf8(publish.payload).unwrap_or_default();
+        let (binary, payload, attachments) = match attachments {
+            [only] if attachments::is_placeholder(text) => (true, only.as_slice(), &[] as Attachments<'_>),
+            _ => (false, publish.payload, attachments),
+        };
+        let publish = Publish {
+            rooms: keys(namespace, &publish.rooms),
+            except: keys(namespace, &publish.except),
+            event: Cow::Borrowed(&publish.event),
+            payload,
+            id,
+            ..*publish
+        };
+        self.publish(slot, &publish, (binary, attachments), Some(namespace), now)
     }
 
     /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
@@ -340,8 +367,7 @@ impl Shard {
         attachments: Attachments<'_>,
         write: impl FnOnce(&mut Vec<u8>, usize),
     ) {
-        let session = self.conns[slot as usize].session.as_ref();
-        if session.is_some_and(|session| session.parser == Some(Parser::Msgpack)) {
+        if self.conns[slot as usize].speaks_msgpack {
             let mut text = Vec::new();
             write(&mut text, attachments.len());
             return self.reply(slot, Opcode::Binary, |out| msgpack::encode(out, &text, attachments));

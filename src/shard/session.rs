@@ -85,7 +85,12 @@ pub struct Joined {
     pub pid: Id,
     /// The offset in the shard's history from which on it is in the namespace.
     pub began: u64,
+    /// Which pattern allows the namespace: its place in the configuration.
+    pub pattern: u16,
 }
+
+// The pattern stands where there was padding.
+const _: () = assert!(size_of::<Joined>() == 64);
 
 /// An id of 120 bits: nobody can guess it.
 pub type Id = [u8; 15];

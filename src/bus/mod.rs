@@ -10,6 +10,7 @@ pub mod mailbox;
 use crate::message::{
     Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id,
 };
+use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END};
 use mailbox::{Mail, Mailbox};
@@ -36,13 +37,33 @@ impl Bus {
         }
     }
 
+    /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
+    pub fn with_namespaces(self, allowed: Namespaces) -> Bus {
+        Bus { directory: self.directory.with_namespaces(allowed), ..self }
+    }
+
     /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
     /// members it had before.
     ///
     /// # Errors
     /// [`DirectoryFull`] when there would be more rooms than allowed.
     pub fn enter(&self, shard: ShardId, name: &str) -> Result<(RoomId, u32), DirectoryFull> {
-        self.directory.enter(shard, name)
+        self.directory.enter(shard, name, usize::MAX)
+    }
+
+    /// The same for a room that stands for a namespace: its name ends with a NUL. A namespace begins when nobody is in it, and no
+    /// ghost.
+    ///
+    /// # Errors
+    /// [`DirectoryFull`] when there would be more rooms than allowed, or a namespace more than `namespaces_max` or than those of its
+    /// pattern may be.
+    pub fn enter_namespace(
+        &self,
+        shard: ShardId,
+        name: &str,
+        namespaces_max: usize,
+    ) -> Result<(RoomId, u32), DirectoryFull> {
+        self.directory.enter(shard, name, namespaces_max)
     }
 
     /// Counts one member less; `last_here` when it was the last one on `shard`. A room without members is forgotten.
@@ -70,9 +91,9 @@ impl Bus {
         self.directory.name(room)
     }
 
-    /// Namespaces with a member anywhere: rooms whose names end with a NUL.
-    pub fn namespaces(&self) -> usize {
-        self.directory.namespaces()
+    /// The patterns of namespaces, and how many of each have a member anywhere or the ghost of one.
+    pub fn namespaces_by_pattern(&self) -> impl Iterator<Item = (&Pattern, usize)> {
+        self.directory.namespaces_by_pattern()
     }
 
     /// Rooms with a member anywhere.

@@ -753,6 +753,7 @@ impl Shard {
         self.slots = self.slots.max(slot + 1);
         self.wheel.arm(slot as Slot, now, self.settings.handshake_timeout_ms);
         self.stats().sockets.add(1);
+        self.stats().handovers.add(1);
         slot as Slot
     }
 
@@ -1112,6 +1113,7 @@ impl Shard {
             self.pool.give_back(partial.lease);
         }
         self.gate.dismiss(conn.ip);
+        self.discount_session(slot);
         // Who means to go leaves its namespaces first.
         let drops_out = matches!(ending, Ending::Client | Ending::Lost | Ending::Silent | Ending::Slow);
         if is_polling && drops_out {

@@ -18,6 +18,7 @@ use crate::dialect::socketio;
 use crate::message::{ConnId, Publication, RoomId, Slot, SocketId, read_socket_id, write_socket_id};
 use crate::stats::Recovered;
 use crate::time::Time;
+use compact_str::CompactString;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -66,6 +67,8 @@ pub struct Recovering {
     /// Its ids there.
     pid: SocketId,
     sid: SocketId,
+    /// The place of the pattern that allows the namespace; 0 until that has been entered.
+    pattern: u16,
     /// What it has missed so far.
     missed: Missed,
     /// What has been delivered to it since it has joined its rooms here.
@@ -257,6 +260,7 @@ impl Shard {
                 namespace: namespace.to_owned(),
                 pid,
                 sid: pid,
+                pattern: 0,
                 missed: Missed::new(),
                 held: Missed::new(),
                 auth: auth.map(str::to_owned),
@@ -281,16 +285,18 @@ impl Shard {
                 return false;
             }
         };
-        let rooms = self.rooms_of(ghost.slot, namespace);
-        for room in &rooms {
-            if let Some(name) = self.bus.name(*room)
-                && let Ok((room, _)) = self.bus.enter(self.id, &name)
-            {
-                self.rooms.join(&mut self.conns, slot, room);
+        let pattern = match self.enter_namespace(slot, namespace) {
+            Ok(pattern) => pattern,
+            Err(reason) => {
+                self.turn_back(slot, namespace, reason);
+                return true;
             }
-        }
+        };
+        let rooms = self.rooms_of(ghost.slot, namespace);
+        let names: Vec<CompactString> = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
+        self.enter_again(slot, &names);
         let sid = self.give_up(pid, namespace).unwrap_or(pid);
-        let joined = Joined { name: namespace.into(), sid, pid, began: from };
+        let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
         self.come_back(slot, joined, &missed, from, now);
         true
     }
@@ -340,9 +346,26 @@ impl Shard {
         Some(sid)
     }
 
+    /// The rooms that a connection was in are its own again. That of the namespace it has entered already.
+    fn enter_again(&mut self, slot: Slot, rooms: &[CompactString]) {
+        for name in rooms {
+            if let Ok((room, _)) = self.bus.enter(self.id, name)
+                && !self.rooms.join(&mut self.conns, slot, room)
+            {
+                self.bus.exit(self.id, room, false);
+            }
+        }
+    }
+
+    /// The place of a session in its namespace has been taken meanwhile. What it left behind stays, so that it may try again.
+    fn turn_back(&mut self, slot: Slot, namespace: &str, reason: &str) {
+        self.count_recovery(Recovered::Full);
+        self.refuse_namespace(slot, namespace, reason);
+    }
+
     /// A session is here again: first comes what it has missed, then that it is in the namespace.
     fn come_back(&mut self, slot: Slot, joined: Joined, missed: &Missed, from: u64, now: Time) {
-        let (namespace, sid, pid) = (joined.name.clone(), joined.sid, joined.pid);
+        let (namespace, sid, pid, pattern) = (joined.name.clone(), joined.sid, joined.pid, joined.pattern);
         if let Some(session) = &mut self.conns[slot as usize].session {
             self.sockets.insert(&sid, slot);
             session.connect_by = None;
@@ -371,7 +394,7 @@ impl Shard {
         }
         let (sid, pid) = (write_socket_id(&sid), write_socket_id(&pid));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
-        self.stats().namespace_joins.add(1);
+        self.count_joined(pattern);
         self.count_recovery(Recovered::Yes);
         self.arm_session(slot, now);
     }
@@ -404,23 +427,19 @@ impl Shard {
                 }
             }
             Recovery::Found { to, sid, rooms, missed, end } => {
-                let Some(conn) = self.conns.get_mut(to.slot as usize).filter(|conn| conn.stamp == to.stamp)
-                else {
-                    return;
-                };
-                let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                else {
-                    return;
-                };
-                (recovering.sid, recovering.missed) = (sid, missed);
+                let Some(recovering) = self.recovering(to) else { return };
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
-                conn.muted = true;
-                for name in rooms {
-                    if let Ok((room, _)) = self.bus.enter(self.id, &name)
-                        && !self.rooms.join(&mut self.conns, to.slot, room)
-                    {
-                        self.bus.exit(self.id, room, false);
+                let pattern = match self.enter_namespace(to.slot, &namespace) {
+                    Ok(pattern) => pattern,
+                    Err(reason) => {
+                        self.take_recovering(to);
+                        return self.turn_back(to.slot, &namespace, reason);
                     }
+                };
+                self.enter_again(to.slot, &rooms);
+                self.conns[to.slot as usize].muted = true;
+                if let Some(recovering) = self.recovering(to) {
+                    (recovering.sid, recovering.missed, recovering.pattern) = (sid, missed, pattern);
                 }
                 let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
                 self.bus.post(pid[0], Mail::Recovery(Box::new(fetch)));
@@ -441,7 +460,7 @@ impl Shard {
             }
             Recovery::Rest { to, missed } => {
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, missed: mut all, held, .. } = *recovering;
+                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, .. } = *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
                 let known: HashSet<*const Publication> = all.iter().map(Arc::as_ptr).collect();
@@ -451,10 +470,17 @@ impl Shard {
                 for publication in &all {
                     self.history.push(publication.clone(), Some(pid), now);
                 }
-                let joined = Joined { name: namespace.into(), sid, pid, began: from };
+                let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
                 self.come_back(to.slot, joined, &all, from, now);
             }
         }
+    }
+
+    /// The session on its way back in this connection, if that is still open: what a closed one joins nobody would leave.
+    fn recovering(&mut self, id: ConnId) -> Option<&mut Recovering> {
+        let conn =
+            self.conns.get_mut(id.slot as usize).filter(|conn| conn.stamp == id.stamp && conn.is_open())?;
+        conn.session.as_mut()?.recovering.as_deref_mut()
     }
 
     fn take_recovering(&mut self, id: ConnId) -> Option<Box<Recovering>> {

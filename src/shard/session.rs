@@ -85,7 +85,12 @@ pub struct Joined {
     pub pid: SocketId,
     /// The offset in the shard's history from which on it is in the namespace.
     pub began: u64,
+    /// Which pattern allows the namespace: its place in the configuration.
+    pub pattern: u16,
 }
+
+// The pattern stands where there was padding.
+const _: () = assert!(size_of::<Joined>() == 64);
 
 /// Where the sockets of Socket.IO are, by their ids. Eight bytes for each in a table, so that everybody can be found and idle ones cost
 /// little.

@@ -6,12 +6,13 @@
 use super::Shard;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
+use crate::bus::directory::DirectoryFull;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
 use crate::message::{Slot, write_socket_id};
 use crate::rules::Action;
-use crate::stats::Ending;
+use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
@@ -115,18 +116,24 @@ impl Shard {
         if let Body::Connect(auth) = packet.body {
             return self.join_namespace(slot, namespace, auth, now);
         }
-        let session = self.conns[slot as usize].session.as_ref();
-        if session.is_none_or(|session| session.joined(namespace).is_none()) {
+        let Some(stats) = self.namespace_stats(slot, namespace) else {
             return self.break_off(slot, "a packet for a namespace that was not joined", now);
-        }
+        };
         match &packet.body {
             Body::Connect(_) => {}
             Body::Disconnect => self.leave_namespace(slot, namespace),
             Body::Event { name, args } => {
+                stats.events.add(1);
                 self.event(slot, namespace, (name, args), packet.id, attachments, now)
             }
             Body::Ack { args } => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
         }
+    }
+
+    /// The numbers of a namespace that the connection is in.
+    fn namespace_stats(&self, slot: Slot, namespace: &str) -> Option<&NamespaceStats> {
+        let joined = self.conns[slot as usize].session.as_ref()?.joined(namespace)?;
+        Some(self.stats().namespace(Some(joined.pattern)))
     }
 
     fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
@@ -134,7 +141,7 @@ impl Shard {
         if session.joined(namespace).is_some() || session.recovering.is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
-        let is_allowed = self.settings.socketio.namespaces.allows(namespace);
+        let is_allowed = self.settings.socketio.namespaces.find(namespace).is_some();
         let has_place = session.namespaces.len() < self.settings.socketio.namespaces_per_connection_max;
         if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
             return;
@@ -145,27 +152,17 @@ impl Shard {
     /// Makes a connection a member of a namespace in which it has not been.
     pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
         let settings = self.settings.socketio.clone();
-        let Some(session) = &self.conns[slot as usize].session else { return };
-        let refused = if !settings.namespaces.allows(namespace) {
-            Some("Invalid namespace")
-        } else if session.namespaces.len() >= settings.namespaces_per_connection_max {
-            Some("Too many namespaces")
-        } else {
-            self.enter_namespace(slot, namespace).err()
+        let pattern = match self.enter_namespace(slot, namespace) {
+            Ok(pattern) => pattern,
+            Err(reason) => return self.refuse_namespace(slot, namespace, reason),
         };
-        if let Some(reason) = refused {
-            self.stats().namespace_refusals.add(1);
-            return self.say_packet(slot, &[], |out, _| {
-                socketio::encode_connect_error(out, namespace, reason, None);
-            });
-        }
         let (sid, pid) = (self.new_id(), self.new_id());
         let began = self.history.end();
         let Some(session) = &mut self.conns[slot as usize].session else { return };
         session.connect_by = None;
-        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began });
+        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began, pattern });
         self.sockets.insert(&sid, slot);
-        self.stats().namespace_joins.add(1);
+        self.count_joined(pattern);
         let (sid, pid) = (write_socket_id(&sid), self.recovers().then(|| write_socket_id(&pid)));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
@@ -178,30 +175,59 @@ impl Shard {
         self.arm_session(slot, now);
     }
 
-    /// Counts the connection among those that are in the namespace.
-    fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<(), &'static str> {
+    /// Counts the connection among those that are in the namespace. Answers the place of the pattern that allows it.
+    ///
+    /// # Errors
+    /// Why it may not be in it, in words for its client.
+    pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, &'static str> {
         let settings = &self.settings.socketio;
-        let Ok((room, before)) = self.bus.enter(self.id, &room_key(namespace, "")) else {
-            return Err("The server holds as many rooms as it may");
+        let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
+            return Err("Invalid namespace");
         };
-        let most = settings.connections_per_namespace_max;
-        let refused = if most > 0 && before as usize >= most {
-            Some("The namespace is full")
-        } else if before == 0 && self.bus.namespaces() > settings.namespaces_max {
-            Some("The server holds as many namespaces as it may")
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
+        let joined = self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
+        if joined >= settings.namespaces_per_connection_max {
+            return Err("Too many namespaces");
+        }
+        let most =
+            allowance.connections_max.map_or(settings.connections_per_namespace_max, |most| most as usize);
+        let key = room_key(namespace, "");
+        let (room, before) =
+            self.bus.enter_namespace(self.id, &key, settings.namespaces_max).map_err(|full| match full {
+                DirectoryFull::Rooms => "The server holds as many rooms as it may",
+                DirectoryFull::Namespaces => "The server holds as many namespaces as it may",
+            })?;
+        if most > 0 && before as usize >= most {
             let last_here = self.rooms.members(room).is_empty();
             self.bus.exit(self.id, room, last_here);
-            return Err(reason);
+            return Err("The namespace is full");
         }
         self.rooms.join(&mut self.conns, slot, room);
-        Ok(())
+        Ok(pattern)
+    }
+
+    /// Tells a client that it may not be in a namespace.
+    pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, reason: &str) {
+        let pattern = self.settings.socketio.namespaces.find(namespace).map(|(pattern, _)| pattern);
+        self.stats().namespace_refusals.add(1);
+        self.stats().namespace(pattern).refusals.add(1);
+        self.say_packet(slot, &[], |out, _| {
+            socketio::encode_connect_error(out, namespace, reason, None);
+        });
+    }
+
+    /// A connection has come into a namespace.
+    pub(super) fn count_joined(&self, pattern: u16) {
+        let stats = self.stats();
+        stats.namespace_joins.add(1);
+        let namespace = stats.namespace(Some(pattern));
+        namespace.joins.add(1);
+        namespace.connections.add(1);
     }
 
     fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+        if let Some(stats) = self.namespace_stats(slot, namespace) {
+            stats.connections.sub(1);
+        }
         let Some(session) = &mut self.conns[slot as usize].session else { return };
         if let Some(joined) = session.joined(namespace) {
             self.sockets.remove(&joined.sid, slot);
@@ -335,7 +361,11 @@ impl Shard {
             id,
             ..*publish
         };
-        self.publish(slot, &publish, (binary, attachments), Some(namespace), now)
+        let published = self.publish(slot, &publish, (binary, attachments), Some(namespace), now)?;
+        if let Some(stats) = self.namespace_stats(slot, namespace) {
+            stats.publications.add(1);
+        }
+        Ok(published)
     }
 
     /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.

@@ -381,7 +381,11 @@ impl Shard {
                 }
             }
             Recovery::Found { to, sid, rooms, missed, end } => {
-                let Some(conn) = self.conns.get_mut(to.slot as usize).filter(|conn| conn.stamp == to.stamp)
+                // Who has gone meanwhile joins nothing any more.
+                let Some(conn) = self
+                    .conns
+                    .get_mut(to.slot as usize)
+                    .filter(|conn| conn.stamp == to.stamp && conn.is_open())
                 else {
                     return;
                 };

@@ -14,7 +14,7 @@ use super::session::{Id, Joined};
 use super::{Encoding, Shard};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
-use crate::message::{ConnId, Publication, RoomId, Slot};
+use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, Slot};
 use crate::stats::Recovered;
 use crate::time::Time;
 use serde::Deserialize;
@@ -235,8 +235,7 @@ impl Shard {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
-        let shard = pid[0];
-        if shard != self.id && usize::from(shard) < self.bus.shards() {
+        if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
                 pid,
@@ -249,9 +248,14 @@ impl Shard {
             if let Some(session) = &mut self.conns[slot as usize].session {
                 session.recovering = Some(Box::new(recovering));
             }
+            let mut left = ShardSet::default();
+            (0..self.bus.shards() as ShardId).for_each(|shard| left.insert(shard));
+            left.remove(self.id);
+            // Most likely it is where its last event came from, or else where it began: no more than a hint, since it may have moved.
+            let last = offset.as_deref().and_then(|offset| offset.split('.').nth(1)?.parse().ok());
+            let hint = last.unwrap_or(pid[0]);
             let offset = offset.map(Cow::into_owned);
-            let ask = Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset };
-            self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            self.ask(hint, Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset, left });
             return true;
         }
         // Events that are on their way were missed as well.
@@ -277,6 +281,21 @@ impl Shard {
         let joined = Joined { name: namespace.into(), sid, pid, began: from };
         self.come_back(slot, joined, &missed, from, now);
         true
+    }
+
+    /// Asks one of the shards that are left about a session, the one with the number `hint` if it is among them.
+    fn ask(&self, hint: ShardId, mut ask: Recovery) {
+        let Recovery::Ask { from, left, .. } = &mut ask else { return };
+        match left.iter().find(|shard| *shard == hint).or_else(|| left.iter().next()) {
+            Some(shard) => {
+                left.remove(shard);
+                self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            }
+            None => {
+                let refused = Recovery::Refused { to: *from, reason: Recovered::Unknown };
+                self.bus.post(from.shard, Mail::Recovery(Box::new(refused)));
+            }
+        }
     }
 
     /// What a session left behind, and what it has missed since.
@@ -356,7 +375,10 @@ impl Shard {
     /// Mail about a session that comes back on another shard than it left.
     pub(super) fn recovery(&mut self, recovery: Recovery, now: Time) {
         match recovery {
-            Recovery::Ask { from, pid, namespace, offset } => {
+            Recovery::Ask { pid, .. } if !self.history.ghosts.contains_key(&pid) => {
+                self.ask(pid[0], recovery)
+            }
+            Recovery::Ask { from, pid, namespace, offset, .. } => {
                 let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
                     Ok((ghost, _, missed)) => {
                         let session = self.conns[ghost.slot as usize].session.as_ref();
@@ -364,7 +386,8 @@ impl Shard {
                             session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                         let rooms = self.rooms_of(ghost.slot, &namespace);
                         let rooms = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
-                        Recovery::Found { to: from, sid, rooms, missed, end: self.history.end() }
+                        let end = self.history.end();
+                        Recovery::Found { to: from, shard: self.id, sid, rooms, missed, end }
                     }
                     Err(reason) => {
                         self.give_up(pid, &namespace);
@@ -380,7 +403,7 @@ impl Shard {
                     self.join_anew(to.slot, &namespace, auth.as_deref(), now);
                 }
             }
-            Recovery::Found { to, sid, rooms, missed, end } => {
+            Recovery::Found { to, shard, sid, rooms, missed, end } => {
                 // Who has gone meanwhile joins nothing any more.
                 let Some(conn) = self
                     .conns
@@ -404,7 +427,7 @@ impl Shard {
                     }
                 }
                 let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
-                self.bus.post(pid[0], Mail::Recovery(Box::new(fetch)));
+                self.bus.post(shard, Mail::Recovery(Box::new(fetch)));
             }
             Recovery::Fetch { from, pid, namespace, since } => {
                 let ghost = self.history.ghosts.get(&pid).copied();

@@ -71,6 +71,9 @@ pub struct Recovering {
     held: Missed,
     /// What it says for itself, in case that it cannot be recovered.
     auth: Option<String>,
+    /// Namespaces that its client wants to be in besides, each with what it says for itself: they come after this one. At most
+    /// `namespaces_per_connection_max`.
+    waiting: Vec<(String, Option<String>)>,
 }
 
 impl History {
@@ -243,6 +246,7 @@ impl Shard {
                 missed: Missed::new(),
                 held: Missed::new(),
                 auth: auth.map(str::to_owned),
+                waiting: Vec::new(),
             };
             let from = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
             if let Some(session) = &mut self.conns[slot as usize].session {
@@ -399,8 +403,9 @@ impl Shard {
             Recovery::Refused { to, reason } => {
                 self.count_recovery(reason);
                 if let Some(recovering) = self.take_recovering(to) {
-                    let Recovering { namespace, auth, .. } = *recovering;
+                    let Recovering { namespace, auth, waiting, .. } = *recovering;
                     self.join_anew(to.slot, &namespace, auth.as_deref(), now);
+                    self.join_waiting(to.slot, waiting, now);
                 }
             }
             Recovery::Found { to, shard, sid, rooms, missed, end } => {
@@ -441,7 +446,7 @@ impl Shard {
             }
             Recovery::Rest { to, missed } => {
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, missed: mut all, held, .. } = *recovering;
+                let Recovering { namespace, pid, sid, missed: mut all, held, waiting, .. } = *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
                 let known: HashSet<*const Publication> = all.iter().map(Arc::as_ptr).collect();
@@ -453,7 +458,15 @@ impl Shard {
                 }
                 let joined = Joined { name: namespace.into(), sid, pid, began: from };
                 self.come_back(to.slot, joined, &all, from, now);
+                self.join_waiting(to.slot, waiting, now);
             }
+        }
+    }
+
+    /// The namespaces that had to wait for another one. Of those, too, one may have to be asked for elsewhere, and the others wait again.
+    fn join_waiting(&mut self, slot: Slot, waiting: Vec<(String, Option<String>)>, now: Time) {
+        for (namespace, auth) in waiting {
+            self.join_namespace(slot, &namespace, auth.as_deref(), now);
         }
     }
 
@@ -470,8 +483,23 @@ impl Shard {
 }
 
 impl Recovering {
-    /// Holds back an event that is delivered meanwhile.
-    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
-        self.held.push(publication.clone());
+    /// Notes that its client wants to be in another namespace, too. False when it has said so already, or of too many.
+    pub(super) fn wait(&mut self, namespace: &str, auth: Option<&str>, waiting_max: usize) -> bool {
+        let is_known = self.namespace == namespace || self.waiting.iter().any(|(name, _)| name == namespace);
+        if is_known || self.waiting.len() >= waiting_max {
+            return false;
+        }
+        self.waiting.push((namespace.to_owned(), auth.map(str::to_owned)));
+        true
+    }
+
+    /// Holds back events of a room that are delivered meanwhile. False when the room is of another namespace.
+    pub(super) fn hold(&mut self, publications: &[Arc<Publication>]) -> bool {
+        let room = publications.first().map_or("", |first| first.room_name());
+        let is_here = super::socketio::namespace_of(room) == self.namespace;
+        if is_here {
+            self.held.extend_from_slice(publications);
+        }
+        is_here
     }
 }

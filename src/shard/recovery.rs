@@ -101,6 +101,14 @@ impl History {
         }
     }
 
+    /// The offset behind a publication that stands at `offset` or later.
+    fn end_of(&self, publication: &Arc<Publication>, offset: u64) -> u64 {
+        let skipped = offset.saturating_sub(self.start) as usize;
+        let mut rest = self.delivered.iter().skip(skipped);
+        let at = rest.position(|delivered| Arc::ptr_eq(&delivered.publication, publication));
+        at.map_or(offset, |at| self.start + (skipped + at) as u64 + 1)
+    }
+
     /// What a session has missed from `offset` on, if all of it is still there.
     fn missed(
         &self,
@@ -116,7 +124,11 @@ impl History {
         for delivered in self.delivered.iter().skip(skipped as usize) {
             let publication = &delivered.publication;
             let is_for = delivered.only.map_or_else(|| rooms.contains(&publication.room), |only| only == pid);
-            if is_for && publication.except != Some(was) {
+            // By their stamps: a session may have moved to another place while it was this connection.
+            let is_own = publication
+                .except
+                .is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp));
+            if is_for && !is_own {
                 bytes += publication.size();
                 missed.push(publication.clone());
             }
@@ -319,6 +331,7 @@ impl Shard {
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
         let missed = self.history.missed(from, pid, ghost.was, &rooms, bytes_max)?;
+        let from = if missed.is_empty() { self.history.end() } else { from };
         Ok((ghost, from, missed))
     }
 
@@ -352,17 +365,18 @@ impl Shard {
         let (namespace, sid, pid) = (joined.name.clone(), joined.sid, joined.pid);
         if let Some(session) = &mut self.conns[slot as usize].session {
             session.connect_by = None;
-            session.confirmed = from;
+            // A ping that is under way was sent before what comes now: its answer does not tell of that.
+            session.asked = session.asked.min(from);
             session.namespaces.push(joined);
         }
-        for publication in missed {
-            // Where it stands in the history is where the next one is looked for; without it, all of them come again.
-            let at = self
-                .history
-                .delivered
-                .iter()
-                .rposition(|delivered| Arc::ptr_eq(&delivered.publication, publication));
-            let end = at.map_or(from, |at| self.history.start + at as u64 + 1);
+        let mut end = from;
+        for (at, publication) in missed.iter().enumerate() {
+            // Where it stands in the history, in the same order, is where the next one is looked for. Behind the last nothing is for this
+            // session, but what it published itself when it was another connection.
+            end = match at + 1 == missed.len() {
+                true => self.history.end(),
+                false => self.history.end_of(publication, end),
+            };
             let offset = self.offset(end);
             let encoding = Encoding::of(&self.conns[slot as usize]);
             let frame = encoding.encode(&mut self.turn, publication, offset.as_deref());

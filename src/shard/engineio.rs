@@ -10,7 +10,7 @@ use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
-use crate::message::{Reject, ShardId, Slot};
+use crate::message::{ConnId, Reject, ShardId, Slot};
 use crate::stats::Ending;
 use crate::time::{Bucket, Time};
 use crate::wire::close::CloseCode;
@@ -404,6 +404,11 @@ impl Shard {
         new.pinged = old.pinged;
         new.heard_ms = old.heard_ms;
         new.session = old.session.take();
+        if new.session.as_ref().is_some_and(|session| session.recovering.is_some()) {
+            new.muted = old.muted;
+            let place = |slot| ConnId { shard: self.id, slot, stamp: new.stamp };
+            self.history.note_move(place(from), place(to));
+        }
         // An empty one, of which all was left out, would bound what the socket may well take.
         if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {
             new.outbox.get_or_insert_default().append(*waiting);

@@ -33,6 +33,9 @@ pub struct History {
     bytes: usize,
     /// By the private id of a session in a namespace, the connection that it left behind. At most `ghosts_max`.
     ghosts: HashMap<Id, Ghost>,
+    /// Connections that asked for a session elsewhere and then moved to a WebSocket, with their new place: the answer goes to the old one.
+    /// At most one for each session on its way back.
+    moved: Vec<(ConnId, ConnId)>,
 }
 
 #[derive(Debug)]
@@ -107,6 +110,17 @@ impl History {
         let mut rest = self.delivered.iter().skip(skipped);
         let at = rest.position(|delivered| Arc::ptr_eq(&delivered.publication, publication));
         at.map_or(offset, |at| self.start + (skipped + at) as u64 + 1)
+    }
+
+    /// A session on its way back has moved from one connection to another.
+    pub(super) fn note_move(&mut self, from: ConnId, to: ConnId) {
+        self.moved.push((from, to));
+    }
+
+    /// Where a connection is by now that an answer is for. One answer is under way to each at a time.
+    fn place_now(&mut self, asked: ConnId) -> ConnId {
+        let at = self.moved.iter().position(|(from, _)| *from == asked);
+        at.map_or(asked, |at| self.moved.swap_remove(at).1)
     }
 
     /// What a session has missed from `offset` on, if all of it is still there.
@@ -415,6 +429,7 @@ impl Shard {
                 self.bus.post(from.shard, Mail::Recovery(Box::new(answer)));
             }
             Recovery::Refused { to, reason } => {
+                let to = self.history.place_now(to);
                 self.count_recovery(reason);
                 if let Some(recovering) = self.take_recovering(to) {
                     let Recovering { namespace, auth, waiting, .. } = *recovering;
@@ -423,6 +438,7 @@ impl Shard {
                 }
             }
             Recovery::Found { to, shard, sid, rooms, missed, end } => {
+                let to = self.history.place_now(to);
                 // Who has gone meanwhile joins nothing any more.
                 let Some(conn) = self
                     .conns
@@ -459,6 +475,7 @@ impl Shard {
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
             }
             Recovery::Rest { to, missed } => {
+                let to = self.history.place_now(to);
                 let Some(recovering) = self.take_recovering(to) else { return };
                 let Recovering { namespace, pid, sid, missed: mut all, held, waiting, .. } = *recovering;
                 all.extend(missed);

@@ -1,6 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
-use crate::message::{ConnId, Publication, SocketId};
+use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
 use std::collections::VecDeque;
@@ -75,6 +75,8 @@ pub enum Recovery {
         namespace: String,
         /// The offset of the last event that its client has got.
         offset: Option<String>,
+        /// The shards that were not asked yet. Who does not know it asks one of these.
+        left: ShardSet,
     },
     /// Nobody that could be recovered.
     Refused {
@@ -87,6 +89,8 @@ pub enum Recovery {
     Found {
         /// Who asked.
         to: ConnId,
+        /// Where it was.
+        shard: ShardId,
         /// The session's public id.
         sid: SocketId,
         /// The names of its rooms.

@@ -10,7 +10,7 @@ use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
-use crate::message::{Reject, ShardId, Slot};
+use crate::message::{ConnId, Reject, ShardId, Slot};
 use crate::stats::{Ending, Gauge};
 use crate::time::{Bucket, Time};
 use crate::wire::close::CloseCode;
@@ -429,6 +429,11 @@ impl Shard {
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
             self.sockets.insert(&joined.sid, to);
+        }
+        if new.session.as_ref().is_some_and(|session| session.recovering.is_some()) {
+            new.muted = old.muted;
+            let place = |slot| ConnId { shard: self.id, slot, stamp: new.stamp };
+            self.history.note_move(place(from), place(to));
         }
         // An empty one, of which all was left out, would bound what the socket may well take.
         if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {

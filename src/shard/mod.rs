@@ -874,12 +874,12 @@ impl Shard {
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
-            if conn.is_apart() {
-                if let Some(recovering) =
-                    conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                {
-                    run.publications.iter().for_each(|publication| recovering.hold(publication));
-                }
+            if conn.stage == Stage::Ghost {
+                continue;
+            }
+            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
+                && recovering.hold(run.publications[0].room_name(), &run.publications)
+            {
                 continue;
             }
             // With the shard: connections of other shards have the same slots and stamps.

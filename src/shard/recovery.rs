@@ -11,11 +11,13 @@
 
 use super::conn::{Conn, Stage};
 use super::session::Joined;
-use super::socketio::namespace_of;
+use super::socketio::{namespace_of, room_key};
 use super::{Encoding, Shard};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
-use crate::message::{ConnId, Publication, RoomId, Slot, SocketId, read_socket_id, write_socket_id};
+use crate::message::{
+    ConnId, Publication, RoomId, ShardId, ShardSet, Slot, SocketId, read_socket_id, write_socket_id,
+};
 use crate::stats::Recovered;
 use crate::time::Time;
 use compact_str::CompactString;
@@ -35,6 +37,9 @@ pub struct History {
     bytes: usize,
     /// By the private id of a session in a namespace, the connection that it left behind. At most `ghosts_max`.
     ghosts: HashMap<SocketId, Ghost>,
+    /// Connections that asked for a session elsewhere and then moved to a WebSocket, with their new place: the answer goes to the old one.
+    /// At most one for each session on its way back.
+    moved: Vec<(ConnId, ConnId)>,
 }
 
 #[derive(Debug)]
@@ -75,6 +80,9 @@ pub struct Recovering {
     held: Missed,
     /// What it says for itself, in case that it cannot be recovered.
     auth: Option<String>,
+    /// Namespaces that its client wants to be in besides, each with what it says for itself: they come after this one. At most
+    /// `namespaces_per_connection_max`.
+    waiting: Vec<(String, Option<String>)>,
 }
 
 impl History {
@@ -102,6 +110,25 @@ impl History {
         }
     }
 
+    /// The offset behind a publication that stands at `offset` or later.
+    fn end_of(&self, publication: &Arc<Publication>, offset: u64) -> u64 {
+        let skipped = offset.saturating_sub(self.start) as usize;
+        let mut rest = self.delivered.iter().skip(skipped);
+        let at = rest.position(|delivered| Arc::ptr_eq(&delivered.publication, publication));
+        at.map_or(offset, |at| self.start + (skipped + at) as u64 + 1)
+    }
+
+    /// A session on its way back has moved from one connection to another.
+    pub(super) fn note_move(&mut self, from: ConnId, to: ConnId) {
+        self.moved.push((from, to));
+    }
+
+    /// Where a connection is by now that an answer is for. One answer is under way to each at a time.
+    fn place_now(&mut self, asked: ConnId) -> ConnId {
+        let at = self.moved.iter().position(|(from, _)| *from == asked);
+        at.map_or(asked, |at| self.moved.swap_remove(at).1)
+    }
+
     /// What a session has missed from `offset` on, if all of it is still there.
     fn missed(
         &self,
@@ -126,7 +153,11 @@ impl History {
                 },
                 |only| only == pid,
             );
-            if is_for && publication.except != Some(was) {
+            // By their stamps: a session may have moved to another place while it was this connection.
+            let is_own = publication
+                .except
+                .is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp));
+            if is_for && !is_own {
                 bytes += publication.size();
                 missed.push(publication.clone());
             }
@@ -254,8 +285,7 @@ impl Shard {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
-        let shard = pid[0];
-        if shard != self.id && usize::from(shard) < self.bus.shards() {
+        if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
                 pid,
@@ -264,14 +294,20 @@ impl Shard {
                 missed: Missed::new(),
                 held: Missed::new(),
                 auth: auth.map(str::to_owned),
+                waiting: Vec::new(),
             };
             let from = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
             if let Some(session) = &mut self.conns[slot as usize].session {
                 session.recovering = Some(Box::new(recovering));
             }
+            let mut left = ShardSet::default();
+            (0..self.bus.shards() as ShardId).for_each(|shard| left.insert(shard));
+            left.remove(self.id);
+            // Most likely it is where its last event came from, or else where it began: no more than a hint, since it may have moved.
+            let last = offset.as_deref().and_then(|offset| offset.split('.').nth(1)?.parse().ok());
+            let hint = last.unwrap_or(pid[0]);
             let offset = offset.map(Cow::into_owned);
-            let ask = Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset };
-            self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            self.ask(hint, Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset, left });
             return true;
         }
         // Events that are on their way were missed as well.
@@ -301,6 +337,21 @@ impl Shard {
         true
     }
 
+    /// Asks one of the shards that are left about a session, the one with the number `hint` if it is among them.
+    fn ask(&self, hint: ShardId, mut ask: Recovery) {
+        let Recovery::Ask { from, left, .. } = &mut ask else { return };
+        match left.iter().find(|shard| *shard == hint).or_else(|| left.iter().next()) {
+            Some(shard) => {
+                left.remove(shard);
+                self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            }
+            None => {
+                let refused = Recovery::Refused { to: *from, reason: Recovered::Unknown };
+                self.bus.post(from.shard, Mail::Recovery(Box::new(refused)));
+            }
+        }
+    }
+
     /// What a session left behind, and what it has missed since.
     fn look_up(
         &mut self,
@@ -318,6 +369,7 @@ impl Shard {
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
         let missed = self.history.missed(from, namespace, (joined.sid, pid), ghost.was, &rooms, bytes_max)?;
+        let from = if missed.is_empty() { self.history.end() } else { from };
         Ok((ghost, from, missed))
     }
 
@@ -369,17 +421,18 @@ impl Shard {
         if let Some(session) = &mut self.conns[slot as usize].session {
             self.sockets.insert(&sid, slot);
             session.connect_by = None;
-            session.confirmed = from;
+            // A ping that is under way was sent before what comes now: its answer does not tell of that.
+            session.asked = session.asked.min(from);
             session.namespaces.push(joined);
         }
-        for publication in missed {
-            // Where it stands in the history is where the next one is looked for; without it, all of them come again.
-            let at = self
-                .history
-                .delivered
-                .iter()
-                .rposition(|delivered| Arc::ptr_eq(&delivered.publication, publication));
-            let end = at.map_or(from, |at| self.history.start + at as u64 + 1);
+        let mut end = from;
+        for (at, publication) in missed.iter().enumerate() {
+            // Where it stands in the history, in the same order, is where the next one is looked for. Behind the last nothing is for this
+            // session, but what it published itself when it was another connection.
+            end = match at + 1 == missed.len() {
+                true => self.history.end(),
+                false => self.history.end_of(publication, end),
+            };
             let offset = self.offset(end);
             let encoding = Encoding::of(&self.conns[slot as usize]);
             let frame = encoding.encode(
@@ -402,7 +455,10 @@ impl Shard {
     /// Mail about a session that comes back on another shard than it left.
     pub(super) fn recovery(&mut self, recovery: Recovery, now: Time) {
         match recovery {
-            Recovery::Ask { from, pid, namespace, offset } => {
+            Recovery::Ask { pid, .. } if !self.history.ghosts.contains_key(&pid) => {
+                self.ask(pid[0], recovery)
+            }
+            Recovery::Ask { from, pid, namespace, offset, .. } => {
                 let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
                     Ok((ghost, _, missed)) => {
                         let session = self.conns[ghost.slot as usize].session.as_ref();
@@ -410,7 +466,8 @@ impl Shard {
                             session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                         let rooms = self.rooms_of(ghost.slot, &namespace);
                         let rooms = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
-                        Recovery::Found { to: from, sid, rooms, missed, end: self.history.end() }
+                        let end = self.history.end();
+                        Recovery::Found { to: from, shard: self.id, sid, rooms, missed, end }
                     }
                     Err(reason) => {
                         self.give_up(pid, &namespace);
@@ -420,29 +477,38 @@ impl Shard {
                 self.bus.post(from.shard, Mail::Recovery(Box::new(answer)));
             }
             Recovery::Refused { to, reason } => {
+                let to = self.history.place_now(to);
                 self.count_recovery(reason);
                 if let Some(recovering) = self.take_recovering(to) {
-                    let Recovering { namespace, auth, .. } = *recovering;
+                    let Recovering { namespace, auth, waiting, .. } = *recovering;
                     self.join_anew(to.slot, &namespace, auth.as_deref(), now);
+                    self.join_waiting(to.slot, waiting, now);
                 }
             }
-            Recovery::Found { to, sid, rooms, missed, end } => {
+            Recovery::Found { to, shard, sid, rooms, missed, end } => {
+                let to = self.history.place_now(to);
                 let Some(recovering) = self.recovering(to) else { return };
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
                 let pattern = match self.enter_namespace(to.slot, &namespace) {
                     Ok(pattern) => pattern,
                     Err(reason) => {
-                        self.take_recovering(to);
-                        return self.turn_back(to.slot, &namespace, reason);
+                        let waiting = self.take_recovering(to).map(|recovering| recovering.waiting);
+                        self.turn_back(to.slot, &namespace, reason);
+                        return self.join_waiting(to.slot, waiting.unwrap_or_default(), now);
                     }
                 };
                 self.enter_again(to.slot, &rooms);
+                if sid[0] != self.id {
+                    // Who publishes to it by its id looks for it where that was made, or else for a room of that name.
+                    let own = room_key(&namespace, &write_socket_id(&sid)).into_owned().into();
+                    self.enter_again(to.slot, &[own]);
+                }
                 self.conns[to.slot as usize].muted = true;
                 if let Some(recovering) = self.recovering(to) {
                     (recovering.sid, recovering.missed, recovering.pattern) = (sid, missed, pattern);
                 }
                 let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
-                self.bus.post(pid[0], Mail::Recovery(Box::new(fetch)));
+                self.bus.post(shard, Mail::Recovery(Box::new(fetch)));
             }
             Recovery::Fetch { from, pid, namespace, since } => {
                 let ghost = self.history.ghosts.get(&pid).copied();
@@ -459,8 +525,10 @@ impl Shard {
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
             }
             Recovery::Rest { to, missed } => {
+                let to = self.history.place_now(to);
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, .. } = *recovering;
+                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, waiting, .. } =
+                    *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
                 let known: HashSet<*const Publication> = all.iter().map(Arc::as_ptr).collect();
@@ -472,6 +540,7 @@ impl Shard {
                 }
                 let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
                 self.come_back(to.slot, joined, &all, from, now);
+                self.join_waiting(to.slot, waiting, now);
             }
         }
     }
@@ -481,6 +550,16 @@ impl Shard {
         let conn =
             self.conns.get_mut(id.slot as usize).filter(|conn| conn.stamp == id.stamp && conn.is_open())?;
         conn.session.as_mut()?.recovering.as_deref_mut()
+    }
+
+    /// The namespaces that had to wait for another one. Of those, too, one may have to be asked for elsewhere, and the others wait again.
+    fn join_waiting(&mut self, slot: Slot, waiting: Vec<(String, Option<String>)>, now: Time) {
+        for (namespace, auth) in waiting {
+            if !self.conns[slot as usize].is_open() {
+                return;
+            }
+            self.join_namespace(slot, &namespace, auth.as_deref(), now);
+        }
     }
 
     fn take_recovering(&mut self, id: ConnId) -> Option<Box<Recovering>> {
@@ -496,8 +575,22 @@ impl Shard {
 }
 
 impl Recovering {
-    /// Holds back an event that is delivered meanwhile.
-    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
-        self.held.push(publication.clone());
+    /// Notes that its client wants to be in another namespace, too. False when it has said so already, or of too many.
+    pub(super) fn wait(&mut self, namespace: &str, auth: Option<&str>, waiting_max: usize) -> bool {
+        let is_known = self.namespace == namespace || self.waiting.iter().any(|(name, _)| name == namespace);
+        if is_known || self.waiting.len() >= waiting_max {
+            return false;
+        }
+        self.waiting.push((namespace.to_owned(), auth.map(str::to_owned)));
+        true
+    }
+
+    /// Holds back events of a room that are delivered meanwhile. False when the room is of another namespace.
+    pub(super) fn hold(&mut self, room: &str, publications: &[Arc<Publication>]) -> bool {
+        let is_here = namespace_of(room) == self.namespace;
+        if is_here {
+            self.held.extend_from_slice(publications);
+        }
+        is_here
     }
 }

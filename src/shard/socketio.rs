@@ -136,13 +136,21 @@ impl Shard {
         Some(self.stats().namespace(Some(joined.pattern)))
     }
 
-    fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
-        let Some(session) = &self.conns[slot as usize].session else { return };
-        if session.joined(namespace).is_some() || session.recovering.is_some() {
+    pub(super) fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        let namespaces_max = self.settings.socketio.namespaces_per_connection_max;
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if session.joined(namespace).is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
+        if let Some(recovering) = &mut session.recovering {
+            // Clients ask for all their namespaces at once, and one is looked into after another.
+            if !recovering.wait(namespace, auth, namespaces_max) {
+                self.break_off(slot, "the namespace has been asked for, or too many have", now);
+            }
+            return;
+        }
         let is_allowed = self.settings.socketio.namespaces.find(namespace).is_some();
-        let has_place = session.namespaces.len() < self.settings.socketio.namespaces_per_connection_max;
+        let has_place = session.namespaces.len() < namespaces_max;
         if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
             return;
         }
@@ -233,7 +241,7 @@ impl Shard {
             self.sockets.remove(&joined.sid, slot);
         }
         session.namespaces.retain(|joined| joined.name != namespace);
-        if session.namespaces.is_empty() {
+        if session.namespaces.is_empty() && session.recovering.is_none() {
             return self.leave_all(slot);
         }
         // One of several: its rooms are told by their names.

@@ -36,12 +36,14 @@ impl Shard {
             if publication.except == Some(own) {
                 continue;
             }
-            if conn.is_apart() {
-                let recovering = conn.session.as_mut().and_then(|session| session.recovering.as_mut());
-                if let Some(recovering) = recovering.filter(|_| is_kept) {
-                    recovering.hold(publication);
-                }
+            if conn.stage == Stage::Ghost {
                 continue;
+            }
+            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut()) {
+                let held = if is_kept { std::slice::from_ref(publication) } else { &[] };
+                if recovering.hold(publication.room_name(), held) {
+                    continue;
+                }
             }
             if special.volatile && !takes_at_once(conn) {
                 dropped += 1;

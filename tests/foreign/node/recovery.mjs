@@ -251,6 +251,20 @@ const first = {
 
 // What holds for each way to connect.
 const forMode = (options) => ({
+  "what is published to the id of a client reaches it wherever it comes back, and while it is away": async () => {
+    const client = await Client.open({ ...options, reconnection: false });
+    const publisher = await Publisher.open(client.socket.id);
+    for (let drop = 1; drop <= DROPS; drop++) {
+      await publisher.publish(2);
+      await client.drop(HOW[drop % 2]);
+      await publisher.publish(2);
+      client.socket.connect();
+      await client.recovered(drop);
+    }
+    await publisher.publish(1);
+    await client.has(0, 4 * DROPS + 1);
+  },
+
   "what was published while somebody was away comes before connect": async () => {
     // So many events come before each drop.
     for (const count of [0, 1, 5]) {

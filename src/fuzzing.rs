@@ -19,6 +19,7 @@ use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
 use rmp::decode::MessageLen;
 use serde_json::Value;
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -317,8 +318,8 @@ pub fn msgpack(data: &[u8]) {
     assert_eq!(frame, encoded(format!("4{again}").as_bytes(), &attachments));
 }
 
-/// The shard: the bytes are a script of reactor calls on two shards, in legal order. Nothing panics, and when all sockets have been
-/// released nothing is left.
+/// The shard: the bytes are a script of reactor calls on two shards, in legal order, which also hand each other sockets. Nothing panics, and
+/// when all sockets have been released and all sessions have fallen silent nothing is left.
 pub fn shard(data: &[u8]) {
     let mut world = World::new(data.first().copied().unwrap_or_default());
     let mut script = data.get(1..).unwrap_or_default();
@@ -332,6 +333,10 @@ struct World {
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     shards: Vec<(Shard, Vec<Slot>)>,
+    /// By shard, what came with the sockets that the other one has given away.
+    handed: [Vec<Vec<u8>>; 2],
+    /// The last ids of sessions that clients were told.
+    sids: VecDeque<String>,
     now: Time,
 }
 
@@ -346,11 +351,33 @@ const MESSAGES: [&[u8]; 6] = [
     br#"{"type":"nonsense"}"#,
 ];
 
+/// Frames of Engine.IO's clients: text, and behind it binary if there is some.
+const PACKETS: [(&[u8], Option<&[u8]>); 5] = [
+    (b"2probe", None),
+    (b"5", None),
+    (b"40", None),
+    (br#"420["join",["a","b"]]"#, None),
+    (br#"451-["publish","a","e",{"_placeholder":true,"num":0}]"#, Some(b"\x01\x02\x03")),
+];
+/// Bodies of their POSTs.
+const BODIES: [&[u8]; 6] = [
+    b"40",
+    b"42[\"join\",\"a\"]\x1e421[\"publish\",\"a\",\"e\",1]",
+    b"451-[\"publish\",\"a\",\"e\",{\"_placeholder\":true,\"num\":0}]\x1ebAQID",
+    b"3",
+    b"1",
+    b"4\x1e",
+];
+
 impl World {
     fn new(kind: u8) -> World {
         let settings = Settings {
             connections_reserved: 0,
-            paths: Paths { echo: true, ..Paths::default() },
+            paths: Paths {
+                echo: true,
+                socketio: Some("/socket.io/".to_owned()),
+                engineio: Some("/engine.io/".to_owned()),
+            },
             socketio: Arc::default(),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
@@ -383,7 +410,7 @@ impl World {
                 (Shard::new(id, settings.clone(), bus, gate, stats, now), Vec::new())
             })
             .collect();
-        World { bus, gate, shards, now }
+        World { bus, gate, shards, handed: Default::default(), sids: VecDeque::new(), now }
     }
 
     /// Carries out one operation and answers what is left of the script.
@@ -427,6 +454,14 @@ impl World {
             (7, _) if arg > 250 => {
                 self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, timeout_ms: 500 })
             }
+            (7, Some(slot)) => {
+                let sid = self.sids.get(usize::from(op >> 5 & 1)).map_or("", String::as_str);
+                let mut bytes = engine_bytes(usize::from(arg >> 4), sid);
+                if op & 0x40 != 0 {
+                    bytes.truncate(bytes.len() * 3 / 4);
+                }
+                it.receive(slot, &mut bytes, now);
+            }
             _ => {}
         }
         self.finish_turn(shard, op, arg);
@@ -436,16 +471,26 @@ impl World {
     fn finish_turn(&mut self, shard: usize, op: u8, arg: u8) {
         let (it, slots) = &mut self.shards[shard];
         let now = self.now;
+        for mut bytes in std::mem::take(&mut self.handed[shard]) {
+            let slot = it.adopt(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)), now);
+            slots.push(slot);
+            it.receive(slot, &mut bytes, now);
+        }
         it.deliver(now);
         it.advance(now);
         self.bus.ring(it.take_bells());
         while let Some(slot) = it.next_dirty() {
             loop {
-                let offered = match it.gather(slot) {
+                let bytes = match it.gather(slot) {
                     Gathered::Nothing => break,
-                    Gathered::One(bytes) => bytes.len(),
-                    Gathered::Many(slices) => slices.iter().map(|slice| slice.len()).sum(),
+                    Gathered::One(bytes) => bytes.to_vec(),
+                    Gathered::Many(slices) => slices.iter().flat_map(|slice| slice.to_vec()).collect(),
                 };
+                let offered = bytes.len();
+                if let Some(sid) = sid_in(&bytes) {
+                    self.sids.push_front(sid);
+                    self.sids.truncate(2);
+                }
                 assert!(offered > 0, "there is no write of nothing");
                 // All of it, some of it, or none.
                 let count = match op & 0x18 {
@@ -460,12 +505,18 @@ impl World {
         }
         while let Some(farewell) = it.next_farewell() {
             match farewell {
-                Farewell::EndStream(slot) => assert!(slots.contains(&slot)),
+                // Of a session that is polled there is no stream.
+                Farewell::EndStream(_) => {}
                 Farewell::Close(slot) => {
                     slots.retain(|other| *other != slot);
                     it.release(slot);
                 }
-                Farewell::HandOver { .. } => unreachable!("there are no sessions"),
+                Farewell::HandOver { slot, shard: other, bytes } => {
+                    assert!(usize::from(other) != shard && !bytes.is_empty());
+                    slots.retain(|other| *other != slot);
+                    self.handed[usize::from(other)].push(bytes.into());
+                    it.release(slot);
+                }
             }
         }
         it.end_turn(now);
@@ -473,19 +524,72 @@ impl World {
 
     /// Everybody goes, and nothing is left.
     fn end(mut self) {
-        for shard in 0..self.shards.len() {
-            let now = self.now;
+        // Those that are on their way arrive.
+        (0..2).for_each(|shard| self.turn(shard));
+        for shard in 0..2 {
             let (it, slots) = &mut self.shards[shard];
-            it.begin_turn(now);
+            it.begin_turn(self.now);
             for slot in slots.clone() {
                 it.hang_up(slot);
             }
             self.finish_turn(shard, 0x18, 0);
             assert!(self.shards[shard].1.is_empty(), "who has hung up is seen off in the same turn");
-            assert_eq!(self.shards[shard].0.holdings(), Holdings::default());
+        }
+        // Nobody answers for the sessions.
+        for _ in 0..2 {
+            self.now = self.now.plus_ms(2_000);
+            (0..2).for_each(|shard| self.turn(shard));
+        }
+        for (it, _) in &self.shards {
+            assert_eq!(it.holdings(), Holdings::default());
         }
         assert_eq!((self.bus.rooms(), self.gate.open()), (0, 0));
+        assert!(self.gate.has_place());
     }
+
+    /// A turn in which nothing comes.
+    fn turn(&mut self, shard: usize) {
+        self.shards[shard].0.begin_turn(self.now);
+        self.finish_turn(shard, 0x18, 0);
+    }
+}
+
+/// What a client of Engine.IO sends: a request for the session `sid` or for a new one, or frames.
+fn engine_bytes(kind: usize, sid: &str) -> Vec<u8> {
+    let upgrade = &UPGRADE["GET /ws HTTP/1.1\r\n".len()..];
+    let get = |transport: &str, query: &str| {
+        format!("GET /socket.io/?EIO=4&transport={transport}{query} HTTP/1.1\r\n")
+    };
+    match kind {
+        0 => [get("polling", "").as_bytes(), b"Host: a\r\n\r\n"].concat(),
+        1 => [get("websocket", "").as_bytes(), upgrade].concat(),
+        2 => [get("polling", &format!("&sid={sid}")).as_bytes(), b"Host: a\r\n\r\n"].concat(),
+        3 => [get("websocket", &format!("&sid={sid}")).as_bytes(), upgrade].concat(),
+        4..10 => {
+            let body = BODIES[kind - 4];
+            let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+            let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+            [head.as_bytes(), body].concat()
+        }
+        10..15 => {
+            let (text, binary) = PACKETS[kind - 10];
+            let frame = |opcode: u8, payload: &[u8]| {
+                [&[0x80 | opcode, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
+            };
+            [frame(1, text), binary.map_or(Vec::new(), |payload| frame(2, payload))].concat()
+        }
+        _ => b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+    }
+}
+
+/// The id of a session that these bytes tell its client.
+fn sid_in(bytes: &[u8]) -> Option<String> {
+    const BEFORE: &[u8] = b"0{\"sid\":\"";
+    let at = bytes.windows(BEFORE.len()).position(|window| window == BEFORE)?;
+    // With a 4 before it, it is the id of a namespace's connection.
+    let is_session = at == 0 || bytes[at - 1] != b'4';
+    let sid = bytes.get(at + BEFORE.len()..at + BEFORE.len() + Sid::TEXT_BYTES).filter(|_| is_session)?;
+    String::from_utf8(sid.to_vec()).ok()
 }
 
 #[cfg(test)]
@@ -622,7 +726,91 @@ mod tests {
             .chain([0x19, 0, 0x99, 0, 0x19, 1, 0x99, 1, 0x1a, 0, 0x9a, 0, 0x1a, 1, 0x9a, 1])
             .chain((0..60).flat_map(|i| [0x02 | (i % 3) << 3 | (i & 1) << 7, (i % 6) << 4 | i & 1]))
             .collect();
+        // A session is polled on both shards, moves to a WebSocket, and joins and publishes before and after.
+        let session: Vec<u8> = [[0x18, 1], [0x18, 1], [0x98, 1], [0x98, 1], [0x98, 1]]
+            .into_iter()
+            .chain([
+                [0x1f, 0x00],
+                [0x1f, 0x41],
+                [0x1f, 0x20],
+                [0x1f, 0x51],
+                [0x1f, 0x20],
+                [0x9f, 0x60],
+                [0x1e, 0],
+            ])
+            .chain([
+                [0x9f, 0x30],
+                [0x1e, 0],
+                [0x1f, 0xa3],
+                [0x1f, 0xb3],
+                [0x1f, 0xd3],
+                [0x1f, 0xe3],
+                [0x9f, 0x20],
+            ])
+            .chain([[0x9f, 0x10], [0x9f, 0xc0], [0x9f, 0xd0], [0x9f, 0xe0], [0x1e, 4], [0x9e, 4], [0x1e, 3]])
+            .flatten()
+            .collect();
         let with_kind = |kind: u8| [&[kind][..], &script].concat();
-        smoke(shard, &[&with_kind(0), &with_kind(1), &with_kind(4), &with_kind(7), &with_kind(0xf5)]);
+        let polled = |kind: u8| [&[kind][..], &session].concat();
+        smoke(
+            shard,
+            &[
+                &with_kind(0),
+                &with_kind(1),
+                &with_kind(4),
+                &with_kind(7),
+                &with_kind(0xf5),
+                &polled(0),
+                &polled(1),
+                &polled(4),
+            ],
+        );
+    }
+
+    #[test]
+    fn the_script_of_a_session_gets_where_it_should() {
+        let mut world = World::new(0);
+        let mut step = |op: u8, arg: u8| {
+            world.step(op, &[arg]);
+            let (it, slots) = &world.shards[0];
+            (it.holdings(), slots.len(), world.sids.len())
+        };
+        for (op, arg) in
+            [(0x18, 1), (0x18, 1), (0x98, 1), (0x98, 1), (0x1f, 0x00), (0x1f, 0x41), (0x1f, 0x51)]
+        {
+            step(op, arg);
+        }
+        let (holdings, sockets, sids) = step(0x1f, 0x20);
+        assert_eq!(
+            (holdings.conns, sockets, holdings.memberships, sids),
+            (3, 2, 2, 1),
+            "a session is a third"
+        );
+        step(0x9f, 0x30);
+        assert_eq!(step(0x1e, 0).1, 3, "a socket of the other shard has come");
+        step(0x1f, 0xa2);
+        let (holdings, sockets, _) = step(0x1f, 0xb2);
+        assert_eq!((holdings.conns, sockets, holdings.memberships), (3, 3, 2), "the session has moved there");
+        world.end();
+    }
+
+    #[test]
+    fn a_session_does_not_keep_a_message_unfinished_for_ever() {
+        let mut world = World::new(0);
+        world.step(0x18, &[1]);
+        world.step(0x1f, &[0x10]);
+        let mut receive = |bytes: &[u8]| {
+            let (it, slots) = &mut world.shards[0];
+            world.now = world.now.plus_ms(900);
+            it.begin_turn(world.now);
+            it.receive(slots[0], &mut bytes.to_vec(), world.now);
+            world.finish_turn(0, 0x18, 0);
+            world.shards[0].0.holdings().leases
+        };
+        // The beginning of a text, then signs of life.
+        assert_eq!(receive(b"\x01\x82\0\0\0\040"), 1);
+        let kept = (0..8).map(|_| receive(b"\x89\x80\0\0\0\0")).collect::<Vec<_>>();
+        assert_eq!((kept[3], kept[7]), (1, 0), "it has five seconds");
+        world.end();
     }
 }

@@ -48,7 +48,10 @@ impl Shard {
         now: Time,
     ) {
         let answer = Answer {
-            keep_alive: request.keep_alive && self.drain.is_none(),
+            // Of other requests than POST no body is read: what follows the head would be taken for the next one.
+            keep_alive: request.keep_alive
+                && (request.body == http::Body::None || request.method == "POST")
+                && self.drain.is_none(),
             head_only: request.method == "HEAD",
             accepts_gzip: request.accepts_gzip,
             lines: self.settings.socketio.cors.lines(request),

@@ -1017,11 +1017,11 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.doomed) else { return };
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
-            Stage::Open(_) if conn.session.is_some() => self.fire_session(slot, now),
-            Stage::Open(_) if conn.pinged => self.end_silent(slot),
+            Stage::Open(_) if conn.session.is_none() && conn.pinged => self.end_silent(slot),
             Stage::Open(_) if conn.is_late(now, self.settings.message_timeout_ms) => {
                 self.fail(slot, CloseCode::Policy, "the message did not come in time", Ending::Limit, now);
             }
+            Stage::Open(_) if conn.session.is_some() => self.fire_session(slot, now),
             Stage::Open(_) => {
                 let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
                 let interval_ms = self.settings.ping_interval_ms;
@@ -1079,8 +1079,9 @@ impl Shard {
     }
 
     fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
-        let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
-        if let Some(conn) = self.conns.get_mut(slot as usize) {
+        // A session that polls is told in the words of Engine.IO: where all outboxes are full, there would be no room for a frame.
+        if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.has_socket) {
+            let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
             self.turn.give(conn, slot, &range, false);
             self.stats().frames_out.add(1);
         }

@@ -277,12 +277,5 @@ fn name(number: usize) -> CompactString {
 }
 
 fn draft(room: &str) -> Draft<'_> {
-    Draft {
-        room,
-        event: "bid",
-        payload: &[b'1'; 100],
-        binary: false,
-        except: None,
-        published_at: Time::default(),
-    }
+    Draft::new(room, "bid", &[b'1'; 100], Time::default())
 }

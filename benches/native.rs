@@ -16,7 +16,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use serde_json::Value;
 use std::hint::black_box;
 use std::num::NonZeroU32;
-use throng::dialect::native::{self, Command};
+use throng::dialect::native::{self, Command, Publish};
 use throng::message::{Draft, Publication, RoomId};
 use throng::time::Time;
 
@@ -42,8 +42,8 @@ fn decode(criterion: &mut Criterion) {
     for (name, message) in &messages {
         match native::decode(message, ROOM_NAME_BYTES_MAX).expect("a good message") {
             Command::Join { rooms, .. } => assert_eq!(rooms, ["auction:7", "auction:8"]),
-            Command::Publish { room, event, payload, .. } => {
-                assert_eq!((&*room, &*event), ("auction:7", "bid"));
+            Command::Publish(Publish { rooms, event, payload, .. }) => {
+                assert_eq!((rooms.as_slice(), &*event), (&["auction:7".into()] as &[_], "bid"));
                 assert!(message.as_bytes().windows(payload.len()).any(|window| window == payload));
             }
             other => panic!("{other:?}"),
@@ -63,17 +63,10 @@ fn encode_event(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("encode");
     for bytes in [100, 1 << 10] {
         let data = data(bytes);
-        let draft = Draft {
-            room: "auction:7",
-            event: "bid",
-            payload: data.as_bytes(),
-            binary: false,
-            except: None,
-            published_at: Time::default(),
-        };
+        let draft = Draft::new("auction:7", "bid", data.as_bytes(), Time::default());
         let publication = Publication::new(RoomId { index: 1, stamp: NonZeroU32::MIN }, &draft);
         let mut out = Vec::new();
-        native::encode_event(&mut out, &publication);
+        native::encode_event(&mut out, publication.room_name(), &publication);
         let value: Value = serde_json::from_slice(&out).expect("JSON");
         assert_eq!(value["data"], serde_json::from_str::<Value>(&data).expect("JSON"));
 
@@ -82,7 +75,7 @@ fn encode_event(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new(&name, "throng"), |bencher| {
             bencher.iter(|| {
                 out.clear();
-                native::encode_event(&mut out, black_box(&publication));
+                native::encode_event(&mut out, publication.room_name(), black_box(&publication));
                 black_box(out.as_slice());
             });
         });

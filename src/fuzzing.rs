@@ -9,7 +9,7 @@ use crate::bus::mailbox::Mail;
 use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
-use crate::dialect::{Paths, msgpack};
+use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Draft, Publication, RoomId, ShardId, Slot};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard};
@@ -108,7 +108,7 @@ pub fn native(data: &[u8]) {
 }
 
 fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
-    let (room, event, payload, id) = match result {
+    let publish = match result {
         Err(refusal) => return told(&refusal),
         Ok(Command::Join { rooms, id }) => {
             let mut out = Vec::new();
@@ -120,17 +120,18 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_pong(&mut out, id);
             return json(&out);
         }
-        Ok(Command::Publish { room, event, payload, id, .. }) => (room, event, payload, id),
+        Ok(Command::Publish(publish)) => publish,
     };
-    let draft =
-        Draft { room: &room, event: &event, payload, binary, except: None, published_at: Time::default() };
+    let native::Publish { rooms, event, payload, id, .. } = publish;
+    let [room, ..] = rooms.as_slice() else { panic!("no room") };
+    let draft = Draft { binary, ..Draft::new(room, &event, payload, Time::default()) };
     let publication = Publication::new(RoomId { index: 0, stamp: NonZeroU32::MIN }, &draft);
     assert_eq!(
         (publication.room_name(), publication.event(), publication.payload()),
-        (&*room, &*event, payload)
+        (&**room, &*event, payload)
     );
     let mut out = Vec::new();
-    native::encode_event(&mut out, &publication);
+    native::encode_event(&mut out, room, &publication);
     if binary {
         let newline = out.iter().position(|byte| *byte == b'\n').expect("the head ends");
         assert_eq!(&out[newline + 1..], payload);
@@ -229,7 +230,7 @@ const LIMITS: socketio::Limits = socketio::Limits { attachments_max: 10, namespa
 pub fn socketio(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     // It need not be JSON for that not to panic.
-    assert!(socketio::check_placeholders(text, 1).is_ok() || text.contains(['}', ']']));
+    assert!(attachments::check(text, 1).is_ok() || text.contains(['}', ']']));
     let Ok(packet) = socketio::decode(text, &LIMITS) else { return };
     assert!(packet.namespace.starts_with('/') && packet.namespace.len() <= LIMITS.namespace_bytes_max);
     assert!(packet.attachments <= LIMITS.attachments_max);
@@ -285,7 +286,7 @@ fn placeholders(args: &str) {
     let Ok(values) = serde_json::from_str::<Value>(&format!("[{args}]")) else { return };
     let text = values.to_string();
     for attachments in 0..3 {
-        let judged = |args| socketio::check_placeholders(args, attachments).is_ok();
+        let judged = |args| attachments::check(args, attachments).is_ok();
         let expected = good(&values, attachments as u64);
         assert_eq!(judged(&text[1..text.len() - 1]), expected);
         // The values have lost what stood under a key that comes twice; there, too, nothing may name what there is not.

@@ -2,6 +2,10 @@
 //! turned away.
 
 use crate::time::Time;
+use compact_str::CompactString;
+use data_encoding::BASE64URL_NOPAD;
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::num::NonZeroU32;
 
 /// The number of a shard, `0 <= shard < SHARDS_MAX`.
@@ -78,7 +82,7 @@ impl ShardSet {
 /// One event on its way to the members of a room. Made once, shared by every shard that has members.
 #[derive(Debug)]
 pub struct Publication {
-    /// The room it is for.
+    /// The room it is for; of several, the first that has members.
     pub room: RoomId,
     /// The connection that must not get it: its sender, unless that asked for an echo.
     pub except: Option<ConnId>,
@@ -86,6 +90,8 @@ pub struct Publication {
     pub published_at: Time,
     /// True exactly when the payload is bytes; else it is JSON text.
     pub binary: bool,
+    /// What sets it apart from most.
+    pub special: Option<Box<Special>>,
     /// Room name, event name and payload, one behind the other: one allocation.
     bytes: Box<[u8]>,
     room_bytes: u16,
@@ -96,7 +102,7 @@ impl Publication {
     /// The longest room or event name that fits, in bytes.
     pub const NAME_BYTES_MAX: usize = u16::MAX as usize;
 
-    /// A publication of `payload` to `room_name`. Names longer than [`Self::NAME_BYTES_MAX`] are a fault of the caller: the
+    /// A publication of what `draft` says to `room`. Names longer than [`Self::NAME_BYTES_MAX`] are a fault of the caller: the
     /// dialects refuse them far earlier.
     pub fn new(room: RoomId, draft: &Draft<'_>) -> Publication {
         let (name, event) = (draft.room.as_bytes(), draft.event.as_bytes());
@@ -109,10 +115,32 @@ impl Publication {
             except: draft.except,
             published_at: draft.published_at,
             binary: draft.binary,
+            special: draft.special().map(Box::new),
             bytes: bytes.into_boxed_slice(),
             room_bytes: u16::try_from(name.len()).expect("a room name is at most 64 KiB"),
             event_bytes: u16::try_from(event.len()).expect("an event name is at most 64 KiB"),
         }
+    }
+
+    /// A publication to several rooms, or to sockets.
+    pub fn for_several(audience: Audience, draft: &Draft<'_>) -> Publication {
+        let nowhere = RoomId { index: u32::MAX, stamp: NonZeroU32::MAX };
+        let room = audience.rooms.first().map_or(nowhere, |(room, _)| *room);
+        let mut publication = Publication::new(room, draft);
+        publication.special.get_or_insert_default().audience = Some(audience);
+        publication
+    }
+
+    /// True when it is for a member of `rooms` that is `socket`.
+    pub fn is_for(&self, rooms: &HashSet<RoomId>, socket: SocketId) -> bool {
+        let Some(audience) = self.special.as_ref().and_then(|special| special.audience.as_ref()) else {
+            return rooms.contains(&self.room);
+        };
+        let is_meant =
+            audience.rooms.iter().any(|(room, _)| rooms.contains(room)) || audience.sockets.contains(&socket);
+        let is_excepted = audience.except.iter().any(|room| rooms.contains(room))
+            || audience.except_sockets.contains(&socket);
+        is_meant && !is_excepted
     }
 
     /// The room's name.
@@ -132,9 +160,16 @@ impl Publication {
         &self.bytes[self.payload_start()..]
     }
 
+    /// What the placeholders of the payload stand for, in their order.
+    pub fn attachments(&self) -> &[Vec<u8>] {
+        self.special.as_ref().map_or(&[], |special| &special.attachments)
+    }
+
     /// Bytes of memory behind this publication, for the bounds of queues.
     pub fn size(&self) -> usize {
-        size_of::<Publication>() + self.bytes.len()
+        size_of::<Publication>()
+            + self.bytes.len()
+            + self.special.as_ref().map_or(0, |special| special.size())
     }
 
     fn payload_start(&self) -> usize {
@@ -142,21 +177,136 @@ impl Publication {
     }
 }
 
+/// What few publications have.
+#[derive(Debug, Default)]
+pub struct Special {
+    /// Whom it is for, when that is not the members of one room.
+    pub audience: Option<Audience>,
+    /// See [`Publication::attachments`].
+    pub attachments: Vec<Vec<u8>>,
+    /// See [`Draft::volatile`].
+    pub volatile: bool,
+    /// See [`Draft::ask`].
+    pub ask: Option<Ask>,
+}
+
+impl Special {
+    fn size(&self) -> usize {
+        let attachments: usize =
+            self.attachments.iter().map(|bytes| size_of::<Vec<u8>>() + bytes.len()).sum();
+        size_of::<Special>() + attachments + self.audience.as_ref().map_or(0, Audience::size)
+    }
+}
+
+/// The members of several rooms. Who is in more than one of them gets the event once.
+#[derive(Debug, Default)]
+pub struct Audience {
+    /// The rooms with their names, in the order in which the publisher named them.
+    pub rooms: Vec<(RoomId, CompactString)>,
+    /// Sockets that were named by their ids.
+    pub sockets: Vec<SocketId>,
+    /// Rooms whose members do not get it.
+    pub except: Vec<RoomId>,
+    /// Sockets that do not get it.
+    pub except_sockets: Vec<SocketId>,
+}
+
+impl Audience {
+    fn size(&self) -> usize {
+        let names: usize =
+            self.rooms.iter().map(|(_, name)| size_of::<(RoomId, CompactString)>() + name.len()).sum();
+        let sockets = self.sockets.len() + self.except_sockets.len();
+        names + self.except.len() * size_of::<RoomId>() + sockets * size_of::<SocketId>()
+    }
+}
+
+/// The id of a socket of Socket.IO, 120 bits: nobody can guess it. Its first byte is the shard that made it.
+pub type SocketId = [u8; 15];
+
+/// The characters of a socket's id, as clients write it.
+pub const SOCKET_ID_CHARS: usize = 20;
+
+/// Reads the id of a socket, as clients write it.
+pub fn read_socket_id(text: &str) -> Option<SocketId> {
+    if text.len() != SOCKET_ID_CHARS {
+        return None;
+    }
+    BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
+/// The id of a socket as clients know it.
+pub fn write_socket_id(id: &SocketId) -> String {
+    BASE64URL_NOPAD.encode(id)
+}
+
+/// A question to everybody who gets an event: what they answer is collected for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// Its number in the process, which the clients give back. Modulo [`SHARDS_MAX`], it is the shard that asks.
+    pub number: u64,
+    /// Until when answers count.
+    pub until: Time,
+}
+
 /// A publication that has not met the directory yet: borrowed from the bytes that a client sent.
 #[derive(Clone, Copy, Debug)]
 pub struct Draft<'a> {
-    /// The room's name, already checked against the limits on names.
+    /// The room's name, already checked against the limits on names. Of several, the first.
     pub room: &'a str,
+    /// Further rooms, likewise.
+    pub more_rooms: &'a [Cow<'a, str>],
+    /// Rooms whose members do not get it.
+    pub except_rooms: &'a [Cow<'a, str>],
     /// The event's name, likewise.
     pub event: &'a str,
     /// JSON text, or bytes when `binary`.
     pub payload: &'a [u8],
     /// See [`Publication::binary`].
     pub binary: bool,
+    /// See [`Publication::attachments`]. None for bytes.
+    pub attachments: &'a [Vec<u8>],
+    /// True when it is better lost than late: who does not take it at once does not get it.
+    pub volatile: bool,
+    /// Whether those who get it are to answer.
+    pub ask: Option<Ask>,
     /// See [`Publication::except`].
     pub except: Option<ConnId>,
     /// See [`Publication::published_at`].
     pub published_at: Time,
+}
+
+impl<'a> Draft<'a> {
+    /// A draft of the most usual kind: JSON for the members of a room.
+    pub fn new(room: &'a str, event: &'a str, payload: &'a [u8], published_at: Time) -> Draft<'a> {
+        Draft {
+            room,
+            more_rooms: &[],
+            except_rooms: &[],
+            event,
+            payload,
+            binary: false,
+            attachments: &[],
+            volatile: false,
+            ask: None,
+            except: None,
+            published_at,
+        }
+    }
+
+    /// True when it is for the members of its first room, and nobody else.
+    pub fn is_for_one_room(&self) -> bool {
+        self.more_rooms.is_empty() && self.except_rooms.is_empty()
+    }
+
+    fn special(&self) -> Option<Special> {
+        let is_special = !self.attachments.is_empty() || self.volatile || self.ask.is_some();
+        is_special.then(|| Special {
+            audience: None,
+            attachments: self.attachments.to_vec(),
+            volatile: self.volatile,
+            ask: self.ask,
+        })
+    }
 }
 
 /// Why a connection was turned away before it was open. Each has an HTTP status, and a label in the metrics.
@@ -286,14 +436,7 @@ mod tests {
 
     #[test]
     fn a_publication_keeps_its_parts_apart() {
-        let draft = Draft {
-            room: "auction:7",
-            event: "bid",
-            payload: br#"{"amount": 120 }"#,
-            binary: false,
-            except: None,
-            published_at: Time::default(),
-        };
+        let draft = Draft::new("auction:7", "bid", br#"{"amount": 120 }"#, Time::default());
         let publication = Publication::new(RoomId { index: 1, stamp: NonZeroU32::MIN }, &draft);
         assert_eq!(publication.room_name(), "auction:7");
         assert_eq!(publication.event(), "bid");

@@ -158,24 +158,56 @@ impl Display for Pattern {
     }
 }
 
-/// The namespaces that clients may join.
+/// The namespaces that clients may join: patterns, of which the first that matches counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces(Vec<Allowance>);
+
+/// The namespaces that one pattern means, and how much of them there may be. Bounds are inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Namespaces(Vec<Pattern>);
+pub struct Allowance {
+    /// Which namespaces.
+    pub pattern: Pattern,
+    /// Connections in one of them, in the process; 0 for no limit, `None` for the limit that holds for all namespaces.
+    pub connections_max: Option<u32>,
+    /// Of them, how many may have a member in the process; `None` for no limit of their own.
+    pub namespaces_max: Option<u32>,
+}
 
 impl Namespaces {
+    /// The most patterns that a configuration may have: each costs a comparison at a join, and numbers in the metrics.
+    pub const PATTERNS_MAX: usize = 200;
+
     /// Those that one of `patterns` matches.
     pub fn new(patterns: Vec<Pattern>) -> Namespaces {
-        Namespaces(patterns)
+        let plain = |pattern| Allowance { pattern, connections_max: None, namespaces_max: None };
+        Namespaces(Vec::new()).or(patterns.into_iter().map(plain))
     }
 
-    /// True when clients may join `namespace`. Costs a comparison for each pattern.
-    pub fn allows(&self, namespace: &str) -> bool {
-        self.0.iter().any(|pattern| pattern.matches(namespace))
+    /// Those of `allowances`, and behind them these.
+    pub fn behind(self, allowances: Vec<Allowance>) -> Namespaces {
+        Namespaces(Vec::new()).or(allowances).or(self.0)
     }
 
-    /// What they were made of.
-    pub fn patterns(&self) -> &[Pattern] {
-        &self.0
+    /// Adds what is not there yet: each pattern has its place once, so that it can be told by that.
+    fn or(mut self, weaker: impl IntoIterator<Item = Allowance>) -> Namespaces {
+        for allowance in weaker {
+            if self.0.iter().all(|other| other.pattern != allowance.pattern) {
+                self.0.push(allowance);
+            }
+        }
+        self
+    }
+
+    /// What is said about `namespace`, and the place of that among all; `None` when clients may not join it. Costs a comparison for
+    /// each pattern up to the one that matches.
+    pub fn find(&self, namespace: &str) -> Option<(u16, &Allowance)> {
+        let place = self.0.iter().position(|allowance| allowance.pattern.matches(namespace))?;
+        Some((u16::try_from(place).ok()?, &self.0[place]))
+    }
+
+    /// All of them, in the order of their places.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Allowance> {
+        self.0.iter()
     }
 }
 
@@ -244,9 +276,32 @@ mod tests {
         for (namespace, allowed) in
             [("/", true), ("/guild/7", true), ("/guild", false), ("/guild/", false), ("/nope", false)]
         {
-            assert_eq!(namespaces.allows(namespace), allowed, "{namespace}");
+            assert_eq!(namespaces.find(namespace).is_some(), allowed, "{namespace}");
         }
-        assert!(!Namespaces::new(Vec::new()).allows("/"));
+        assert_eq!(Namespaces::new(Vec::new()).find("/"), None);
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_says_what_holds_for_a_namespace() {
+        let limited = |text, most| Allowance {
+            pattern: pattern(text),
+            connections_max: Some(most),
+            namespaces_max: None,
+        };
+        let namespaces = Namespaces::new(["/", "/guild/*", "/*/*", "/"].map(pattern).to_vec()).behind(vec![
+            limited("/guild/7", 1),
+            limited("/guild/*", 2),
+            limited("/guild/7", 3),
+        ]);
+        let patterns: Vec<String> =
+            namespaces.iter().map(|allowance| allowance.pattern.to_string()).collect();
+        assert_eq!(patterns, ["/guild/7", "/guild/*", "/", "/*/*"], "each once");
+        for (namespace, place, most) in
+            [("/guild/7", 0, Some(1)), ("/guild/8", 1, Some(2)), ("/", 2, None), ("/team/8", 3, None)]
+        {
+            let (found, allowance) = namespaces.find(namespace).expect("it is allowed");
+            assert_eq!((found, allowance.connections_max), (place, most), "{namespace}");
+        }
     }
 
     #[test]

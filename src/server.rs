@@ -110,8 +110,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 
     let (sockets_max, connections_max) = (rules.sockets_max, rules.connections_max);
     let gate = Arc::new(Gate::new(rules));
-    let stats = Arc::new(Stats::new(shards));
-    let bus = Arc::new(Bus::new(shards, config.limits.rooms_max as usize));
+    let namespaces = config.socketio.namespaces.clone();
+    let stats = Arc::new(Stats::by_pattern(shards, namespaces.iter().len()));
+    let bus = Arc::new(Bus::new(shards, config.limits.rooms_max as usize).with_namespaces(namespaces));
     let settings = settings(config, shards, sockets_max);
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();

@@ -15,9 +15,18 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Zeroes for `shards` shards.
+    /// Zeroes for `shards` shards. What belongs to a pattern of namespaces is not kept apart.
     pub fn new(shards: usize) -> Stats {
-        Stats { shards: (0..shards).map(|_| ShardStats::default()).collect(), memory_bytes: Gauge::default() }
+        Stats::by_pattern(shards, 0)
+    }
+
+    /// Zeroes for `shards` shards and so many patterns of namespaces.
+    pub fn by_pattern(shards: usize, patterns: usize) -> Stats {
+        let shard = |_| ShardStats {
+            patterns: (0..patterns).map(|_| NamespaceStats::default()).collect(),
+            ..ShardStats::default()
+        };
+        Stats { shards: (0..shards).map(shard).collect(), memory_bytes: Gauge::default() }
     }
 
     /// The sum of one number over all shards.
@@ -60,6 +69,8 @@ pub struct ShardStats {
     pub deliveries: Counter,
     /// Frames dropped because an outbox was full and the policy is `drop`.
     pub drops: Counter,
+    /// Volatile events that were not handed to a member because it could not take them at once.
+    pub volatile_drops: Counter,
     /// Messages refused with an error.
     pub errors: Counter,
     /// Messages refused because a connection sent more a second than it may.
@@ -76,10 +87,26 @@ pub struct ShardStats {
     pub receive_bytes: Gauge,
     /// Pings sent for lack of a sign of life.
     pub pings: Counter,
+    /// Engine.IO sessions whose clients poll.
+    pub polling_sessions: Gauge,
+    /// Engine.IO sessions that are WebSockets.
+    pub websocket_sessions: Gauge,
+    /// Polls of Engine.IO sessions that were answered.
+    pub polls: Counter,
+    /// Engine.IO sessions that have moved from polling to a WebSocket.
+    pub session_upgrades: Counter,
+    /// WebSockets to which an Engine.IO session might have moved, and did not.
+    pub session_upgrades_failed: Counter,
+    /// Sockets that this shard was given by others, because they asked for a session of its.
+    pub handovers: Counter,
     /// Socket.IO namespaces that clients joined.
     pub namespace_joins: Counter,
     /// Socket.IO namespaces that clients were refused.
     pub namespace_refusals: Counter,
+    /// The same and more for the namespaces of each pattern, in the order of the configuration.
+    pub patterns: Box<[NamespaceStats]>,
+    /// The same for namespaces that no pattern allows.
+    pub elsewhere: NamespaceStats,
     /// Sessions that wanted to be recovered, by [`Recovered`].
     pub recoveries: [Counter; Recovered::LABELS.len()],
     /// Turns of the reactor.
@@ -88,6 +115,30 @@ pub struct ShardStats {
     pub turn_duration: Histogram,
     /// From the read of a publication to the end of the turn in which its frames were written.
     pub publish_latency: Histogram,
+}
+
+impl ShardStats {
+    /// The numbers of the namespaces of the pattern in this place; without one, or where its numbers are not kept apart, those of all
+    /// other namespaces.
+    pub fn namespace(&self, pattern: Option<u16>) -> &NamespaceStats {
+        pattern.and_then(|place| self.patterns.get(usize::from(place))).unwrap_or(&self.elsewhere)
+    }
+}
+
+/// The numbers of some Socket.IO namespaces on one shard. Apart from those of other shards: each event is counted here.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct NamespaceStats {
+    /// Connections in them: one in two of them counts twice.
+    pub connections: Gauge,
+    /// Joins, and returns of clients that had dropped out.
+    pub joins: Counter,
+    /// Refusals.
+    pub refusals: Counter,
+    /// Events that clients sent there.
+    pub events: Counter,
+    /// Events that clients published there.
+    pub publications: Counter,
 }
 
 /// What came of a Socket.IO session that its client wanted back.
@@ -101,11 +152,13 @@ pub enum Recovered {
     Forgotten,
     /// It has missed more than one session is sent.
     TooMuch,
+    /// Its namespace has no place for it any more.
+    Full,
 }
 
 impl Recovered {
     /// The labels of all results, in the order of the numbers.
-    pub const LABELS: [&'static str; 4] = ["recovered", "unknown", "forgotten", "too_much"];
+    pub const LABELS: [&'static str; 5] = ["recovered", "unknown", "forgotten", "too_much", "full"];
 }
 
 /// How a WebSocket connection ended.

@@ -4,6 +4,7 @@
 //! some tens of nanoseconds.
 
 use crate::message::{RoomId, ShardId, ShardSet};
+use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use hashbrown::HashTable;
 use slab::Slab;
@@ -25,15 +26,23 @@ pub struct Directory {
     rooms: AtomicUsize,
     /// Rooms that stand for a namespace: their names end with [`NAMESPACE_END`].
     namespaces: AtomicUsize,
+    /// Which of those there may be, and of each pattern, by its place, how many there are.
+    allowed: Namespaces,
+    by_pattern: Box<[AtomicUsize]>,
     rooms_max: usize,
 }
 
-/// The last letter of the name of a room that stands for a namespace.
-const NAMESPACE_END: char = '\0';
+/// The last letter of the name of a room that stands for a namespace; in names of its rooms it stands between the two.
+pub const NAMESPACE_END: char = '\0';
 
-/// There are as many rooms as allowed.
+/// There are as many as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DirectoryFull;
+pub enum DirectoryFull {
+    /// Of all rooms.
+    Rooms,
+    /// Of namespaces, in all or of one pattern.
+    Namespaces,
+}
 
 /// Apart from its neighbours, so that two cores on two stripes do not share a cache line.
 #[derive(Debug, Default)]
@@ -70,12 +79,25 @@ impl Directory {
             hasher: RandomState::new(),
             rooms: AtomicUsize::new(0),
             namespaces: AtomicUsize::new(0),
+            allowed: Namespaces::default(),
+            by_pattern: Box::default(),
             rooms_max,
         }
     }
 
-    /// See [`Bus::enter`](super::Bus::enter).
-    pub fn enter(&self, shard: ShardId, name: &str) -> Result<(RoomId, u32), DirectoryFull> {
+    /// See [`Bus::with_namespaces`](super::Bus::with_namespaces).
+    pub fn with_namespaces(self, allowed: Namespaces) -> Directory {
+        let by_pattern = allowed.iter().map(|_| AtomicUsize::new(0)).collect();
+        Directory { allowed, by_pattern, ..self }
+    }
+
+    /// See [`Bus::enter`](super::Bus::enter) and [`Bus::enter_namespace`](super::Bus::enter_namespace).
+    pub fn enter(
+        &self,
+        shard: ShardId,
+        name: &str,
+        namespaces_max: usize,
+    ) -> Result<(RoomId, u32), DirectoryFull> {
         let (hash, number, mut stripe) = self.stripe(name);
         if let Some(at) = stripe.find(hash, name) {
             let room = &mut stripe.rooms[at as usize];
@@ -87,9 +109,12 @@ impl Directory {
         // Counted before it is made, so that stripes racing for the last place cannot both have it.
         if self.rooms.fetch_add(1, Relaxed) >= self.rooms_max {
             self.rooms.fetch_sub(1, Relaxed);
-            return Err(DirectoryFull);
+            return Err(DirectoryFull::Rooms);
         }
-        self.namespaces.fetch_add(usize::from(name.ends_with(NAMESPACE_END)), Relaxed);
+        if let Err(full) = self.begin_namespace(name, namespaces_max) {
+            self.rooms.fetch_sub(1, Relaxed);
+            return Err(full);
+        }
         let mut shards = ShardSet::default();
         shards.insert(shard);
         stripe.stamp = stripe.stamp.wrapping_add(1);
@@ -129,7 +154,7 @@ impl Directory {
                 entry.remove();
             }
             let room = rooms.remove(at as usize);
-            self.namespaces.fetch_sub(usize::from(room.name.ends_with(NAMESPACE_END)), Relaxed);
+            self.end_namespace(&room.name);
             self.rooms.fetch_sub(1, Relaxed);
             // A crowd that has left does not hold its memory for ever. Only an empty stripe shrinks, so a busy one never pays.
             if rooms.is_empty() {
@@ -146,9 +171,10 @@ impl Directory {
         room.map(|room| room.name.clone())
     }
 
-    /// See [`Bus::namespaces`](super::Bus::namespaces).
-    pub fn namespaces(&self) -> usize {
-        self.namespaces.load(Relaxed)
+    /// See [`Bus::namespaces_by_pattern`](super::Bus::namespaces_by_pattern).
+    pub fn namespaces_by_pattern(&self) -> impl Iterator<Item = (&Pattern, usize)> {
+        let patterns = self.allowed.iter().map(|allowance| &allowance.pattern);
+        patterns.zip(self.by_pattern.iter().map(|count| count.load(Relaxed)))
     }
 
     /// The id of the room `name`.
@@ -169,15 +195,69 @@ impl Directory {
         act(room_id(number, at, room.stamp), room.shards)
     }
 
+    /// Calls `act` inside the stripes of all of `names`, with the id and the shards of each that is there.
+    pub fn with_rooms<R>(&self, names: &[&str], act: impl FnOnce(&[Option<(RoomId, ShardSet)>]) -> R) -> R {
+        let places: Vec<(u64, usize)> = names
+            .iter()
+            .map(|name| {
+                let hash = self.hasher.hash_one(*name);
+                (hash, stripe_of(hash))
+            })
+            .collect();
+        // In ascending order, so that nobody waits for one who waits for him.
+        let mut numbers: Vec<usize> = places.iter().map(|(_, number)| *number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let stripes: Vec<MutexGuard<'_, Stripe>> = numbers.iter().map(|number| self.lock(*number)).collect();
+        let found: Vec<Option<(RoomId, ShardSet)>> = names
+            .iter()
+            .zip(places)
+            .map(|(name, (hash, number))| {
+                let stripe = &stripes[numbers.binary_search(&number).ok()?];
+                let at = stripe.find(hash, name)?;
+                let room = &stripe.rooms[at as usize];
+                Some((room_id(number, at, room.stamp), room.shards))
+            })
+            .collect();
+        act(&found)
+    }
+
     /// Rooms now.
     pub fn rooms(&self) -> usize {
         self.rooms.load(Relaxed)
     }
 
+    /// Counts the namespace that a new room stands for, if it does, unless there are `namespaces_max` or as many as its pattern may
+    /// have. Like rooms, they are counted first.
+    fn begin_namespace(&self, room: &str, namespaces_max: usize) -> Result<(), DirectoryFull> {
+        let Some(namespace) = room.strip_suffix(NAMESPACE_END) else { return Ok(()) };
+        if self.namespaces.fetch_add(1, Relaxed) >= namespaces_max {
+            self.namespaces.fetch_sub(1, Relaxed);
+            return Err(DirectoryFull::Namespaces);
+        }
+        if let Some((place, allowance)) = self.allowed.find(namespace) {
+            let count = &self.by_pattern[usize::from(place)];
+            let most = allowance.namespaces_max.map_or(usize::MAX, |most| most as usize);
+            if count.fetch_add(1, Relaxed) >= most {
+                count.fetch_sub(1, Relaxed);
+                self.namespaces.fetch_sub(1, Relaxed);
+                return Err(DirectoryFull::Namespaces);
+            }
+        }
+        Ok(())
+    }
+
+    fn end_namespace(&self, room: &str) {
+        let Some(namespace) = room.strip_suffix(NAMESPACE_END) else { return };
+        self.namespaces.fetch_sub(1, Relaxed);
+        if let Some((place, _)) = self.allowed.find(namespace) {
+            self.by_pattern[usize::from(place)].fetch_sub(1, Relaxed);
+        }
+    }
+
     fn stripe(&self, name: &str) -> (u64, usize, MutexGuard<'_, Stripe>) {
         let hash = self.hasher.hash_one(name);
-        // The table uses the low bits and the top seven; the stripe takes some from between.
-        let number = (hash >> 40) as usize % STRIPES;
+        let number = stripe_of(hash);
         (hash, number, self.lock(number))
     }
 
@@ -193,6 +273,11 @@ impl Stripe {
     }
 }
 
+/// The table uses the low bits and the top seven; the stripe takes some from between.
+fn stripe_of(hash: u64) -> usize {
+    (hash >> 40) as usize % STRIPES
+}
+
 fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {
     RoomId { index: at << STRIPE_BITS | stripe as u32, stamp }
 }
@@ -200,6 +285,7 @@ fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Allowance;
     use std::collections::HashMap;
 
     #[test]
@@ -217,7 +303,7 @@ mod tests {
             let shard = (random >> 16) as usize % 3;
             let members = model.entry(name.clone()).or_default();
             if (random >> 32) & 1 == 0 {
-                let (id, before) = directory.enter(shard as u8, &name).expect("there is room");
+                let (id, before) = directory.enter(shard as u8, &name, usize::MAX).expect("there is room");
                 assert_eq!(before, members.iter().sum::<u32>());
                 assert_eq!(
                     *ids.entry(name.clone()).or_insert(id),
@@ -243,12 +329,37 @@ mod tests {
     #[test]
     fn the_bound_on_rooms_holds_and_frees() {
         let directory = Directory::new(2);
-        let (one, _) = directory.enter(0, "one").expect("there is room");
-        directory.enter(0, "two").expect("there is room");
-        assert_eq!(directory.enter(0, "three"), Err(DirectoryFull));
-        directory.enter(1, "two").expect("a room that is there takes more members");
+        let (one, _) = directory.enter(0, "one", usize::MAX).expect("there is room");
+        directory.enter(0, "two", usize::MAX).expect("there is room");
+        assert_eq!(directory.enter(0, "three", usize::MAX), Err(DirectoryFull::Rooms));
+        directory.enter(1, "two", usize::MAX).expect("a room that is there takes more members");
         directory.exit(0, one, true, true);
-        let (three, _) = directory.enter(0, "three").expect("a place was freed");
+        let (three, _) = directory.enter(0, "three", usize::MAX).expect("a place was freed");
         assert_ne!(three, one, "a new room is not taken for an old one");
+    }
+
+    #[test]
+    fn namespaces_have_bounds_in_all_and_by_pattern() {
+        let pattern = |text| Pattern::parse(text).expect("a pattern");
+        let allowance =
+            Allowance { pattern: pattern("/guild/*"), connections_max: None, namespaces_max: Some(2) };
+        let directory =
+            Directory::new(10).with_namespaces(Namespaces::new(vec![pattern("/*")]).behind(vec![allowance]));
+        let counts = || directory.namespaces_by_pattern().map(|(_, count)| count).collect::<Vec<_>>();
+        let enter = |name| directory.enter(0, name, 4);
+        let (one, _) = enter("/guild/1\0").expect("there is room");
+        enter("/guild/2\0").expect("there is room");
+        assert_eq!(enter("/guild/3\0"), Err(DirectoryFull::Namespaces), "of its pattern");
+        assert_eq!(enter("/guild/2\0").map(|(_, before)| before), Ok(1), "one that is there takes more");
+        enter("/guild/1\0hall").expect("its rooms are no namespaces");
+        enter("/a\0").expect("there is room");
+        enter("/b\0").expect("there is room");
+        assert_eq!(enter("/c\0"), Err(DirectoryFull::Namespaces), "in all");
+        assert_eq!((directory.rooms(), counts()), (5, vec![2, 2]));
+        directory.haunt(one);
+        assert_eq!(counts(), [2, 2], "it is kept for its ghost");
+        directory.exit(0, one, true, false);
+        assert_eq!(counts(), [1, 2]);
+        enter("/guild/3\0").expect("a place was freed");
     }
 }

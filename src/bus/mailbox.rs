@@ -1,6 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
-use crate::message::{ConnId, Publication};
+use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
 use std::collections::VecDeque;
@@ -28,6 +28,35 @@ pub enum Mail {
     },
     /// About a session that comes back on another shard than it left.
     Recovery(Box<Recovery>),
+    /// So many sockets of one shard were asked.
+    Asked {
+        /// The [`Ask::number`](crate::message::Ask::number).
+        number: u64,
+        /// How many answers may come.
+        sockets: u32,
+    },
+    /// One of them has answered.
+    Answer(Box<Answer>),
+}
+
+/// What one socket has answered to an [`Ask`](crate::message::Ask).
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The [`Ask::number`](crate::message::Ask::number).
+    pub number: u64,
+    /// A JSON value.
+    pub value: String,
+    /// What the placeholders in it stand for.
+    pub attachments: Vec<Vec<u8>>,
+}
+
+impl Answer {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        let attachments: usize =
+            self.attachments.iter().map(|bytes| size_of::<Vec<u8>>() + bytes.len()).sum();
+        size_of::<Answer>() + self.value.len() + attachments
+    }
 }
 
 /// Publications that a session has missed, in the order in which it would have got them.
@@ -41,11 +70,13 @@ pub enum Recovery {
         /// Who asks.
         from: ConnId,
         /// The private id that its client came with.
-        pid: [u8; 15],
+        pid: SocketId,
         /// The namespace it is for.
         namespace: String,
         /// The offset of the last event that its client has got.
         offset: Option<String>,
+        /// The shards that were not asked yet. Who does not know it asks one of these.
+        left: ShardSet,
     },
     /// Nobody that could be recovered.
     Refused {
@@ -58,8 +89,10 @@ pub enum Recovery {
     Found {
         /// Who asked.
         to: ConnId,
+        /// Where it was.
+        shard: ShardId,
         /// The session's public id.
-        sid: [u8; 15],
+        sid: SocketId,
         /// The names of its rooms.
         rooms: Vec<CompactString>,
         /// What it has missed so far.
@@ -72,7 +105,7 @@ pub enum Recovery {
         /// Who asks.
         from: ConnId,
         /// As before.
-        pid: [u8; 15],
+        pid: SocketId,
         /// As before.
         namespace: String,
         /// The offset from which on.
@@ -91,7 +124,8 @@ impl Mail {
     fn size(&self) -> usize {
         match self {
             Mail::Publication(publication) => publication.size(),
-            Mail::Drain { .. } | Mail::Recovery(_) => 0,
+            Mail::Answer(answer) => answer.size(),
+            Mail::Drain { .. } | Mail::Recovery(_) | Mail::Asked { .. } => 0,
         }
     }
 }

@@ -7,9 +7,12 @@
 pub mod directory;
 pub mod mailbox;
 
-use crate::message::{Draft, Publication, RoomId, ShardId, ShardSet};
+use crate::message::{
+    Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id,
+};
+use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
-use directory::{Directory, DirectoryFull};
+use directory::{Directory, DirectoryFull, NAMESPACE_END};
 use mailbox::{Mail, Mailbox};
 use std::sync::Arc;
 
@@ -34,13 +37,33 @@ impl Bus {
         }
     }
 
+    /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
+    pub fn with_namespaces(self, allowed: Namespaces) -> Bus {
+        Bus { directory: self.directory.with_namespaces(allowed), ..self }
+    }
+
     /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
     /// members it had before.
     ///
     /// # Errors
     /// [`DirectoryFull`] when there would be more rooms than allowed.
     pub fn enter(&self, shard: ShardId, name: &str) -> Result<(RoomId, u32), DirectoryFull> {
-        self.directory.enter(shard, name)
+        self.directory.enter(shard, name, usize::MAX)
+    }
+
+    /// The same for a room that stands for a namespace: its name ends with a NUL. A namespace begins when nobody is in it, and no
+    /// ghost.
+    ///
+    /// # Errors
+    /// [`DirectoryFull`] when there would be more rooms than allowed, or a namespace more than `namespaces_max` or than those of its
+    /// pattern may be.
+    pub fn enter_namespace(
+        &self,
+        shard: ShardId,
+        name: &str,
+        namespaces_max: usize,
+    ) -> Result<(RoomId, u32), DirectoryFull> {
+        self.directory.enter(shard, name, namespaces_max)
     }
 
     /// Counts one member less; `last_here` when it was the last one on `shard`. A room without members is forgotten.
@@ -68,9 +91,9 @@ impl Bus {
         self.directory.name(room)
     }
 
-    /// Namespaces with a member anywhere: rooms whose names end with a NUL.
-    pub fn namespaces(&self) -> usize {
-        self.directory.namespaces()
+    /// The patterns of namespaces, and how many of each have a member anywhere or the ghost of one.
+    pub fn namespaces_by_pattern(&self) -> impl Iterator<Item = (&Pattern, usize)> {
+        self.directory.namespaces_by_pattern()
     }
 
     /// Rooms with a member anywhere.
@@ -84,18 +107,63 @@ impl Bus {
     /// # Errors
     /// [`Overloaded`] when one of the mailboxes is full; then no shard gets it.
     pub fn publish(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+        if !draft.is_for_one_room() || self.socket_of(draft.room).is_some() {
+            return self.publish_to_several(draft);
+        }
         self.directory.with_room(draft.room, |room, shards| {
             // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
             // by one publication for each stripe: it is a bound on memory, not an exact number.
-            if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
-                return Err(Overloaded);
-            }
-            let publication = Arc::new(Publication::new(room, draft));
-            for shard in shards.iter() {
-                self.mailboxes[usize::from(shard)].post(Mail::Publication(publication.clone()));
-            }
-            Ok(shards)
+            self.post_to(shards, || Publication::new(room, draft))
         })
+    }
+
+    fn publish_to_several(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+        let more = draft.more_rooms.iter().map(AsRef::as_ref);
+        let names: Vec<&str> = std::iter::once(draft.room).chain(more).collect();
+        let except: Vec<&str> = draft.except_rooms.iter().map(AsRef::as_ref).collect();
+        let sockets: Vec<SocketId> = names.iter().filter_map(|name| self.socket_of(name)).collect();
+        let except_sockets = except.iter().filter_map(|name| self.socket_of(name)).collect();
+        self.directory.with_rooms(&[names.as_slice(), &except].concat(), |found| {
+            let (found, except) = found.split_at(names.len());
+            let mut shards = ShardSet::default();
+            found.iter().flatten().for_each(|(_, of_room)| shards.extend(*of_room));
+            sockets.iter().for_each(|socket| shards.insert(socket[0]));
+            let rooms: Vec<(RoomId, CompactString)> = found
+                .iter()
+                .zip(&names)
+                .filter_map(|(found, name)| found.map(|(room, _)| (room, CompactString::from(*name))))
+                .collect();
+            let except = except.iter().flatten().map(|(room, _)| *room).collect();
+            let audience = Audience { rooms, sockets, except, except_sockets };
+            self.post_to(shards, || Publication::for_several(audience, draft))
+        })
+    }
+
+    /// Puts a publication into the mailboxes of `shards`, or into none when one of them is full.
+    fn post_to(
+        &self,
+        shards: ShardSet,
+        publication: impl FnOnce() -> Publication,
+    ) -> Result<ShardSet, Overloaded> {
+        if shards.is_empty() {
+            return Ok(shards);
+        }
+        if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
+            return Err(Overloaded);
+        }
+        let publication = Arc::new(publication());
+        for shard in shards.iter() {
+            self.mailboxes[usize::from(shard)].post(Mail::Publication(publication.clone()));
+        }
+        Ok(shards)
+    }
+
+    /// The socket that a room's name is the id of, behind the name of its namespace, if it may be one.
+    fn socket_of(&self, name: &str) -> Option<SocketId> {
+        // Most names are shorter, and nothing more is looked at.
+        let id = name.get(name.len().checked_sub(SOCKET_ID_CHARS)?..)?;
+        let is_whole = name.len() == id.len() || name[..name.len() - id.len()].ends_with(NAMESPACE_END);
+        is_whole.then(|| read_socket_id(id))?.filter(|id| usize::from(id[0]) < self.mailboxes.len())
     }
 
     /// Posts `mail` to one shard and wakes it.
@@ -128,7 +196,7 @@ mod tests {
     use crate::time::Time;
 
     fn draft(room: &str) -> Draft<'_> {
-        Draft { room, event: "e", payload: b"1", binary: false, except: None, published_at: Time::default() }
+        Draft::new(room, "e", b"1", Time::default())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::value::size;
 use super::{Changed, Config, OutboxPolicy, RefuseWith};
-use crate::rules::{Action, Rule};
+use crate::rules::{Action, Allowance, Pattern, Rule};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
@@ -146,11 +146,10 @@ impl Config {
 
     fn socketio_in_words(&self) -> Vec<String> {
         let socketio = &self.socketio;
-        let mut lines = vec![format!(
-            "Socket.IO is at {}; its namespaces: {}.",
-            socketio.path,
-            list(socketio.namespaces.patterns())
-        )];
+        let patterns: Vec<&Pattern> =
+            socketio.namespaces.iter().map(|allowance| &allowance.pattern).collect();
+        let mut lines =
+            vec![format!("Socket.IO is at {}; its namespaces: {}.", socketio.path, list(&patterns))];
         lines.push(format!(
             "A Socket.IO client has {} to join a namespace, may be in {}, and has {} to change to WebSocket.",
             time(socketio.connect_timeout_ms),
@@ -163,6 +162,7 @@ impl Config {
                 socketio.connections_per_namespace_max
             ));
         }
+        lines.extend(socketio.namespaces.iter().filter_map(allowance_in_words));
         let origins = &socketio.cors_origins;
         let credentials = if socketio.cors_credentials { ", with credentials" } else { "" };
         lines.push(if origins.is_empty() {
@@ -181,6 +181,18 @@ impl Config {
         lines.extend(self.events.iter().map(rule_in_words));
         lines
     }
+}
+
+/// What is said about some namespaces in particular.
+fn allowance_in_words(allowance: &Allowance) -> Option<String> {
+    let Allowance { pattern, connections_max, namespaces_max } = allowance;
+    let connections = connections_max.map(|most| match most {
+        0 => "any number of connections in one".to_owned(),
+        most => format!("at most {most} connections in one"),
+    });
+    let namespaces = namespaces_max.map(|most| format!("at most {most} of them"));
+    let limits: Vec<String> = [connections, namespaces].into_iter().flatten().collect();
+    (!limits.is_empty()).then(|| format!("Namespaces {pattern}: {}.", limits.join(", ")))
 }
 
 fn rule_in_words(rule: &Rule) -> String {

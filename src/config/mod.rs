@@ -2,22 +2,25 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[events]]`, a list of tables, stands apart. Whatever is wrong is reported at once, each
-//! [`Problem`] with its place.
+//! list in `docs/configuration.md`. Only `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever is wrong is
+//! reported at once, each [`Problem`] with its place.
 
 mod value;
+mod tables;
 mod events;
+mod namespaces;
 mod explain;
 
 pub use value::Kind;
 
-use crate::rules::{Namespaces, Rule, Rules};
+use crate::rules::{Allowance, Namespaces, Rule, Rules};
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
 use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use tables::{Reading, Tables};
 use toml::de::{DeTable, DeValue};
 use value::{FromValue, Given, Value, Wrong, mismatch};
 
@@ -179,7 +182,8 @@ settings! {
         connect_timeout_ms: u32 = "45000", Kind::Ms { min: 100, max: 600_000 };
         /// Time for a change from long-polling to WebSocket, from the probe on.
         upgrade_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
-        /// Namespaces that clients may join. In `/guild/*` the `*` stands for any one segment that is not empty.
+        /// Namespaces that clients may join, besides those of `[[namespaces]]`. In `/guild/*` the `*` stands for any one segment that is
+        /// not empty.
         namespaces: Namespaces = "/", Kind::Namespaces;
         /// Namespaces that one connection may be in.
         namespaces_per_connection_max: u32 = "16", Kind::Number { min: 1, max: 1024 };
@@ -311,6 +315,9 @@ words! {
         Json = "json",
     }
 }
+
+/// What a file may have besides settings.
+const LISTS: [Tables; 2] = [namespaces::TABLES, events::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -486,6 +493,9 @@ pub struct Said {
     /// The `[[events]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
     events: Vec<Rule>,
     events_source: Option<Source>,
+    /// The `[[namespaces]]`, likewise.
+    namespaces: Vec<Allowance>,
+    namespaces_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -504,7 +514,7 @@ struct Statement {
 /// A setting that is not at its default.
 #[derive(Clone, Debug)]
 struct Changed {
-    /// The setting as a line of TOML, its key in full; for `[[events]]` how many there are.
+    /// The setting as a line of TOML, its key in full; for a list of tables how many there are.
     shown: String,
     source: Source,
 }
@@ -557,6 +567,19 @@ impl Said {
         if !self.file_lost {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
+        let tables = [
+            (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
+            (events::TABLES, self.events_source, self.events.len()),
+        ];
+        config.events = Rules::new(self.events);
+        config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
+        let patterns = config.socketio.namespaces.iter().len();
+        if let Some(source) = self.namespaces_source.filter(|_| patterns > Namespaces::PATTERNS_MAX) {
+            let given = format!("{patterns} in all with those of socketio.namespaces");
+            let allowed = format!("at most {}", Namespaces::PATTERNS_MAX);
+            let key = namespaces::TABLES.name.to_owned();
+            problems.push(Problem { key, source, fault: Fault::Value { given, allowed } });
+        }
         if !problems.is_empty() {
             problems.sort_by(|a, b| a.source.cmp(&b.source));
             return Err(problems);
@@ -567,11 +590,12 @@ impl Said {
                 config.changed.push(Changed { shown, source: last.source });
             }
         }
-        if let Some(source) = self.events_source.filter(|_| !self.events.is_empty()) {
-            let shown = format!("{}, {} in all", events::HEADING, self.events.len());
-            config.changed.push(Changed { shown, source });
+        for (list, source, count) in tables {
+            if let Some(source) = source.filter(|_| count > 0) {
+                let shown = format!("{}, {count} in all", list.heading);
+                config.changed.push(Changed { shown, source });
+            }
         }
-        config.events = Rules::new(self.events);
         if config.limits.messages_burst_max == 0 {
             config.limits.messages_burst_max = config.limits.messages_per_second_max;
         }
@@ -594,10 +618,16 @@ impl Said {
         }
         for (section, content) in root.get_ref() {
             let name: &str = section.get_ref();
-            if name == events::NAME {
-                let at = section.span().start;
-                self.events = events::read(content.get_ref(), at, text, &source, &mut self.problems);
+            let at = section.span().start;
+            let file = Reading { text, source: &source, problems: &mut self.problems };
+            if name == events::TABLES.name {
+                self.events = events::read(content.get_ref(), at, file);
                 self.events_source = Some(source(at));
+                continue;
+            }
+            if name == namespaces::TABLES.name {
+                self.namespaces = namespaces::read(content.get_ref(), at, file);
+                self.namespaces_source = Some(source(at));
                 continue;
             }
             let known = SETTINGS.iter().any(|setting| setting.section() == name);
@@ -821,7 +851,8 @@ impl Problem {
             (Source::Environment { .. }, Some(name)) => {
                 let names = SETTINGS.iter().map(Setting::env_name);
                 let names = names.map(|name| (name[ENV_PREFIX.len()..].to_owned(), name));
-                nearest(name, names.chain([(events::NAME.to_ascii_uppercase(), events::HEADING.to_owned())]))
+                let tables = LISTS.map(|list| (list.name.to_ascii_uppercase(), list.heading.to_owned()));
+                nearest(name, names.chain(tables))
             }
             _ => nearest_key(&key),
         };
@@ -964,8 +995,8 @@ fn nearest_key(key: &str) -> Option<String> {
     let siblings = SETTINGS.iter().zip(settings()).filter(|(setting, _)| setting.section() == section);
     let sections =
         SETTINGS.iter().map(|setting| (setting.section().to_owned(), format!("[{}]", setting.section())));
-    let events = (events::NAME.to_owned(), events::HEADING.to_owned());
-    let sections = sections.chain([events]).filter(|_| section.is_empty());
+    let tables = LISTS.map(|list| (list.name.to_owned(), list.heading.to_owned()));
+    let sections = sections.chain(tables).filter(|_| section.is_empty());
     nearest(name, siblings.map(|(_, names)| names)).or_else(|| nearest(name, settings().chain(sections)))
 }
 

@@ -301,9 +301,9 @@ fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
         ("socketio", "cors_origins = \"*\"", "\"*\"", "or \"*\" for any"),
         ("socketio", "cors_origins = [\"a.example\"]", "\"a.example\"", "or \"*\" for any"),
         ("socketio", "connect_timeout_ms = 99", "99", "a time from 100 to 600000 ms"),
-        ("socketio", "namespaces = []", "[]", "a list of one or more namespaces"),
-        ("socketio", "namespaces = [\"chat\"]", "\"chat\"", "a list of one or more namespaces"),
-        ("socketio", "namespaces = [\"/guild*\"]", "\"/guild*\"", "a list of one or more namespaces"),
+        ("socketio", "namespaces = []", "[]", "a list of 1 to 200 namespaces"),
+        ("socketio", "namespaces = [\"chat\"]", "\"chat\"", "a list of 1 to 200 namespaces"),
+        ("socketio", "namespaces = [\"/guild*\"]", "\"/guild*\"", "a list of 1 to 200 namespaces"),
         ("socketio", "attachments_max = 1025", "1025", "a whole number from 0 to 1024"),
         ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
         ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
@@ -600,6 +600,114 @@ fn there_may_be_a_thousand_events() {
         &wrong(&table.repeat(1001), &[], ""),
         "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",
     );
+}
+
+#[test]
+fn namespaces_are_allowed_by_tables_and_by_the_list() {
+    let file = "\
+        [socketio]\nnamespaces = [\"/\", \"/guild/*\", \"/team/*\"]\n\
+        [[namespaces]]\nname = \"/guild/*\"\nconnections_max = 500\nnamespaces_max = 1_000\n\
+        [[namespaces]]\nname = \"/guild/7\"\n\
+        [[namespaces]]\nname = \"/quiz\"\nconnections_max = 0\n";
+    let config = right(file, &[], "");
+    let limits = |namespace| {
+        let (place, allowance) = config.socketio.namespaces.find(namespace)?;
+        Some((place, allowance.connections_max, allowance.namespaces_max))
+    };
+    for (namespace, expected) in [
+        ("/guild/7", Some((0, Some(500), Some(1000)))),
+        ("/quiz", Some((2, Some(0), None))),
+        ("/", Some((3, None, None))),
+        ("/team/7", Some((4, None, None))),
+        ("/nope", None),
+    ] {
+        assert_eq!(limits(namespace), expected, "{namespace}");
+    }
+    let text = config.explain();
+    for line in [
+        "  [[namespaces]], 3 in all                            throng.toml:3\n",
+        "; its namespaces: /guild/*, /guild/7, /quiz, / and 1 more.\n",
+        "  Namespaces /guild/*: at most 500 connections in one, at most 1000 of them.\n",
+        "  Namespaces /quiz: any number of connections in one.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    let inline = right("namespaces = [{ name = \"/a\" }]\n", &[], "--set socketio.namespaces=/b");
+    assert_eq!(inline.socketio.namespaces, namespaces(&["/a", "/b"]), "written in another way");
+    assert!(right("namespaces = []\n", &[], "").changed.is_empty());
+}
+
+#[test]
+fn a_wrong_namespace_names_its_key_its_line_and_what_is_allowed() {
+    let name = "a namespace, like \"/\" or \"/chat\", where \"*\" stands for any one segment";
+    let connections = "a whole number from 0 to 16000000";
+    let namespaces = "a whole number from 1 to 10000000";
+    for (table, problem) in [
+        ("connections_max = 1\n", format!("2: namespaces.name is missing, it takes {name}")),
+        ("name = \"guild\"\n", format!("3: namespaces.name: \"guild\" is wrong, it takes {name}")),
+        ("name = [\"/\"]\n", format!("3: namespaces.name: [\"/\"] is wrong, it takes {name}")),
+        (
+            "name = \"/a\"\nconnections_max = -1\n",
+            format!("4: namespaces.connections_max: -1 is wrong, it takes {connections}"),
+        ),
+        (
+            "name = \"/a\"\nconnections_max = \"9\"\n",
+            format!("4: namespaces.connections_max: \"9\" is wrong, it takes {connections}"),
+        ),
+        (
+            "name = \"/a\"\nconnections_max = 16000001\n",
+            format!("4: namespaces.connections_max: 16000001 is wrong, it takes {connections}"),
+        ),
+        (
+            "name = \"/a\"\nnamespaces_max = 0\n",
+            format!("4: namespaces.namespaces_max: 0 is wrong, it takes {namespaces}"),
+        ),
+        (
+            "name = \"/a\"\nconnections = 1\n",
+            "4: namespaces.connections: there is no such setting; did you mean namespaces.connections_max?"
+                .to_owned(),
+        ),
+        (
+            "name = \"/a\"\n\n[[namespaces]]\nname = \"/a\"\n",
+            "6: namespaces.name: \"/a\" is wrong, it takes a namespace that no [[namespaces]] before this one has"
+                .to_owned(),
+        ),
+    ] {
+        let file = format!("\n[[namespaces]]\n{table}");
+        check_problem(&wrong(&file, &[], ""), &format!("throng.toml:{problem}"));
+    }
+    check_problem(
+        &wrong("[namespaces]\nname = \"/\"\n", &[], ""),
+        "throng.toml:1: namespaces: a table is wrong, it takes a list of tables, [[namespaces]]",
+    );
+    check_problem(
+        &wrong("[[namespace]]\n", &[], ""),
+        "throng.toml:1: namespace: there is no such setting; did you mean socketio.namespaces?",
+    );
+    check_problem(
+        &wrong("", &[("THRONG_NAMESPACES", "[]")], ""),
+        "THRONG_NAMESPACES: there is no such setting; did you mean [[namespaces]]?",
+    );
+}
+
+#[test]
+fn there_may_be_two_hundred_patterns_in_all() {
+    let tables = |count| (0..count).map(|n| format!("[[namespaces]]\nname = \"/{n}\"\n")).collect::<String>();
+    // With the one that is there by default.
+    assert_eq!(right(&tables(199), &[], "").socketio.namespaces.iter().len(), 200);
+    check_problem(
+        &wrong(&tables(200), &[], ""),
+        "throng.toml:1: namespaces: 201 in all with those of socketio.namespaces is wrong, it takes at most 200",
+    );
+    right(&tables(200), &[], "--set socketio.namespaces=/0");
+    check_problem(
+        &wrong(&tables(201), &[], "--set socketio.namespaces=/0"),
+        "throng.toml:401: namespaces: a list of 201 tables is wrong, it takes at most 200",
+    );
+    let list = (0..201).map(|n| format!("/{n}")).collect::<Vec<_>>().join(",");
+    let problems = wrong("", &[("THRONG_SOCKETIO_NAMESPACES", &list)], "");
+    let start = "THRONG_SOCKETIO_NAMESPACES: socketio.namespaces: a list of 201 is wrong, it takes ";
+    assert!(shown(&problems).starts_with(start), "{}", shown(&problems));
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub enum Kind {
     Path,
     /// The same, or an empty text.
     PathOrNone,
-    /// A list of patterns of namespaces, at least one.
+    /// A list of patterns of namespaces, from one to [`Namespaces::PATTERNS_MAX`].
     Namespaces,
     /// The name of an event, or an empty text.
     EventOrNone,
@@ -76,16 +76,20 @@ impl Kind {
                 "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\" or \"null\"".to_owned()
             }
             Kind::CorsOrigins => {
-                "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\", \"null\", or \"*\" for any".to_owned()
+                "a list of \"scheme://host[:port]\", \"scheme://*.host[:port]\", \"null\", or \"*\" for any"
+                    .to_owned()
             }
             Kind::Path => "a path with a slash at both ends, like \"/socket.io/\"".to_owned(),
             Kind::PathOrNone => format!("{}, or \"\"", Kind::Path.allowed()),
             Kind::Namespaces => {
-                "a list of one or more namespaces, like \"/\" or \"/chat\", where \"*\" stands for any one segment"
-                    .to_owned()
+                format!(
+                    "a list of 1 to {} namespaces, like \"/\" or \"/chat\", where \"*\" stands for any one segment",
+                    Namespaces::PATTERNS_MAX
+                )
             }
             Kind::EventOrNone => {
-                "the name of an event, but not one that Socket.IO reserves, like \"connect\", or \"\"".to_owned()
+                "the name of an event, but not one that Socket.IO reserves, like \"connect\", or \"\""
+                    .to_owned()
             }
         }
     }
@@ -147,10 +151,10 @@ impl Kind {
             },
             Kind::Namespaces => {
                 let patterns = given.list(Pattern::parse)?;
-                if patterns.is_empty() {
-                    Err(whole())
-                } else {
-                    Ok(Value::Namespaces(Namespaces::new(patterns)))
+                match patterns.len() {
+                    0 => Err(whole()),
+                    1..=Namespaces::PATTERNS_MAX => Ok(Value::Namespaces(Namespaces::new(patterns))),
+                    count => Err(vec![Wrong { given: format!("a list of {count}"), line: None }]),
                 }
             }
             Kind::EventOrNone => {
@@ -221,7 +225,7 @@ impl Given {
         if let Given::Flag(flag) = self { Some(*flag) } else { None }
     }
 
-    fn number(&self) -> Option<u64> {
+    pub(super) fn number(&self) -> Option<u64> {
         if let Given::Number(number) = self { u64::try_from(*number).ok() } else { None }
     }
 
@@ -304,9 +308,8 @@ impl Display for Value {
             Value::Text(text) => write!(f, "{text:?}"),
             Value::Namespaces(namespaces) => {
                 let patterns: Vec<String> = namespaces
-                    .patterns()
                     .iter()
-                    .map(|pattern| format!("{:?}", pattern.to_string()))
+                    .map(|allowance| format!("{:?}", allowance.pattern.to_string()))
                     .collect();
                 write!(f, "[{}]", patterns.join(", "))
             }

@@ -2,9 +2,9 @@
 
 use super::{Control, process};
 use crate::message::Reject;
-use crate::stats::{Counter, Ending, Histogram, Recovered, ShardStats};
+use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text::encode};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
@@ -22,7 +22,7 @@ pub(super) fn text(control: Arc<Control>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Numbers(control)));
     let mut text = String::new();
-    encode(&mut text, &registry)?;
+    text::encode(&mut text, &registry)?;
     Ok(text)
 }
 
@@ -50,7 +50,7 @@ static GAUGES: [Number; 6] = [
     }),
 ];
 
-static COUNTERS: [Number; 18] = [
+static COUNTERS: [Number; 21] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -73,6 +73,12 @@ static COUNTERS: [Number; 18] = [
     ("throng_dropped", "Frames dropped because an outbox was full and the policy is drop.", None, |shard| {
         shard.drops.value()
     }),
+    (
+        "throng_volatile_dropped",
+        "Volatile events not handed to a member that could not take them at once.",
+        None,
+        |shard| shard.volatile_drops.value(),
+    ),
     ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
     (
         "throng_rate_limited",
@@ -84,14 +90,65 @@ static COUNTERS: [Number; 18] = [
         shard.overloads.value()
     }),
     ("throng_pings_sent", "Pings sent for lack of a sign of life.", None, |shard| shard.pings.value()),
-    ("throng_namespace_joins", "Socket.IO namespaces that clients joined.", None, |shard| {
-        shard.namespace_joins.value()
-    }),
-    ("throng_namespace_refusals", "Socket.IO namespaces that clients were refused.", None, |shard| {
-        shard.namespace_refusals.value()
-    }),
+    ("throng_polls", "Polls of Engine.IO sessions that were answered.", None, |shard| shard.polls.value()),
+    (
+        "throng_session_upgrades",
+        "Engine.IO sessions that have moved from polling to a WebSocket.",
+        None,
+        |shard| shard.session_upgrades.value(),
+    ),
+    (
+        "throng_session_upgrades_failed",
+        "WebSockets to which an Engine.IO session might have moved, and did not.",
+        None,
+        |shard| shard.session_upgrades_failed.value(),
+    ),
+    (
+        "throng_handovers",
+        "Sockets that this shard was given by others, because they asked for a session of its.",
+        None,
+        |shard| shard.handovers.value(),
+    ),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];
+
+/// Open Engine.IO sessions: the transport, and how many there are.
+type Sessions = (&'static str, fn(&ShardStats) -> u64);
+
+static SESSIONS: [Sessions; 2] = [
+    ("polling", |shard| shard.polling_sessions.value()),
+    ("websocket", |shard| shard.websocket_sessions.value()),
+];
+
+/// A number of the namespaces of one pattern: name, meaning and type, and where a shard has it.
+type OfNamespaces = (&'static str, &'static str, MetricType, fn(&NamespaceStats) -> u64);
+
+static OF_NAMESPACES: [OfNamespaces; 4] = [
+    (
+        "throng_namespace_connections",
+        "Connections in Socket.IO namespaces: one in two of them counts twice.",
+        MetricType::Gauge,
+        |namespace| namespace.connections.value(),
+    ),
+    (
+        "throng_namespace_joins",
+        "Socket.IO namespaces that clients joined.",
+        MetricType::Counter,
+        |namespace| namespace.joins.value(),
+    ),
+    ("throng_namespace_events", "Events that Socket.IO clients sent.", MetricType::Counter, |namespace| {
+        namespace.events.value()
+    }),
+    (
+        "throng_namespace_publications",
+        "Events that Socket.IO clients published.",
+        MetricType::Counter,
+        |namespace| namespace.publications.value(),
+    ),
+];
+
+/// The label of refusals of namespaces that no pattern allows. No pattern is like it: it does not begin with a slash.
+const NO_PATTERN: &str = "none";
 
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
@@ -124,6 +181,7 @@ struct Numbers(Arc<Control>);
 impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_shards(&mut encoder)?;
+        self.encode_namespaces(&mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -155,6 +213,18 @@ impl Numbers {
                 }
             }
         }
+        let mut family = encoder.encode_descriptor(
+            "throng_sessions",
+            "Open Engine.IO sessions.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (shard, stats) in shards.iter().enumerate() {
+            for (transport, number) in &SESSIONS {
+                let labels = ([("shard", shard)], [("transport", *transport)]);
+                family.encode_family(&labels)?.encode_gauge(&number(stats))?;
+            }
+        }
         for (name, help, histogram) in &DURATIONS {
             let mut family =
                 encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Histogram)?;
@@ -177,6 +247,43 @@ impl Numbers {
                     None,
                 )?;
             }
+        }
+        Ok(())
+    }
+
+    /// Of the process, since there may be many patterns.
+    fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = &self.0.stats;
+        let patterns: Vec<(String, usize)> = (self.0.bus.namespaces_by_pattern())
+            .map(|(pattern, count)| (pattern.to_string(), count))
+            .collect();
+        let mut family = encoder.encode_descriptor(
+            "throng_namespaces",
+            "Socket.IO namespaces with somebody in them.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (pattern, count) in &patterns {
+            let labels = [("namespace", pattern.as_str())];
+            family.encode_family(&labels)?.encode_gauge(&(*count as u64))?;
+        }
+        for (name, help, kind, number) in &OF_NAMESPACES {
+            let mut family = encoder.encode_descriptor(name, help, None, *kind)?;
+            for (place, (pattern, _)) in (0..).zip(&patterns) {
+                let sum = stats.sum(|shard| number(shard.namespace(Some(place))));
+                encode(family.encode_family(&[("namespace", pattern.as_str())])?, *kind, sum)?;
+            }
+        }
+        let mut family = encoder.encode_descriptor(
+            "throng_namespace_refusals",
+            "Socket.IO namespaces that clients were refused.",
+            None,
+            MetricType::Counter,
+        )?;
+        let places = (0..).map(Some).zip(patterns.iter().map(|(pattern, _)| pattern.as_str()));
+        for (place, pattern) in places.chain([(None, NO_PATTERN)]) {
+            let sum = stats.sum(|shard| shard.namespace(place).refusals.value());
+            encode(family.encode_family(&[("namespace", pattern)])?, MetricType::Counter, sum)?;
         }
         Ok(())
     }
@@ -231,6 +338,13 @@ impl Numbers {
             )?
             .encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?
             .encode_gauge(&1u64)
+    }
+}
+
+fn encode(mut metric: MetricEncoder<'_>, kind: MetricType, number: u64) -> fmt::Result {
+    match kind {
+        MetricType::Counter => metric.encode_counter::<NoLabelSet, _, f64>(&number, None),
+        _ => metric.encode_gauge(&number),
     }
 }
 

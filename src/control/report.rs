@@ -3,7 +3,8 @@
 
 use super::Control;
 use crate::message::Reject;
-use crate::stats::{Counter, Ending, Histogram, ShardStats, Stats};
+use crate::rules::Pattern;
+use crate::stats::{Counter, Ending, Histogram, NamespaceStats, ShardStats, Stats};
 use crate::time::Time;
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ pub(super) struct Report {
     sockets_max: usize,
     #[serde(flatten)]
     figures: Figures,
+    namespaces: Vec<Namespaces>,
     shards: Vec<ShardReport>,
 }
 
@@ -31,6 +33,18 @@ struct ShardReport {
     shard: usize,
     #[serde(flatten)]
     figures: Figures,
+}
+
+/// The numbers of the namespaces of one pattern.
+#[derive(Debug, Serialize)]
+struct Namespaces {
+    namespace: String,
+    namespaces: usize,
+    connections: u64,
+    joins: u64,
+    refusals: u64,
+    events: u64,
+    publications: u64,
 }
 
 /// The numbers of one shard, or of all together.
@@ -42,12 +56,20 @@ struct Figures {
     memberships: u64,
     outbox_bytes: u64,
     receive_buffer_bytes: u64,
+    sessions: Sessions,
     totals: Totals,
     per_second: Rates,
     turn_duration: Durations,
     publish_latency: Durations,
     rejects: BTreeMap<&'static str, u64>,
     disconnects: BTreeMap<&'static str, u64>,
+}
+
+/// Open Engine.IO sessions, by their transport.
+#[derive(Debug, Serialize)]
+struct Sessions {
+    polling: u64,
+    websocket: u64,
 }
 
 /// Counted since the start. Each has the name it has in `/metrics`.
@@ -66,10 +88,17 @@ struct Totals {
     publications: u64,
     deliveries: u64,
     dropped: u64,
+    volatile_dropped: u64,
     errors: u64,
     rate_limited: u64,
     overloads: u64,
     pings_sent: u64,
+    polls: u64,
+    session_upgrades: u64,
+    session_upgrades_failed: u64,
+    handovers: u64,
+    namespace_joins: u64,
+    namespace_refusals: u64,
     turns: u64,
 }
 
@@ -112,6 +141,7 @@ impl Report {
             connections_peak: control.gate.peak(),
             sockets_max: control.sockets_max,
             figures,
+            namespaces: Namespaces::of(control),
             shards: all
                 .map(|shard| ShardReport {
                     shard,
@@ -122,6 +152,27 @@ impl Report {
                 })
                 .collect(),
         }
+    }
+}
+
+impl Namespaces {
+    /// Those of each pattern, in the order of the configuration.
+    fn of(control: &Control) -> Vec<Namespaces> {
+        let pattern = |(place, (pattern, namespaces)): (u16, (&Pattern, usize))| {
+            let sum = |number: fn(&NamespaceStats) -> u64| {
+                control.stats.sum(|shard| number(shard.namespace(Some(place))))
+            };
+            Namespaces {
+                namespace: pattern.to_string(),
+                namespaces,
+                connections: sum(|namespace| namespace.connections.value()),
+                joins: sum(|namespace| namespace.joins.value()),
+                refusals: sum(|namespace| namespace.refusals.value()),
+                events: sum(|namespace| namespace.events.value()),
+                publications: sum(|namespace| namespace.publications.value()),
+            }
+        };
+        (0..).zip(control.bus.namespaces_by_pattern()).map(pattern).collect()
     }
 }
 
@@ -146,6 +197,10 @@ impl Figures {
             memberships: sum(|shard| shard.memberships.value()),
             outbox_bytes: sum(|shard| shard.outbox_bytes.value()),
             receive_buffer_bytes: sum(|shard| shard.receive_bytes.value()),
+            sessions: Sessions {
+                polling: sum(|shard| shard.polling_sessions.value()),
+                websocket: sum(|shard| shard.websocket_sessions.value()),
+            },
             totals: Totals {
                 accepts: sum(|shard| shard.accepts.value()),
                 upgrades: sum(|shard| shard.upgrades.value()),
@@ -160,10 +215,17 @@ impl Figures {
                 publications: sum(|shard| shard.publications.value()),
                 deliveries: sum(|shard| shard.deliveries.value()),
                 dropped: sum(|shard| shard.drops.value()),
+                volatile_dropped: sum(|shard| shard.volatile_drops.value()),
                 errors: sum(|shard| shard.errors.value()),
                 rate_limited: sum(|shard| shard.rate_limited.value()),
                 overloads: sum(|shard| shard.overloads.value()),
                 pings_sent: sum(|shard| shard.pings.value()),
+                polls: sum(|shard| shard.polls.value()),
+                session_upgrades: sum(|shard| shard.session_upgrades.value()),
+                session_upgrades_failed: sum(|shard| shard.session_upgrades_failed.value()),
+                handovers: sum(|shard| shard.handovers.value()),
+                namespace_joins: sum(|shard| shard.namespace_joins.value()),
+                namespace_refusals: sum(|shard| shard.namespace_refusals.value()),
                 turns: sum(|shard| shard.turns.value()),
             },
             per_second,

@@ -3,6 +3,7 @@
 use super::*;
 use crate::auth::Rules;
 use crate::message::Reject;
+use crate::rules::{Namespaces, Pattern};
 use crate::stats::Ending;
 use crate::time::Time;
 use serde_json::Value;
@@ -115,9 +116,10 @@ impl Answer {
 
 /// Two shards that have seen something.
 fn control() -> Control {
-    let stats = Arc::new(Stats::new(2));
-    let bus = Arc::new(Bus::new(2, 100));
-    for (shard, room) in [(0, "a"), (1, "a"), (1, "b")] {
+    let stats = Arc::new(Stats::by_pattern(2, 2));
+    let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
+    let bus = Arc::new(Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)));
+    for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
     }
     stats.memory_bytes.set(123 << 20);
@@ -130,6 +132,12 @@ fn control() -> Control {
         shard.messages_in.add(1_000 + number);
         shard.bytes_in.add(100_000 + number);
         shard.rejects[Reject::Origin.index()].add(3 + number);
+        shard.polling_sessions.set(2 + number);
+        for (place, count) in [(Some(0), 10), (Some(1), 20), (None, 30)] {
+            let namespaces = shard.namespace(place);
+            namespaces.connections.set(count + number);
+            namespaces.refusals.add(count + number);
+        }
         shard.endings[Ending::Slow.index()].add(5 + number);
         for ns in [1, 255, 256, 70_000, 1_000_000, 40_000_000_000] {
             shard.turn_duration.record(Time::default(), Time::from_ns(ns));
@@ -214,8 +222,9 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
     for pair in rest.strip_suffix('}').expect("labels end").split(',') {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
-        assert!(["shard", "reason", "le", "version"].contains(&key), "{series}");
-        assert!(!value.is_empty() && !value.contains(['"', '\\']), "{series}");
+        assert!(["shard", "reason", "le", "version", "transport", "namespace"].contains(&key), "{series}");
+        let bare = value.replace("\\\\", "").replace("\\\"", "");
+        assert!(!value.is_empty() && !bare.contains(['"', '\\']), "{series}");
         assert!(labels.insert(key, value).is_none(), "{series} has a label twice");
     }
     labels
@@ -266,6 +275,15 @@ fn metrics_are_valid_and_keep_the_shards_apart() {
     check(turns, "throng_turn_duration_seconds_bucket{le=\"2.56e-7\",shard=\"0\"}", 2.0);
     check(turns, "throng_turn_duration_seconds_bucket{le=\"5.12e-7\",shard=\"0\"}", 3.0);
     check(turns, "throng_turn_duration_seconds_count{shard=\"0\"}", 6.0);
+    check("throng_sessions", "throng_sessions{shard=\"1\",transport=\"polling\"}", 3.0);
+    check("throng_namespaces", "throng_namespaces{namespace=\"/\"}", 0.0);
+    let quoted = r#"/\"q\"\\/*"#;
+    check("throng_namespaces", &format!("throng_namespaces{{namespace=\"{quoted}\"}}"), 1.0);
+    let connections = "throng_namespace_connections";
+    check(connections, &format!("{connections}{{namespace=\"{quoted}\"}}"), 41.0);
+    let refusals = "throng_namespace_refusals";
+    check(refusals, &format!("{refusals}_total{{namespace=\"/\"}}"), 21.0);
+    check(refusals, &format!("{refusals}_total{{namespace=\"none\"}}"), 61.0);
     let version = format!("throng_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     check("throng_build_info", &version, 1.0);
 }
@@ -324,6 +342,10 @@ fn stats_are_the_sum_of_the_shards() {
     assert_eq!(stats["disconnects"]["slow"], 11);
     assert_eq!(stats["shards"][1]["disconnects"]["slow"], 6);
     assert_eq!(stats["turn_duration"]["count"], 12);
+    assert_eq!(stats["sessions"]["polling"], 5);
+    let namespaces = &stats["namespaces"][1];
+    assert_eq!(namespaces["namespace"], "/\"q\"\\/*");
+    assert_eq!((&namespaces["namespaces"], &namespaces["connections"]), (&Value::from(1), &Value::from(41)));
     assert_eq!(stats["shards"][0]["publish_latency"]["count"], 0);
     let p50_us = stats["publish_latency"]["p50_us"].as_f64().expect("a number");
     assert!((70.0..=87.5).contains(&p50_us), "{p50_us}");
@@ -581,6 +603,7 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
+    fields.retain(|field| !field.starts_with("namespaces"));
     let only_process = [
         "status",
         "version",
@@ -605,9 +628,16 @@ fn list_fields(path: &str, value: &Value, fields: &mut BTreeSet<String>) {
             Value::Object(_) if !["rejects", "disconnects"].contains(&&*name) => {
                 list_fields(&format!("{name}."), value, fields);
             }
-            Value::Array(_) => {
+            Value::Array(items) => {
                 fields.insert(name.clone());
-                fields.insert(format!("{name}[].shard"));
+                match items.first() {
+                    Some(item) if item.get("shard").is_none() => {
+                        list_fields(&format!("{name}[]."), item, fields)
+                    }
+                    _ => {
+                        fields.insert(format!("{name}[].shard"));
+                    }
+                }
             }
             _ => {
                 fields.insert(name);

@@ -1,7 +1,9 @@
 //! The built-in events of Socket.IO clients: what the arguments of a join, leave or publish mean. The same commands as the native
 //! dialect's, in the forms that applications with a server of their own use.
 
-use super::native::{Code, Command, EVENT_BYTES_MAX, Refusal, name_fault};
+use super::native::{
+    Code, Command, EVENT_BYTES_MAX, Publish, Refusal, check_ask_ms, check_names, name_fault, sort_names,
+};
 use crate::rules::Action;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -34,19 +36,34 @@ pub fn decode<'a>(
             Ok(Command::Leave { rooms, id: None })
         }
         Action::Publish { room_fields, event_field, data_field } => {
-            let room = string(named(&args, fields.as_ref(), room_fields), &room_fields.join("` or `"))?;
+            let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
             let field = |name: &str| fields.as_ref().and_then(|fields| fields.get(name)).map(|raw| raw.get());
             let (event, payload) = match &fields {
                 Some(_) => (field(event_field), field(data_field)),
                 None => (args.get(1).copied(), args.get(2).copied()),
             };
+            if rooms.is_empty() {
+                return Err(lacks(&room_fields.join("` or `")));
+            }
             let event = string(event.filter(|event| event.starts_with('"')), event_field)?;
-            let (payload, echo) = (payload.unwrap_or("null"), field("echo") == Some("true"));
-            check_room(&room, room_name_bytes_max)?;
             if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
                 return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")));
             }
-            Ok(Command::Publish { room, event, payload: payload.as_bytes(), echo, id: None })
+            let except = match field("except") {
+                Some(except) => self::rooms(Some(except), &["except".to_owned()], room_name_bytes_max)?,
+                None => Vec::new(),
+            };
+            let ask_ms = field("ask_ms").map(|ask_ms| check_ask_ms(ask_ms.parse().unwrap_or(0)));
+            Ok(Command::Publish(Publish {
+                rooms: rooms.into(),
+                except: except.into(),
+                event,
+                payload: payload.unwrap_or("null").as_bytes(),
+                echo: field("echo") == Some("true"),
+                volatile: field("volatile") == Some("true"),
+                ask_ms: ask_ms.transpose()?,
+                id: None,
+            }))
         }
         Action::Reply { .. } | Action::Ack => Ok(Command::Ping { id: None }),
     }
@@ -86,19 +103,9 @@ fn rooms<'a>(
         }
         one => vec![string(one, &field)?],
     };
-    if !rooms.is_sorted_by(|one, next| one < next) {
-        rooms.sort_unstable();
-        rooms.dedup();
-    }
-    rooms.iter().try_for_each(|room| check_room(room, room_name_bytes_max))?;
+    sort_names(&mut rooms);
+    check_names(&rooms, room_name_bytes_max)?;
     Ok(rooms)
-}
-
-fn check_room<'a>(room: &str, room_name_bytes_max: usize) -> Result<(), Refusal<'a>> {
-    match name_fault(room, room_name_bytes_max) {
-        Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}"))),
-        None => Ok(()),
-    }
 }
 
 /// A name: a string, or a number as its text, since applications name rooms by numbers.
@@ -119,18 +126,4 @@ fn string<'a>(json: Option<&'a str>, field: &str) -> Result<Cow<'a, str>, Refusa
 
 fn lacks<'a>(field: &str) -> Refusal<'a> {
     Refusal::new(Code::BadMessage, format!("`{field}` is missing, or is no name"))
-}
-
-/// What stands for the first attachment in the text of a packet.
-pub const PLACEHOLDER: &str = r#"{"_placeholder":true,"num":0}"#;
-
-/// True when this JSON stands for the first attachment, and is nothing else.
-pub fn is_placeholder(json: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Placeholder {
-        _placeholder: bool,
-        num: u32,
-    }
-    serde_json::from_str::<Placeholder>(json).is_ok_and(|it| it._placeholder && it.num == 0)
 }

@@ -1,6 +1,7 @@
 //! What the messages on a connection mean. A dialect turns bytes into commands and publications into bytes; it knows no
 //! connection, so that one encoded frame can serve a million of them.
 
+pub mod attachments;
 pub mod builtin;
 pub mod engineio;
 pub mod msgpack;

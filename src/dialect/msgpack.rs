@@ -2,9 +2,9 @@
 //! `id`, with bytes where they belong. Here they are turned into the text of the JSON parser with its attachments, and back, so that
 //! nothing else tells the two apart.
 
+use super::attachments::{split_digits, string_bytes, unescape};
 use super::engineio::Malformed;
 use super::native::{DEPTH_MAX, encode_str};
-use super::socketio::{split_digits, string_bytes, unescape};
 use rmp::encode::ValueWriteError;
 use rmp::{Marker, decode as read, encode as write};
 use serde::Deserialize;

@@ -1,6 +1,7 @@
 //! The native dialect: `docs/protocol.md` in code. JSON in, JSON out; the data of an event is never looked into beyond
 //! checking that it is JSON and not too deep.
 
+use super::attachments;
 use crate::message::Publication;
 use serde::Deserialize;
 use serde::de::{Error as _, Unexpected};
@@ -17,6 +18,8 @@ pub const DEPTH_MAX: usize = 120;
 pub const ID_BYTES_MAX: usize = 64;
 /// Where the message of an error is cut, in bytes.
 const MESSAGE_BYTES_MAX: usize = 200;
+/// The longest time for which answers to an event are collected, in milliseconds.
+pub const ASK_MS_MAX: u32 = 60_000;
 /// The longest event name, in bytes.
 pub const EVENT_BYTES_MAX: usize = 200;
 
@@ -37,25 +40,38 @@ pub enum Command<'a> {
         /// See [`Id`].
         id: Option<Id<'a>>,
     },
-    /// To send an event to a room's members.
-    Publish {
-        /// The room's name, checked.
-        room: Cow<'a, str>,
-        /// The event's name, checked.
-        event: Cow<'a, str>,
-        /// JSON text, or bytes when it came in a binary frame.
-        payload: &'a [u8],
-        /// True when the sender wants the event too.
-        echo: bool,
-        /// See [`Id`].
-        id: Option<Id<'a>>,
-    },
+    /// To send an event to the members of rooms.
+    Publish(Publish<'a>),
     /// To know whether anybody is there.
     Ping {
         /// See [`Id`].
         id: Option<Id<'a>>,
     },
 }
+
+/// An event that a client wants to send.
+#[derive(Clone, Debug)]
+pub struct Publish<'a> {
+    /// The rooms' names, checked; each once, and at least one.
+    pub rooms: Names<'a>,
+    /// Rooms whose members do not get it, likewise.
+    pub except: Names<'a>,
+    /// The event's name, checked.
+    pub event: Cow<'a, str>,
+    /// JSON text, or bytes when it came in a binary frame.
+    pub payload: &'a [u8],
+    /// True when the sender wants the event too.
+    pub echo: bool,
+    /// True when it is better lost than late.
+    pub volatile: bool,
+    /// How long answers to it are collected, in milliseconds, at most [`ASK_MS_MAX`]; `None` when none are wanted.
+    pub ask_ms: Option<u32>,
+    /// See [`Id`].
+    pub id: Option<Id<'a>>,
+}
+
+/// Names of rooms.
+pub type Names<'a> = SmallVec<[Cow<'a, str>; 1]>;
 
 /// A message's `id`, as it is written: a JSON number or string of at most [`ID_BYTES_MAX`] bytes.
 pub type Id<'a> = &'a str;
@@ -168,6 +184,10 @@ struct Fields<'a> {
     echo: Option<bool>,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    except: Option<Vec<Name<'a>>>,
+    volatile: Option<bool>,
+    ask_ms: Option<u64>,
 }
 
 /// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
@@ -247,31 +267,44 @@ fn interpret<'a>(
 ) -> Result<Command<'a>, Refusal<'a>> {
     let id = read_id(fields.id)?;
     let lacks = |field: &str| Refusal::new(Code::BadMessage, format!("`{field}` is missing")).with_id(id);
-    let rooms = |rooms: Option<Vec<Name<'a>>>| {
-        let mut rooms: Vec<_> =
-            rooms.ok_or_else(|| lacks("rooms"))?.into_iter().map(|Name(name)| name).collect();
-        if !rooms.is_sorted_by(|one, next| one < next) {
-            rooms.sort_unstable();
-            rooms.dedup();
-        }
-        match rooms.iter().find_map(|name| name_fault(name, room_name_bytes_max)) {
-            Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}")).with_id(id)),
-            None => Ok(rooms),
-        }
+    let names = |names: Vec<Name<'a>>| {
+        let mut names: Vec<_> = names.into_iter().map(|Name(name)| name).collect();
+        sort_names(&mut names);
+        check_names(&names, room_name_bytes_max).map_err(|refusal| refusal.with_id(id))?;
+        Ok(names)
     };
+    let rooms = |rooms: Option<Vec<Name<'a>>>| names(rooms.ok_or_else(|| lacks("rooms"))?);
     match fields.kind.as_deref() {
         Some("join") => Ok(Command::Join { rooms: rooms(fields.rooms)?, id }),
         Some("leave") => Ok(Command::Leave { rooms: rooms(fields.rooms)?, id }),
         Some("publish") => {
-            let room = fields.room.ok_or_else(|| lacks("room"))?;
+            let rooms = match (fields.room, fields.rooms) {
+                (Some(room), _) => {
+                    check_names(std::slice::from_ref(&room), room_name_bytes_max)
+                        .map_err(|refusal| refusal.with_id(id))?;
+                    Names::from_iter([room])
+                }
+                (None, Some(rooms)) if !rooms.is_empty() => names(rooms)?.into(),
+                (None, _) => return Err(lacks("room")),
+            };
             let event = fields.event.ok_or_else(|| lacks("event"))?;
-            if let Some(fault) = name_fault(&room, room_name_bytes_max) {
-                return Err(Refusal::new(Code::BadRoom, format!("a room name {fault}")).with_id(id));
-            }
             if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
                 return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id));
             }
-            Ok(Command::Publish { room, event, payload, echo: fields.echo.unwrap_or(false), id })
+            let publish = Publish {
+                rooms,
+                except: names(fields.except.unwrap_or_default())?.into(),
+                event,
+                payload,
+                echo: fields.echo.unwrap_or(false),
+                volatile: fields.volatile.unwrap_or(false),
+                ask_ms: fields
+                    .ask_ms
+                    .map(|ask_ms| check_ask_ms(ask_ms).map_err(|refusal| refusal.with_id(id)))
+                    .transpose()?,
+                id,
+            };
+            Ok(Command::Publish(publish))
         }
         Some("ping") => Ok(Command::Ping { id }),
         Some(_) => {
@@ -280,6 +313,30 @@ fn interpret<'a>(
         }
         None => Err(lacks("type")),
     }
+}
+
+/// Sorts names, and leaves each in once.
+pub(super) fn sort_names(names: &mut Vec<Cow<'_, str>>) {
+    if !names.is_sorted_by(|one, next| one < next) {
+        names.sort_unstable();
+        names.dedup();
+    }
+}
+
+/// Checks the names of rooms.
+pub(super) fn check_names<'a>(names: &[Cow<'_, str>], bytes_max: usize) -> Result<(), Refusal<'a>> {
+    match names.iter().find_map(|name| name_fault(name, bytes_max)) {
+        Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}"))),
+        None => Ok(()),
+    }
+}
+
+/// Checks how long answers are to be collected.
+pub(super) fn check_ask_ms<'a>(ask_ms: u64) -> Result<u32, Refusal<'a>> {
+    let checked = u32::try_from(ask_ms).ok().filter(|ask_ms| (1..=ASK_MS_MAX).contains(ask_ms));
+    checked.ok_or_else(|| {
+        Refusal::new(Code::BadMessage, format!("`ask_ms` is a whole number from 1 to {ASK_MS_MAX}"))
+    })
 }
 
 /// What is wrong with a name, if anything.
@@ -356,17 +413,38 @@ pub(crate) fn is_too_deep(json: &str) -> bool {
     false
 }
 
-/// Writes a publication as an `event` message; of a binary one the part before the payload is the same without `data`.
-pub fn encode_event(out: &mut Vec<u8>, publication: &Publication) {
-    out.extend_from_slice(br#"{"type":"event","room":"#);
-    encode_str(out, publication.room_name());
+/// Writes a publication as the `event` message that the members of `room` get; of a binary one the part before the payload is the same
+/// without `data`. Without a name there is no room: it is for that member alone.
+pub fn encode_event(out: &mut Vec<u8>, room: &str, publication: &Publication) {
+    out.extend_from_slice(br#"{"type":"event""#);
+    if !room.is_empty() {
+        out.extend_from_slice(br#","room":"#);
+        encode_str(out, room);
+    }
     out.extend_from_slice(br#","event":"#);
     encode_str(out, publication.event());
-    out.extend_from_slice(if publication.binary { b"}\n" as &[u8] } else { br#","data":"# });
-    out.extend_from_slice(publication.payload());
-    if !publication.binary {
-        out.push(b'}');
+    if publication.binary {
+        out.extend_from_slice(b"}\n");
+        out.extend_from_slice(publication.payload());
+        return;
     }
+    out.extend_from_slice(br#","data":"#);
+    match publication.attachments() {
+        [] => out.extend_from_slice(publication.payload()),
+        attachments => {
+            let data = str::from_utf8(publication.payload()).unwrap_or("null");
+            out.extend_from_slice(attachments::inline(data, attachments).as_bytes());
+        }
+    }
+    out.push(b'}');
+}
+
+/// Writes the `ack` of an event that asked: what those who got it have answered, JSON values with commas between them, and how many did
+/// not answer in time.
+pub fn encode_answers(out: &mut Vec<u8>, id: Id<'_>, answers: &str, missing: u32) {
+    out.extend_from_slice(br#"{"type":"ack","id":"#);
+    out.extend_from_slice(id.as_bytes());
+    write!(out, r#","answers":[{answers}],"missing":{missing}}}"#).expect("writing to memory does not fail");
 }
 
 /// Writes an `ack` with nothing but its id.
@@ -451,13 +529,14 @@ mod tests {
         let publish =
             r#"{"type":"publish","room":"a","event":"bid","data": {"x" : [1, 2.50]} ,"id":"q\"1","more":[]}"#;
         match decode(publish, 20).expect("a publish") {
-            Command::Publish { room, event, payload, echo, id } => {
-                assert_eq!((&*room, &*event, echo, id), ("a", "bid", false, Some(r#""q\"1""#)));
+            Command::Publish(Publish { rooms, event, payload, echo, id, .. }) => {
+                assert_eq!(rooms.as_slice(), ["a"]);
+                assert_eq!((&*event, echo, id), ("bid", false, Some(r#""q\"1""#)));
                 assert_eq!(payload, br#"{"x" : [1, 2.50]}"#, "byte for byte");
             }
             other => panic!("{other:?}"),
         }
-        let Ok(Command::Publish { payload, echo: true, .. }) =
+        let Ok(Command::Publish(Publish { payload, echo: true, .. })) =
             decode(r#"{"type":"publish","room":"a","event":"e","echo":true}"#, 20)
         else {
             panic!("data is optional")
@@ -540,7 +619,7 @@ mod tests {
 
     #[test]
     fn binary_frames_publish_and_nothing_else() {
-        let Ok(Command::Publish { payload, id: Some("4"), .. }) =
+        let Ok(Command::Publish(Publish { payload, id: Some("4"), .. })) =
             decode_binary(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\",\"id\":4}\n\x00\n\xff", 20)
         else {
             panic!("a binary publish")
@@ -566,22 +645,15 @@ mod tests {
             write(&mut out);
             String::from_utf8(out).expect("text")
         };
-        let draft = Draft {
-            room: "a\"b",
-            event: "é",
-            payload: b"[1, 2]",
-            binary: false,
-            except: None,
-            published_at: Time::default(),
-        };
+        let draft = Draft::new("a\"b", "é", b"[1, 2]", Time::default());
         let publication = Publication::new(RoomId { index: 0, stamp: NonZeroU32::MIN }, &draft);
         assert_eq!(
-            text(&|out| encode_event(out, &publication)),
+            text(&|out| encode_event(out, publication.room_name(), &publication)),
             r#"{"type":"event","room":"a\"b","event":"é","data":[1, 2]}"#
         );
         let publication = Publication::new(publication.room, &Draft { binary: true, ..draft });
         assert_eq!(
-            text(&|out| encode_event(out, &publication)),
+            text(&|out| encode_event(out, publication.room_name(), &publication)),
             "{\"type\":\"event\",\"room\":\"a\\\"b\",\"event\":\"é\"}\n[1, 2]"
         );
         assert_eq!(

@@ -1,11 +1,11 @@
 //! Socket.IO, protocol revision 5: what Engine.IO messages say. What an application sends is never looked into beyond checking that
 //! it is JSON, not too deep, and names its attachments rightly; it goes on byte for byte.
 
+use super::attachments::{self, split_digits, string_bytes, unescape};
 use super::engineio::{self, Malformed};
 use super::native::{encode_str, is_too_deep};
 use crate::wire::frame::{self, Opcode};
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::io::Write;
 
@@ -86,7 +86,7 @@ pub fn decode<'a>(text: &'a str, limits: &Limits) -> Result<Packet<'a>, Malforme
         _ => return Err(Malformed("the payload does not go with the packet's type")),
     };
     if let (1.., Body::Event { args, .. } | Body::Ack { args }) = (attachments, &body) {
-        check_placeholders(args, attachments)?;
+        attachments::check(args, attachments)?;
     }
     Ok(Packet { namespace, id, attachments, body })
 }
@@ -100,11 +100,6 @@ fn read_attachments(text: &str, attachments_max: usize) -> Result<(usize, &str),
         (Ok(1..), Some(_)) => Err(Malformed("a packet has more attachments than are taken")),
         _ => Err(Malformed("a binary packet does not say how many attachments it has")),
     }
-}
-
-/// The ASCII digits that `text` begins with, and the rest.
-pub(super) fn split_digits(text: &str) -> (&str, &str) {
-    text.split_at(text.bytes().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len()))
 }
 
 /// Reads the namespace, which ends at the first comma. Clients of old put a query behind it; it is cut off.
@@ -171,81 +166,6 @@ fn read_event(elements: &str) -> Result<Body<'_>, Malformed> {
     }
     let args = rest.trim_ascii_start().strip_prefix(',').unwrap_or_default().trim_ascii_start();
     Ok(Body::Event { name, args })
-}
-
-/// Bytes of the string that `json` begins with, quotes and all.
-pub(super) fn string_bytes(json: &str) -> usize {
-    let mut bytes = json.bytes().enumerate().skip(1);
-    while let Some((at, byte)) = bytes.next() {
-        match byte {
-            b'"' => return at + 1,
-            b'\\' => {
-                bytes.next();
-            }
-            _ => {}
-        }
-    }
-    json.len()
-}
-
-/// The text of a JSON string, unless it has half a surrogate pair in it, which JavaScript knows and Rust does not.
-pub(super) fn unescape(string: &str) -> Option<Cow<'_, str>> {
-    if string.contains('\\') {
-        serde_json::from_str(string).ok().map(Cow::Owned)
-    } else {
-        string.strip_prefix('"')?.strip_suffix('"').map(Cow::Borrowed)
-    }
-}
-
-/// Checks that whatever in `args` stands for an attachment names one of those that there are. [`decode`] has done so; this is
-/// for events that come from elsewhere. `args` is well-formed JSON as in [`Body::Event`].
-///
-/// # Errors
-/// When an object with `"_placeholder":true` has no `num`, or one that is not a whole number below `attachments`.
-pub fn check_placeholders(args: &str, attachments: usize) -> Result<(), Malformed> {
-    /// An array or object that has begun, as far as it was read. Of a key that comes twice the last value counts, as in JavaScript.
-    #[derive(Default)]
-    struct Open {
-        /// True exactly when it says that it is a placeholder.
-        placeholder: bool,
-        /// True exactly when it has a `num` that is good.
-        num: bool,
-    }
-    let mut open = SmallVec::<[Open; 16]>::new();
-    let mut rest = args;
-    while let Some(at) = rest.bytes().position(|byte| matches!(byte, b'"' | b'{' | b'[' | b'}' | b']')) {
-        let found = rest.as_bytes()[at];
-        rest = &rest[at..];
-        match found {
-            b'"' => {
-                let (string, after) = rest.split_at(string_bytes(rest));
-                rest = after;
-                // A string before a colon is a key.
-                let Some(value) = after.trim_ascii_start().strip_prefix(':') else { continue };
-                let (value, Some(object)) = (value.trim_ascii_start(), open.last_mut()) else { continue };
-                match unescape(string).as_deref() {
-                    Some("_placeholder") => object.placeholder = value.starts_with("true"),
-                    Some("num") => {
-                        let (digits, after) = split_digits(value);
-                        let whole = !after.starts_with(['.', 'e', 'E']);
-                        object.num = whole && digits.parse().is_ok_and(|num: usize| num < attachments);
-                    }
-                    _ => {}
-                }
-            }
-            b'{' | b'[' => {
-                open.push(Open::default());
-                rest = &rest[1..];
-            }
-            _ => {
-                if open.pop().is_some_and(|closed| closed.placeholder && !closed.num) {
-                    return Err(Malformed("a placeholder names no attachment"));
-                }
-                rest = &rest[1..];
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Writes that the client is in the namespace, under the name `sid`. `pid` is what it can come back with.
@@ -554,7 +474,7 @@ mod tests {
     #[test]
     fn placeholders_name_an_attachment_that_there_is() {
         let check = |args: &str, good: bool| {
-            assert_eq!(check_placeholders(args, 2).is_ok(), good, "{args}");
+            assert_eq!(attachments::check(args, 2).is_ok(), good, "{args}");
             assert_eq!(decode(&format!(r#"52-["x",{args}]"#), &LIMITS).is_ok(), good, "{args}");
             assert_eq!(decode(&format!("62-[{args}]"), &LIMITS).is_ok(), good, "{args}");
         };
@@ -597,11 +517,11 @@ mod tests {
         ] {
             check(bad, false);
         }
-        assert!(check_placeholders("", 0).is_ok());
-        assert!(check_placeholders(r#"{"_placeholder":true,"num":0}"#, 0).is_err());
+        assert!(attachments::check("", 0).is_ok());
+        assert!(attachments::check(r#"{"_placeholder":true,"num":0}"#, 0).is_err());
         // What is not JSON is the caller's fault, and panics not.
         for text in [r#"}]{"#, r#""é\"#, r#"{"_placeholder" : true"#, r#"{"num":"#, "\"\\", ":\"num\":1"] {
-            assert!(check_placeholders(text, 1).is_ok(), "{text}");
+            assert!(attachments::check(text, 1).is_ok(), "{text}");
         }
     }
 

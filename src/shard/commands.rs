@@ -3,7 +3,7 @@
 use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::dialect::Dialect;
-use crate::dialect::native::{self, Code, Command, Id, Refusal};
+use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::message::{ConnId, Draft, RoomId, Slot};
 use crate::stats::Ending;
 use crate::time::Time;
@@ -11,6 +11,15 @@ use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use smallvec::SmallVec;
 use std::borrow::Cow;
+
+/// What came of an event that a client wanted published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Published {
+    /// It is on its way.
+    Done,
+    /// It is on its way, and its publisher is told when the answers are there.
+    AndAsked,
+}
 
 impl Shard {
     /// A text message has come.
@@ -60,16 +69,7 @@ impl Shard {
                 let token = self.take_token(slot, now);
                 let token = token.map_err(|retry_ms| refuse_rate(retry_ms, native::id_of_binary(bytes)));
                 match token.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
-                    Ok(Command::Publish { room, event, payload, echo, id }) => {
-                        let draft = Draft {
-                            room: &room,
-                            event: &event,
-                            payload,
-                            ..self.draft(slot, true, echo, now)
-                        };
-                        let result = self.publish(&draft);
-                        self.acknowledge(slot, id, result);
-                    }
+                    Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
                     Ok(_) => {}
                     Err(refusal) => self.refuse(slot, &refusal),
                 }
@@ -116,12 +116,7 @@ impl Shard {
                 }
                 self.acknowledge(slot, id, Ok(()));
             }
-            Ok(Command::Publish { room, event, payload, echo, id }) => {
-                let draft =
-                    Draft { room: &room, event: &event, payload, ..self.draft(slot, false, echo, now) };
-                let result = self.publish(&draft);
-                self.acknowledge(slot, id, result);
-            }
+            Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, false, now),
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }
@@ -129,13 +124,15 @@ impl Shard {
 
     /// True when a message names more rooms than a connection can be in, which is then told so.
     fn names_too_many(&mut self, slot: Slot, rooms: &[Cow<'_, str>], id: Option<Id<'_>>) -> bool {
-        let rooms_max = self.settings.rooms_per_connection_max;
-        if rooms.len() <= rooms_max {
-            return false;
-        }
-        let message = format!("{} rooms in one message; a connection is in at most {rooms_max}", rooms.len());
-        self.refuse(slot, &Refusal::new(Code::TooManyRooms, message).with_id(id));
+        let Some(refusal) = self.too_many(rooms.len()) else { return false };
+        self.refuse(slot, &refusal.with_id(id));
         true
+    }
+
+    fn too_many(&self, rooms: usize) -> Option<Refusal<'static>> {
+        let rooms_max = self.settings.rooms_per_connection_max;
+        let message = || format!("{rooms} rooms in one message; a connection is in at most {rooms_max}");
+        (rooms > rooms_max).then(|| Refusal::new(Code::TooManyRooms, message()))
     }
 
     /// Makes a connection a member of all of the rooms or of none. Answers how many members each had before.
@@ -186,13 +183,59 @@ impl Shard {
         }
     }
 
-    pub(super) fn publish(&mut self, draft: &Draft<'_>) -> Result<(), Refusal<'static>> {
-        match self.bus.publish(draft) {
+    fn publish_natively(&mut self, slot: Slot, publish: &Publish<'_>, binary: bool, now: Time) {
+        match self.publish(slot, publish, (binary, &[]), None, now) {
+            Ok(Published::AndAsked) => {}
+            Ok(Published::Done) => self.acknowledge(slot, publish.id, Ok(())),
+            Err(refusal) => self.acknowledge(slot, publish.id, Err(refusal)),
+        }
+    }
+
+    /// Publishes what a client wants to publish. The names of rooms are what the directory calls them; the `namespace` is that of a client
+    /// of Socket.IO.
+    pub(super) fn publish(
+        &mut self,
+        slot: Slot,
+        publish: &Publish<'_>,
+        (binary, attachments): (bool, &[Vec<u8>]),
+        namespace: Option<&str>,
+        now: Time,
+    ) -> Result<Published, Refusal<'static>> {
+        let Publish { rooms, except, .. } = publish;
+        let Some((room, more_rooms)) = rooms.split_first() else { return Ok(Published::Done) };
+        if let Some(refusal) = self.too_many(rooms.len().max(except.len())) {
+            return Err(refusal);
+        }
+        let ask = match (publish.ask_ms, publish.id) {
+            (Some(ask_ms), Some(id)) => Some((self.new_ask(slot, ask_ms, now)?, id)),
+            (Some(_), None) => {
+                let message = "`ask_ms` without an ack: nobody could be told the answers";
+                return Err(Refusal::new(Code::BadMessage, message));
+            }
+            (None, _) => None,
+        };
+        let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
+        let draft = Draft {
+            room,
+            more_rooms,
+            except_rooms: except,
+            event: &publish.event,
+            payload: publish.payload,
+            binary,
+            attachments,
+            volatile: publish.volatile,
+            ask: ask.map(|(ask, _)| ask),
+            except: (!publish.echo).then_some(sender),
+            published_at: now,
+        };
+        match self.bus.publish(&draft) {
             Ok(shards) => {
                 self.bells.extend(shards);
                 self.bells.remove(self.id);
                 self.stats().publications.add(1);
-                Ok(())
+                let Some((ask, id)) = ask else { return Ok(Published::Done) };
+                self.open_ask(ask, slot, namespace, id, shards.iter().count());
+                Ok(Published::AndAsked)
             }
             Err(crate::bus::Overloaded) => {
                 self.stats().overloads.add(1);
@@ -200,13 +243,6 @@ impl Shard {
                 Err(refusal.with_retry(OVERLOAD_RETRY_MS))
             }
         }
-    }
-
-    /// A draft that lacks only what the client says.
-    pub(super) fn draft(&self, slot: Slot, binary: bool, echo: bool, now: Time) -> Draft<'static> {
-        let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
-        let except = if echo { None } else { Some(sender) };
-        Draft { room: "", event: "", payload: b"", binary, except, published_at: now }
     }
 
     fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {

@@ -45,6 +45,8 @@ pub struct Conn {
     pub doomed: bool,
     /// True from the upgrade until the answer to it has left.
     pub switching: bool,
+    /// True when the client of its session has the msgpack parser.
+    pub speaks_msgpack: bool,
     /// Messages a second it may still send. Full from the start; not looked at when there is no limit.
     pub bucket: Bucket,
     /// The address that counts against the limit per address.
@@ -144,6 +146,7 @@ impl Conn {
             has_socket: true,
             doomed: false,
             switching: false,
+            speaks_msgpack: false,
             bucket: Bucket::default(),
             ip,
             partial: None,

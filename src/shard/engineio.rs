@@ -10,8 +10,8 @@ use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
-use crate::message::{Reject, ShardId, Slot};
-use crate::stats::Ending;
+use crate::message::{ConnId, Reject, ShardId, Slot};
+use crate::stats::{Ending, Gauge};
 use crate::time::{Bucket, Time};
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
@@ -212,12 +212,30 @@ impl Shard {
         let connect_by = (dialect == Dialect::SocketIo).then(|| now.plus_ms(connect_timeout_ms.into()));
         let beat = now.plus_ms(self.settings.ping_interval_ms.into());
         let is_socket = matches!(transport, Transport::WebSocket);
+        self.sessions(&transport).add(1);
         self.conns[slot as usize].session = Some(Session::new(transport, beat, connect_by));
         self.arm_session(slot, now);
         if is_socket {
             let mut open = Vec::new();
             self.encode_open(slot, &mut open, false);
             self.say(slot, |out| out.extend_from_slice(&open));
+        }
+    }
+
+    /// An open connection has ended: if it was a session, it is counted no more.
+    pub(super) fn discount_session(&self, slot: Slot) {
+        let Some(session) = &self.conns[slot as usize].session else { return };
+        self.sessions(&session.transport).sub(1);
+        for joined in &session.namespaces {
+            self.stats().namespace(Some(joined.pattern)).connections.sub(1);
+        }
+    }
+
+    /// How many sessions are reached in this way.
+    fn sessions(&self, transport: &Transport) -> &Gauge {
+        match transport {
+            Transport::Polling(_) => &self.stats().polling_sessions,
+            Transport::WebSocket => &self.stats().websocket_sessions,
         }
     }
 
@@ -299,6 +317,7 @@ impl Shard {
         {
             conn.stage = Stage::Http;
             self.stats().requests.add(1);
+            self.stats().polls.add(1);
             self.answer_text(get.slot, "text/plain; charset=UTF-8", body, &get.answer, now);
         }
     }
@@ -332,6 +351,7 @@ impl Shard {
 
     /// A WebSocket to which a session might have moved is gone.
     pub(super) fn probe_lost(&mut self, session: Slot, slot: Slot) {
+        self.stats().session_upgrades_failed.add(1);
         if let Some(polling) = self.polling(session)
             && polling.probe.take_if(|probe| *probe == slot).is_some()
         {
@@ -406,7 +426,18 @@ impl Shard {
         new.bucket = old.bucket;
         new.pinged = old.pinged;
         new.heard_ms = old.heard_ms;
+        new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
+        self.asks.moved(new.stamp, to);
+        for joined in new.session.iter().flat_map(|session| &session.namespaces) {
+            self.sockets.remove(&joined.sid, from);
+            self.sockets.insert(&joined.sid, to);
+        }
+        if new.session.as_ref().is_some_and(|session| session.recovering.is_some()) {
+            new.muted = old.muted;
+            let place = |slot| ConnId { shard: self.id, slot, stamp: new.stamp };
+            self.history.note_move(place(from), place(to));
+        }
         // An empty one, of which all was left out, would bound what the socket may well take.
         if let Some(waiting) = old.outbox.take().filter(|outbox| !outbox.is_empty()) {
             new.outbox.get_or_insert_default().append(*waiting);
@@ -414,6 +445,10 @@ impl Shard {
         if let Some(session) = &mut new.session {
             session.transport = Transport::WebSocket;
         }
+        let stats = &self.stats.shards[usize::from(self.id)];
+        stats.session_upgrades.add(1);
+        stats.polling_sessions.sub(1);
+        stats.websocket_sessions.add(1);
         old.stage = Stage::Finished;
         if old.ip != new.ip {
             self.gate.transfer(old.ip, new.ip);

@@ -8,6 +8,7 @@
 //! asked   has_mail · may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
 //! ```
 
+pub mod asks;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
@@ -21,23 +22,25 @@ mod commands;
 mod frames;
 mod heads;
 mod socketio;
+mod special;
 
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, Paths, builtin, msgpack, native, socketio as packets};
+use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
 use crate::rules::{Namespaces, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
+use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use recovery::History;
 use rooms::Rooms;
-use session::Parser;
+use session::Sockets;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -212,6 +215,9 @@ pub struct Shard {
     ids: u64,
     /// What was delivered, and who may come back.
     history: History,
+    /// Where the sockets of Socket.IO are.
+    sockets: Sockets,
+    asks: Asks,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -242,7 +248,9 @@ impl Run {
             let offsets =
                 self.offsets.iter().map(|offset| Some(offset.as_str())).chain(std::iter::repeat(None));
             let pairs = self.publications.iter().zip(offsets);
-            frames.extend(pairs.map(|(publication, offset)| encoding.encode(turn, publication, offset)));
+            frames.extend(pairs.map(|(publication, offset)| {
+                encoding.encode(turn, publication, publication.room_name(), None, offset)
+            }));
         }
         match (frames.first(), frames.last()) {
             (Some(first), Some(last)) => first.start..last.end,
@@ -255,32 +263,39 @@ impl Encoding {
     const COUNT: usize = 3;
 
     fn of(conn: &Conn) -> Encoding {
-        match (conn.stage, &conn.session) {
-            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, Some(session))
-                if session.parser == Some(Parser::Msgpack) =>
-            {
-                Encoding::Msgpack
-            }
-            (Stage::Open(Dialect::SocketIo) | Stage::Ghost, _) => Encoding::SocketIo,
+        match conn.stage {
+            Stage::Open(Dialect::SocketIo) | Stage::Ghost if conn.speaks_msgpack => Encoding::Msgpack,
+            Stage::Open(Dialect::SocketIo) | Stage::Ghost => Encoding::SocketIo,
             _ => Encoding::Native,
         }
     }
 
-    /// Encodes an event, and answers where it stands: for a binary event of Socket.IO's JSON parser, two frames.
-    fn encode(self, turn: &mut Turn, publication: &Publication, offset: Option<&str>) -> Range<u32> {
+    /// Encodes an event for members of `room`, and answers where it stands: with attachments, for Socket.IO's JSON parser, several
+    /// frames. With an `ask` who speaks Socket.IO is to answer under that number.
+    fn encode(
+        self,
+        turn: &mut Turn,
+        publication: &Publication,
+        room: &str,
+        ask: Option<u64>,
+        offset: Option<&str>,
+    ) -> Range<u32> {
         let payload = publication.payload();
         if self == Encoding::Native {
             let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
-            return turn.encode(opcode, |out| native::encode_event(out, publication));
+            return turn.encode(opcode, |out| native::encode_event(out, room, publication));
         }
+        let whole: [&[u8]; 1] = [payload];
+        let parts: SmallVec<[&[u8]; 4]>;
         let (args, attachments): (&str, &[&[u8]]) = if publication.binary {
-            (builtin::PLACEHOLDER, &[payload])
+            (attachments::PLACEHOLDER, &whole)
         } else {
-            (std::str::from_utf8(payload).unwrap_or("null"), &[])
+            parts = publication.attachments().iter().map(Vec::as_slice).collect();
+            (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
         let write = |out: &mut Vec<u8>| {
             let namespace = socketio::namespace_of(publication.room_name());
-            packets::encode_event(out, namespace, publication.event(), args, attachments.len(), None, offset);
+            packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
         };
         if self == Encoding::Msgpack {
             let mut text = Vec::new();
@@ -310,6 +325,10 @@ pub struct Holdings {
     pub leased_bytes: usize,
     /// Bytes that the kernel has refused.
     pub outbox_bytes: usize,
+    /// Sockets that can be found by their ids.
+    pub sockets: usize,
+    /// Questions that wait for answers.
+    pub asks: usize,
 }
 
 /// An orderly end.
@@ -382,6 +401,8 @@ impl Shard {
             key: RandomState::new(),
             ids: 0,
             history: History::default(),
+            sockets: Sockets::default(),
+            asks: Asks::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -461,6 +482,11 @@ impl Shard {
             let Some(next) = mail.front() else { break };
             let waiting = mail.len();
             match next {
+                Mail::Publication(publication) if publication.special.is_some() => {
+                    if let Some(Mail::Publication(publication)) = mail.pop_front() {
+                        self.fan_out_special(&publication);
+                    }
+                }
                 Mail::Publication(first) => {
                     // Publications of one room in a row are one walk over its members.
                     let room = first.room;
@@ -473,6 +499,7 @@ impl Shard {
                     let mut run = std::mem::take(&mut self.run);
                     while let Some(Mail::Publication(publication)) = mail.front()
                         && publication.room == room
+                        && publication.special.is_none()
                         && !self.is_spent()
                     {
                         self.fanned_bytes += publication.size() * members;
@@ -481,6 +508,8 @@ impl Shard {
                         run.frames[encoding as usize].push(encoding.encode(
                             &mut self.turn,
                             publication,
+                            publication.room_name(),
+                            None,
                             offset.as_deref(),
                         ));
                         run.offsets.extend(offset);
@@ -502,6 +531,16 @@ impl Shard {
                         self.recovery(*recovery, now);
                         mail = std::mem::take(&mut self.mail);
                         continue;
+                    }
+                }
+                Mail::Asked { number, sockets } => {
+                    let (number, sockets) = (*number, *sockets);
+                    mail.pop_front();
+                    self.note_asked(number, sockets);
+                }
+                Mail::Answer(_) => {
+                    if let Some(Mail::Answer(answer)) = mail.pop_front() {
+                        self.note_answer(*answer);
                     }
                 }
                 Mail::Drain { spread_ms, timeout_ms } => {
@@ -535,6 +574,7 @@ impl Shard {
         while let Some(slot) = self.wheel.pop(now) {
             self.fire(slot, now);
         }
+        self.end_asks(now);
         self.drain_on(now);
     }
 
@@ -713,6 +753,7 @@ impl Shard {
         self.slots = self.slots.max(slot + 1);
         self.wheel.arm(slot as Slot, now, self.settings.handshake_timeout_ms);
         self.stats().sockets.add(1);
+        self.stats().handovers.add(1);
         slot as Slot
     }
 
@@ -757,7 +798,8 @@ impl Shard {
         stats.receive_bytes.set(self.pool.leased_bytes() as u64);
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
-        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain].into_iter().flatten().min()
+        let asks = self.asks.next_end().map(ahead_ms);
+        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks].into_iter().flatten().min()
     }
 
     /// True when the shard has been told to drain: nothing more is accepted.
@@ -780,6 +822,8 @@ impl Shard {
             leases: self.pool.leases(),
             leased_bytes: self.pool.leased_bytes(),
             outbox_bytes: self.stats().outbox_bytes.value() as usize,
+            sockets: self.sockets.len(),
+            asks: self.asks.len(),
         }
     }
 
@@ -830,12 +874,12 @@ impl Shard {
         // Those who published in this run get what the others published.
         for slot in set_aside {
             let conn = &mut conns[slot as usize];
-            if conn.is_apart() {
-                if let Some(recovering) =
-                    conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                {
-                    run.publications.iter().for_each(|publication| recovering.hold(publication));
-                }
+            if conn.stage == Stage::Ghost {
+                continue;
+            }
+            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
+                && recovering.hold(run.publications[0].room_name(), &run.publications)
+            {
                 continue;
             }
             // With the shard: connections of other shards have the same slots and stamps.
@@ -1075,6 +1119,7 @@ impl Shard {
             self.pool.give_back(partial.lease);
         }
         self.gate.dismiss(conn.ip);
+        self.discount_session(slot);
         // Who means to go leaves its namespaces first.
         let drops_out = matches!(ending, Ending::Client | Ending::Lost | Ending::Silent | Ending::Slow);
         if is_polling && drops_out {
@@ -1082,6 +1127,7 @@ impl Shard {
             self.end_polling(slot, ending);
         }
         if !(drops_out && self.leave_behind(slot)) {
+            self.forget_sockets(slot);
             self.leave_all(slot);
         }
         self.stats().connections.sub(1);
@@ -1089,6 +1135,13 @@ impl Shard {
         if is_polling && !drops_out {
             self.end_polling(slot, ending);
         }
+    }
+
+    /// The sockets of a connection are not to be found any more.
+    fn forget_sockets(&mut self, slot: Slot) {
+        let session = self.conns[slot as usize].session.as_ref();
+        let namespaces = session.into_iter().flat_map(|session| &session.namespaces);
+        namespaces.for_each(|joined| self.sockets.remove(&joined.sid, slot));
     }
 
     fn leave_all(&mut self, slot: Slot) {

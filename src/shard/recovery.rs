@@ -10,13 +10,17 @@
 //! that nothing is lost, doubled or out of order.
 
 use super::conn::{Conn, Stage};
-use super::session::{Id, Joined};
+use super::session::Joined;
+use super::socketio::{namespace_of, room_key};
 use super::{Encoding, Shard};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
-use crate::message::{ConnId, Publication, RoomId, Slot};
+use crate::message::{
+    ConnId, Publication, RoomId, ShardId, ShardSet, Slot, SocketId, read_socket_id, write_socket_id,
+};
 use crate::stats::Recovered;
 use crate::time::Time;
+use compact_str::CompactString;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -32,7 +36,10 @@ pub struct History {
     /// Bytes of all.
     bytes: usize,
     /// By the private id of a session in a namespace, the connection that it left behind. At most `ghosts_max`.
-    ghosts: HashMap<Id, Ghost>,
+    ghosts: HashMap<SocketId, Ghost>,
+    /// Connections that asked for a session elsewhere and then moved to a WebSocket, with their new place: the answer goes to the old one.
+    /// At most one for each session on its way back.
+    moved: Vec<(ConnId, ConnId)>,
 }
 
 #[derive(Debug)]
@@ -40,7 +47,7 @@ struct Delivered {
     at: Time,
     publication: Arc<Publication>,
     /// When it was delivered to one session only, that session's private id.
-    only: Option<Id>,
+    only: Option<SocketId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -63,14 +70,19 @@ pub struct Recovering {
     /// The namespace.
     namespace: String,
     /// Its ids there.
-    pid: Id,
-    sid: Id,
+    pid: SocketId,
+    sid: SocketId,
+    /// The place of the pattern that allows the namespace; 0 until that has been entered.
+    pattern: u16,
     /// What it has missed so far.
     missed: Missed,
     /// What has been delivered to it since it has joined its rooms here.
     held: Missed,
     /// What it says for itself, in case that it cannot be recovered.
     auth: Option<String>,
+    /// Namespaces that its client wants to be in besides, each with what it says for itself: they come after this one. At most
+    /// `namespaces_per_connection_max`.
+    waiting: Vec<(String, Option<String>)>,
 }
 
 impl History {
@@ -80,7 +92,7 @@ impl History {
     }
 
     /// Adds what is being delivered.
-    fn push(&mut self, publication: Arc<Publication>, only: Option<Id>, now: Time) {
+    fn push(&mut self, publication: Arc<Publication>, only: Option<SocketId>, now: Time) {
         self.bytes += publication.size();
         self.delivered.push_back(Delivered { at: now, publication, only });
     }
@@ -98,11 +110,31 @@ impl History {
         }
     }
 
+    /// The offset behind a publication that stands at `offset` or later.
+    fn end_of(&self, publication: &Arc<Publication>, offset: u64) -> u64 {
+        let skipped = offset.saturating_sub(self.start) as usize;
+        let mut rest = self.delivered.iter().skip(skipped);
+        let at = rest.position(|delivered| Arc::ptr_eq(&delivered.publication, publication));
+        at.map_or(offset, |at| self.start + (skipped + at) as u64 + 1)
+    }
+
+    /// A session on its way back has moved from one connection to another.
+    pub(super) fn note_move(&mut self, from: ConnId, to: ConnId) {
+        self.moved.push((from, to));
+    }
+
+    /// Where a connection is by now that an answer is for. One answer is under way to each at a time.
+    fn place_now(&mut self, asked: ConnId) -> ConnId {
+        let at = self.moved.iter().position(|(from, _)| *from == asked);
+        at.map_or(asked, |at| self.moved.swap_remove(at).1)
+    }
+
     /// What a session has missed from `offset` on, if all of it is still there.
     fn missed(
         &self,
         offset: u64,
-        pid: Id,
+        namespace: &str,
+        (sid, pid): (SocketId, SocketId),
         was: ConnId,
         rooms: &HashSet<RoomId>,
         bytes_max: usize,
@@ -112,8 +144,20 @@ impl History {
         let mut missed = Missed::new();
         for delivered in self.delivered.iter().skip(skipped as usize) {
             let publication = &delivered.publication;
-            let is_for = delivered.only.map_or_else(|| rooms.contains(&publication.room), |only| only == pid);
-            if is_for && publication.except != Some(was) {
+            let is_for = delivered.only.map_or_else(
+                || {
+                    // The id of a socket means nobody in another namespace.
+                    let is_here =
+                        publication.special.is_none() || namespace_of(publication.room_name()) == namespace;
+                    is_here && publication.is_for(rooms, sid)
+                },
+                |only| only == pid,
+            );
+            // By their stamps: a session may have moved to another place while it was this connection.
+            let is_own = publication
+                .except
+                .is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp));
+            if is_for && !is_own {
                 bytes += publication.size();
                 missed.push(publication.clone());
             }
@@ -163,7 +207,7 @@ impl Shard {
     }
 
     /// A new id: nobody else's, and nobody can guess it. Its first byte is the shard.
-    pub(super) fn new_id(&mut self) -> Id {
+    pub(super) fn new_id(&mut self) -> SocketId {
         self.ids += 1;
         let half = |number: u8| self.key.hash_one((self.ids, number)).to_be_bytes();
         let mut id = [self.id; 15];
@@ -192,12 +236,17 @@ impl Shard {
         ghost.stage = Stage::Ghost;
         ghost.has_socket = false;
         ghost.muted = true;
+        ghost.speaks_msgpack = conn.speaks_msgpack;
         ghost.session = conn.session.take();
-        let pids: Vec<Id> =
+        let namespaces = || ghost.session.iter().flat_map(|session| &session.namespaces);
+        namespaces().for_each(|joined| self.sockets.remove(&joined.sid, slot));
+        let pids: Vec<SocketId> =
             ghost.session.iter().flat_map(|session| &session.namespaces).map(|joined| joined.pid).collect();
+        let sids: Vec<SocketId> = namespaces().map(|joined| joined.sid).collect();
         let ghost = self.conns.insert(ghost);
         self.slots = self.slots.max(ghost + 1);
         let ghost = ghost as Slot;
+        sids.iter().for_each(|sid| self.sockets.insert(sid, ghost));
         for room in self.rooms.of(&self.conns, slot) {
             self.bus.haunt(room);
         }
@@ -211,6 +260,7 @@ impl Shard {
 
     /// A ghost has waited long enough, or is wanted no more.
     pub(super) fn end_ghost(&mut self, slot: Slot) {
+        self.forget_sockets(slot);
         if let Some(session) = self.conns[slot as usize].session.take() {
             for joined in &session.namespaces {
                 self.history.ghosts.remove(&joined.pid);
@@ -231,27 +281,33 @@ impl Shard {
         else {
             return false;
         };
-        let Some(pid) = Joined::read_id(&pid) else {
+        let Some(pid) = read_socket_id(&pid) else {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
-        let shard = pid[0];
-        if shard != self.id && usize::from(shard) < self.bus.shards() {
+        if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
                 pid,
                 sid: pid,
+                pattern: 0,
                 missed: Missed::new(),
                 held: Missed::new(),
                 auth: auth.map(str::to_owned),
+                waiting: Vec::new(),
             };
             let from = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
             if let Some(session) = &mut self.conns[slot as usize].session {
                 session.recovering = Some(Box::new(recovering));
             }
+            let mut left = ShardSet::default();
+            (0..self.bus.shards() as ShardId).for_each(|shard| left.insert(shard));
+            left.remove(self.id);
+            // Most likely it is where its last event came from, or else where it began: no more than a hint, since it may have moved.
+            let last = offset.as_deref().and_then(|offset| offset.split('.').nth(1)?.parse().ok());
+            let hint = last.unwrap_or(pid[0]);
             let offset = offset.map(Cow::into_owned);
-            let ask = Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset };
-            self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            self.ask(hint, Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset, left });
             return true;
         }
         // Events that are on their way were missed as well.
@@ -265,24 +321,41 @@ impl Shard {
                 return false;
             }
         };
-        let rooms = self.rooms_of(ghost.slot, namespace);
-        for room in &rooms {
-            if let Some(name) = self.bus.name(*room)
-                && let Ok((room, _)) = self.bus.enter(self.id, &name)
-            {
-                self.rooms.join(&mut self.conns, slot, room);
+        let pattern = match self.enter_namespace(slot, namespace) {
+            Ok(pattern) => pattern,
+            Err(reason) => {
+                self.turn_back(slot, namespace, reason);
+                return true;
             }
-        }
+        };
+        let rooms = self.rooms_of(ghost.slot, namespace);
+        let names: Vec<CompactString> = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
+        self.enter_again(slot, &names);
         let sid = self.give_up(pid, namespace).unwrap_or(pid);
-        let joined = Joined { name: namespace.into(), sid, pid, began: from };
+        let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
         self.come_back(slot, joined, &missed, from, now);
         true
+    }
+
+    /// Asks one of the shards that are left about a session, the one with the number `hint` if it is among them.
+    fn ask(&self, hint: ShardId, mut ask: Recovery) {
+        let Recovery::Ask { from, left, .. } = &mut ask else { return };
+        match left.iter().find(|shard| *shard == hint).or_else(|| left.iter().next()) {
+            Some(shard) => {
+                left.remove(shard);
+                self.bus.post(shard, Mail::Recovery(Box::new(ask)));
+            }
+            None => {
+                let refused = Recovery::Refused { to: *from, reason: Recovered::Unknown };
+                self.bus.post(from.shard, Mail::Recovery(Box::new(refused)));
+            }
+        }
     }
 
     /// What a session left behind, and what it has missed since.
     fn look_up(
         &mut self,
-        pid: Id,
+        pid: SocketId,
         namespace: &str,
         offset: Option<&str>,
     ) -> Result<(Ghost, u64, Missed), Recovered> {
@@ -295,20 +368,20 @@ impl Shard {
         let from = received.max(session.confirmed).max(joined.began);
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-        let missed = self.history.missed(from, pid, ghost.was, &rooms, bytes_max)?;
+        let missed = self.history.missed(from, namespace, (joined.sid, pid), ghost.was, &rooms, bytes_max)?;
+        let from = if missed.is_empty() { self.history.end() } else { from };
         Ok((ghost, from, missed))
     }
 
     /// Of the rooms of a connection, those of a namespace.
     fn rooms_of(&self, slot: Slot, namespace: &str) -> Vec<RoomId> {
-        let is_here = |room: &RoomId| {
-            self.bus.name(*room).is_some_and(|name| super::socketio::namespace_of(&name) == namespace)
-        };
+        let is_here =
+            |room: &RoomId| self.bus.name(*room).is_some_and(|name| namespace_of(&name) == namespace);
         self.rooms.of(&self.conns, slot).into_iter().filter(is_here).collect()
     }
 
     /// What a session left behind in a namespace is gone. Answers its id there.
-    fn give_up(&mut self, pid: Id, namespace: &str) -> Option<Id> {
+    fn give_up(&mut self, pid: SocketId, namespace: &str) -> Option<SocketId> {
         let ghost = self.history.ghosts.remove(&pid)?;
         for room in self.rooms_of(ghost.slot, namespace) {
             if let Some(left) = self.rooms.leave(&mut self.conns, ghost.slot, room) {
@@ -317,6 +390,7 @@ impl Shard {
         }
         let session = self.conns[ghost.slot as usize].session.as_mut()?;
         let sid = session.joined(namespace)?.sid;
+        self.sockets.remove(&sid, ghost.slot);
         session.namespaces.retain(|joined| joined.pid != pid);
         if session.namespaces.is_empty() {
             self.end_ghost(ghost.slot);
@@ -324,31 +398,56 @@ impl Shard {
         Some(sid)
     }
 
+    /// The rooms that a connection was in are its own again. That of the namespace it has entered already.
+    fn enter_again(&mut self, slot: Slot, rooms: &[CompactString]) {
+        for name in rooms {
+            if let Ok((room, _)) = self.bus.enter(self.id, name)
+                && !self.rooms.join(&mut self.conns, slot, room)
+            {
+                self.bus.exit(self.id, room, false);
+            }
+        }
+    }
+
+    /// The place of a session in its namespace has been taken meanwhile. What it left behind stays, so that it may try again.
+    fn turn_back(&mut self, slot: Slot, namespace: &str, reason: &str) {
+        self.count_recovery(Recovered::Full);
+        self.refuse_namespace(slot, namespace, reason);
+    }
+
     /// A session is here again: first comes what it has missed, then that it is in the namespace.
     fn come_back(&mut self, slot: Slot, joined: Joined, missed: &Missed, from: u64, now: Time) {
-        let (namespace, sid, pid) = (joined.name.clone(), joined.sid, joined.pid);
+        let (namespace, sid, pid, pattern) = (joined.name.clone(), joined.sid, joined.pid, joined.pattern);
         if let Some(session) = &mut self.conns[slot as usize].session {
+            self.sockets.insert(&sid, slot);
             session.connect_by = None;
-            session.confirmed = from;
+            // A ping that is under way was sent before what comes now: its answer does not tell of that.
+            session.asked = session.asked.min(from);
             session.namespaces.push(joined);
         }
-        for publication in missed {
-            // Where it stands in the history is where the next one is looked for; without it, all of them come again.
-            let at = self
-                .history
-                .delivered
-                .iter()
-                .rposition(|delivered| Arc::ptr_eq(&delivered.publication, publication));
-            let end = at.map_or(from, |at| self.history.start + at as u64 + 1);
+        let mut end = from;
+        for (at, publication) in missed.iter().enumerate() {
+            // Where it stands in the history, in the same order, is where the next one is looked for. Behind the last nothing is for this
+            // session, but what it published itself when it was another connection.
+            end = match at + 1 == missed.len() {
+                true => self.history.end(),
+                false => self.history.end_of(publication, end),
+            };
             let offset = self.offset(end);
             let encoding = Encoding::of(&self.conns[slot as usize]);
-            let frame = encoding.encode(&mut self.turn, publication, offset.as_deref());
+            let frame = encoding.encode(
+                &mut self.turn,
+                publication,
+                publication.room_name(),
+                None,
+                offset.as_deref(),
+            );
             self.turn.give(&mut self.conns[slot as usize], slot, &frame, false);
             self.stats().frames_out.add(1);
         }
-        let (sid, pid) = (Joined::write_id(&sid), Joined::write_id(&pid));
+        let (sid, pid) = (write_socket_id(&sid), write_socket_id(&pid));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
-        self.stats().namespace_joins.add(1);
+        self.count_joined(pattern);
         self.count_recovery(Recovered::Yes);
         self.arm_session(slot, now);
     }
@@ -356,7 +455,10 @@ impl Shard {
     /// Mail about a session that comes back on another shard than it left.
     pub(super) fn recovery(&mut self, recovery: Recovery, now: Time) {
         match recovery {
-            Recovery::Ask { from, pid, namespace, offset } => {
+            Recovery::Ask { pid, .. } if !self.history.ghosts.contains_key(&pid) => {
+                self.ask(pid[0], recovery)
+            }
+            Recovery::Ask { from, pid, namespace, offset, .. } => {
                 let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
                     Ok((ghost, _, missed)) => {
                         let session = self.conns[ghost.slot as usize].session.as_ref();
@@ -364,7 +466,8 @@ impl Shard {
                             session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                         let rooms = self.rooms_of(ghost.slot, &namespace);
                         let rooms = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
-                        Recovery::Found { to: from, sid, rooms, missed, end: self.history.end() }
+                        let end = self.history.end();
+                        Recovery::Found { to: from, shard: self.id, sid, rooms, missed, end }
                     }
                     Err(reason) => {
                         self.give_up(pid, &namespace);
@@ -374,47 +477,58 @@ impl Shard {
                 self.bus.post(from.shard, Mail::Recovery(Box::new(answer)));
             }
             Recovery::Refused { to, reason } => {
+                let to = self.history.place_now(to);
                 self.count_recovery(reason);
                 if let Some(recovering) = self.take_recovering(to) {
-                    let Recovering { namespace, auth, .. } = *recovering;
+                    let Recovering { namespace, auth, waiting, .. } = *recovering;
                     self.join_anew(to.slot, &namespace, auth.as_deref(), now);
+                    self.join_waiting(to.slot, waiting, now);
                 }
             }
-            Recovery::Found { to, sid, rooms, missed, end } => {
-                let Some(conn) = self.conns.get_mut(to.slot as usize).filter(|conn| conn.stamp == to.stamp)
-                else {
-                    return;
-                };
-                let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                else {
-                    return;
-                };
-                (recovering.sid, recovering.missed) = (sid, missed);
+            Recovery::Found { to, shard, sid, rooms, missed, end } => {
+                let to = self.history.place_now(to);
+                let Some(recovering) = self.recovering(to) else { return };
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
-                conn.muted = true;
-                for name in rooms {
-                    if let Ok((room, _)) = self.bus.enter(self.id, &name)
-                        && !self.rooms.join(&mut self.conns, to.slot, room)
-                    {
-                        self.bus.exit(self.id, room, false);
+                let pattern = match self.enter_namespace(to.slot, &namespace) {
+                    Ok(pattern) => pattern,
+                    Err(reason) => {
+                        let waiting = self.take_recovering(to).map(|recovering| recovering.waiting);
+                        self.turn_back(to.slot, &namespace, reason);
+                        return self.join_waiting(to.slot, waiting.unwrap_or_default(), now);
                     }
+                };
+                self.enter_again(to.slot, &rooms);
+                if sid[0] != self.id {
+                    // Who publishes to it by its id looks for it where that was made, or else for a room of that name.
+                    let own = room_key(&namespace, &write_socket_id(&sid)).into_owned().into();
+                    self.enter_again(to.slot, &[own]);
+                }
+                self.conns[to.slot as usize].muted = true;
+                if let Some(recovering) = self.recovering(to) {
+                    (recovering.sid, recovering.missed, recovering.pattern) = (sid, missed, pattern);
                 }
                 let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
-                self.bus.post(pid[0], Mail::Recovery(Box::new(fetch)));
+                self.bus.post(shard, Mail::Recovery(Box::new(fetch)));
             }
             Recovery::Fetch { from, pid, namespace, since } => {
                 let ghost = self.history.ghosts.get(&pid).copied();
                 let missed = ghost.map_or_else(Missed::new, |ghost| {
                     let rooms = self.rooms_of(ghost.slot, &namespace).into_iter().collect();
+                    let session = self.conns[ghost.slot as usize].session.as_ref();
+                    let sid = session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                     let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-                    self.history.missed(since, pid, ghost.was, &rooms, bytes_max).unwrap_or_default()
+                    self.history
+                        .missed(since, &namespace, (sid, pid), ghost.was, &rooms, bytes_max)
+                        .unwrap_or_default()
                 });
                 self.give_up(pid, &namespace);
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
             }
             Recovery::Rest { to, missed } => {
+                let to = self.history.place_now(to);
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, missed: mut all, held, .. } = *recovering;
+                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, waiting, .. } =
+                    *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
                 let known: HashSet<*const Publication> = all.iter().map(Arc::as_ptr).collect();
@@ -424,9 +538,27 @@ impl Shard {
                 for publication in &all {
                     self.history.push(publication.clone(), Some(pid), now);
                 }
-                let joined = Joined { name: namespace.into(), sid, pid, began: from };
+                let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
                 self.come_back(to.slot, joined, &all, from, now);
+                self.join_waiting(to.slot, waiting, now);
             }
+        }
+    }
+
+    /// The session on its way back in this connection, if that is still open: what a closed one joins nobody would leave.
+    fn recovering(&mut self, id: ConnId) -> Option<&mut Recovering> {
+        let conn =
+            self.conns.get_mut(id.slot as usize).filter(|conn| conn.stamp == id.stamp && conn.is_open())?;
+        conn.session.as_mut()?.recovering.as_deref_mut()
+    }
+
+    /// The namespaces that had to wait for another one. Of those, too, one may have to be asked for elsewhere, and the others wait again.
+    fn join_waiting(&mut self, slot: Slot, waiting: Vec<(String, Option<String>)>, now: Time) {
+        for (namespace, auth) in waiting {
+            if !self.conns[slot as usize].is_open() {
+                return;
+            }
+            self.join_namespace(slot, &namespace, auth.as_deref(), now);
         }
     }
 
@@ -443,8 +575,22 @@ impl Shard {
 }
 
 impl Recovering {
-    /// Holds back an event that is delivered meanwhile.
-    pub(super) fn hold(&mut self, publication: &Arc<Publication>) {
-        self.held.push(publication.clone());
+    /// Notes that its client wants to be in another namespace, too. False when it has said so already, or of too many.
+    pub(super) fn wait(&mut self, namespace: &str, auth: Option<&str>, waiting_max: usize) -> bool {
+        let is_known = self.namespace == namespace || self.waiting.iter().any(|(name, _)| name == namespace);
+        if is_known || self.waiting.len() >= waiting_max {
+            return false;
+        }
+        self.waiting.push((namespace.to_owned(), auth.map(str::to_owned)));
+        true
+    }
+
+    /// Holds back events of a room that are delivered meanwhile. False when the room is of another namespace.
+    pub(super) fn hold(&mut self, room: &str, publications: &[Arc<Publication>]) -> bool {
+        let is_here = namespace_of(room) == self.namespace;
+        if is_here {
+            self.held.extend_from_slice(publications);
+        }
+        is_here
     }
 }

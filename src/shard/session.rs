@@ -2,10 +2,10 @@
 
 use super::engineio::Answer;
 use super::recovery::Recovering;
-use crate::message::Slot;
+use crate::message::{Slot, SocketId};
 use crate::time::Time;
 use compact_str::CompactString;
-use data_encoding::BASE64URL_NOPAD;
+use hashbrown::HashTable;
 use smallvec::SmallVec;
 
 /// An Engine.IO session. Boxed beside its connection, so that others do not pay for it.
@@ -80,26 +80,65 @@ pub struct Joined {
     /// Its name.
     pub name: CompactString,
     /// Who the session is there, for everybody.
-    pub sid: Id,
+    pub sid: SocketId,
     /// What its client can come back with; nobody else knows it.
-    pub pid: Id,
+    pub pid: SocketId,
     /// The offset in the shard's history from which on it is in the namespace.
     pub began: u64,
+    /// Which pattern allows the namespace: its place in the configuration.
+    pub pattern: u16,
 }
 
-/// An id of 120 bits: nobody can guess it.
-pub type Id = [u8; 15];
+// The pattern stands where there was padding.
+const _: () = assert!(size_of::<Joined>() == 64);
 
-impl Joined {
-    /// An id as clients know it: 20 characters.
-    pub fn write_id(id: &Id) -> String {
-        BASE64URL_NOPAD.encode(id)
+/// Where the sockets of Socket.IO are, by their ids. Eight bytes for each in a table, so that everybody can be found and idle ones cost
+/// little.
+#[derive(Debug, Default)]
+pub struct Sockets(HashTable<(u32, Slot)>);
+
+impl Sockets {
+    /// The socket `id` is at `slot`.
+    pub fn insert(&mut self, id: &SocketId, slot: Slot) {
+        let tag = tag(id);
+        self.0.insert_unique(spread(tag), (tag, slot), |(tag, _)| spread(*tag));
     }
 
-    /// Reads an id.
-    pub fn read_id(text: &str) -> Option<Id> {
-        BASE64URL_NOPAD.decode(text.as_bytes()).ok()?.try_into().ok()
+    /// It is not any more.
+    pub fn remove(&mut self, id: &SocketId, slot: Slot) {
+        let tag = tag(id);
+        if let Ok(entry) = self.0.find_entry(spread(tag), |entry| *entry == (tag, slot)) {
+            entry.remove();
+            if self.0.is_empty() {
+                self.0.shrink_to(0, |_| 0);
+            }
+        }
     }
+
+    /// The places where it may be: the caller looks.
+    pub fn find(&self, id: &SocketId) -> impl Iterator<Item = Slot> {
+        let tag = tag(id);
+        self.0.iter_hash(spread(tag)).filter(move |(other, _)| *other == tag).map(|(_, slot)| *slot)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A part of an id: ids are made by a keyed hash, so nobody chooses it.
+fn tag(id: &SocketId) -> u32 {
+    u32::from_be_bytes([id[1], id[2], id[3], id[4]])
+}
+
+fn spread(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// A packet whose attachments come in frames of their own. It holds at most `message_bytes_max` bytes in all.

@@ -4,13 +4,15 @@
 //! the main namespace are those of the native dialect.
 
 use super::Shard;
+use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
-use crate::dialect::native::{Code, Command, Refusal};
+use crate::bus::directory::DirectoryFull;
+use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
-use crate::dialect::{builtin, msgpack};
-use crate::message::{Draft, Slot};
+use crate::dialect::{attachments, builtin, msgpack};
+use crate::message::{Slot, write_socket_id};
 use crate::rules::Action;
-use crate::stats::Ending;
+use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
@@ -57,8 +59,10 @@ impl Shard {
     /// An attachment has come, or a packet of the msgpack parser: the first thing that a session says tells, since the text stands
     /// before its attachments.
     pub(super) fn socketio_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
-        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        let conn = &mut self.conns[slot as usize];
+        let Some(session) = &mut conn.session else { return };
         if *session.parser.get_or_insert(Parser::Msgpack) == Parser::Msgpack {
+            conn.speaks_msgpack = true;
             return self.socketio_msgpack(slot, bytes, now);
         }
         let Some(mut incoming) = session.incoming.take() else {
@@ -112,28 +116,41 @@ impl Shard {
         if let Body::Connect(auth) = packet.body {
             return self.join_namespace(slot, namespace, auth, now);
         }
-        let session = self.conns[slot as usize].session.as_ref();
-        if session.is_none_or(|session| session.joined(namespace).is_none()) {
+        let Some(stats) = self.namespace_stats(slot, namespace) else {
             return self.break_off(slot, "a packet for a namespace that was not joined", now);
-        }
+        };
         match &packet.body {
             Body::Connect(_) => {}
             Body::Disconnect => self.leave_namespace(slot, namespace),
             Body::Event { name, args } => {
+                stats.events.add(1);
                 self.event(slot, namespace, (name, args), packet.id, attachments, now)
             }
-            // The server has asked nothing.
-            Body::Ack { .. } => {}
+            Body::Ack { args } => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
         }
     }
 
-    fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
-        let Some(session) = &self.conns[slot as usize].session else { return };
-        if session.joined(namespace).is_some() || session.recovering.is_some() {
+    /// The numbers of a namespace that the connection is in.
+    fn namespace_stats(&self, slot: Slot, namespace: &str) -> Option<&NamespaceStats> {
+        let joined = self.conns[slot as usize].session.as_ref()?.joined(namespace)?;
+        Some(self.stats().namespace(Some(joined.pattern)))
+    }
+
+    pub(super) fn join_namespace(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        let namespaces_max = self.settings.socketio.namespaces_per_connection_max;
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if session.joined(namespace).is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
-        let is_allowed = self.settings.socketio.namespaces.allows(namespace);
-        let has_place = session.namespaces.len() < self.settings.socketio.namespaces_per_connection_max;
+        if let Some(recovering) = &mut session.recovering {
+            // Clients ask for all their namespaces at once, and one is looked into after another.
+            if !recovering.wait(namespace, auth, namespaces_max) {
+                self.break_off(slot, "the namespace has been asked for, or too many have", now);
+            }
+            return;
+        }
+        let is_allowed = self.settings.socketio.namespaces.find(namespace).is_some();
+        let has_place = session.namespaces.len() < namespaces_max;
         if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
             return;
         }
@@ -143,27 +160,18 @@ impl Shard {
     /// Makes a connection a member of a namespace in which it has not been.
     pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
         let settings = self.settings.socketio.clone();
-        let Some(session) = &self.conns[slot as usize].session else { return };
-        let refused = if !settings.namespaces.allows(namespace) {
-            Some("Invalid namespace")
-        } else if session.namespaces.len() >= settings.namespaces_per_connection_max {
-            Some("Too many namespaces")
-        } else {
-            self.enter_namespace(slot, namespace).err()
+        let pattern = match self.enter_namespace(slot, namespace) {
+            Ok(pattern) => pattern,
+            Err(reason) => return self.refuse_namespace(slot, namespace, reason),
         };
-        if let Some(reason) = refused {
-            self.stats().namespace_refusals.add(1);
-            return self.say_packet(slot, &[], |out, _| {
-                socketio::encode_connect_error(out, namespace, reason, None);
-            });
-        }
         let (sid, pid) = (self.new_id(), self.new_id());
         let began = self.history.end();
         let Some(session) = &mut self.conns[slot as usize].session else { return };
         session.connect_by = None;
-        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began });
-        self.stats().namespace_joins.add(1);
-        let (sid, pid) = (Joined::write_id(&sid), self.recovers().then(|| Joined::write_id(&pid)));
+        session.namespaces.push(Joined { name: namespace.into(), sid, pid, began, pattern });
+        self.sockets.insert(&sid, slot);
+        self.count_joined(pattern);
+        let (sid, pid) = (write_socket_id(&sid), self.recovers().then(|| write_socket_id(&pid)));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
             let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
@@ -175,33 +183,65 @@ impl Shard {
         self.arm_session(slot, now);
     }
 
-    /// Counts the connection among those that are in the namespace.
-    fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<(), &'static str> {
+    /// Counts the connection among those that are in the namespace. Answers the place of the pattern that allows it.
+    ///
+    /// # Errors
+    /// Why it may not be in it, in words for its client.
+    pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, &'static str> {
         let settings = &self.settings.socketio;
-        let Ok((room, before)) = self.bus.enter(self.id, &room_key(namespace, "")) else {
-            return Err("The server holds as many rooms as it may");
+        let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
+            return Err("Invalid namespace");
         };
-        let most = settings.connections_per_namespace_max;
-        let refused = if most > 0 && before as usize >= most {
-            Some("The namespace is full")
-        } else if before == 0 && self.bus.namespaces() > settings.namespaces_max {
-            Some("The server holds as many namespaces as it may")
-        } else {
-            None
-        };
-        if let Some(reason) = refused {
+        let joined = self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
+        if joined >= settings.namespaces_per_connection_max {
+            return Err("Too many namespaces");
+        }
+        let most =
+            allowance.connections_max.map_or(settings.connections_per_namespace_max, |most| most as usize);
+        let key = room_key(namespace, "");
+        let (room, before) =
+            self.bus.enter_namespace(self.id, &key, settings.namespaces_max).map_err(|full| match full {
+                DirectoryFull::Rooms => "The server holds as many rooms as it may",
+                DirectoryFull::Namespaces => "The server holds as many namespaces as it may",
+            })?;
+        if most > 0 && before as usize >= most {
             let last_here = self.rooms.members(room).is_empty();
             self.bus.exit(self.id, room, last_here);
-            return Err(reason);
+            return Err("The namespace is full");
         }
         self.rooms.join(&mut self.conns, slot, room);
-        Ok(())
+        Ok(pattern)
+    }
+
+    /// Tells a client that it may not be in a namespace.
+    pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, reason: &str) {
+        let pattern = self.settings.socketio.namespaces.find(namespace).map(|(pattern, _)| pattern);
+        self.stats().namespace_refusals.add(1);
+        self.stats().namespace(pattern).refusals.add(1);
+        self.say_packet(slot, &[], |out, _| {
+            socketio::encode_connect_error(out, namespace, reason, None);
+        });
+    }
+
+    /// A connection has come into a namespace.
+    pub(super) fn count_joined(&self, pattern: u16) {
+        let stats = self.stats();
+        stats.namespace_joins.add(1);
+        let namespace = stats.namespace(Some(pattern));
+        namespace.joins.add(1);
+        namespace.connections.add(1);
     }
 
     fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+        if let Some(stats) = self.namespace_stats(slot, namespace) {
+            stats.connections.sub(1);
+        }
         let Some(session) = &mut self.conns[slot as usize].session else { return };
+        if let Some(joined) = session.joined(namespace) {
+            self.sockets.remove(&joined.sid, slot);
+        }
         session.namespaces.retain(|joined| joined.name != namespace);
-        if session.namespaces.is_empty() {
+        if session.namespaces.is_empty() && session.recovering.is_none() {
             return self.leave_all(slot);
         }
         // One of several: its rooms are told by their names.
@@ -285,20 +325,12 @@ impl Shard {
                 }
                 Ok("{}".to_owned())
             }
-            Command::Publish { room, event, payload, echo, .. } => {
-                let room = room_key(namespace, room);
-                let payload = match attachments {
-                    [] => Ok(*payload),
-                    [only] if builtin::is_placeholder(std::str::from_utf8(payload).unwrap_or_default()) => {
-                        Ok(only.as_slice())
-                    }
-                    _ => Err(Refusal::new(Code::BadMessage, "binary data is the whole of `data`")),
-                };
-                let is_binary = !attachments.is_empty();
-                payload.and_then(|payload| {
-                    let draft = self.draft(slot, is_binary, *echo, now);
-                    self.publish(&Draft { room: &room, event, payload, ..draft }).map(|()| "{}".to_owned())
-                })
+            Command::Publish(publish) => {
+                match self.publish_from(slot, namespace, publish, id, attachments, now) {
+                    Ok(Published::AndAsked) => return,
+                    Ok(Published::Done) => Ok("{}".to_owned()),
+                    Err(refusal) => Err(refusal),
+                }
             }
             Command::Ping { .. } => Ok("{}".to_owned()),
         };
@@ -309,6 +341,39 @@ impl Shard {
             (Ok(_), None) => {}
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
+    }
+
+    fn publish_from(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        publish: &Publish<'_>,
+        id: Option<&str>,
+        attachments: Attachments<'_>,
+        now: Time,
+    ) -> Result<Published, Refusal<'static>> {
+        fn keys<'a>(namespace: &str, rooms: &'a [Cow<'_, str>]) -> Names<'a> {
+            rooms.iter().map(|room| room_key(namespace, room)).collect()
+        }
+        // Binary data alone is bytes for everybody, without a text around it.
+        let text = str::from_utf8(publish.payload).unwrap_or_default();
+        let (binary, payload, attachments) = match attachments {
+            [only] if attachments::is_placeholder(text) => (true, only.as_slice(), &[] as Attachments<'_>),
+            _ => (false, publish.payload, attachments),
+        };
+        let publish = Publish {
+            rooms: keys(namespace, &publish.rooms),
+            except: keys(namespace, &publish.except),
+            event: Cow::Borrowed(&publish.event),
+            payload,
+            id,
+            ..*publish
+        };
+        let published = self.publish(slot, &publish, (binary, attachments), Some(namespace), now)?;
+        if let Some(stats) = self.namespace_stats(slot, namespace) {
+            stats.publications.add(1);
+        }
+        Ok(published)
     }
 
     /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
@@ -340,8 +405,7 @@ impl Shard {
         attachments: Attachments<'_>,
         write: impl FnOnce(&mut Vec<u8>, usize),
     ) {
-        let session = self.conns[slot as usize].session.as_ref();
-        if session.is_some_and(|session| session.parser == Some(Parser::Msgpack)) {
+        if self.conns[slot as usize].speaks_msgpack {
             let mut text = Vec::new();
             write(&mut text, attachments.len());
             return self.reply(slot, Opcode::Binary, |out| msgpack::encode(out, &text, attachments));

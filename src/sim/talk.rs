@@ -251,7 +251,7 @@ impl World {
     fn wrong_event(&mut self, attachments: &mut Vec<Vec<u8>>) -> (String, Deed) {
         let long_room =
             format!(r#""publish","{}","e",1"#, "x".repeat(self.plan.settings.room_name_bytes_max + 1));
-        let two = format!(r#""publish","a","e",{PLACEHOLDER}"#);
+        let two = format!(r#""publish",{{"rooms":[],"event":"e","data":{PLACEHOLDER}}}"#);
         let wrong: [(&str, usize, &'static str); 10] = [
             (r#""join""#, 0, "bad_message"),
             (r#""join",{"channel":"a"}"#, 0, "bad_message"),
@@ -261,7 +261,11 @@ impl World {
             (&long_room, 0, "bad_room"),
             (r#""publish",{"room":"a","data":1}"#, 0, "bad_message"),
             (r#""publish","a","""#, 0, "bad_event"),
-            (r#""publish","a","e",{"_placeholder":true,"num":0,"x":1}"#, 1, "bad_message"),
+            (
+                r#""publish",{"room":"a","event":"e","data":{"_placeholder":true,"num":0},"ask_ms":0}"#,
+                1,
+                "bad_message",
+            ),
             (&two, 2, "bad_message"),
         ];
         let (args, count, code) = *self.random.pick(&wrong);

@@ -1,5 +1,6 @@
 //! Stock clients of other makers, each with the checks of tests/foreign: for the native protocol `ws` from npm and `websockets` from
 //! PyPI; for Socket.IO `socket.io-client` from npm, in Node with both parsers and on a page in Chromium, and `python-socketio` from PyPI.
+//! Clients of npm drop out and come back as if nothing had been, too; those of PyPI do not know of that.
 //! What is missing is installed into folders of ours; a program that is missing is a failure, not a skip.
 
 use crate::harness::Server;
@@ -22,6 +23,8 @@ const SOCKETIO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-c
 const NAMESPACES: &str = r#"socketio.namespaces=["/","/custom","/guild/*"]"#;
 /// For stock clients, which may be busy for longer than the 200 ms that the protocols' suites give a pong.
 const PATIENT: &str = "heartbeat.ping_timeout_ms=5000";
+/// Who drops out can come back, for so long that busy clients do, and not for longer than a test may wait.
+const RECOVERY: &str = "socketio.recovery_ms=5000";
 const NODE: &str = "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
 const PYTHON: &str =
     "install Python 3.11 or later with venv (Debian and Ubuntu: apt-get install python3 python3-venv)";
@@ -38,34 +41,61 @@ fn python_clients_agree_with_us() {
 
 #[test]
 fn engineio_is_spoken_as_its_protocol_says() {
-    check_socketio(|| node("node/engineio.mjs"), NODE, &[], 40);
+    check_socketio(|server| with_address(node("node/engineio.mjs"), server), NODE, &[], 40);
 }
 
 #[test]
 fn socketio_is_spoken_as_its_protocol_says() {
-    check_socketio(|| node("node/socketio.mjs"), NODE, &[], 25);
+    check_socketio(|server| with_address(node("node/socketio.mjs"), server), NODE, &[], 25);
 }
 
 #[test]
 fn socketio_clients_of_node_agree_with_us() {
-    check_socketio(|| node("node/socketio_client.mjs"), NODE, &[PATIENT], 40);
+    check_socketio(|server| with_address(node("node/socketio_client.mjs"), server), NODE, &[PATIENT], 40);
 }
 
 #[test]
 fn socketio_clients_with_the_msgpack_parser_agree_with_us() {
-    check_socketio(|| node("node/msgpack.mjs"), NODE, &[PATIENT], 35);
+    check_socketio(|server| with_address(node("node/msgpack.mjs"), server), NODE, &[PATIENT], 35);
+}
+
+#[test]
+fn socketio_clients_of_node_are_recovered() {
+    let script = |server: &Server| {
+        let mut script = with_address(node("node/recovery.mjs"), server);
+        script.arg(format!("--control=http://{}", server.control_address()));
+        script
+    };
+    let settings = [
+        PATIENT,
+        RECOVERY,
+        r#"socketio.connect_event="""#,
+        r#"socketio.recovery_bytes_max="16MiB""#,
+        r#"socketio.recovery_session_bytes_max="256KiB""#,
+    ];
+    check_socketio(script, NODE, &settings, 40);
 }
 
 #[test]
 fn socketio_clients_of_python_agree_with_us() {
-    check_socketio(|| python("socketio_client.py"), PYTHON, &[PATIENT], 50);
+    check_socketio(|server| with_address(python("socketio_client.py"), server), PYTHON, &[PATIENT], 50);
+}
+
+#[test]
+fn socketio_clients_of_python_agree_with_us_where_others_are_recovered() {
+    let script = |server: &Server| {
+        let mut script = with_address(python("socketio_client.py"), server);
+        script.arg("--recovery");
+        script
+    };
+    check_socketio(script, PYTHON, &[PATIENT, RECOVERY], 50);
 }
 
 #[test]
 fn socketio_clients_in_a_browser_agree_with_us() {
     let install = "install Node 18 or later with npm, and Chromium (Debian: apt-get install nodejs npm chromium), or \
                    set CHROMIUM to the path of a Chromium or Chrome";
-    check_socketio(|| node("browser/run.mjs"), install, &[PATIENT], 25);
+    check_socketio(|server| with_address(node("browser/run.mjs"), server), install, &[PATIENT], 25);
 }
 
 /// A script for Node, its packages being there.
@@ -118,20 +148,26 @@ fn check_native(mut script: Command, install: &str) {
     server.wait_for_number("sockets", 0);
 }
 
+/// A script that is told where Socket.IO is spoken.
+fn with_address(mut script: Command, server: &Server) -> Command {
+    script.arg(format!("http://{}", server.address()));
+    script
+}
+
 /// Runs a script of checks of Socket.IO against a server with one shard, then against one with four, where the requests of one session
-/// arrive on any of them.
-fn check_socketio(script: impl Fn() -> Command, install: &str, settings: &[&str], checks_min: u32) {
+/// arrive on any of them, and so does who comes back.
+fn check_socketio(script: impl Fn(&Server) -> Command, install: &str, settings: &[&str], checks_min: u32) {
     for shards in ["server.shards=1", "server.shards=4"] {
         let settings = [&[NAMESPACES, shards], settings].concat();
         let mut flags = vec!["--config", SOCKETIO];
         flags.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
         let server = Server::with_flags(&flags);
-        let mut script = script();
-        script.arg(format!("http://{}", server.address()));
-        check(script, install, checks_min);
+        check(script(&server), install, checks_min);
         // Sessions over polling that were left behind end when no pong comes.
         server.wait_for_number("connections", 0);
         server.wait_for_number("sockets", 0);
+        // And what could have come back, too.
+        server.wait_for_number("rooms", 0);
     }
 }
 

@@ -493,9 +493,161 @@ const between = {
     });
     await each(clients, (client) => client.fence());
   },
+
+  "an event for several rooms comes once to whoever is in one of them, and to nobody in one that is excepted": async () => {
+    const clients = await crowd();
+    const [one, two, not] = [room(), room(), room()];
+    await each(clients, (client, index) => client.join(...[one, two, not].filter((_, bit) => index & (1 << bit))));
+    const [sender] = clients;
+    const isIn = (bits) => (index) => (index & bits) !== 0;
+    for (const [rooms, except, hears] of [
+      [{ rooms: [one, two] }, {}, isIn(3)],
+      [{ room: [two, one, two] }, {}, isIn(3)],
+      [{ rooms: [one, two, not] }, {}, isIn(7)],
+      [{ rooms: [one, two] }, { except: not }, (index) => isIn(3)(index) && !isIn(4)(index)],
+      [{ room: one }, { except: [two, not] }, (index) => isIn(1)(index) && !isIn(6)(index)],
+      [{ rooms: [one, room()] }, { except: [room()] }, isIn(1)],
+    ]) {
+      const event = { ...rooms, ...except, event: "several", data: [rooms, except] };
+      same(await sender.ask("publish", event), [{}], "the ack of a publish");
+      await each(clients, (client, index) => client !== sender && hears(index) && client.takes("several", event.data));
+      await each(clients, (client) => client.fence());
+    }
+    await clients[1].publish([one, two], "for all", 1, { echo: true });
+    await each(clients, (client, index) => isIn(3)(index) && client.takes("for all", 1));
+    await each(clients, (client) => client.fence());
+  },
+
+  "the id of a client is a room with that client in it": async () => {
+    const clients = await crowd();
+    await each(clients, (client) => client.socket.io.opts.transports?.[0] === "polling" || client.upgraded());
+    const sender = await Client.open();
+    for (const client of clients) {
+      await sender.publish(client.socket.id, "for you", client.name);
+      await client.takes("for you", client.name);
+      await sender.publish([client.socket.id, clients[0].socket.id], "both", 1, { except: clients[0].socket.id });
+      if (client !== clients[0]) await client.takes("both", 1);
+    }
+    await sender.publish(sender.socket.id, "for me", 1, { echo: true });
+    await sender.takes("for me", 1);
+    const custom = new Client({}, "/custom", clients[0]);
+    await custom.connected();
+    await sender.publish(custom.socket.id, "elsewhere", 1);
+    const other = await Client.open({}, "/custom");
+    await other.publish(custom.socket.id, "in custom", 2);
+    await custom.takes("in custom", 2);
+    // Who has gone is nobody.
+    const [gone, id] = [clients[1], clients[1].socket.id];
+    gone.socket.disconnect();
+    gone.socket.connect();
+    await gone.connected();
+    await sender.publish(id, "unheard", 1);
+    await each([...clients, sender, custom], (client) => client.fence());
+  },
+
+  "who publishes may ask for acks, and gets them all or those that came in time": async () => {
+    const [asker, ...members] = await crowd();
+    const name = room();
+    await each(members, (client) => client.join(name));
+    const answers = async (client, answer) => {
+      const [event, data, ack, ...more] = await client.next();
+      same([event, data, typeof ack, more], ["question", { n: 1 }, "function", []], "the question");
+      answer(ack);
+    };
+    const ask = (ask_ms, more = {}) => asker.ask("publish", { room: name, event: "question", data: { n: 1 }, ask_ms, ...more });
+    let asked = ask(10_000);
+    await each(members, (client, index) => answers(client, (ack) => ack(index)));
+    let [{ answers: all, missing }] = await asked;
+    same([all.sort((one, other) => one - other), missing], [members.map((_, index) => index), 0], "the answers");
+    // Bytes in the answers, more than one argument, none at all, and one that never comes.
+    asked = ask(500);
+    const began = performance.now();
+    await each(members, (client, index) =>
+      answers(client, (ack) => {
+        if (index === 0) ack({ deep: [Buffer.from("zero")] }, "passed over");
+        if (index === 1) ack(Buffer.from("one"));
+        if (index === 2) ack();
+        if (index > 3) ack("more");
+      }),
+    );
+    [{ answers: all, missing }] = await asked;
+    const took = performance.now() - began;
+    if (took < 490) fail(`who was to wait for 500 ms waited for ${took}`);
+    same(missing, 1, "missing answers");
+    same(all.length, members.length - 1, "answers");
+    for (const expected of [{ deep: [Buffer.from("zero")] }, Buffer.from("one"), null])
+      if (!all.some((answer) => show(answer) === show(expected))) fail(`${show(expected)} is not in ${show(all)}`);
+    same(await ask(500, { room: room() }), [{ answers: [], missing: 0 }], "the answers of nobody");
+    same((await ask(500, { room: members[0].socket.id, volatile: true, event: "late" }))[0].missing, 1, "missing answers");
+    same((await members[0].next()).slice(0, 2), ["late", { n: 1 }], "the question");
+    for (const ask_ms of [0, 60_001, -1, 1.5, "500", null])
+      same((await ask(ask_ms))[0].error?.code, "bad_message", `the ack with ask_ms ${ask_ms}`);
+    asker.socket.emit("publish", { room: name, event: "question", ask_ms: 100 });
+    same((await asker.next()).slice(0, 1), ["error"], "who wants no ack is told nothing");
+    await each([asker, ...members], (client) => client.fence());
+  },
+
+  "bytes may be anywhere in what is published": async () => {
+    const [sender, ...members] = await crowd();
+    const name = room();
+    await each(members, (client) => client.join(name));
+    const [one, two] = [Buffer.from([0, 255, 10]), Buffer.alloc(50_000, 7)];
+    for (const data of [{ image: one }, [one, { deep: [two, "text", one] }], { é: two, n: 0.5, list: [null] }, [Buffer.alloc(0)]]) {
+      await sender.publish(name, "parts", data);
+      await each(members, (client) => client.takes("parts", data));
+    }
+    await each(members, (client) => client.fence());
+  },
 };
 
 const withNative = {
+  "clients of the native protocol ask and are told likewise, and get bytes as base64": async () => {
+    const [native, clients] = [await Native.open(), await crowd()];
+    const [one, two] = [room(), room()];
+    await native.ask({ type: "join", rooms: [one, two] });
+    await each(clients, (client, index) => client.join(index % 2 ? one : two));
+    native.socket.send(JSON.stringify({ type: "publish", rooms: [one, two], event: "q", data: 7, ask_ms: 5000, echo: true, id: "a" }));
+    await each(clients, async (client, index) => (await client.next())[2](index === 0 ? [Buffer.from("x")] : index));
+    same(await native.next(), { type: "event", room: [one, two].sort()[0], event: "q", data: 7 }, "its own event");
+    const { answers, ...ack } = await native.next();
+    same(ack, { type: "ack", id: "a", missing: 0 }, "the ack");
+    same(answers.map(show).sort(), clients.map((_, index) => show(index === 0 ? [{ base64: "eA==" }] : index)).sort(), "the answers");
+    await clients[0].publish([two, one], "parts", { a: Buffer.from("x"), b: [Buffer.from([255])] });
+    const data = { a: { base64: "eA==" }, b: [{ base64: "/w==" }] };
+    same(await native.next(), { type: "event", room: [one, two].sort()[0], event: "parts", data }, "the event with bytes");
+    await each(clients.slice(1), (client) => client.takes("parts", { a: Buffer.from("x"), b: [Buffer.from([255])] }));
+    const question = { type: "publish", room: one, event: "q", ask_ms: 100 };
+    for (const wrong of [{ ask_ms: 0 }, { ask_ms: 60_001 }, { ask_ms: "1" }, { rooms: [one], room: undefined, except: "x" }])
+      same((await native.ask({ ...question, ...wrong })).code, "bad_message", `the answer to ${show(wrong)}`);
+    native.socket.send(JSON.stringify(question));
+    same((await native.next()).code, "bad_message", "the answer to a question that wants no ack");
+    same((await native.ask({ ...question, room: room() })).answers, [], "the answers of nobody");
+    await each(clients, (client) => client.fence());
+  },
+
+  "a volatile event is left out for who does not take it at once, and for nobody else": async () => {
+    const [reader, sleeper, name] = [await Native.open(), await Native.open(), room()];
+    await each([reader, sleeper], (native) => native.ask({ type: "join", rooms: [name] }));
+    const sender = await Client.open({ transports: ["websocket"] });
+    sleeper.socket.pause();
+    const count = 200;
+    const data = "x".repeat(100_000);
+    for (let n = 0; n < count; n++) await sender.publish(name, "volatile", [n, data], { volatile: true });
+    await sender.publish(name, "end", null);
+    sleeper.socket.resume();
+    const [heard, missed] = await each([reader, sleeper], async (native) => {
+      const numbers = [];
+      for (;;) {
+        const { event, data } = await native.next();
+        if (event === "end") return numbers;
+        numbers.push(data[0]);
+      }
+    });
+    for (const numbers of [heard, missed]) same(numbers, [...new Set(numbers)].sort((one, other) => one - other), "the order");
+    if (missed.length > count / 2) fail(`who did not read got ${missed.length} of ${count} events`);
+    if (heard.length < missed.length) fail(`who read got ${heard.length} events, who did not ${missed.length}`);
+  },
+
   "clients of the native protocol are in the same rooms": async () => {
     const [native, clients] = [await Native.open(), await crowd()];
     const name = room();

@@ -1,10 +1,10 @@
 """Socket.IO as the stock `python-socketio` clients see it: the one with coroutines and the one with threads.
 
-    pip install -r requirements.txt && python socketio_client.py http://127.0.0.1:7070
+    pip install -r requirements.txt && python socketio_client.py http://127.0.0.1:7070 [--recovery]
 
 Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The server needs the
 settings of examples/socketio-compliance.toml, `socketio.namespaces = ["/","/custom","/guild/*"]`, and a ping timeout of some
-seconds.
+seconds. With `--recovery` it is one that has `socketio.recovery_ms`: these clients know nothing of that, and see one argument more.
 """
 
 import asyncio
@@ -29,9 +29,10 @@ VALUES = [0, -1.5, True, None, "", f'{LETTER}{FACE} "quoted" \\ \u2028', [], {},
 # The library refuses payloads of more than 16 packets by default, whatever server it talks to.
 Payload.max_decode_packets = 1000
 
-if len(sys.argv) != 2 or not sys.argv[1].startswith("http://"):
-    sys.exit("usage: socketio_client.py http://HOST:PORT")
+if len(sys.argv) < 2 or not sys.argv[1].startswith("http://") or sys.argv[2:] not in [[], ["--recovery"]]:
+    sys.exit("usage: socketio_client.py http://HOST:PORT [--recovery]")
 URL = sys.argv[1]
+OFFSETS = len(sys.argv) > 2
 
 rooms_named = 0
 
@@ -75,6 +76,9 @@ class Client:
         loop = asyncio.get_running_loop()
 
         def receive(event, namespace, *args):
+            if OFFSETS:
+                # One that is missing is seen, since the event differs then.
+                args = args[:-1] if args and isinstance(args[-1], str) else ("no offset", *args)
             # The client with threads calls from one of them.
             loop.call_soon_threadsafe(self.queue(namespace).put_nowait, (event, *args))
 
@@ -203,6 +207,25 @@ async def events(mode):
     for value in VALUES:
         await client.echoes(value)
     await client.echoes(*VALUES)
+
+
+if OFFSETS:
+
+    @check_each("an event whose listener takes no offset is lost, and the next one is not")
+    async def narrow_listener(mode):
+        client = await Client.open(mode)
+        heard = []
+        client.sio.on("message-back", lambda data: heard.append(data))
+        client.sio.on("wide", lambda data, offset: heard.append(data))
+        name = room()
+        await client.join(name)
+        await client.act(client.sio.emit, "message", "narrow")
+        await client.publish(name, "wide", "wide", echo=True)
+        async with asyncio.timeout(WAIT_S):
+            while not heard:
+                await asyncio.sleep(0.01)
+        await client.fence()
+        same(heard, ["wide"], "what listeners heard")
 
 
 @check_each("acks come back with their arguments")

@@ -1,0 +1,23 @@
+//! The `[[namespaces]]` of a configuration file: tables that allow namespaces and bound how much of them there may be.
+
+use super::tables::{Reading, Tables};
+use crate::rules::{Allowance, Namespaces};
+use toml::de::DeValue;
+
+pub(super) const TABLES: Tables = Tables {
+    name: "namespaces",
+    heading: "[[namespaces]]",
+    keys: &["name", "connections_max", "namespaces_max"],
+    most: Namespaces::PATTERNS_MAX,
+};
+
+/// Reads the list, which begins at `start`, into allowances, those of tables that are right.
+pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<Allowance> {
+    let mut taken = Vec::new();
+    TABLES.read(list, start, file, |table| {
+        // The bounds are those of socketio.connections_per_namespace_max and socketio.namespaces_max.
+        let connections_max = table.number("connections_max", 0, 16_000_000);
+        let namespaces_max = table.number("namespaces_max", 1, 10_000_000);
+        Some(Allowance { pattern: table.new_pattern("name", &mut taken)?, connections_max, namespaces_max })
+    })
+}

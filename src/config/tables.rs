@@ -1,0 +1,169 @@
+//! Lists of tables in a configuration file, `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
+
+use super::{Fault, Given, Kind, Problem, Source, nearest};
+use crate::rules::Pattern;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What a key takes that names namespaces, to stand behind "it takes".
+const NAMESPACE: &str = "a namespace, like \"/\" or \"/chat\", where \"*\" stands for any one segment";
+
+/// What may be in a list.
+pub(super) struct Tables {
+    /// Its name, and what its keys begin with in problems.
+    pub(super) name: &'static str,
+    /// How a table of it is headed.
+    pub(super) heading: &'static str,
+    /// What a table may say.
+    pub(super) keys: &'static [&'static str],
+    /// How many tables there may be.
+    pub(super) most: usize,
+}
+
+/// The file that is read. What is wrong goes to `problems`; `source` says where a byte of `text` is.
+pub(super) struct Reading<'a> {
+    pub(super) text: &'a str,
+    pub(super) source: &'a dyn Fn(usize) -> Source,
+    pub(super) problems: &'a mut Vec<Problem>,
+}
+
+impl Tables {
+    /// Reads the list that begins at `start`: of each table what `meaning` says that it means.
+    pub(super) fn read<T>(
+        &self,
+        list: &DeValue<'_>,
+        start: usize,
+        mut file: Reading<'_>,
+        mut meaning: impl FnMut(&mut Table<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let tables = format!("a list of tables, {}", self.heading);
+        let DeValue::Array(items) = list else {
+            file.tell_value(self.name, Given::from_toml(list, file.text).to_string(), tables, start);
+            return Vec::new();
+        };
+        if let Some(item) = items.get(self.most) {
+            let given = format!("a list of {} tables", items.len());
+            file.tell_value(self.name, given, format!("at most {}", self.most), item.span().start);
+        }
+        let mut meanings = Vec::new();
+        for item in items.iter().take(self.most) {
+            let start = item.span().start;
+            match item.get_ref() {
+                DeValue::Table(content) => {
+                    let Reading { text, source, problems } = &mut file;
+                    let file = Reading { text, source, problems };
+                    let mut table = Table { of: self, content, start, file };
+                    table.tell_unknown();
+                    meanings.extend(meaning(&mut table));
+                }
+                other => {
+                    let given = Given::from_toml(other, file.text).to_string();
+                    file.tell_value(self.name, given, tables.clone(), start);
+                }
+            }
+        }
+        meanings
+    }
+}
+
+impl Reading<'_> {
+    fn tell_value(&mut self, key: &str, given: String, allowed: String, at: usize) {
+        self.tell(key.to_owned(), at, Fault::Value { given, allowed });
+    }
+
+    fn tell(&mut self, key: String, at: usize, fault: Fault) {
+        self.problems.push(Problem { key, source: (self.source)(at), fault });
+    }
+}
+
+/// One table while it is read.
+pub(super) struct Table<'a> {
+    of: &'a Tables,
+    content: &'a DeTable<'a>,
+    /// Where it begins.
+    start: usize,
+    file: Reading<'a>,
+}
+
+impl<'a> Table<'a> {
+    /// What `key`, which must be there, stands for; `None` when that is a problem, which has been told.
+    pub(super) fn require<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        if self.entry(key).is_none() {
+            self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });
+        }
+        self.read(key, allowed, read)
+    }
+
+    /// What `key` stands for, a text; `None` when it is not there, or a problem, which has been told.
+    pub(super) fn read<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.read_given(key, allowed, |given| given.text().and_then(&read))
+    }
+
+    /// The namespaces that `key` names, if it is there.
+    pub(super) fn pattern(&mut self, key: &str) -> Option<Pattern> {
+        self.read(key, NAMESPACE, Pattern::parse)
+    }
+
+    /// The namespaces that `key` names, which must be there and in none of the tables before, whose patterns `taken` has.
+    pub(super) fn new_pattern(&mut self, key: &str, taken: &mut Vec<Pattern>) -> Option<Pattern> {
+        let pattern = self.require(key, NAMESPACE, Pattern::parse)?;
+        if taken.contains(&pattern) {
+            let allowed = format!("a namespace that no {} before this one has", self.of.heading);
+            return self.read(key, &allowed, |_| None);
+        }
+        taken.push(pattern.clone());
+        Some(pattern)
+    }
+
+    /// The number that `key` stands for, from `min` to `max`, if it is there.
+    pub(super) fn number(&mut self, key: &str, min: u32, max: u32) -> Option<u32> {
+        let allowed = Kind::Number { min: min.into(), max: max.into() }.allowed();
+        let read = |given: &Given| u32::try_from(given.number()?).ok();
+        self.read_given(key, &allowed, |given| read(given).filter(|number| (min..=max).contains(number)))
+    }
+
+    fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {
+        let (at, value) = self.entry(key)?;
+        let given = Given::from_toml(value.get_ref(), self.file.text);
+        let meant = read(&given);
+        if meant.is_none() {
+            let fault = Fault::Value { given: given.to_string(), allowed: allowed.to_owned() };
+            self.tell(key, at, fault);
+        }
+        meant
+    }
+
+    fn tell_unknown(&mut self) {
+        let keys = self.of.keys;
+        for name in self.content.keys() {
+            let key: &str = name.get_ref();
+            if !keys.contains(&key) {
+                let known = |known: &&str| format!("{}.{known}", self.of.name);
+                let part = keys.iter().find(|known| !key.is_empty() && known.contains(key)).map(known);
+                let nearest =
+                    part.or_else(|| nearest(key, keys.iter().map(|name| ((*name).to_owned(), known(name)))));
+                self.tell(key, name.span().start, Fault::Unknown { nearest });
+            }
+        }
+    }
+
+    /// Where `key` stands, and its value.
+    fn entry(&self, key: &str) -> Option<(usize, &'a Spanned<DeValue<'a>>)> {
+        let (name, value) = self.content.iter().find(|(name, _)| name.get_ref() == key)?;
+        Some((name.span().start, value))
+    }
+
+    fn tell(&mut self, key: &str, at: usize, fault: Fault) {
+        self.file.tell(format!("{}.{key}", self.of.name), at, fault);
+    }
+}

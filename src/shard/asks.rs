@@ -1,0 +1,234 @@
+//! Events that ask: whoever gets one is to answer within a time, and its publisher is told what was answered.
+//!
+//! The shard of the publisher collects the answers. Every shard that delivers the event tells it how many it has asked, notes which of
+//! its connections those are, and passes on the first answer of each.
+
+use super::Shard;
+use crate::bus::mailbox::{Answer, Mail};
+use crate::dialect::native::{self, Code, Refusal};
+use crate::dialect::{attachments, builtin, socketio};
+use crate::message::{Ask, SHARDS_MAX, ShardId, Slot};
+use crate::time::Time;
+use crate::wire::frame::Opcode;
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+/// Questions of one shard's clients that may be open at a time; further ones are refused.
+const OPEN_MAX: usize = 1024;
+/// Of those, how many one client may have.
+const OPEN_PER_CONNECTION_MAX: usize = 64;
+/// Connections whose answers one shard waits for, counted once for each question. Who is asked beyond that is not listened to, and its
+/// answer is missing.
+const ASKED_MAX: usize = 1 << 20;
+/// Bytes of answers that one shard collects in all. Answers beyond that, or beyond what one message may have, count as missing.
+const BYTES_MAX: usize = 16 << 20;
+
+/// The questions that one shard has to do with. Each is forgotten when its time is over.
+#[derive(Debug, Default)]
+pub struct Asks {
+    /// By number, those of its own clients. At most [`OPEN_MAX`].
+    open: HashMap<u64, Open>,
+    /// By number, the stamps of its connections that have been asked and have not answered.
+    asked: HashMap<u64, HashSet<u32>>,
+    /// How many there are in `asked`.
+    awaited: usize,
+    /// When each is over.
+    ends: BTreeSet<(Time, u64)>,
+    /// How many its clients have asked so far.
+    count: u64,
+    /// Bytes of the answers in `open`.
+    bytes: usize,
+}
+
+/// Who asks, and where the answers go.
+#[derive(Debug)]
+pub(super) struct Asker {
+    slot: Slot,
+    stamp: u32,
+    /// The namespace of Socket.IO, or none for the native dialect.
+    namespace: Option<String>,
+    /// The id of the message that asks.
+    id: String,
+}
+
+#[derive(Debug)]
+struct Open {
+    asker: Asker,
+    /// Shards that have not yet told how many they have asked.
+    shards: usize,
+    /// Answers that may still come.
+    awaited: u32,
+    /// Answers that were not kept.
+    left_out: u32,
+    answers: Vec<Answer>,
+    bytes: usize,
+}
+
+impl Asks {
+    /// When the next one is over.
+    pub fn next_end(&self) -> Option<Time> {
+        self.ends.first().map(|(end, _)| *end)
+    }
+
+    /// How many there are, each counted where it was asked and where it is answered.
+    pub fn len(&self) -> usize {
+        self.open.len() + self.asked.len()
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The connection with this stamp has moved.
+    pub(super) fn moved(&mut self, stamp: u32, to: Slot) {
+        for open in self.open.values_mut().filter(|open| open.asker.stamp == stamp) {
+            open.asker.slot = to;
+        }
+    }
+}
+
+impl Shard {
+    /// A question that a client may put to others, for `ask_ms`.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub(super) fn new_ask(&mut self, slot: Slot, ask_ms: u32, now: Time) -> Result<Ask, Refusal<'static>> {
+        let stamp = self.conns[slot as usize].stamp;
+        let own = self.asks.open.values().filter(|open| open.asker.stamp == stamp).count();
+        if self.asks.open.len() >= OPEN_MAX || own >= OPEN_PER_CONNECTION_MAX {
+            return Err(Refusal::new(Code::Overloaded, "too many questions wait for answers")
+                .with_retry(super::OVERLOAD_RETRY_MS));
+        }
+        self.asks.count += 1;
+        let number = self.asks.count * SHARDS_MAX as u64 + u64::from(self.id);
+        Ok(Ask { number, until: now.plus_ms(ask_ms.into()) })
+    }
+
+    /// The question has been published to so many shards.
+    pub(super) fn open_ask(
+        &mut self,
+        ask: Ask,
+        slot: Slot,
+        namespace: Option<&str>,
+        id: &str,
+        shards: usize,
+    ) {
+        let stamp = self.conns[slot as usize].stamp;
+        let asker = Asker { slot, stamp, namespace: namespace.map(str::to_owned), id: id.to_owned() };
+        let open = Open { asker, shards, awaited: 0, left_out: 0, answers: Vec::new(), bytes: 0 };
+        self.asks.open.insert(ask.number, open);
+        self.asks.ends.insert((ask.until, ask.number));
+        self.close_ask_if_answered(ask.number);
+    }
+
+    /// An event that asks has been given to the connections with these stamps.
+    pub(super) fn asked(&mut self, ask: Ask, stamps: HashSet<u32>) {
+        let sockets = stamps.len() as u32;
+        if sockets > 0 && self.asks.awaited + stamps.len() <= ASKED_MAX {
+            self.asks.awaited += stamps.len();
+            self.asks.asked.insert(ask.number, stamps);
+            self.asks.ends.insert((ask.until, ask.number));
+        }
+        self.bus.post(asker_of(ask.number), Mail::Asked { number: ask.number, sockets });
+    }
+
+    /// A client has answered an event.
+    pub(super) fn answered(&mut self, slot: Slot, id: &str, args: &str, attachments: &[Vec<u8>]) {
+        let Ok(number) = id.parse::<u64>() else { return };
+        let stamp = self.conns[slot as usize].stamp;
+        // Who was not asked, or answers again, is passed over, as by Node.
+        let Some(stamps) = self.asks.asked.get_mut(&number) else { return };
+        if !stamps.remove(&stamp) {
+            return;
+        }
+        self.asks.awaited -= 1;
+        if stamps.is_empty() {
+            self.asks.asked.remove(&number);
+        }
+        // As in Node, its first argument is the answer.
+        let value = builtin::split(args).first().map_or("null", |value| value).to_owned();
+        let answer = Answer { number, value, attachments: attachments.to_vec() };
+        self.bus.post(asker_of(number), Mail::Answer(Box::new(answer)));
+    }
+
+    /// A shard has told how many it has asked.
+    pub(super) fn note_asked(&mut self, number: u64, sockets: u32) {
+        if let Some(open) = self.asks.open.get_mut(&number) {
+            open.shards -= 1;
+            open.awaited += sockets;
+            self.close_ask_if_answered(number);
+        }
+    }
+
+    /// A shard has passed on an answer.
+    pub(super) fn note_answer(&mut self, answer: Answer) {
+        let number = answer.number;
+        let Some(open) = self.asks.open.get_mut(&number) else { return };
+        open.awaited -= 1;
+        let bytes = answer.size();
+        if open.bytes + bytes <= self.settings.message_bytes_max && self.asks.bytes + bytes <= BYTES_MAX {
+            open.bytes += bytes;
+            self.asks.bytes += bytes;
+            open.answers.push(answer);
+        } else {
+            open.left_out += 1;
+        }
+        self.close_ask_if_answered(number);
+    }
+
+    /// Time has come this far.
+    pub(super) fn end_asks(&mut self, now: Time) {
+        while let Some((end, number)) = self.asks.ends.pop_first() {
+            if end > now {
+                self.asks.ends.insert((end, number));
+                return;
+            }
+            self.asks.awaited -= self.asks.asked.remove(&number).map_or(0, |stamps| stamps.len());
+            self.close_ask(number);
+        }
+    }
+
+    fn close_ask_if_answered(&mut self, number: u64) {
+        let open = self.asks.open.get(&number);
+        if open.is_some_and(|open| open.shards == 0 && open.awaited == 0) {
+            self.close_ask(number);
+        }
+    }
+
+    /// Tells the publisher what has been answered.
+    fn close_ask(&mut self, number: u64) {
+        let Some(open) = self.asks.open.remove(&number) else { return };
+        self.asks.bytes -= open.bytes;
+        let Asker { slot, stamp, namespace, id } = open.asker;
+        let missing = open.awaited + open.left_out;
+        let is_there = |conn: &&super::Conn| conn.stamp == stamp && conn.is_open();
+        let Some(conn) = self.conns.get(slot as usize).filter(is_there) else { return };
+        let (mut values, mut all) = (Vec::new(), Vec::new());
+        for Answer { value, attachments, .. } in open.answers {
+            match (attachments.is_empty(), &namespace) {
+                (true, _) => values.push(value),
+                (false, None) => values.push(attachments::inline(&value, &attachments)),
+                (false, Some(_)) => {
+                    values.push(attachments::shift(&value, all.len()));
+                    all.extend(attachments);
+                }
+            }
+        }
+        let values = values.join(",");
+        let Some(namespace) = namespace else {
+            return self.reply(slot, Opcode::Text, |out| native::encode_answers(out, &id, &values, missing));
+        };
+        // It may have left the namespace meanwhile.
+        if conn.session.as_ref().is_some_and(|session| session.joined(&namespace).is_some()) {
+            let args = format!(r#"{{"answers":[{values}],"missing":{missing}}}"#);
+            self.say_packet(slot, &all, |out, count| {
+                socketio::encode_ack(out, &namespace, &id, &args, count);
+            });
+        }
+    }
+}
+
+/// The shard whose client asks.
+fn asker_of(number: u64) -> ShardId {
+    (number % SHARDS_MAX as u64) as ShardId
+}

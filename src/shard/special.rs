@@ -1,0 +1,135 @@
+//! Publications that are not simply for the members of one room: for several rooms, for one socket, with binary values in them, volatile
+//! ones, and those that ask.
+
+use super::conn::{Conn, Stage};
+use super::socketio::namespace_of;
+use super::{Encoding, Shard};
+use crate::dialect::Dialect;
+use crate::message::{Audience, ConnId, Publication, Slot, SocketId};
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+impl Shard {
+    /// Gives a publication to those of its recipients that are here.
+    pub(super) fn fan_out_special(&mut self, publication: &Arc<Publication>) {
+        let Some(special) = publication.special.as_deref() else { return };
+        let now = self.turn.now();
+        let ask = special.ask.filter(|ask| ask.until > now);
+        // What is lost is lost, and an answer could only come too late.
+        let is_kept = !special.volatile && special.ask.is_none();
+        let mut offset = None;
+        if is_kept {
+            self.remember(publication);
+            offset = self.offset(self.history.end());
+        }
+        let recipients = self.recipients(publication, special.audience.as_ref());
+        self.fanned_bytes += publication.size() * recipients.len();
+        self.published.push(publication.published_at);
+        let mut frames: [Option<Range<u32>>; Encoding::COUNT] = Default::default();
+        let mut native_room = None;
+        let mut stamps = HashSet::new();
+        let (mut deliveries, mut dropped) = (0, 0);
+        for (slot, room) in recipients {
+            let conn = &mut self.conns[slot as usize];
+            let own = ConnId { shard: self.id, slot, stamp: conn.stamp };
+            if publication.except == Some(own) {
+                continue;
+            }
+            if conn.stage == Stage::Ghost {
+                continue;
+            }
+            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut()) {
+                let held = if is_kept { std::slice::from_ref(publication) } else { &[] };
+                if recovering.hold(publication.room_name(), held) {
+                    continue;
+                }
+            }
+            if special.volatile && !takes_at_once(conn) {
+                dropped += 1;
+                continue;
+            }
+            let encoding = Encoding::of(conn);
+            let frame = match &mut frames[encoding as usize] {
+                // The native dialect says which room an event is for, and there may be several.
+                Some(frame) if encoding != Encoding::Native || native_room == Some(room) => frame,
+                unset => {
+                    if encoding == Encoding::Native {
+                        native_room = Some(room);
+                    }
+                    let name = special.audience.as_ref().map_or(publication.room_name(), |audience| {
+                        audience.rooms.get(room).map_or("", |(_, name)| name.as_str())
+                    });
+                    let ask = ask.map(|ask| ask.number);
+                    unset.insert(encoding.encode(&mut self.turn, publication, name, ask, offset.as_deref()))
+                }
+            };
+            self.turn.give(conn, slot, frame, true);
+            deliveries += 1;
+            if ask.is_some() && conn.session.is_some() {
+                stamps.insert(conn.stamp);
+            }
+        }
+        if let Some(ask) = ask {
+            self.asked(ask, stamps);
+        }
+        let stats = self.stats();
+        stats.deliveries.add(deliveries);
+        stats.frames_out.add(deliveries);
+        stats.volatile_drops.add(dropped);
+    }
+
+    /// The connections here that a publication is for, each once, with the first of its rooms that they are in. Its publisher and those
+    /// that take nothing now are among them.
+    fn recipients(&mut self, publication: &Publication, audience: Option<&Audience>) -> Vec<(Slot, usize)> {
+        let Some(audience) = audience else {
+            return self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect();
+        };
+        let namespace = namespace_of(publication.room_name());
+        // A bit for each slot: a room of a million is gone through once, whatever the others hold.
+        let mut seen = vec![0_u64; self.slots.div_ceil(64)];
+        let mut is_new = |slot: Slot| {
+            let (word, bit) = (&mut seen[slot as usize / 64], 1 << (slot % 64));
+            let is_new = *word & bit == 0;
+            *word |= bit;
+            is_new
+        };
+        for room in &audience.except {
+            for member in self.rooms.members(*room) {
+                is_new(member.slot);
+            }
+        }
+        for socket in &audience.except_sockets {
+            self.socket(socket, namespace).map(&mut is_new);
+        }
+        let mut recipients = Vec::new();
+        for (at, (room, _)) in audience.rooms.iter().enumerate() {
+            let members = self.rooms.members(*room).iter().map(|member| member.slot);
+            recipients.extend(members.filter(|slot| is_new(*slot)).map(|slot| (slot, at)));
+        }
+        let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
+        recipients.extend(sockets.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
+        recipients
+    }
+
+    /// The connection with this id in a namespace, if it is here.
+    fn socket(&self, id: &SocketId, namespace: &str) -> Option<Slot> {
+        self.sockets.find(id).find(|slot| {
+            let session = self.conns.get(*slot as usize).and_then(|conn| conn.session.as_ref());
+            session.and_then(|session| session.joined(namespace)).is_some_and(|joined| joined.sid == *id)
+        })
+    }
+}
+
+/// True when what is said to a connection now leaves now, as far as can be known.
+fn takes_at_once(conn: &mut Conn) -> bool {
+    let is_engine = matches!(conn.stage, Stage::Open(Dialect::SocketIo));
+    if is_engine && !conn.has_socket {
+        return conn
+            .session
+            .as_mut()
+            .and_then(|session| session.polling())
+            .is_some_and(|polling| polling.get.is_some());
+    }
+    !conn.blocked && conn.outbox.is_none()
+}

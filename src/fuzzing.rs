@@ -808,7 +808,7 @@ mod tests {
             world.shards[0].0.holdings().leases
         };
         // The beginning of a text, then signs of life.
-        assert_eq!(receive(b"\x01\x82\0\0\0\040"), 1);
+        assert_eq!(receive(b"\x01\x82\0\0\0\x0040"), 1);
         let kept = (0..8).map(|_| receive(b"\x89\x80\0\0\0\0")).collect::<Vec<_>>();
         assert_eq!((kept[3], kept[7]), (1, 0), "it has five seconds");
         world.end();

@@ -10,7 +10,8 @@
 //! frame; what the shards count and hold is compared at the end of each turn.
 //!
 //! A seed that fails is printed. `THRONG_SIM_SEED=n cargo test --lib sim` runs only that one, and with `THRONG_SIM_LOG=1` it tells
-//! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`.
+//! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`; then
+//! what speaks Socket.IO: `talk`, `sessions`, `pollers`.
 
 mod checks;
 mod clients;

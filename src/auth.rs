@@ -58,6 +58,8 @@ pub struct Gate {
 struct Counted {
     open: u32,
     sockets: u32,
+    /// Sessions that have dropped out and may come back.
+    ghosts: u32,
 }
 
 /// An address as limits see it: an IPv4 address, or the /64 that an IPv6 address is in. Eight bytes, kept in each connection.
@@ -150,6 +152,24 @@ impl Gate {
         self.open.fetch_sub(1, Relaxed);
         if self.rules.per_ip_max.is_some() {
             self.uncount(ip, |counted| counted.open -= 1);
+        }
+    }
+
+    /// Counts a session that drops out and may come back. False when `ip` has as many of them as it may have connections: then it may
+    /// not.
+    pub fn haunt(&self, ip: Ip) -> bool {
+        let Some(max) = self.rules.per_ip_max else { return true };
+        let mut table = self.table(ip);
+        let counted = table.entry(ip).or_default();
+        let has_place = counted.ghosts < max;
+        counted.ghosts += u32::from(has_place);
+        has_place
+    }
+
+    /// Such a session has come back, or will not.
+    pub fn exorcise(&self, ip: Ip) {
+        if self.rules.per_ip_max.is_some() {
+            self.uncount(ip, |counted| counted.ghosts -= 1);
         }
     }
 

@@ -220,7 +220,8 @@ impl Audience {
     }
 }
 
-/// The id of a socket of Socket.IO, 120 bits: nobody can guess it. Its first byte is the shard that made it.
+/// The id of a socket of Socket.IO, 120 bits: nobody can guess it. Its first byte is the shard that made it, and its last two are a sum by
+/// which the process knows its own ([`Bus::is_own`](crate::bus::Bus::is_own)).
 pub type SocketId = [u8; 15];
 
 /// The characters of a socket's id, as clients write it.

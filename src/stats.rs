@@ -67,6 +67,12 @@ pub struct ShardStats {
     pub publications: Counter,
     /// Events handed to members: one for each member of each publication.
     pub deliveries: Counter,
+    /// Events whose publishers wait for answers, counted also where they are answered.
+    pub open_asks: Gauge,
+    /// Sessions that have dropped out and may be recovered, counted in each of their namespaces.
+    pub recoverable: Gauge,
+    /// Bytes of events that are kept for them.
+    pub recovery_bytes: Gauge,
     /// Frames dropped because an outbox was full and the policy is `drop`.
     pub drops: Counter,
     /// Volatile events that were not handed to a member because it could not take them at once.

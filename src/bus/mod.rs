@@ -14,6 +14,7 @@ use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END};
 use mailbox::{Mail, Mailbox};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 /// What connects the shards of one process.
@@ -21,6 +22,8 @@ use std::sync::Arc;
 pub struct Bus {
     directory: Directory,
     mailboxes: Box<[Mailbox]>,
+    /// What the ids of sockets are signed with, so that a room's name is not taken for one.
+    key: RandomState,
 }
 
 /// A mailbox on the way is full: nothing was published.
@@ -34,7 +37,23 @@ impl Bus {
         Bus {
             directory: Directory::new(rooms_max),
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
+            key: RandomState::new(),
         }
+    }
+
+    /// Signs an id that a shard has made: its last two bytes are overwritten.
+    pub fn sign(&self, id: &mut SocketId) {
+        let sum = self.sum(id);
+        id[13..].copy_from_slice(&sum);
+    }
+
+    /// True for an id that was made in this process. One of 65,536 others is taken for such.
+    pub fn is_own(&self, id: &SocketId) -> bool {
+        id[13..] == self.sum(id) && usize::from(id[0]) < self.mailboxes.len()
+    }
+
+    fn sum(&self, id: &SocketId) -> [u8; 2] {
+        (self.key.hash_one(&id[..13]) as u16).to_be_bytes()
     }
 
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
@@ -158,12 +177,12 @@ impl Bus {
         Ok(shards)
     }
 
-    /// The socket that a room's name is the id of, behind the name of its namespace, if it may be one.
-    fn socket_of(&self, name: &str) -> Option<SocketId> {
+    /// The socket that a room's name is the id of, behind the name of its namespace.
+    pub fn socket_of(&self, name: &str) -> Option<SocketId> {
         // Most names are shorter, and nothing more is looked at.
         let id = name.get(name.len().checked_sub(SOCKET_ID_CHARS)?..)?;
         let is_whole = name.len() == id.len() || name[..name.len() - id.len()].ends_with(NAMESPACE_END);
-        is_whole.then(|| read_socket_id(id))?.filter(|id| usize::from(id[0]) < self.mailboxes.len())
+        is_whole.then(|| read_socket_id(id))?.filter(|id| self.is_own(id))
     }
 
     /// Posts `mail` to one shard and wakes it.

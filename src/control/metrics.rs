@@ -29,7 +29,7 @@ pub(super) fn text(control: Arc<Control>) -> Result<String, fmt::Error> {
 /// A number that each shard has: its name without the unit, what it means, its unit, and where it is.
 type Number = (&'static str, &'static str, Option<Unit>, fn(&ShardStats) -> u64);
 
-static GAUGES: [Number; 6] = [
+static GAUGES: [Number; 9] = [
     ("throng_connections", "Open WebSocket connections.", None, |shard| shard.connections.value()),
     (
         "throng_sockets",
@@ -45,6 +45,21 @@ static GAUGES: [Number; 6] = [
         Some(Unit::Bytes),
         |shard| shard.outbox_bytes.value(),
     ),
+    (
+        "throng_open_asks",
+        "Events whose publishers wait for answers, counted also where they are answered.",
+        None,
+        |shard| shard.open_asks.value(),
+    ),
+    (
+        "throng_recoverable_sessions",
+        "Sessions that have dropped out and may be recovered, counted in each of their namespaces.",
+        None,
+        |shard| shard.recoverable.value(),
+    ),
+    ("throng_recovery", "Bytes of events kept for sessions that drop out.", Some(Unit::Bytes), |shard| {
+        shard.recovery_bytes.value()
+    }),
     ("throng_receive_buffer", "Bytes of messages that have not arrived whole.", Some(Unit::Bytes), |shard| {
         shard.receive_bytes.value()
     }),

@@ -59,8 +59,8 @@ pub fn decode<'a>(
                 except: except.into(),
                 event,
                 payload: payload.unwrap_or("null").as_bytes(),
-                echo: field("echo") == Some("true"),
-                volatile: field("volatile") == Some("true"),
+                echo: flag(field("echo"), "echo")?,
+                volatile: flag(field("volatile"), "volatile")?,
                 ask_ms: ask_ms.transpose()?,
                 id: None,
             }))
@@ -121,6 +121,14 @@ fn string<'a>(json: Option<&'a str>, field: &str) -> Result<Cow<'a, str>, Refusa
             Ok(number.into())
         }
         _ => Err(lacks(field)),
+    }
+}
+
+fn flag<'a>(json: Option<&str>, field: &str) -> Result<bool, Refusal<'a>> {
+    match json {
+        None | Some("false" | "null") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => Err(Refusal::new(Code::BadMessage, format!("`{field}` is true or false"))),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::wire::frame::Opcode;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Questions of one shard's clients that may be open at a time; further ones are refused.
-const OPEN_MAX: usize = 1024;
+const OPEN_MAX: usize = 65_536;
 /// Of those, how many one client may have.
 const OPEN_PER_CONNECTION_MAX: usize = 64;
 /// Connections whose answers one shard waits for, counted once for each question. Who is asked beyond that is not listened to, and its
@@ -27,11 +27,11 @@ const BYTES_MAX: usize = 16 << 20;
 pub struct Asks {
     /// By number, those of its own clients. At most [`OPEN_MAX`].
     open: HashMap<u64, Open>,
-    /// By number, the stamps of its connections that have been asked and have not answered.
-    asked: HashMap<u64, HashSet<u32>>,
-    /// How many there are in `asked`.
+    /// By number, those whose answers it passes on. At most [`ASKED_MAX`] connections in all.
+    asked: HashMap<u64, Asked>,
+    /// How many connections there are in `asked`.
     awaited: usize,
-    /// When each is over.
+    /// When each of `open` and of `asked` is over.
     ends: BTreeSet<(Time, u64)>,
     /// How many its clients have asked so far.
     count: u64,
@@ -50,9 +50,17 @@ pub(super) struct Asker {
     id: String,
 }
 
+/// Connections that have been asked and have not answered, by their stamps.
+#[derive(Debug)]
+struct Asked {
+    stamps: HashSet<u32>,
+    until: Time,
+}
+
 #[derive(Debug)]
 struct Open {
     asker: Asker,
+    until: Time,
     /// Shards that have not yet told how many they have asked.
     shards: usize,
     /// Answers that may still come.
@@ -69,14 +77,27 @@ impl Asks {
         self.ends.first().map(|(end, _)| *end)
     }
 
-    /// How many there are, each counted where it was asked and where it is answered.
+    /// How many there are.
     pub fn len(&self) -> usize {
-        self.open.len() + self.asked.len()
+        self.ends.len()
     }
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Who asks too much may try again after so many milliseconds: when the next one is over, or earlier, when it has been answered.
+    fn retry_ms(&self, now: Time) -> u32 {
+        let ahead_ms = self.next_end().map_or(0, |end| end.since_ns(now) / 1_000_000);
+        (ahead_ms as u32).max(super::OVERLOAD_RETRY_MS)
+    }
+
+    /// One of `open` or of `asked` is gone: what had this number is over.
+    fn settle(&mut self, number: u64, until: Time) {
+        if !self.open.contains_key(&number) && !self.asked.contains_key(&number) {
+            self.ends.remove(&(until, number));
+        }
     }
 
     /// The connection with this stamp has moved.
@@ -97,7 +118,7 @@ impl Shard {
         let own = self.asks.open.values().filter(|open| open.asker.stamp == stamp).count();
         if self.asks.open.len() >= OPEN_MAX || own >= OPEN_PER_CONNECTION_MAX {
             return Err(Refusal::new(Code::Overloaded, "too many questions wait for answers")
-                .with_retry(super::OVERLOAD_RETRY_MS));
+                .with_retry(self.asks.retry_ms(now)));
         }
         self.asks.count += 1;
         let number = self.asks.count * SHARDS_MAX as u64 + u64::from(self.id);
@@ -115,7 +136,8 @@ impl Shard {
     ) {
         let stamp = self.conns[slot as usize].stamp;
         let asker = Asker { slot, stamp, namespace: namespace.map(str::to_owned), id: id.to_owned() };
-        let open = Open { asker, shards, awaited: 0, left_out: 0, answers: Vec::new(), bytes: 0 };
+        let open =
+            Open { asker, until: ask.until, shards, awaited: 0, left_out: 0, answers: Vec::new(), bytes: 0 };
         self.asks.open.insert(ask.number, open);
         self.asks.ends.insert((ask.until, ask.number));
         self.close_ask_if_answered(ask.number);
@@ -126,7 +148,7 @@ impl Shard {
         let sockets = stamps.len() as u32;
         if sockets > 0 && self.asks.awaited + stamps.len() <= ASKED_MAX {
             self.asks.awaited += stamps.len();
-            self.asks.asked.insert(ask.number, stamps);
+            self.asks.asked.insert(ask.number, Asked { stamps, until: ask.until });
             self.asks.ends.insert((ask.until, ask.number));
         }
         self.bus.post(asker_of(ask.number), Mail::Asked { number: ask.number, sockets });
@@ -137,13 +159,14 @@ impl Shard {
         let Ok(number) = id.parse::<u64>() else { return };
         let stamp = self.conns[slot as usize].stamp;
         // Who was not asked, or answers again, is passed over, as by Node.
-        let Some(stamps) = self.asks.asked.get_mut(&number) else { return };
-        if !stamps.remove(&stamp) {
+        let Some(asked) = self.asks.asked.get_mut(&number) else { return };
+        if !asked.stamps.remove(&stamp) {
             return;
         }
         self.asks.awaited -= 1;
-        if stamps.is_empty() {
+        if let (true, until) = (asked.stamps.is_empty(), asked.until) {
             self.asks.asked.remove(&number);
+            self.asks.settle(number, until);
         }
         // As in Node, its first argument is the answer.
         let value = builtin::split(args).first().map_or("null", |value| value).to_owned();
@@ -183,7 +206,7 @@ impl Shard {
                 self.asks.ends.insert((end, number));
                 return;
             }
-            self.asks.awaited -= self.asks.asked.remove(&number).map_or(0, |stamps| stamps.len());
+            self.asks.awaited -= self.asks.asked.remove(&number).map_or(0, |asked| asked.stamps.len());
             self.close_ask(number);
         }
     }
@@ -199,6 +222,7 @@ impl Shard {
     fn close_ask(&mut self, number: u64) {
         let Some(open) = self.asks.open.remove(&number) else { return };
         self.asks.bytes -= open.bytes;
+        self.asks.settle(number, open.until);
         let Asker { slot, stamp, namespace, id } = open.asker;
         let missing = open.awaited + open.left_out;
         let is_there = |conn: &&super::Conn| conn.stamp == stamp && conn.is_open();

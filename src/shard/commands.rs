@@ -148,6 +148,9 @@ impl Shard {
         let mut joined: SmallVec<[RoomId; 8]> = SmallVec::new();
         let mut members: SmallVec<[u32; 8]> = SmallVec::new();
         let mut refusal = None;
+        if rooms.iter().any(|name| self.bus.socket_of(name).is_some()) {
+            return Err(Refusal::new(Code::BadRoom, "this room is one socket's own"));
+        }
         for name in rooms {
             let Ok((room, before)) = self.bus.enter(self.id, name) else {
                 refusal = Some("the server holds as many rooms as it may".to_owned());

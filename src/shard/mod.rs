@@ -202,6 +202,8 @@ pub struct Shard {
     published: Vec<Time>,
     /// Mail that has been collected and not carried out.
     mail: VecDeque<Mail>,
+    /// True while namespaces are joined that had to wait.
+    rejoins: bool,
     /// Pieces of mail carried out so far.
     mail_taken: u64,
     /// The publications of one room being delivered, with their frames; empty between calls.
@@ -394,6 +396,7 @@ impl Shard {
             bells: ShardSet::default(),
             published: Vec::new(),
             mail: VecDeque::new(),
+            rejoins: false,
             mail_taken: 0,
             run: Run::default(),
             ping: None,
@@ -471,6 +474,15 @@ impl Shard {
     /// Collects the shard's mail and carries it out, in order. Stops when the arena is full; [`Shard::has_mail`] tells whether some
     /// is left for the next turn.
     pub fn deliver(&mut self, now: Time) {
+        self.carry_out_mail(now);
+        // Joining looks at the mail again, and that must not come back here.
+        if !std::mem::replace(&mut self.rejoins, true) {
+            self.join_those_that_waited(now);
+            self.rejoins = false;
+        }
+    }
+
+    fn carry_out_mail(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
         let mut collected = false;
         while !self.is_spent() {
@@ -796,6 +808,9 @@ impl Shard {
         stats.rooms.set(self.rooms.count() as u64);
         stats.memberships.set(self.rooms.memberships() as u64);
         stats.receive_bytes.set(self.pool.leased_bytes() as u64);
+        stats.open_asks.set(self.asks.len() as u64);
+        stats.recoverable.set(self.history.ghosts() as u64);
+        stats.recovery_bytes.set(self.history.bytes() as u64);
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
         let asks = self.asks.next_end().map(ahead_ms);

@@ -40,6 +40,8 @@ pub struct History {
     /// Connections that asked for a session elsewhere and then moved to a WebSocket, with their new place: the answer goes to the old one.
     /// At most one for each session on its way back.
     moved: Vec<(ConnId, ConnId)>,
+    /// Namespaces that are to be joined, with what their clients say for themselves. At most as many as wait in the sessions.
+    joins: VecDeque<(ConnId, String, Option<String>)>,
 }
 
 #[derive(Debug)]
@@ -89,6 +91,16 @@ impl History {
     /// The offset of what is delivered next.
     pub fn end(&self) -> u64 {
         self.start + self.delivered.len() as u64
+    }
+
+    /// Sessions that may be recovered, each counted in each of its namespaces.
+    pub fn ghosts(&self) -> usize {
+        self.ghosts.len()
+    }
+
+    /// Bytes of events that are kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Adds what is being delivered.
@@ -212,7 +224,8 @@ impl Shard {
         let half = |number: u8| self.key.hash_one((self.ids, number)).to_be_bytes();
         let mut id = [self.id; 15];
         id[1..9].copy_from_slice(&half(2));
-        id[9..].copy_from_slice(&half(3)[..6]);
+        id[9..13].copy_from_slice(&half(3)[..4]);
+        self.bus.sign(&mut id);
         id
     }
 
@@ -229,6 +242,10 @@ impl Shard {
         let has_joined = conn.session.as_ref().is_some_and(|session| !session.namespaces.is_empty());
         if recovery_ms == 0 || self.drain.is_some() || !has_joined || self.history.ghosts.len() >= ghosts_max
         {
+            return false;
+        }
+        // What stays behind of an address is bounded as its connections are.
+        if !self.gate.haunt(conn.ip) {
             return false;
         }
         self.stamp = self.stamp.wrapping_add(1);
@@ -260,6 +277,10 @@ impl Shard {
 
     /// A ghost has waited long enough, or is wanted no more.
     pub(super) fn end_ghost(&mut self, slot: Slot) {
+        if self.conns[slot as usize].doomed {
+            return;
+        }
+        self.gate.exorcise(self.conns[slot as usize].ip);
         self.forget_sockets(slot);
         if let Some(session) = self.conns[slot as usize].session.take() {
             for joined in &session.namespaces {
@@ -281,7 +302,8 @@ impl Shard {
         else {
             return false;
         };
-        let Some(pid) = read_socket_id(&pid) else {
+        // Others are not worth a question to anybody.
+        let Some(pid) = read_socket_id(&pid).filter(|pid| self.bus.is_own(pid)) else {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
@@ -482,7 +504,7 @@ impl Shard {
                 if let Some(recovering) = self.take_recovering(to) {
                     let Recovering { namespace, auth, waiting, .. } = *recovering;
                     self.join_anew(to.slot, &namespace, auth.as_deref(), now);
-                    self.join_waiting(to.slot, waiting, now);
+                    self.join_waiting(to, waiting);
                 }
             }
             Recovery::Found { to, shard, sid, rooms, missed, end } => {
@@ -494,7 +516,7 @@ impl Shard {
                     Err(reason) => {
                         let waiting = self.take_recovering(to).map(|recovering| recovering.waiting);
                         self.turn_back(to.slot, &namespace, reason);
-                        return self.join_waiting(to.slot, waiting.unwrap_or_default(), now);
+                        return self.join_waiting(to, waiting.unwrap_or_default());
                     }
                 };
                 self.enter_again(to.slot, &rooms);
@@ -540,7 +562,7 @@ impl Shard {
                 }
                 let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
                 self.come_back(to.slot, joined, &all, from, now);
-                self.join_waiting(to.slot, waiting, now);
+                self.join_waiting(to, waiting);
             }
         }
     }
@@ -552,14 +574,21 @@ impl Shard {
         conn.session.as_mut()?.recovering.as_deref_mut()
     }
 
-    /// The namespaces that had to wait for another one. Of those, too, one may have to be asked for elsewhere, and the others wait again.
-    fn join_waiting(&mut self, slot: Slot, waiting: Vec<(String, Option<String>)>, now: Time) {
-        for (namespace, auth) in waiting {
-            if !self.conns[slot as usize].is_open() {
-                return;
+    /// The namespaces that had to wait for another one are joined when the mail has been carried out: who asks for them looks at the
+    /// mail again. Of those, too, one may have to be asked for elsewhere, and the others wait again.
+    fn join_waiting(&mut self, id: ConnId, waiting: Vec<(String, Option<String>)>) {
+        self.history.joins.extend(waiting.into_iter().map(|(namespace, auth)| (id, namespace, auth)));
+    }
+
+    /// Joins those namespaces.
+    pub(super) fn join_those_that_waited(&mut self, now: Time) {
+        while let Some((id, namespace, auth)) = self.history.joins.pop_front() {
+            let conn = self.conns.get(id.slot as usize);
+            if conn.is_some_and(|conn| conn.stamp == id.stamp && conn.is_open()) {
+                self.join_namespace(id.slot, &namespace, auth.as_deref(), now);
             }
-            self.join_namespace(slot, &namespace, auth.as_deref(), now);
         }
+        self.history.joins.shrink_to(64);
     }
 
     fn take_recovering(&mut self, id: ConnId) -> Option<Box<Recovering>> {

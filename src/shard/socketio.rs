@@ -121,13 +121,29 @@ impl Shard {
         };
         match &packet.body {
             Body::Connect(_) => {}
-            Body::Disconnect => self.leave_namespace(slot, namespace),
+            Body::Disconnect => {
+                if self.has_token(slot, now) {
+                    self.leave_namespace(slot, namespace);
+                }
+            }
             Body::Event { name, args } => {
                 stats.events.add(1);
                 self.event(slot, namespace, (name, args), packet.id, attachments, now)
             }
+            // One too many is not listened to, and missing for who asked.
+            Body::Ack { .. } if self.take_token(slot, now).is_err() => self.stats().rate_limited.add(1),
             Body::Ack { args } => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
         }
+    }
+
+    /// Takes a token for what cannot be refused with an error: a client that has none is closed.
+    fn has_token(&mut self, slot: Slot, now: Time) -> bool {
+        let has_token = self.take_token(slot, now).is_ok();
+        if !has_token {
+            self.stats().rate_limited.add(1);
+            self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
+        }
+        has_token
     }
 
     /// The numbers of a namespace that the connection is in.
@@ -162,6 +178,7 @@ impl Shard {
         let settings = self.settings.socketio.clone();
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
+            Err(_) if !self.has_token(slot, now) => return,
             Err(reason) => return self.refuse_namespace(slot, namespace, reason),
         };
         let (sid, pid) = (self.new_id(), self.new_id());

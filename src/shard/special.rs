@@ -86,6 +86,16 @@ impl Shard {
             return self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect();
         };
         let namespace = namespace_of(publication.room_name());
+        if audience.rooms.is_empty() && audience.except.is_empty() {
+            // Sockets alone, most often one.
+            let except: Vec<Slot> =
+                audience.except_sockets.iter().filter_map(|socket| self.socket(socket, namespace)).collect();
+            let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
+            let mut slots: Vec<Slot> = sockets.filter(|slot| !except.contains(slot)).collect();
+            slots.sort_unstable();
+            slots.dedup();
+            return slots.into_iter().map(|slot| (slot, usize::MAX)).collect();
+        }
         // A bit for each slot: a room of a million is gone through once, whatever the others hold.
         let mut seen = vec![0_u64; self.slots.div_ceil(64)];
         let mut is_new = |slot: Slot| {

@@ -702,6 +702,10 @@ impl Model {
                 self.connect(number, namespace, auth.as_deref(), now);
             }
             (Word::Disconnect { namespace }, None) if session.namespaces.contains(namespace) => {
+                if !self.has_token(number, now) {
+                    return;
+                }
+                let session = self.peers[number].session.as_mut().expect("it is a session");
                 session.namespaces.retain(|joined| joined != namespace);
                 let is_last = session.namespaces.is_empty();
                 for key in self.peers[number].rooms.clone() {
@@ -710,10 +714,22 @@ impl Model {
                     }
                 }
             }
-            (Word::Ack { namespace }, None) if session.namespaces.contains(namespace) => {}
+            (Word::Ack { namespace }, None) if session.namespaces.contains(namespace) => {
+                self.counts.rate_limited += u64::from(self.take_token(number, now).is_err());
+            }
             // Also what comes before the attachments that were promised, and an attachment that nobody promised.
             _ => self.break_off(number, now),
         }
+    }
+
+    /// Takes a token for what cannot be refused with an error: who has none is closed.
+    fn has_token(&mut self, number: usize, now: Time) -> bool {
+        let has_token = self.take_token(number, now).is_ok();
+        if !has_token {
+            self.counts.rate_limited += 1;
+            self.fail(number, 1008, Ending::Limit, now);
+        }
+        has_token
     }
 
     fn break_off(&mut self, number: usize, now: Time) {
@@ -734,6 +750,9 @@ impl Model {
             || (there == 0 && self.rooms.len() >= self.rooms_max)
             || (most > 0 && there >= most)
         {
+            if !self.has_token(number, now) {
+                return;
+            }
             self.counts.namespace_refusals += 1;
             let refused = Packet::Refused { namespace: namespace.to_owned() };
             return self.peers[number].expect(Said::Packet(refused), now);

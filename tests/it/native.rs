@@ -846,3 +846,21 @@ fn a_publication_that_finds_no_place_is_refused_as_overloaded() {
     member.hears("r", "one more", Value::Null);
     assert_eq!(server.number("totals/overloads"), 1);
 }
+
+#[test]
+fn questions_that_nobody_can_answer_leave_nothing_behind() {
+    let server = Server::with(&["server.shards=2"]);
+    let mut client = server.client();
+    client.join(&["natives only"]);
+    for room in ["nobody", "natives only"] {
+        for _ in 0..500 {
+            let question = json!({"type": "publish", "room": room, "event": "q", "ask_ms": 60_000});
+            let mut ack = client.ask(question);
+            ack["id"] = Value::Null;
+            assert_eq!(ack, json!({"type": "ack", "id": null, "answers": [], "missing": 0}));
+        }
+    }
+    eventually("no question is open", || {
+        (server.metrics().sum("throng_open_asks", &[]) == 0.0).then_some(())
+    });
+}

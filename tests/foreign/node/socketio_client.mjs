@@ -413,6 +413,10 @@ const between = {
       ["publish", { room: "", event: "e" }, "bad_room"],
       ["publish", { room: name, event: "" }, "bad_event"],
       ["publish", { room: name, event: 7 }, "bad_message"],
+      ["publish", { room: name, event: "e", echo: 1 }, "bad_message"],
+      ["publish", { room: name, event: "e", volatile: "true" }, "bad_message"],
+      ["publish", { room: name, event: "e", except: { a: 1 } }, "bad_message"],
+      ["publish", { rooms: [], event: "e" }, "bad_message"],
     ]) {
       const [answer] = await client.ask(event, argument);
       same([answer.error?.code, typeof answer.error?.message], [code, "string"], `the ack of ${event} ${show(argument)}`);
@@ -528,6 +532,8 @@ const between = {
       await sender.publish([client.socket.id, clients[0].socket.id], "both", 1, { except: clients[0].socket.id });
       if (client !== clients[0]) await client.takes("both", 1);
     }
+    for (const id of [sender.socket.id, clients[0].socket.id])
+      same((await sender.ask("join", [room(), id]))[0].error?.code, "bad_room", "the ack of a join of a client's own room");
     await sender.publish(sender.socket.id, "for me", 1, { echo: true });
     await sender.takes("for me", 1);
     const custom = new Client({}, "/custom", clients[0]);

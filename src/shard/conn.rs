@@ -172,8 +172,11 @@ impl Conn {
 
     /// True when it has sent a part of a message and not the rest of it for `timeout_ms`.
     pub fn is_late(&self, now: Time, timeout_ms: u32) -> bool {
-        let began = self.partial.as_ref().map(|partial| partial.began_ms);
-        began.is_some_and(|began_ms| now.ms32().wrapping_sub(began_ms) >= timeout_ms)
+        let partial = self.partial.iter().map(|partial| partial.began_ms);
+        let incoming = self.session.iter().flat_map(|session| &session.incoming);
+        partial
+            .chain(incoming.map(|incoming| incoming.began_ms))
+            .any(|began_ms| now.ms32().wrapping_sub(began_ms) >= timeout_ms)
     }
 
     /// True when events for it are held back or not for it at all.

@@ -1133,6 +1133,9 @@ impl Shard {
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);
         }
+        if let Some(incoming) = conn.session.as_mut().and_then(|session| session.incoming.take()) {
+            self.pool.give_back(incoming.lease);
+        }
         self.gate.dismiss(conn.ip);
         self.discount_session(slot);
         // Who means to go leaves its namespaces first.

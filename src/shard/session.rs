@@ -2,6 +2,7 @@
 
 use super::engineio::Answer;
 use super::recovery::Recovering;
+use crate::buf::Lease;
 use crate::message::{Slot, SocketId};
 use crate::time::Time;
 use compact_str::CompactString;
@@ -144,14 +145,14 @@ fn spread(tag: u32) -> u64 {
 /// A packet whose attachments come in frames of their own. It holds at most `message_bytes_max` bytes in all.
 #[derive(Debug)]
 pub struct Incoming {
-    /// The packet's text.
-    pub text: String,
-    /// How many attachments there will be.
+    /// The packet's text, and behind it the attachments that have come.
+    pub lease: Lease,
+    /// Where in the lease the text ends, and each of these attachments. At most `expected`, since the last attachment is not kept.
+    pub ends: SmallVec<[usize; 2]>,
+    /// How many attachments there will be. At least 1.
     pub expected: usize,
-    /// Those that have come.
-    pub attachments: Vec<Vec<u8>>,
-    /// Bytes of them.
-    pub bytes: usize,
+    /// When its text came, as [`Time::ms32`].
+    pub began_ms: u32,
 }
 
 impl Session {
@@ -186,5 +187,25 @@ impl Session {
     /// The namespace `name`, if it is in it.
     pub fn joined(&self, name: &str) -> Option<&Joined> {
         self.namespaces.iter().find(|joined| joined.name == name)
+    }
+}
+
+impl Incoming {
+    /// Nothing yet of a packet that will have `expected` attachments.
+    pub fn new(lease: Lease, expected: usize, now: Time) -> Box<Incoming> {
+        Box::new(Incoming { lease, ends: SmallVec::new(), expected, began_ms: now.ms32() })
+    }
+
+    /// True when all have come but the last attachment.
+    pub fn lacks_one(&self) -> bool {
+        self.ends.len() == self.expected
+    }
+
+    /// The packet's text, and copies of the attachments that have come.
+    pub fn parts(&self) -> (&str, Vec<Vec<u8>>) {
+        let bytes = self.lease.bytes();
+        let text = self.ends.first().map_or(bytes, |end| &bytes[..*end]);
+        let attachments = self.ends.windows(2).map(|ends| bytes[ends[0]..ends[1]].to_vec()).collect();
+        (str::from_utf8(text).unwrap_or_default(), attachments)
     }
 }

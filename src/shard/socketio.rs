@@ -45,15 +45,11 @@ impl Shard {
         if packet.attachments == 0 {
             return self.packet(slot, &packet, &[], now);
         }
-        let incoming = Incoming {
-            text: text.to_owned(),
-            expected: packet.attachments,
-            attachments: Vec::new(),
-            bytes: text.len(),
-        };
-        if let Some(session) = &mut self.conns[slot as usize].session {
-            session.incoming = Some(Box::new(incoming));
+        let Shard { conns, pool, .. } = self;
+        if let Some(session) = &mut conns[slot as usize].session {
+            session.incoming = Some(Incoming::new(pool.lease(), packet.attachments, now));
         }
+        self.keep_part(slot, text.as_bytes(), now);
     }
 
     /// An attachment has come, or a packet of the msgpack parser: the first thing that a session says tells, since the text stands
@@ -65,21 +61,34 @@ impl Shard {
             conn.speaks_msgpack = true;
             return self.socketio_msgpack(slot, bytes, now);
         }
-        let Some(mut incoming) = session.incoming.take() else {
+        let Some(incoming) = &session.incoming else {
             return self.break_off(slot, "an attachment of no packet", now);
         };
-        incoming.bytes += bytes.len();
-        if incoming.bytes > self.settings.message_bytes_max {
+        if incoming.lease.bytes().len() + bytes.len() > self.settings.message_bytes_max {
             return self.fail_large(slot, now);
         }
-        incoming.attachments.push(bytes.to_vec());
-        if incoming.attachments.len() < incoming.expected {
-            session.incoming = Some(incoming);
-            return;
+        // The last attachment is not kept: with it the packet is whole.
+        let Some(incoming) = session.incoming.take_if(|incoming| incoming.lacks_one()) else {
+            return self.keep_part(slot, bytes, now);
+        };
+        let (text, mut attachments) = incoming.parts();
+        attachments.push(bytes.to_vec());
+        if let Ok(packet) = socketio::decode(text, &self.limits()) {
+            self.packet(slot, &packet, &attachments, now);
         }
-        if let Ok(packet) = socketio::decode(&incoming.text, &self.limits()) {
-            self.packet(slot, &packet, &incoming.attachments, now);
+        self.pool.give_back(incoming.lease);
+    }
+
+    /// Keeps the text of a packet, or an attachment, until the rest has come.
+    fn keep_part(&mut self, slot: Slot, part: &[u8], now: Time) {
+        let Shard { conns, pool, .. } = self;
+        let session = conns[slot as usize].session.as_mut();
+        let Some(incoming) = session.and_then(|session| session.incoming.as_mut()) else { return };
+        if pool.extend(&mut incoming.lease, part).is_err() {
+            let reason = "too many unfinished messages";
+            return self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
         }
+        incoming.ends.push(incoming.lease.bytes().len());
     }
 
     fn socketio_msgpack(&mut self, slot: Slot, bytes: &[u8], now: Time) {

@@ -100,7 +100,14 @@ impl World {
             holdings.conns - waiting,
             "each connection of shard {shard} has a timer, but for those whose GET waits"
         );
-        assert!(holdings.leases <= holdings.conns, "leases of shard {shard}");
+        let unfinished: Vec<usize> = peers().filter_map(|(_, peer)| peer.unfinished_bytes()).collect();
+        assert!(
+            (unfinished.len()..=unfinished.len() + holdings.conns).contains(&holdings.leases),
+            "shard {shard} has {} leases, of which {} are for packets that lack attachments",
+            holdings.leases,
+            unfinished.len()
+        );
+        assert!(holdings.leased_bytes >= unfinished.iter().sum(), "leased bytes of shard {shard}");
         assert!(
             kept_bytes <= self.plan.settings.outbox_total_bytes_max + MUST_FOLLOW_BYTES * holdings.conns,
             "{kept_bytes} bytes wait in the outboxes of shard {shard}"

@@ -124,6 +124,12 @@ impl Peer {
         self.session.as_mut().and_then(|session| session.polls.as_mut())
     }
 
+    /// Bytes that have come of a packet whose attachments have not all come, if there is one.
+    pub(super) fn unfinished_bytes(&self) -> Option<usize> {
+        let session = self.session.as_ref().filter(|_| self.is_upgraded())?;
+        session.incoming.as_ref().map(|incoming| incoming.bytes)
+    }
+
     pub(super) fn is_polled(&self) -> bool {
         self.session.as_ref().is_some_and(|session| session.polls.is_some())
     }

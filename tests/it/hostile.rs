@@ -13,11 +13,14 @@ use std::time::Duration;
 const DELAY_MAX: Duration = Duration::from_secs(5);
 /// What the allocator and the kernel's page cache may keep of an attack.
 const RESIDENT_GROWTH_MAX: u64 = 8 << 20;
+/// The memory for unfinished messages, in bytes. A small one, of up to 4 KiB, is taken beyond it.
+const RECEIVE_BYTES_MAX: u64 = 4 << 20;
 /// Limits that the attacks run into soon.
-const SETTINGS: [&str; 7] = [
+const SETTINGS: [&str; 8] = [
     "server.echo=true",
     "limits.handshake_timeout_ms=400",
     "limits.message_bytes_max=64KiB",
+    "limits.receive_bytes_max=4MiB",
     "outbox.bytes_max=128KiB",
     "heartbeat.ping_interval_ms=400",
     "heartbeat.ping_timeout_ms=1600",
@@ -254,6 +257,23 @@ fn claimed_lengths(server: &Server) {
     }
 }
 
+fn promised_attachments(server: &Server) {
+    let text = r#"452-["x",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+    let one_of_two = [frame(FIN | TEXT, text), frame(FIN | BINARY, [0; 60 << 10])].concat();
+    let mut waiting: Vec<Raw> =
+        (0..300).map(|_| server.socket("/socket.io/?EIO=4&transport=websocket")).collect();
+    for raw in &mut waiting {
+        // Who finds no memory is closed, perhaps while it is still sending.
+        raw.try_send(&one_of_two).ok();
+        let held = server.number("receive_buffer_bytes");
+        assert!(held <= RECEIVE_BYTES_MAX + 2 * 300 * 4096, "{held} bytes are held");
+    }
+    assert!(server.number("disconnects/limit") > 0, "18 MB are more than there is memory for");
+    for raw in waiting {
+        is_cut_off(raw);
+    }
+}
+
 fn too_many_rooms(server: &Server) {
     let names: Vec<String> = (0..100_000).map(|number| format!("{number}")).collect();
     let mut raw = server.socket("/ws");
@@ -414,6 +434,11 @@ fn broken_json_does_no_harm() {
 #[test]
 fn claimed_lengths_do_no_harm() {
     check(claimed_lengths);
+}
+
+#[test]
+fn promised_attachments_do_no_harm() {
+    check(promised_attachments);
 }
 
 #[test]

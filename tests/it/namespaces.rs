@@ -1,7 +1,7 @@
 //! Namespaces of Socket.IO from outside: limits by pattern, whatever shard a client is on, and numbers that come back to zero. With them
 //! the numbers of Engine.IO sessions.
 
-use crate::harness::raw::{CLOSE, FIN, TEXT, upgrade_head};
+use crate::harness::raw::{BINARY, CLOSE, FIN, TEXT, upgrade_head};
 use crate::harness::{Raw, Response, Server, eventually, frame};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -369,4 +369,96 @@ fn who_comes_back_to_a_full_namespace_waits_for_a_place() {
     back.say("41/guild/1,");
     second.say("41/guild/1,");
     server.wait_for_number(&format!("namespaces/{GUILD}/namespaces"), 0);
+}
+
+/// A packet that asks to be answered and has two attachments, which come behind it.
+const TWO_ATTACHED: &str =
+    r#"452-/quiz,7["hello",{"_placeholder":true,"num":0},{"_placeholder":true,"num":1}]"#;
+
+#[test]
+fn packets_that_lack_attachments_share_the_memory_of_unfinished_messages() {
+    let server = server(&[
+        "server.shards=1",
+        "heartbeat.ping_interval_ms=25000",
+        "limits.message_bytes_max=64KiB",
+        "limits.receive_bytes_max=128KiB",
+    ]);
+    let large = frame(FIN | BINARY, [b'x'; 40 << 10]);
+    let beginning = || {
+        let mut socket = Socket::open(&server);
+        socket.join("/quiz", "").expect("there is no limit");
+        socket.say(TWO_ATTACHED);
+        socket
+    };
+    let filling = || {
+        let mut socket = beginning();
+        socket.0.send(&large);
+        socket
+    };
+    // Buffers double, so each has 64 KiB.
+    let (mut one, other) = (filling(), filling());
+    server.wait_for_number("receive_buffer_bytes", 128 << 10);
+    assert_eq!(filling().0.closed(), (1013, "too many unfinished messages".to_owned()));
+    // Small ones are taken nevertheless.
+    let mut small = beginning();
+    (0..2).for_each(|_| small.0.send(frame(FIN | BINARY, "a few bytes")));
+    assert!(small.hear().starts_with("462-/quiz,7["), "it is whole");
+    // What is finished, too large or gone gives its memory back.
+    one.0.send(frame(FIN | BINARY, "the last one"));
+    assert!(one.hear().starts_with("462-/quiz,7["), "it is whole");
+    assert_eq!(one.0.frame().payload.len(), 40 << 10);
+    assert_eq!(one.0.frame().payload, b"the last one");
+    server.wait_for_number("receive_buffer_bytes", 64 << 10);
+    other.0.reset();
+    server.wait_for_number("receive_buffer_bytes", 0);
+    let mut too_large = filling();
+    too_large.0.send(&large);
+    assert_eq!(too_large.0.closed().0, 1009);
+    server.wait_for_number("receive_buffer_bytes", 0);
+}
+
+#[test]
+fn attachments_that_never_come_do_not_keep_a_session() {
+    let server = server(&[
+        "limits.message_timeout_ms=400",
+        "heartbeat.ping_interval_ms=100",
+        "heartbeat.ping_timeout_ms=1000",
+    ]);
+    let mut socket = Socket::open(&server);
+    socket.join("/quiz", "").expect("there is no limit");
+    socket.say(TWO_ATTACHED);
+    let poller = Poller::open(&server);
+    assert_eq!(poller.say(&format!("{TWO_ATTACHED}\x1ebAAAA")).body, "ok");
+    // However well its heart beats.
+    let close = loop {
+        match socket.0.frame() {
+            close if close.opcode == CLOSE => break close,
+            _ => socket.say("3"),
+        }
+    };
+    assert_eq!(close.code(), (1008, "the message did not come in time".to_owned()));
+    server.wait_for_number("disconnects/limit", 2);
+    server.wait_for_number("receive_buffer_bytes", 0);
+}
+
+#[test]
+fn attachments_may_come_after_the_move_to_a_websocket() {
+    let server = server(&["heartbeat.ping_interval_ms=25000", "socketio.recovery_ms=60000"]);
+    let poller = Poller::open(&server);
+    poller.join("/quiz").expect("there is no limit");
+    assert_eq!(poller.say(TWO_ATTACHED).body, "ok");
+    assert_eq!(poller.say("bAAAA").body, "ok");
+    let mut moved = poller.upgrade();
+    moved.0.send(frame(FIN | BINARY, "the last one"));
+    assert!(moved.hear().starts_with("462-/quiz,7["), "it is whole");
+    assert_eq!(moved.0.frame().payload, [0; 3]);
+    assert_eq!(moved.0.frame().payload, b"the last one");
+    server.wait_for_number("receive_buffer_bytes", 0);
+    // Who drops out in the middle does not leave its half behind.
+    moved.say(TWO_ATTACHED);
+    server.wait_for("receive_buffer_bytes", "to grow", |bytes| bytes > 0);
+    drop(moved);
+    server.wait_for_number("connections", 0);
+    server.wait_for_number("receive_buffer_bytes", 0);
+    assert_eq!(server.number("memberships"), 1, "it may come back");
 }

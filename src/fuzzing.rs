@@ -10,9 +10,10 @@ use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
-use crate::message::{Draft, Publication, RoomId, ShardId, Slot};
+use crate::message::{Draft, Publication, RoomId, SHARDS_MAX, SOCKET_ID_CHARS, ShardId, Slot};
+use crate::rules::{Namespaces, Pattern};
 use crate::shard::turn::Gathered;
-use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard};
+use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard, SocketIo};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::frame::{self, Header, Opcode, Parsed};
@@ -332,13 +333,31 @@ pub fn shard(data: &[u8]) {
 struct World {
     bus: Arc<Bus>,
     gate: Arc<Gate>,
+    stats: Arc<Stats>,
     shards: Vec<(Shard, Vec<Slot>)>,
     /// By shard, what came with the sockets that the other one has given away.
     handed: [Vec<Vec<u8>>; 2],
     /// The last ids of sessions that clients were told.
     sids: VecDeque<String>,
+    /// The last ids in namespaces, the private ones too, and the last offsets.
+    told: VecDeque<Told>,
     now: Time,
 }
+
+/// What a client knows with which it can come back, or be sent something alone.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    sid: String,
+    pid: String,
+    /// The last one that anybody was told before. As good as any other, or not.
+    offset: String,
+}
+
+/// How many of these the world remembers.
+const TOLD_MAX: usize = 8;
+/// How long it takes until all that can be over is over: sessions fall silent, nobody can be recovered, questions are over, and the
+/// history is forgotten.
+const OVER_MS: u64 = 16_000;
 
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const ECHO: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -369,8 +388,46 @@ const BODIES: [&[u8]; 6] = [
     b"4\x1e",
 ];
 
+/// Events of a namespace, or of native clients, that are not simply for the members of one room, and the answers to those that ask. `SID`
+/// stands for the id of somebody in a namespace, `PID` and `OFFSET` for the rest of it, `ASK` for the number of a question.
+const SPECIAL: [&str; 16] = [
+    r#"{"type":"publish","rooms":["a","b","d"],"event":"e","data":1,"except":["c"],"echo":true,"id":"x"}"#,
+    r#"{"type":"publish","rooms":["b","SID"],"event":"e","ask_ms":4000,"id":7}"#,
+    r#"[{"type":"publish","room":"a","event":"e","volatile":true},{"type":"publish","room":"SID","event":"e"}]"#,
+    r#"{"type":"publish","room":"a","event":"e","except":"SID","ask_ms":1,"id":8}"#,
+    r#"40{"pid":"PID","offset":"OFFSET"}"#,
+    r#"40/b,{"pid":"PID"}"#,
+    r#"40/b,{"pid":"PID","offset":"OFFSET"}"#,
+    r#"4212["publish",{"rooms":["a","SID"],"event":"e","data":[1],"ask_ms":3000}]"#,
+    r#"4213["publish",{"room":["a","b"],"event":"e","except":["c","SID"],"volatile":true,"echo":true,"ask_ms":500}]"#,
+    r#"42/b,14["publish",{"rooms":["a","SID"],"event":"e","echo":true,"ask_ms":60}]"#,
+    r#"42/b,15["join",["a","SID"]]"#,
+    r#"42/b,["publish",{"room":"a","event":"e","data":{"a":1},"echo":true}]"#,
+    r#"43ASK["yes",{}]"#,
+    r#"43/b,ASK[]"#,
+    "3",
+    "41/b,",
+];
+
 impl World {
     fn new(kind: u8) -> World {
+        let per_ip_max = Some(6);
+        let rules = Rules { connections_max: 8, sockets_max: 12, per_ip_max, ..Rules::default() };
+        World::with_rules(kind, rules)
+    }
+
+    fn with_rules(kind: u8, rules: Rules) -> World {
+        let namespaces = || Namespaces::new(["/", "/b"].into_iter().filter_map(Pattern::parse).collect());
+        // Less than the heartbeat asks for, so that some come back before and some after a ghost has gone.
+        let socketio = SocketIo {
+            namespaces: namespaces(),
+            namespaces_per_connection_max: 2,
+            recovery_ms: if kind & 8 == 0 { 0 } else { 3_000 },
+            recovery_bytes_max: 20_000,
+            recovery_session_bytes_max: 3_000,
+            recovery_sessions_max: rules.connections_max / 2,
+            ..SocketIo::default()
+        };
         let settings = Settings {
             connections_reserved: 0,
             paths: Paths {
@@ -378,7 +435,7 @@ impl World {
                 socketio: Some("/socket.io/".to_owned()),
                 engineio: Some("/engine.io/".to_owned()),
             },
-            socketio: Arc::default(),
+            socketio: Arc::new(socketio),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
             handshake_timeout_ms: 10_000,
@@ -399,8 +456,7 @@ impl World {
             outbox_total_bytes_max: 10_000,
             outbox_policy: if kind & 4 == 0 { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
         };
-        let bus = Arc::new(Bus::new(2, 6));
-        let rules = Rules { connections_max: 8, sockets_max: 12, per_ip_max: Some(6), ..Rules::default() };
+        let bus = Arc::new(Bus::new(2, 6).with_namespaces(namespaces()));
         let gate = Arc::new(Gate::new(rules));
         let stats = Arc::new(Stats::new(2));
         let now = Time::from_ms(1);
@@ -410,7 +466,8 @@ impl World {
                 (Shard::new(id, settings.clone(), bus, gate, stats, now), Vec::new())
             })
             .collect();
-        World { bus, gate, shards, handed: Default::default(), sids: VecDeque::new(), now }
+        let (handed, sids, told) = Default::default();
+        World { bus, gate, stats, shards, handed, sids, told, now }
     }
 
     /// Carries out one operation and answers what is left of the script.
@@ -429,14 +486,25 @@ impl World {
             (1, Some(slot)) => {
                 it.receive(slot, &mut if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec(), now)
             }
-            (2 | 3, Some(slot)) => {
+            (2, Some(slot)) => {
                 // A canned message as a proper frame.
                 let message = MESSAGES[usize::from(arg >> 4) % MESSAGES.len()];
-                let mut bytes = vec![0x81, 0x80 | 126, 0, message.len() as u8, 0, 0, 0, 0];
-                if message.len() < 126 {
-                    bytes = vec![0x81, 0x80 | message.len() as u8, 0, 0, 0, 0];
-                }
-                bytes.extend_from_slice(message);
+                it.receive(slot, &mut text_frame(message), now);
+            }
+            (3, Some(slot)) => {
+                // What is said may be filled in, and a client that polls says it in a POST.
+                let which;
+                (which, rest) = rest.split_first().map_or((0, rest), |(which, rest)| (*which, rest));
+                let told = self.told.get(usize::from(which & 7)).cloned().unwrap_or_default();
+                let ask = (u64::from(which >> 4) + 1) * SHARDS_MAX as u64 + u64::from(which >> 3 & 1);
+                let text = SPECIAL[usize::from(arg >> 4)]
+                    .replace("SID", &told.sid)
+                    .replace("PID", &told.pid)
+                    .replace("OFFSET", &told.offset)
+                    .replace("ASK", &ask.to_string());
+                let sid = self.sids.get(usize::from(op >> 5 & 1)).filter(|_| op & 0x40 != 0);
+                let mut bytes =
+                    sid.map_or_else(|| text_frame(text.as_bytes()), |sid| post(sid, text.as_bytes()));
                 it.receive(slot, &mut bytes, now);
             }
             (4, Some(slot)) => {
@@ -491,6 +559,15 @@ impl World {
                     self.sids.push_front(sid);
                     self.sids.truncate(2);
                 }
+                let offset = offset_in(&bytes);
+                if let Some((sid, pid)) = ids_in(&bytes) {
+                    let known = || self.told.front().map_or_else(String::new, |told| told.offset.clone());
+                    let offset = offset.unwrap_or_else(known);
+                    self.told.push_front(Told { sid, pid, offset });
+                    self.told.truncate(TOLD_MAX);
+                } else if let (Some(offset), Some(told)) = (offset, self.told.front_mut()) {
+                    told.offset = offset;
+                }
                 assert!(offered > 0, "there is no write of nothing");
                 // All of it, some of it, or none.
                 let count = match op & 0x18 {
@@ -535,13 +612,16 @@ impl World {
             self.finish_turn(shard, 0x18, 0);
             assert!(self.shards[shard].1.is_empty(), "who has hung up is seen off in the same turn");
         }
-        // Nobody answers for the sessions.
-        for _ in 0..2 {
+        // Nobody answers for the sessions, or comes back.
+        for _ in 0..OVER_MS / 2_000 {
             self.now = self.now.plus_ms(2_000);
             (0..2).for_each(|shard| self.turn(shard));
         }
-        for (it, _) in &self.shards {
+        for ((it, _), stats) in self.shards.iter().zip(&self.stats.shards) {
             assert_eq!(it.holdings(), Holdings::default());
+            for gauge in [&stats.open_asks, &stats.recoverable, &stats.recovery_bytes] {
+                assert_eq!(gauge.value(), 0, "nothing that was to be answered or missed is left");
+            }
         }
         assert_eq!((self.bus.rooms(), self.gate.open()), (0, 0));
         assert!(self.gate.has_place());
@@ -565,12 +645,7 @@ fn engine_bytes(kind: usize, sid: &str) -> Vec<u8> {
         1 => [get("websocket", "").as_bytes(), upgrade].concat(),
         2 => [get("polling", &format!("&sid={sid}")).as_bytes(), b"Host: a\r\n\r\n"].concat(),
         3 => [get("websocket", &format!("&sid={sid}")).as_bytes(), upgrade].concat(),
-        4..10 => {
-            let body = BODIES[kind - 4];
-            let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
-            let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
-            [head.as_bytes(), body].concat()
-        }
+        4..10 => post(sid, BODIES[kind - 4]),
         10..15 => {
             let (text, binary) = PACKETS[kind - 10];
             let frame = |opcode: u8, payload: &[u8]| {
@@ -580,6 +655,46 @@ fn engine_bytes(kind: usize, sid: &str) -> Vec<u8> {
         }
         _ => b"GET /engine.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
     }
+}
+
+/// A POST to a session.
+fn post(sid: &str, body: &[u8]) -> Vec<u8> {
+    let target = format!("/socket.io/?EIO=4&transport=polling&sid={sid}");
+    let head = format!("POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+/// A text in one frame, at most 255 bytes of it.
+fn text_frame(text: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(text.len()).expect("what is said here is short");
+    let header = match length {
+        0..126 => vec![0x81, 0x80 | length, 0, 0, 0, 0],
+        _ => vec![0x81, 0x80 | 126, 0, length, 0, 0, 0, 0],
+    };
+    [&header, text].concat()
+}
+
+/// The ids in a namespace that these bytes tell a client, the public and the private one. Without recovery there are no private ones, and
+/// the public one stands for both.
+fn ids_in(bytes: &[u8]) -> Option<(String, String)> {
+    let text = String::from_utf8_lossy(bytes);
+    let start = |said: &str| text.find(said).map(|at| at + said.len());
+    let at = start("40{\"sid\":\"").or_else(|| start("40/b,{\"sid\":\""))?;
+    let mut quoted = text[at..].split('"');
+    let sid = quoted.next()?;
+    let pid = quoted.nth(1).filter(|name| *name == "pid").and_then(|_| quoted.nth(1)).unwrap_or(sid);
+    let is_id = |id: &str| id.len() == SOCKET_ID_CHARS;
+    (is_id(sid) && is_id(pid)).then(|| (sid.to_owned(), pid.to_owned()))
+}
+
+/// The offset of the last event in these bytes.
+fn offset_in(bytes: &[u8]) -> Option<String> {
+    let is_offset = |text: &&str| {
+        let mut parts = text.split('.');
+        let is_hex = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+        parts.by_ref().take(3).filter(|part| is_hex(part)).count() == 3 && parts.next().is_none()
+    };
+    String::from_utf8_lossy(bytes).rsplit('"').find(is_offset).map(str::to_owned)
 }
 
 /// The id of a session that these bytes tell its client.
@@ -595,6 +710,7 @@ fn sid_in(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stats::Recovered;
 
     /// A connection whose stream was to end was closed in the same turn: its end was asked for after its slot had been released.
     #[test]
@@ -611,6 +727,16 @@ mod tests {
             0x01, 0x98, 0x01, 0xf0, 0xff, 0x66, 0xff, 0x19, 0x01, 0x40, 0x99, 0x01, 0x1a, 0x00, 0x9a, 0x00,
             0x12, 0x20, 0x82, 0x31, 0x1a, 0x2c, 0x9a, 0x01, 0x02, 0x19, 0x00, 0x99, 0x00, 0x19, 0x01, 0x99,
             0x01, 0x1a, 0x00, 0x0a, 0x8a, 0x00, 0x01, 0x00, 0x1a, 0x01, 0x9a, 0x01, 0x02,
+        ]);
+    }
+
+    /// A client came back with the id that it had had in another namespace: that namespace's socket was left where it could be found, and
+    /// the rooms of the wrong one were left.
+    #[test]
+    fn who_comes_back_in_another_namespace_than_it_was_in_leaves_nothing() {
+        shard(&[
+            0x08, 0x98, 0x00, 0x9f, 0x10, 0x9b, 0x40, 0x04, 0x9b, 0x60, 0x9e, 0x9d, 0x20, 0x98, 0x00, 0x9f,
+            0x10, 0x9b, 0x40, 0x00,
         ]);
     }
 
@@ -751,6 +877,7 @@ mod tests {
             .flatten()
             .collect();
         let with_kind = |kind: u8| [&[kind][..], &script].concat();
+        let returning = |kind: u8| [&[kind][..], &dropping_out(), &SPECIAL_STEPS.concat()].concat();
         let polled = |kind: u8| [&[kind][..], &session].concat();
         smoke(
             shard,
@@ -763,8 +890,107 @@ mod tests {
                 &polled(0),
                 &polled(1),
                 &polled(4),
+                &polled(8),
+                &returning(8),
+                &returning(9),
+                &returning(12),
+                &returning(0),
             ],
         );
+    }
+
+    /// Somebody joins rooms on the first shard and drops out; an event follows; somebody else is there on each shard.
+    fn dropping_out() -> Vec<u8> {
+        let (mut script, one, other) = (Vec::new(), 0x18, 0x98);
+        for shard in [one, one, other, other] {
+            script.extend([shard, 1]);
+        }
+        for (shard, slot) in [(one, 0), (one, 1), (other, 0)] {
+            // A WebSocket, "40", and rooms.
+            script.extend([shard | 7, 0x10 | slot, shard | 7, 0xc0 | slot, shard | 7, 0xd0 | slot]);
+        }
+        script.extend([one | 7, 0xe1, one | 5, 0x20, one | 7, 0xe0, other | 6, 0]);
+        script
+    }
+
+    /// Who has dropped out comes back on the other shard, is asked there, and answers; others ask, too, and one is polled.
+    const SPECIAL_STEPS: [&[u8]; 9] = [
+        &[0x9f, 0x11, 0x9b, 0x41, 2, 0x1e, 0, 0x9e, 0, 0x1e, 0, 0x9e, 0],
+        &[0x1b, 0x70, 0, 0x9e, 0, 0x9b, 0xc0, 0, 0x9b, 0xc1, 0, 0x9b, 0xc1, 0, 0x1e, 0],
+        &[0x9b, 0x80, 1, 0x1e, 0, 0x9e, 0, 0x1b, 0xc0, 0x18],
+        &[0x18, 1, 0x1f, 0x01, 0x5b, 0x51, 7, 0x5b, 0xa1, 0, 0x5b, 0x91, 0, 0x5b, 0xb1, 0],
+        &[0x19, 1, 0x1a, 1, 0x1b, 0x01, 0, 0x1b, 0x11, 0, 0x1b, 0x21, 0, 0x1b, 0x31, 1],
+        &[0x1f, 0x21, 0x1e, 2, 0x5b, 0xd1, 0x20, 0x5b, 0xe1, 0],
+        &[0x9d, 0x21, 0x9d, 0x20, 0x1e, 3, 0x98, 0, 0x9f, 0x10, 0x9b, 0x40, 0, 0x9b, 0x60, 2],
+        &[0x1e, 0, 0x9e, 0, 0x1e, 0, 0x9e, 0, 0x1e, 4, 0x9e, 4, 0x9b, 0xf0, 0],
+        &[0x1b, 0x40, 1, 0x1e, 4, 0x1e, 4, 0x1e, 4, 0x9b, 0x60, 3],
+    ];
+
+    #[test]
+    fn the_script_of_those_who_come_back_gets_where_it_should() {
+        let mut world = World::new(8);
+        let mut step = |script: &[u8]| {
+            let mut rest = script;
+            while let [op, args @ ..] = rest {
+                rest = world.step(*op, args);
+            }
+            let sum = |number: fn(&crate::stats::ShardStats) -> u64| world.stats.sum(number);
+            (
+                sum(|shard| shard.recoverable.value()),
+                sum(|shard| shard.recoveries[Recovered::Yes as usize].value()),
+                sum(|shard| shard.open_asks.value()),
+            )
+        };
+        assert_eq!(step(&dropping_out()), (1, 0, 0), "one has dropped out");
+        assert_eq!(step(SPECIAL_STEPS[0]), (0, 1, 0), "and is back on the other shard");
+        assert_eq!(step(&SPECIAL_STEPS[1][..5]), (0, 1, 2), "and is asked, one question on two shards");
+        assert_eq!(step(&SPECIAL_STEPS[1][5..]), (0, 1, 0), "who has answered is not waited for");
+        world.end();
+    }
+
+    /// Who came back in one namespace was let into the next one while the mail was carried out, looked at the mail again for that, and found
+    /// the next one who did: each on top of the one before, until the stack was full.
+    #[test]
+    fn many_who_come_back_in_two_namespaces_at_once_do_not_nest() {
+        const CLIENTS: usize = 2_000;
+        let rules = Rules { connections_max: 3 * CLIENTS, sockets_max: 3 * CLIENTS, ..Rules::default() };
+        let mut world = World::with_rules(8, rules);
+        let upgrade = engine_bytes(1, "");
+        let say = |world: &mut World, said: &[Vec<u8>]| {
+            let (it, slots) = &mut world.shards[0];
+            it.begin_turn(world.now);
+            let slot = it.accept(IpAddr::V4(Ipv4Addr::LOCALHOST), world.now);
+            slots.push(slot);
+            std::iter::once(&upgrade)
+                .chain(said)
+                .for_each(|bytes| it.receive(slot, &mut bytes.clone(), world.now));
+            world.finish_turn(0, 0x18, 0);
+            slot
+        };
+        let mut pids = Vec::new();
+        for _ in 0..CLIENTS {
+            let slot = say(&mut world, &[text_frame(b"40/b,")]);
+            pids.push(world.told[0].pid.clone());
+            world.shards[0].0.hang_up(slot);
+            world.turn(0);
+        }
+        let come_back =
+            |stats: &Stats, what: Recovered| stats.sum(|shard| shard.recoveries[what as usize].value());
+        for pid in &pids {
+            // One that is nobody's any more: the other shard is asked, and the second namespace waits until it has answered.
+            let gone = &world.told[0].sid;
+            let both = ["40", "40/b,"].map(|start| {
+                let pid = if start == "40" { gone } else { pid };
+                text_frame(format!(r#"{start}{{"pid":"{pid}"}}"#).as_bytes())
+            });
+            say(&mut world, &both);
+        }
+        assert_eq!(come_back(&world.stats, Recovered::Yes), 0, "all wait for the other shard");
+        world.turn(1);
+        world.turn(0);
+        assert_eq!(come_back(&world.stats, Recovered::Unknown), CLIENTS as u64);
+        assert_eq!(come_back(&world.stats, Recovered::Yes), CLIENTS as u64);
+        world.end();
     }
 
     #[test]

@@ -338,7 +338,7 @@ impl Shard {
         let (ghost, from, missed) = match found {
             Ok(found) => found,
             Err(reason) => {
-                self.give_up(pid, namespace);
+                self.give_up(pid);
                 self.count_recovery(reason);
                 return false;
             }
@@ -353,7 +353,7 @@ impl Shard {
         let rooms = self.rooms_of(ghost.slot, namespace);
         let names: Vec<CompactString> = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
         self.enter_again(slot, &names);
-        let sid = self.give_up(pid, namespace).unwrap_or(pid);
+        let sid = self.give_up(pid).unwrap_or(pid);
         let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
         self.come_back(slot, joined, &missed, from, now);
         true
@@ -403,21 +403,23 @@ impl Shard {
     }
 
     /// What a session left behind in a namespace is gone. Answers its id there.
-    fn give_up(&mut self, pid: SocketId, namespace: &str) -> Option<SocketId> {
+    fn give_up(&mut self, pid: SocketId) -> Option<SocketId> {
         let ghost = self.history.ghosts.remove(&pid)?;
-        for room in self.rooms_of(ghost.slot, namespace) {
+        let session = self.conns[ghost.slot as usize].session.as_mut()?;
+        // Which namespace that was is known here. A client may name another one.
+        let at = session.namespaces.iter().position(|joined| joined.pid == pid)?;
+        let joined = session.namespaces.swap_remove(at);
+        let is_last = session.namespaces.is_empty();
+        self.sockets.remove(&joined.sid, ghost.slot);
+        for room in self.rooms_of(ghost.slot, &joined.name) {
             if let Some(left) = self.rooms.leave(&mut self.conns, ghost.slot, room) {
                 self.bus.exit_ghost(self.id, left.room, left.last_here);
             }
         }
-        let session = self.conns[ghost.slot as usize].session.as_mut()?;
-        let sid = session.joined(namespace)?.sid;
-        self.sockets.remove(&sid, ghost.slot);
-        session.namespaces.retain(|joined| joined.pid != pid);
-        if session.namespaces.is_empty() {
+        if is_last {
             self.end_ghost(ghost.slot);
         }
-        Some(sid)
+        Some(joined.sid)
     }
 
     /// The rooms that a connection was in are its own again. That of the namespace it has entered already.
@@ -492,7 +494,7 @@ impl Shard {
                         Recovery::Found { to: from, shard: self.id, sid, rooms, missed, end }
                     }
                     Err(reason) => {
-                        self.give_up(pid, &namespace);
+                        self.give_up(pid);
                         Recovery::Refused { to: from, reason }
                     }
                 };
@@ -543,7 +545,7 @@ impl Shard {
                         .missed(since, &namespace, (sid, pid), ghost.was, &rooms, bytes_max)
                         .unwrap_or_default()
                 });
-                self.give_up(pid, &namespace);
+                self.give_up(pid);
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
             }
             Recovery::Rest { to, missed } => {

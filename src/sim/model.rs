@@ -5,7 +5,7 @@ use super::clients::{self, Client, Command, Effect, Event, Request};
 use super::plan::{CLOSE_TIMEOUT_MS, Plan, SILENT, SLOW, TIMER_TICK_MS};
 use super::said::{Packet, Said};
 use super::sessions::{Members, Session, counted, told_of};
-use super::special::{Asks, Flight};
+use super::special::{Asks, Flight, Socket};
 use super::talk::Word;
 use crate::auth::Rules;
 use crate::dialect::Dialect;
@@ -33,6 +33,8 @@ pub(super) struct Model {
     pub(super) collected: Vec<usize>,
     /// By shard.
     pub(super) asks: Vec<Asks>,
+    /// Those in a namespace whose clients have been told their ids, also when they are gone.
+    pub(super) sockets_told: Vec<Socket>,
     /// Shards that have to be rung at the end of this turn.
     pub(super) bells: BTreeSet<usize>,
     /// By shard.
@@ -328,6 +330,7 @@ impl Model {
             mail: vec![VecDeque::new(); plan.shards],
             collected: vec![0; plan.shards],
             asks: vec![Asks::default(); plan.shards],
+            sockets_told: Vec::new(),
             bells: BTreeSet::new(),
             accepts: vec![Tokens::full(plan.settings.accepts_per_second_max, plan.start); plan.shards],
             drains: vec![None; plan.shards],
@@ -1080,6 +1083,12 @@ impl Model {
 
     /// The server has said this. True when it was an event that waited for others.
     pub(super) fn said(&mut self, number: usize, said: Said, now: Time) -> bool {
+        // Of one that is polled it is what was expected, in which there is no id.
+        if let Said::Packet(packet) = &said
+            && self.peers[number].has_socket
+        {
+            self.learn(number, packet);
+        }
         let peer = &mut self.peers[number];
         assert!(!peer.said_close, "{number} is told {said:?} after the close");
         if let Said::Dropped(count) = said

@@ -429,7 +429,7 @@ impl World {
                 let pong = Spoken { raw: Raw::Text("3".to_owned()), word: Word::Passed };
                 self.say_packet(number, pong);
             }
-            Packet::Joined { namespace } => self.clients[number].talk.hear(namespace, true),
+            Packet::Joined { namespace, .. } => self.clients[number].talk.hear(namespace, true),
             Packet::Refused { namespace } => self.clients[number].talk.hear(namespace, false),
             Packet::Event { namespace, id: Some(id), .. } => {
                 let questions = self.ponder(namespace, id);
@@ -465,7 +465,7 @@ impl World {
                                 poller.outgoing.insert(place.unwrap_or(poller.outgoing.len()), pong);
                             }
                         }
-                        Packet::Joined { namespace } => poller.talk.hear(namespace, true),
+                        Packet::Joined { namespace, .. } => poller.talk.hear(namespace, true),
                         Packet::Refused { namespace } => poller.talk.hear(namespace, false),
                         Packet::Event { namespace, id: Some(id), .. } => {
                             let questions = self.ponder(namespace, id);

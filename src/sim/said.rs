@@ -86,6 +86,7 @@ pub(super) enum Packet {
     Probed,
     Joined {
         namespace: String,
+        sid: Sid,
     },
     Refused {
         namespace: String,
@@ -125,7 +126,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// The id of a session. Nobody can predict it: any is as good as any other.
+/// The id of a session, or of its socket in a namespace. Nobody can predict it: any is as good as any other.
 #[derive(Clone, Default)]
 pub(super) struct Sid(pub(super) String);
 
@@ -207,7 +208,7 @@ impl Packet {
         match self {
             Packet::Open { .. } => 300,
             Packet::Close | Packet::Ping | Packet::Noop | Packet::Probed => 10,
-            Packet::Joined { namespace } | Packet::Refused { namespace } => 150 + namespace.len(),
+            Packet::Joined { namespace, .. } | Packet::Refused { namespace } => 150 + namespace.len(),
             Packet::Event { namespace, name, args, attachments, .. } => {
                 60 + namespace.len() + name.len() + args.len() + of(attachments)
             }
@@ -513,7 +514,7 @@ fn decode_packet(text: &str, attachments: Vec<Bytes>) -> Packet {
         ("0", None) => {
             let Connect { sid } = serde_json::from_str(json).expect("an id");
             assert_eq!(sid.len(), 20, "{text}");
-            Packet::Joined { namespace }
+            Packet::Joined { namespace, sid: Sid(sid) }
         }
         ("4", None) => {
             let Refusal { message } = serde_json::from_str(json).expect("a reason");

@@ -369,6 +369,7 @@ impl Model {
                 assert!(may_lose || lost.is_doubtful, "{number} is told {packet:?} instead of {lost:?}");
                 self.lose(session, &lost, is_full);
             }
+            self.learn(session, packet);
             self.said(session, said, now);
             // Where an answer is full, what is left of a packet begins the next one.
             for attachment in lacking.into_iter().flatten().rev() {
@@ -718,6 +719,8 @@ impl Model {
                 }
                 let session = self.peers[number].session.as_mut().expect("it is a session");
                 session.namespaces.retain(|joined| joined != namespace);
+                self.forget_socket(number, namespace);
+                let session = self.peers[number].session.as_mut().expect("it is a session");
                 let is_last = session.namespaces.is_empty();
                 for key in self.peers[number].rooms.clone() {
                     if is_last || namespace_of(&key) == namespace {
@@ -778,7 +781,8 @@ impl Model {
         let session = peer.session.as_mut().expect("it is a session");
         session.namespaces.push(namespace.to_owned());
         session.connect_by = None;
-        peer.expect(Said::Packet(Packet::Joined { namespace: namespace.to_owned() }), now);
+        let joined = Packet::Joined { namespace: namespace.to_owned(), sid: Sid::default() };
+        peer.expect(Said::Packet(joined), now);
         if !socketio.connect_event.is_empty() {
             let packet = Packet::Event {
                 namespace: namespace.to_owned(),

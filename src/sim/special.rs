@@ -24,6 +24,17 @@ pub(super) struct Special {
     ask_ms: Option<u32>,
 }
 
+/// A client in a namespace, whose id there is a room with it alone.
+#[derive(Clone, Debug)]
+pub(super) struct Socket {
+    /// What the directory would call that room.
+    key: String,
+    /// Whose it is.
+    peer: usize,
+    /// True until it has left the namespace.
+    is_in: bool,
+}
+
 /// A room with its incarnation.
 type Found = (String, u64);
 
@@ -35,6 +46,9 @@ pub(super) struct Flight {
     /// Those that there were when it was published.
     rooms: Vec<Found>,
     except: Vec<Found>,
+    /// By their places among those that there are.
+    sockets: Vec<usize>,
+    except_sockets: Vec<usize>,
     volatile: bool,
     ask: Option<Ask>,
 }
@@ -102,6 +116,17 @@ impl World {
             except.clear();
         }
         rooms.push(event.room.clone());
+        let told = &self.model.sockets_told;
+        let sockets: Vec<&Socket> =
+            told.iter().filter(|socket| namespace_of(&socket.key) == namespace).collect();
+        if !sockets.is_empty() && self.random.chance(40) {
+            let key = self.random.pick(&sockets).key.clone();
+            match self.random.below(3) {
+                0 => except.push(key),
+                1 => rooms.push(key),
+                _ => rooms = vec![key],
+            }
+        }
         for names in [&mut rooms, &mut except] {
             names.sort_unstable();
             names.dedup();
@@ -197,11 +222,23 @@ impl Model {
             let found = |name: &String| Some((name.clone(), self.rooms.get(name)?.incarnation));
             names.iter().filter_map(found).collect()
         };
-        let (found, except) = (find(rooms), find(except));
-        let members = found.iter().flat_map(|(name, _)| &self.rooms[name].members);
-        let shards: BTreeSet<usize> = members.map(|member| self.peers[*member].shard).collect();
+        let (found, except_found) = (find(rooms), find(except));
+        let (sockets, except_sockets) = (self.find_sockets(rooms), self.find_sockets(except));
+        let members = found.iter().flat_map(|(name, _)| &self.rooms[name].members).copied();
+        // Who has an id is looked for on its shard, also when it is gone.
+        let owners = sockets.iter().map(|socket| self.sockets_told[*socket].peer);
+        let shards: BTreeSet<usize> = members.chain(owners).map(|peer| self.peers[peer].shard).collect();
         let ask_of = ask.map(|(ask, _)| ask);
-        let flight = Flight { origin, echo, rooms: found, except, volatile: *volatile, ask: ask_of };
+        let flight = Flight {
+            origin,
+            echo,
+            rooms: found,
+            except: except_found,
+            sockets,
+            except_sockets,
+            volatile: *volatile,
+            ask: ask_of,
+        };
         for to in &shards {
             self.mail[*to].push_back(Letter::Special(Box::new(flight.clone())));
             if *to != shard {
@@ -228,19 +265,28 @@ impl Model {
 
     /// Such a publication has come to a shard.
     pub(super) fn deliver_special(&mut self, shard: usize, flight: Flight, now: Time) {
-        let Flight { origin, echo, rooms, except, volatile, ask } = flight;
+        let Flight { origin, echo, rooms, except, sockets, except_sockets, volatile, ask } = flight;
         let ask = ask.filter(|ask| ask.until > now);
         let members = |model: &Model, (name, incarnation): &Found| -> BTreeSet<usize> {
             let room = model.rooms.get(name).filter(|room| room.incarnation == *incarnation);
             room.map(|room| room.members.clone()).unwrap_or_default()
         };
+        let owner = |model: &Model, socket: &usize| {
+            let Socket { peer, is_in, .. } = model.sockets_told[*socket];
+            (is_in && model.peers[peer].stage == Stage::Open).then_some(peer)
+        };
         let mut done: BTreeSet<usize> = except.iter().flat_map(|found| members(self, found)).collect();
+        done.extend(except_sockets.iter().filter_map(|socket| owner(self, socket)));
         if !echo {
             done.insert(origin.publisher);
         }
         let mut asked = BTreeSet::new();
-        for found in &rooms {
-            for member in members(self, found) {
+        let owners = sockets.iter().filter_map(|socket| owner(self, socket)).collect();
+        let of_rooms = rooms.iter().map(|found| (&found.0, members(self, found)));
+        let recipients: Vec<(&String, BTreeSet<usize>)> =
+            of_rooms.chain([(&origin.event.room, owners)]).collect();
+        for (room, members) in recipients {
+            for member in members {
                 let peer = &self.peers[member];
                 if peer.shard != shard || !done.insert(member) {
                     continue;
@@ -249,7 +295,7 @@ impl Model {
                     self.counts.volatile_drops += 1;
                     continue;
                 }
-                let event = Rc::new(Event { room: found.0.clone(), ..origin.event.as_ref().clone() });
+                let event = Rc::new(Event { room: room.clone(), ..origin.event.as_ref().clone() });
                 let said = match peer.dialect {
                     Some(Dialect::SocketIo) => {
                         let mut packet = told_of(&event);
@@ -324,8 +370,31 @@ impl Model {
         }
     }
 
+    /// A client is told that it is in a namespace, and by which id.
+    pub(super) fn learn(&mut self, peer: usize, packet: &Packet) {
+        let Packet::Joined { namespace, sid } = packet else { return };
+        let key = if namespace == "/" { sid.0.clone() } else { format!("{namespace}\0{}", sid.0) };
+        // It may have left meanwhile, and does not know.
+        let is_in = self.peers[peer].is_in(namespace);
+        self.sockets_told.push(Socket { key, peer, is_in });
+    }
+
+    /// A client has left a namespace.
+    pub(super) fn forget_socket(&mut self, peer: usize, namespace: &str) {
+        let of_it = |socket: &&mut Socket| socket.peer == peer && namespace_of(&socket.key) == namespace;
+        self.sockets_told.iter_mut().filter(of_it).for_each(|socket| socket.is_in = false);
+    }
+
+    /// Those of the names that are ids.
+    fn find_sockets(&self, names: &[String]) -> Vec<usize> {
+        let place = |name: &String| self.sockets_told.iter().position(|socket| socket.key == *name);
+        names.iter().filter_map(place).collect()
+    }
+
     /// The client of a session is another connection now.
     pub(super) fn move_asks(&mut self, shard: usize, from: usize, to: usize) {
+        let own = |socket: &&mut Socket| socket.peer == from;
+        self.sockets_told.iter_mut().filter(own).for_each(|socket| socket.peer = to);
         let Asks { open, asked, .. } = &mut self.asks[shard];
         open.values_mut().filter(|open| open.asker == from).for_each(|open| open.asker = to);
         for (_, asked) in asked.values_mut() {

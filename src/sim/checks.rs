@@ -112,6 +112,13 @@ impl World {
             kept_bytes <= self.plan.settings.outbox_total_bytes_max + MUST_FOLLOW_BYTES * holdings.conns,
             "{kept_bytes} bytes wait in the outboxes of shard {shard}"
         );
+        assert_eq!(holdings.asks, self.model.asks[shard].len(), "questions of shard {shard}");
+        assert!(
+            self.model.asks[shard].next_end().is_none_or(|end| {
+                seat.deadline.is_some_and(|wake| wake <= end.max(self.now).plus_ms(1)) || seat.stopped
+            }),
+            "shard {shard} would sleep until {wake_ms:?}, beyond the end of a question"
+        );
         assert_eq!(numbers.sockets.value(), peers().filter(|(_, peer)| peer.has_socket).count() as u64);
         assert_eq!(
             numbers.connections.value(),
@@ -149,7 +156,10 @@ impl World {
             assert!(link.closed, "{number} is still there");
         }
         for (shard, seat) in self.seats.iter().enumerate() {
-            assert_eq!(seat.shard.holdings(), Holdings::default(), "shard {shard} holds something");
+            // Questions that are open when a shard stops end with the process.
+            let asks = if seat.stopped { self.model.asks[shard].len() } else { 0 };
+            let nothing = Holdings { asks, ..Holdings::default() };
+            assert_eq!(seat.shard.holdings(), nothing, "shard {shard} holds something");
             let ShardStats { connections, sockets, memberships, rooms, outbox_bytes, receive_bytes, .. } =
                 &self.stats.shards[shard];
             for gauge in [connections, sockets, memberships, rooms, outbox_bytes, receive_bytes] {
@@ -195,6 +205,7 @@ impl World {
             counts.namespace_refusals,
             "namespaces refused"
         );
+        assert_eq!(sum(|shard| shard.volatile_drops.value()), counts.volatile_drops, "volatile drops");
         let came = counts.upgrades + counts.handshakes;
         assert_eq!(counts.endings.iter().sum::<u64>(), came, "who came has left");
     }

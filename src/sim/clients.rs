@@ -3,6 +3,7 @@
 use super::plan::Random;
 use super::pollers::Purpose;
 use super::sessions::{Poll, Target};
+use super::special::Special;
 use super::talk::{Talk, Word};
 use super::{Reaction, World, take_front};
 use crate::dialect::Dialect;
@@ -141,6 +142,7 @@ pub(super) enum Command {
     Publish {
         event: Rc<Event>,
         echo: bool,
+        special: Option<Rc<Special>>,
         id: Option<String>,
     },
     Ping {
@@ -154,7 +156,7 @@ pub(super) enum Command {
 }
 
 /// An event. Its name is used once.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Event {
     pub(super) room: String,
     pub(super) name: String,
@@ -540,8 +542,9 @@ impl World {
         let (messages, commands): (Vec<String>, Vec<Command>) = (0..count)
             .map(|_| {
                 let event = self.event(b"null".to_vec(), false);
-                let fields = self.publish_fields(&event, false);
-                (self.object(fields.into_iter()), Command::Publish { event, echo: false, id: None })
+                let fields = self.publish_fields(&event, false, None);
+                let publish = Command::Publish { event, echo: false, special: None, id: None };
+                (self.object(fields.into_iter()), publish)
             })
             .unzip();
         let effect = if count > self.plan.settings.messages_per_frame_max {
@@ -577,8 +580,10 @@ impl World {
                 let (data, echo) = (self.data(), self.random.chance(30));
                 let event = self.event(data.clone().unwrap_or("null".to_owned()).into_bytes(), false);
                 let data = data.map(|data| format!(r#""data":{data}"#));
-                let fields = self.publish_fields(&event, echo).into_iter().chain(data).chain(id_field());
-                (self.object(fields), Command::Publish { event, echo, id })
+                let special = self.special(&event);
+                let fields = self.publish_fields(&event, echo, special.as_deref());
+                let fields = fields.into_iter().chain(data).chain(id_field());
+                (self.object(fields), Command::Publish { event, echo, special, id })
             }
         }
     }
@@ -614,8 +619,9 @@ impl World {
         let (mut frame, command) = if self.random.chance(80) {
             let echo = self.random.chance(30);
             let event = self.event(payload.clone(), true);
-            let fields = self.publish_fields(&event, echo).into_iter().chain(id_field());
-            (self.object(fields).into_bytes(), Command::Publish { event, echo, id })
+            let special = self.special(&event);
+            let fields = self.publish_fields(&event, echo, special.as_deref()).into_iter().chain(id_field());
+            (self.object(fields).into_bytes(), Command::Publish { event, echo, special, id })
         } else {
             let wrong: [&[&str]; 4] = [
                 &[r#""type":"ping""#],
@@ -774,12 +780,13 @@ impl World {
         Rc::new(Event { room, name: format!("e{}", self.events), payload, binary })
     }
 
-    fn publish_fields(&self, event: &Event, echo: bool) -> Vec<String> {
-        let mut fields = vec![
-            r#""type":"publish""#.to_owned(),
-            format!(r#""room":{}"#, quoted(&event.room)),
-            format!(r#""event":{}"#, quoted(&event.name)),
-        ];
+    fn publish_fields(&mut self, event: &Event, echo: bool, special: Option<&Special>) -> Vec<String> {
+        let mut fields = special.map_or_else(
+            || vec![format!(r#""room":{}"#, quoted(&event.room))],
+            |special| self.special_fields(special, true),
+        );
+        fields.insert(0, r#""type":"publish""#.to_owned());
+        fields.insert(2, format!(r#""event":{}"#, quoted(&event.name)));
         if echo || event.payload.len().is_multiple_of(7) {
             fields.push(format!(r#""echo":{echo}"#));
         }

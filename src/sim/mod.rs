@@ -11,7 +11,7 @@
 //!
 //! A seed that fails is printed. `THRONG_SIM_SEED=n cargo test --lib sim` runs only that one, and with `THRONG_SIM_LOG=1` it tells
 //! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`; then
-//! what speaks Socket.IO: `talk`, `sessions`, `pollers`.
+//! what speaks Socket.IO: `talk`, `sessions`, `pollers`; then what is not simply for one room: `special`.
 
 mod checks;
 mod clients;
@@ -20,6 +20,7 @@ mod plan;
 mod pollers;
 mod said;
 mod sessions;
+mod special;
 mod talk;
 
 use crate::auth::Gate;
@@ -123,6 +124,14 @@ pub struct Report {
     pub namespaces: u64,
     /// See above.
     pub namespace_refusals: u64,
+    /// Questions, answers to them, and those that were missing.
+    pub asks: u64,
+    /// See above.
+    pub answers: u64,
+    /// See above.
+    pub missing: u64,
+    /// Volatile events that somebody did not get.
+    pub volatile_drops: u64,
 }
 
 impl Report {
@@ -157,6 +166,10 @@ impl Report {
             (&mut self.faults, other.faults),
             (&mut self.namespaces, other.namespaces),
             (&mut self.namespace_refusals, other.namespace_refusals),
+            (&mut self.asks, other.asks),
+            (&mut self.answers, other.answers),
+            (&mut self.missing, other.missing),
+            (&mut self.volatile_drops, other.volatile_drops),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -383,6 +396,10 @@ impl World {
             faults: counts.rejects[label_index("engine_io")],
             namespaces: counts.namespace_joins,
             namespace_refusals: counts.namespace_refusals,
+            asks: counts.asks,
+            answers: counts.answers,
+            missing: counts.missing,
+            volatile_drops: counts.volatile_drops,
             ..self.report
         }
     }
@@ -813,10 +830,12 @@ impl World {
         let seat = &mut self.seats[shard].shard;
         let before = seat.mail_taken();
         seat.deliver(self.now);
-        assert!(!seat.has_mail() || seat.is_full(), "mail is left though there is room");
-        self.report.full_turns += u64::from(seat.has_mail());
         self.model.takes += seat.mail_taken() - before;
         self.model.deliver(shard, self.now);
+        // What a shard posts to itself meanwhile is for the next turn.
+        let is_left = self.model.collected[shard] > 0 || (seat.has_mail() && seat.is_spent());
+        assert!(!is_left || seat.is_full(), "mail is left though there is room");
+        self.report.full_turns += u64::from(is_left);
         assert_eq!(self.model.takes, 0, "shard {shard} has taken mail that there was not");
         assert_eq!(self.model.mail[shard].is_empty(), !seat.has_mail(), "mail of shard {shard}");
     }
@@ -1199,6 +1218,10 @@ mod tests {
                 faults,
                 namespaces,
                 namespace_refusals,
+                asks,
+                answers,
+                missing,
+                volatile_drops,
             } = total;
             for (happened, what) in [
                 (turns, "turns"),
@@ -1228,6 +1251,10 @@ mod tests {
                 (faults, "faults of Engine.IO"),
                 (namespaces, "joins of namespaces"),
                 (namespace_refusals, "refusals of namespaces"),
+                (asks, "questions"),
+                (answers, "answers"),
+                (missing, "missing answers"),
+                (volatile_drops, "volatile events that were dropped"),
             ] {
                 assert!(happened >= 10, "{what} happened {happened} times: too seldom to prove anything");
             }

@@ -1,10 +1,11 @@
 //! The model: what the shards must do and hold, worked out in the plainest way from what the clients said.
 
 use super::Link;
-use super::clients::{Asks, Client, Command, Effect, Event, Request};
+use super::clients::{self, Client, Command, Effect, Event, Request};
 use super::plan::{CLOSE_TIMEOUT_MS, Plan, SILENT, SLOW, TIMER_TICK_MS};
 use super::said::{Packet, Said};
 use super::sessions::{Members, Session, counted, told_of};
+use super::special::{Asks, Flight, Socket};
 use super::talk::Word;
 use crate::auth::Rules;
 use crate::dialect::Dialect;
@@ -28,6 +29,12 @@ pub(super) struct Model {
     pub(super) rooms: BTreeMap<String, Room>,
     /// By shard, what is in its mailbox or collected from it.
     pub(super) mail: Vec<VecDeque<Letter>>,
+    /// By shard, how many of those it has collected.
+    pub(super) collected: Vec<usize>,
+    /// By shard.
+    pub(super) asks: Vec<Asks>,
+    /// Those in a namespace whose clients have been told their ids, also when they are gone.
+    pub(super) sockets_told: Vec<Socket>,
     /// Shards that have to be rung at the end of this turn.
     pub(super) bells: BTreeSet<usize>,
     /// By shard.
@@ -73,6 +80,11 @@ pub(super) struct Counts {
     pub(super) moves: u64,
     pub(super) namespace_joins: u64,
     pub(super) namespace_refusals: u64,
+    pub(super) volatile_drops: u64,
+    /// Questions, answers to them, and those that were missing.
+    pub(super) asks: u64,
+    pub(super) answers: u64,
+    pub(super) missing: u64,
     /// Bytes that a shard was given together with a socket.
     pub(super) bytes_handed: u64,
 }
@@ -80,13 +92,16 @@ pub(super) struct Counts {
 #[derive(Debug)]
 pub(super) struct Room {
     /// Tells rooms apart that had the same name at different times.
-    incarnation: u64,
+    pub(super) incarnation: u64,
     pub(super) members: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Letter {
     Event { origin: Origin, echo: bool, incarnation: u64 },
+    Special(Box<Flight>),
+    Asked { number: u64, sockets: u64 },
+    Answer { number: u64, value: String },
     Drain { spread_ms: u32, timeout_ms: u32 },
 }
 
@@ -95,7 +110,7 @@ pub(super) enum Letter {
 pub(super) struct Origin {
     pub(super) publisher: usize,
     sequence: u64,
-    event: Rc<Event>,
+    pub(super) event: Rc<Event>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -313,6 +328,9 @@ impl Model {
             peers: Vec::new(),
             rooms: BTreeMap::new(),
             mail: vec![VecDeque::new(); plan.shards],
+            collected: vec![0; plan.shards],
+            asks: vec![Asks::default(); plan.shards],
+            sockets_told: Vec::new(),
             bells: BTreeSet::new(),
             accepts: vec![Tokens::full(plan.settings.accepts_per_second_max, plan.start); plan.shards],
             drains: vec![None; plan.shards],
@@ -405,47 +423,58 @@ impl Model {
 
     /// The shard takes its mail: all of it, or as much as its arena had room for.
     pub(super) fn deliver(&mut self, shard: usize, now: Time) {
-        while self.takes > 0
-            && let Some(letter) = self.mail[shard].pop_front()
-        {
+        // What comes while the rest is carried out is collected the next time.
+        let mut may_collect = true;
+        while self.takes > 0 {
+            if self.collected[shard] == 0 && std::mem::take(&mut may_collect) {
+                self.collected[shard] = self.mail[shard].len();
+            }
+            let Some(left) = self.collected[shard].checked_sub(1) else { return };
+            let Some(letter) = self.mail[shard].pop_front() else { return };
+            self.collected[shard] = left;
             self.takes -= 1;
             match letter {
                 Letter::Event { origin, echo, incarnation } => {
                     let event = &origin.event;
-                    let linger_ms = u64::from(self.settings.linger_ms);
                     let room = self.rooms.get(&event.room).filter(|room| room.incarnation == incarnation);
-                    for member in room.iter().flat_map(|room| &room.members) {
-                        if self.peers[*member].shard == shard && (echo || *member != origin.publisher) {
-                            let said = match self.peers[*member].dialect {
+                    let members: Vec<usize> = room.iter().flat_map(|room| &room.members).copied().collect();
+                    for member in members {
+                        if self.peers[member].shard == shard && (echo || member != origin.publisher) {
+                            let said = match self.peers[member].dialect {
                                 Some(Dialect::SocketIo) => Said::Packet(told_of(event)),
                                 _ => Said::Event(event.clone()),
                             };
-                            let expected = Expected {
-                                said,
-                                given: now,
-                                origin: Some(origin.clone()),
-                                is_doubtful: false,
-                            };
-                            let peer = &mut self.peers[*member];
-                            peer.expected.push_back(expected);
-                            if peer.due == Due::No {
-                                let was_quiet = now.ms() - peer.flushed_ms >= linger_ms;
-                                peer.due = Due::Now;
-                                if !was_quiet && !self.linger_is_over {
-                                    peer.due = Due::Later;
-                                    self.linger_ends[shard].get_or_insert(now.plus_ms(linger_ms));
-                                }
-                            }
-                            self.counts.deliveries += 1;
-                            self.counts.cross_shard += u64::from(self.peers[origin.publisher].shard != shard);
+                            self.give(member, said, origin.clone(), now);
                         }
                     }
                 }
+                Letter::Special(flight) => self.deliver_special(shard, *flight, now),
+                Letter::Asked { number, sockets } => self.note_asked(number, sockets, now),
+                Letter::Answer { number, value } => self.note_answer(number, value, now),
                 Letter::Drain { spread_ms, timeout_ms } => {
                     self.drains[shard].get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
                 }
             }
         }
+    }
+
+    /// A member is to be told of an event, at the end of this turn or of a linger.
+    pub(super) fn give(&mut self, member: usize, said: Said, origin: Origin, now: Time) {
+        let linger_ms = u64::from(self.settings.linger_ms);
+        let publisher = origin.publisher;
+        let peer = &mut self.peers[member];
+        let shard = peer.shard;
+        peer.expected.push_back(Expected { said, given: now, origin: Some(origin), is_doubtful: false });
+        if peer.due == Due::No {
+            let was_quiet = now.ms() - peer.flushed_ms >= linger_ms;
+            peer.due = Due::Now;
+            if !was_quiet && !self.linger_is_over {
+                peer.due = Due::Later;
+                self.linger_ends[shard].get_or_insert(now.plus_ms(linger_ms));
+            }
+        }
+        self.counts.deliveries += 1;
+        self.counts.cross_shard += u64::from(self.peers[publisher].shard != shard);
     }
 
     /// Timers fire, and a drain goes on.
@@ -487,6 +516,7 @@ impl Model {
                 }
             }
         }
+        self.end_asks(shard, now);
         let Some(drain) = &mut self.drains[shard] else { return };
         let slots = self.slots[shard] as u64;
         let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
@@ -664,19 +694,23 @@ impl Model {
         let shard = self.peers[number].shard;
         let keep_alive = request.keep_alive && self.drains[shard].is_none();
         match request.asks {
-            Asks::Ready if self.gate_draining => self.answer(number, 503, keep_alive, request.head_only, now),
-            Asks::Health | Asks::Ready => {
+            clients::Asks::Ready if self.gate_draining => {
+                self.answer(number, 503, keep_alive, request.head_only, now)
+            }
+            clients::Asks::Health | clients::Asks::Ready => {
                 self.counts.requests += 1;
                 self.answer(number, 200, keep_alive, request.head_only, now);
             }
-            Asks::Refused(status, label) => {
+            clients::Asks::Refused(status, label) => {
                 self.refuse(number, status, label, keep_alive, request.head_only, now)
             }
-            Asks::Upgrade { origin, .. } if self.is_foreign(origin) => {
+            clients::Asks::Upgrade { origin, .. } if self.is_foreign(origin) => {
                 self.refuse(number, 403, "origin", false, false, now);
             }
-            Asks::Upgrade { dialect, subprotocol, .. } => self.upgrade(number, dialect, subprotocol, now),
-            Asks::Poll(ref poll) => self.poll(number, request, poll, now),
+            clients::Asks::Upgrade { dialect, subprotocol, .. } => {
+                self.upgrade(number, dialect, subprotocol, now)
+            }
+            clients::Asks::Poll(ref poll) => self.poll(number, request, poll, now),
         }
     }
 
@@ -799,7 +833,14 @@ impl Model {
                 self.deliver(self.peers[number].shard, now);
                 rooms.iter().for_each(|name| self.leave(number, name));
             }
-            Command::Publish { event, echo, .. } => self.publish(number, event, *echo),
+            Command::Publish { event, echo, special: None, .. } => self.publish(number, event, *echo),
+            Command::Publish { event, echo, special: Some(special), .. } => {
+                match self.publish_special(number, (event, *echo), special, (None, id.as_deref()), now) {
+                    Ok(false) => {}
+                    Ok(true) => return,
+                    Err(code) => return self.error(number, code, id.clone(), None, now),
+                }
+            }
             Command::Ping { .. } => return self.peers[number].expect(Said::Pong(id.clone()), now),
             Command::Wrong { code, .. } => return self.error(number, code, id.clone(), None, now),
         }
@@ -848,9 +889,8 @@ impl Model {
 
     pub(super) fn publish(&mut self, number: usize, event: &Rc<Event>, echo: bool) {
         self.counts.publications += 1;
-        self.sequence += 1;
+        let origin = self.new_origin(number, event.clone());
         let Some(Room { incarnation, members }) = self.rooms.get(&event.room) else { return };
-        let origin = Origin { publisher: number, sequence: self.sequence, event: event.clone() };
         let letter = Letter::Event { origin, echo, incarnation: *incarnation };
         let shards: BTreeSet<usize> = members.iter().map(|member| self.peers[*member].shard).collect();
         for member in members.iter().filter(|member| echo || **member != number) {
@@ -862,6 +902,11 @@ impl Model {
                 self.bells.insert(shard);
             }
         }
+    }
+
+    pub(super) fn new_origin(&mut self, publisher: usize, event: Rc<Event>) -> Origin {
+        self.sequence += 1;
+        Origin { publisher, sequence: self.sequence, event }
     }
 
     fn error(&mut self, number: usize, code: &str, id: Option<String>, retry_ms: Option<u64>, now: Time) {
@@ -1038,6 +1083,12 @@ impl Model {
 
     /// The server has said this. True when it was an event that waited for others.
     pub(super) fn said(&mut self, number: usize, said: Said, now: Time) -> bool {
+        // Of one that is polled it is what was expected, in which there is no id.
+        if let Said::Packet(packet) = &said
+            && self.peers[number].has_socket
+        {
+            self.learn(number, packet);
+        }
         let peer = &mut self.peers[number];
         assert!(!peer.said_close, "{number} is told {said:?} after the close");
         if let Said::Dropped(count) = said

@@ -90,6 +90,8 @@ pub(super) struct Plan {
     pub(super) stops_early: bool,
     /// Clients that poll at once; `None` when nobody speaks Socket.IO.
     pub(super) pollers_max: Option<usize>,
+    /// True when they and the others publish to several rooms, and ask.
+    pub(super) special: bool,
     /// The step at which the shards are told to drain, with the spread and the timeout.
     pub(super) drain: Option<(u64, u32, u32)>,
     pub(super) start: Time,
@@ -99,7 +101,8 @@ impl Plan {
     pub(super) fn draw(seed: u64, random: &mut Random) -> Plan {
         let mut plan = Plan::draw_native(seed, random);
         // From numbers of its own, and only in some seeds, so that the others mean what they did before.
-        if matches!(seed % 5, 2 | 3) {
+        plan.special = matches!(seed % 20, 9 | 14);
+        if plan.special || matches!(seed % 5, 2 | 3) {
             plan.draw_socketio(&mut Random(mix(seed ^ 0x696f)));
         }
         plan
@@ -190,6 +193,7 @@ impl Plan {
             heavy,
             stops_early: seed % 8 == 5,
             pollers_max: None,
+            special: false,
             drain: random.chance(30).then(|| {
                 let spread_ms = if random.chance(50) { 0 } else { random.below(2_000) as u32 };
                 (drain_step, spread_ms, spread_ms + *random.pick(&[100, 8_000]))

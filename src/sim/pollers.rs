@@ -429,8 +429,12 @@ impl World {
                 let pong = Spoken { raw: Raw::Text("3".to_owned()), word: Word::Passed };
                 self.say_packet(number, pong);
             }
-            Packet::Joined { namespace } => self.clients[number].talk.hear(namespace, true),
+            Packet::Joined { namespace, .. } => self.clients[number].talk.hear(namespace, true),
             Packet::Refused { namespace } => self.clients[number].talk.hear(namespace, false),
+            Packet::Event { namespace, id: Some(id), .. } => {
+                let questions = self.ponder(namespace, id);
+                self.clients[number].talk.questions.extend(questions);
+            }
             _ => {}
         }
     }
@@ -447,6 +451,7 @@ impl World {
             (Purpose::Get, Said::Poll { packets, .. }) if poller.get == Some(link) => {
                 poller.get = None;
                 for packet in packets {
+                    let poller = &mut self.pollers[at];
                     match packet {
                         Packet::Ping => {
                             poller.owes_pong = true;
@@ -460,8 +465,12 @@ impl World {
                                 poller.outgoing.insert(place.unwrap_or(poller.outgoing.len()), pong);
                             }
                         }
-                        Packet::Joined { namespace } => poller.talk.hear(namespace, true),
+                        Packet::Joined { namespace, .. } => poller.talk.hear(namespace, true),
                         Packet::Refused { namespace } => poller.talk.hear(namespace, false),
+                        Packet::Event { namespace, id: Some(id), .. } => {
+                            let questions = self.ponder(namespace, id);
+                            self.pollers[at].talk.questions.extend(questions);
+                        }
                         Packet::Close => poller.over = true,
                         _ => {}
                     }

@@ -24,6 +24,12 @@ pub(super) enum Said {
         subprotocol: bool,
     },
     Ack(String),
+    /// The ack of a publication that asked.
+    Answers {
+        id: String,
+        answers: Vec<String>,
+        missing: u64,
+    },
     Joined(String, BTreeMap<String, u64>),
     Pong(Option<String>),
     Error {
@@ -80,6 +86,7 @@ pub(super) enum Packet {
     Probed,
     Joined {
         namespace: String,
+        sid: Sid,
     },
     Refused {
         namespace: String,
@@ -89,6 +96,8 @@ pub(super) enum Packet {
         name: String,
         args: String,
         attachments: Vec<Bytes>,
+        /// The number of the question that it is.
+        id: Option<String>,
     },
     Ack {
         namespace: String,
@@ -117,7 +126,7 @@ impl fmt::Debug for Bytes {
     }
 }
 
-/// The id of a session. Nobody can predict it: any is as good as any other.
+/// The id of a session, or of its socket in a namespace. Nobody can predict it: any is as good as any other.
 #[derive(Clone, Default)]
 pub(super) struct Sid(pub(super) String);
 
@@ -152,6 +161,9 @@ impl Said {
         match self {
             Said::Answer { .. } | Said::Switch { .. } => 500,
             Said::Ack(id) => 60 + id.len(),
+            Said::Answers { id, answers, .. } => {
+                100 + id.len() + answers.iter().map(|answer| 1 + answer.len()).sum::<usize>()
+            }
             Said::Joined(id, rooms) => {
                 60 + id.len() + 3 * rooms.keys().map(|name| 60 + 2 * name.len()).sum::<usize>()
             }
@@ -196,9 +208,9 @@ impl Packet {
         match self {
             Packet::Open { .. } => 300,
             Packet::Close | Packet::Ping | Packet::Noop | Packet::Probed => 10,
-            Packet::Joined { namespace } | Packet::Refused { namespace } => 150 + namespace.len(),
-            Packet::Event { namespace, name, args, attachments } => {
-                40 + namespace.len() + name.len() + args.len() + of(attachments)
+            Packet::Joined { namespace, .. } | Packet::Refused { namespace } => 150 + namespace.len(),
+            Packet::Event { namespace, name, args, attachments, .. } => {
+                60 + namespace.len() + name.len() + args.len() + of(attachments)
             }
             Packet::Ack { namespace, id, args, attachments } => {
                 40 + namespace.len() + id.len() + args.len() + of(attachments)
@@ -312,6 +324,9 @@ struct Message<'a> {
     #[serde(borrow, default, deserialize_with = "whatever_is_there")]
     data: Option<&'a RawValue>,
     count: Option<u64>,
+    #[serde(borrow)]
+    answers: Option<Vec<&'a RawValue>>,
+    missing: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -329,8 +344,17 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
     let text = std::str::from_utf8(json).expect("text is UTF-8");
     let message =
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is not a message: {error}"));
-    let Message { kind, id, rooms, code, message, retry_ms, room, event, data, count } = message;
+    let Message { kind, id, rooms, code, message, retry_ms, room, event, data, count, answers, missing } =
+        message;
     let id = id.map(|id| id.get().to_owned());
+    if let (Some(answers), Some(missing)) = (&answers, missing) {
+        let others = (rooms, code, message, retry_ms, room, event, data, count, attached);
+        assert!(matches!(others, (None, None, None, None, None, None, None, None, None)), "{text}");
+        assert_eq!(kind, "ack");
+        let answers = answers.iter().map(|answer| answer.get().to_owned()).collect();
+        return Said::Answers { id: id.expect("who asks says an id"), answers, missing };
+    }
+    assert!(answers.is_none() && missing.is_none(), "{text} has one without the other");
     match (kind, id, rooms, code, message, retry_ms, room, event, data, count, attached) {
         ("ack", Some(id), None, None, None, None, None, None, None, None, None) => Said::Ack(id),
         ("ack", Some(id), Some(rooms), None, None, None, None, None, None, None, None) => {
@@ -490,24 +514,24 @@ fn decode_packet(text: &str, attachments: Vec<Bytes>) -> Packet {
         ("0", None) => {
             let Connect { sid } = serde_json::from_str(json).expect("an id");
             assert_eq!(sid.len(), 20, "{text}");
-            Packet::Joined { namespace }
+            Packet::Joined { namespace, sid: Sid(sid) }
         }
         ("4", None) => {
             let Refusal { message } = serde_json::from_str(json).expect("a reason");
             assert!(!message.is_empty());
             Packet::Refused { namespace }
         }
-        ("2" | "5", None) => {
+        ("2" | "5", id) => {
             let mut values = serde_json::Deserializer::from_str(array()).into_iter::<String>();
             let name = values.next().expect("a name").expect("text");
             let args = &array()[values.byte_offset()..];
             let args = args.strip_prefix(',').unwrap_or(args).to_owned();
             match serde_json::from_str(&args) {
-                Ok(Reason { code, message, retry_ms }) if name == "error" => {
+                Ok(Reason { code, message, retry_ms }) if name == "error" && id.is_none() => {
                     assert!(!message.is_empty());
                     Packet::Error { namespace, id: None, code, retry_ms }
                 }
-                _ => Packet::Event { namespace, name, args, attachments },
+                _ => Packet::Event { namespace, name, args, attachments, id },
             }
         }
         ("3" | "6", Some(id)) => match serde_json::from_str(array()) {

@@ -2,7 +2,7 @@
 //! says in them.
 
 use super::clients::{Asks, Event, Request, quoted};
-use super::model::{Expected, Letter, Model, Origin, Peer, Stage, Tokens};
+use super::model::{Expected, Letter, Model, Peer, Stage, Tokens};
 use super::plan::{CLOSE_TIMEOUT_MS, NAMESPACES};
 use super::said::{Bytes, Lack, Packet, Said, Sid};
 use super::talk::{Deed, PLACEHOLDER, Word};
@@ -28,7 +28,7 @@ pub(super) struct Session {
     beat: Time,
     /// When it must have joined a namespace.
     connect_by: Option<Time>,
-    namespaces: Vec<String>,
+    pub(super) namespaces: Vec<String>,
     /// A packet whose attachments have not all come.
     incoming: Option<Incoming>,
 }
@@ -128,6 +128,13 @@ impl Peer {
     pub(super) fn unfinished_bytes(&self) -> Option<usize> {
         let session = self.session.as_ref().filter(|_| self.is_upgraded())?;
         session.incoming.as_ref().map(|incoming| incoming.bytes)
+    }
+
+    /// True when its session has joined this namespace.
+    pub(super) fn is_in(&self, namespace: &str) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.namespaces.iter().any(|joined| joined == namespace))
     }
 
     pub(super) fn is_polled(&self) -> bool {
@@ -368,6 +375,7 @@ impl Model {
                 assert!(may_lose || lost.is_doubtful, "{number} is told {packet:?} instead of {lost:?}");
                 self.lose(session, &lost, is_full);
             }
+            self.learn(session, packet);
             self.said(session, said, now);
             // Where an answer is full, what is left of a packet begins the next one.
             for attachment in lacking.into_iter().flatten().rev() {
@@ -525,12 +533,16 @@ impl Model {
         }
         // It is the same client: what it published does not come back to it.
         for letter in &mut self.mail[shard] {
-            if let Letter::Event { origin: Origin { publisher, .. }, .. } = letter
-                && *publisher == from
-            {
-                *publisher = to;
+            let origin = match letter {
+                Letter::Event { origin, .. } => origin,
+                Letter::Special(flight) => &mut flight.origin,
+                Letter::Asked { .. } | Letter::Answer { .. } | Letter::Drain { .. } => continue,
+            };
+            if origin.publisher == from {
+                origin.publisher = to;
             }
         }
+        self.move_asks(shard, from, to);
         self.counts.moves += 1;
         self.heard(to, now);
         self.peers[to].arm_session(now);
@@ -713,6 +725,8 @@ impl Model {
                 }
                 let session = self.peers[number].session.as_mut().expect("it is a session");
                 session.namespaces.retain(|joined| joined != namespace);
+                self.forget_socket(number, namespace);
+                let session = self.peers[number].session.as_mut().expect("it is a session");
                 let is_last = session.namespaces.is_empty();
                 for key in self.peers[number].rooms.clone() {
                     if is_last || namespace_of(&key) == namespace {
@@ -720,8 +734,12 @@ impl Model {
                     }
                 }
             }
-            (Word::Ack { namespace }, None) if session.namespaces.contains(namespace) => {
-                self.counts.rate_limited += u64::from(self.take_token(number, now).is_err());
+            (Word::Ack { namespace, answer }, None) if session.namespaces.contains(namespace) => {
+                match (self.take_token(number, now), answer) {
+                    (Err(_), _) => self.counts.rate_limited += 1,
+                    (Ok(()), Some((question, value))) => self.hear_answer(number, *question, value),
+                    (Ok(()), None) => {}
+                }
             }
             // Also what comes before the attachments that were promised, and an attachment that nobody promised.
             _ => self.break_off(number, now),
@@ -769,13 +787,15 @@ impl Model {
         let session = peer.session.as_mut().expect("it is a session");
         session.namespaces.push(namespace.to_owned());
         session.connect_by = None;
-        peer.expect(Said::Packet(Packet::Joined { namespace: namespace.to_owned() }), now);
+        let joined = Packet::Joined { namespace: namespace.to_owned(), sid: Sid::default() };
+        peer.expect(Said::Packet(joined), now);
         if !socketio.connect_event.is_empty() {
             let packet = Packet::Event {
                 namespace: namespace.to_owned(),
                 name: socketio.connect_event.clone(),
                 args: auth.unwrap_or("{}").to_owned(),
                 attachments: Vec::new(),
+                id: None,
             };
             peer.expect(Said::Packet(packet), now);
         }
@@ -828,18 +848,29 @@ impl Model {
                 rooms.iter().map(key).for_each(|key| self.leave(number, &key));
                 ("{}".to_owned(), Vec::new())
             }
-            Deed::Publish { event, echo } => {
+            Deed::Publish { event, echo, special } => {
                 // What came as the attachment, whatever was meant to.
                 let payload =
                     attachments.into_iter().next().map_or_else(|| event.payload.clone(), |bytes| bytes.0);
                 let Event { room, name, binary, .. } = &**event;
                 let event = Event { room: room.clone(), name: name.clone(), payload, binary: *binary };
-                self.publish(number, &Rc::new(event), *echo);
+                let event = Rc::new(event);
+                match special {
+                    None => self.publish(number, &event, *echo),
+                    Some(special) => {
+                        let from = (Some(namespace), id);
+                        match self.publish_special(number, (&event, *echo), special, from, now) {
+                            Ok(false) => {}
+                            Ok(true) => return,
+                            Err(code) => return error(self, code, None),
+                        }
+                    }
+                }
                 ("{}".to_owned(), Vec::new())
             }
             Deed::Echo(args) => {
                 let (namespace, name) = (namespace.to_owned(), "echoed".to_owned());
-                let packet = Packet::Event { namespace, name, args: args.clone(), attachments };
+                let packet = Packet::Event { namespace, name, args: args.clone(), attachments, id: None };
                 return self.peers[number].expect(Said::Packet(packet), now);
             }
             Deed::Ask(args) => (args.clone(), attachments),
@@ -862,7 +893,7 @@ pub(super) fn told_of(event: &Event) -> Packet {
         (String::from_utf8(event.payload.clone()).expect("JSON is text"), Vec::new())
     };
     let (namespace, name) = (namespace_of(&event.room).to_owned(), event.name.clone());
-    Packet::Event { namespace, name, args, attachments }
+    Packet::Event { namespace, name, args, attachments, id: None }
 }
 
 /// The namespace of a room, by what the directory calls it.

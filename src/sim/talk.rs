@@ -4,6 +4,7 @@ use super::World;
 use super::clients::{Event, quoted};
 use super::plan::NAMESPACES;
 use super::said::Bytes;
+use super::special::Special;
 use std::fmt;
 use std::rc::Rc;
 
@@ -14,6 +15,8 @@ pub(super) struct Talk {
     pub(super) joined: Vec<String>,
     /// Those that it has asked for and not been told about.
     pub(super) asked: Vec<String>,
+    /// Questions that it may answer, each with its namespace and its number.
+    pub(super) questions: Vec<(String, String)>,
     last_id: u64,
 }
 
@@ -81,9 +84,10 @@ pub(super) enum Word {
         attachments: usize,
         text_bytes: usize,
     },
-    /// An ack of what nobody asked.
+    /// An ack: the number of what it answers and with what, or of what nobody asked.
     Ack {
         namespace: String,
+        answer: Option<(u64, String)>,
     },
     Attachment(Bytes),
 }
@@ -97,6 +101,7 @@ pub(super) enum Deed {
     Publish {
         event: Rc<Event>,
         echo: bool,
+        special: Option<Rc<Special>>,
     },
     /// The arguments come back in an event, or in the ack.
     Echo(String),
@@ -114,6 +119,9 @@ impl World {
             let text = *self.random.pick(&["40", "40{\"token\":[1, null]}", "40/,"]);
             return if talk.asked.is_empty() { self.ask_in(talk, "/", text) } else { Vec::new() };
         }
+        if let Some(answer) = self.answer(talk) {
+            return answer;
+        }
         let namespace = self.random.pick(&talk.joined).clone();
         match self.random.below(100) {
             0..4 => match NAMESPACES.iter().find(|name| !talk.joined.iter().any(|joined| joined == *name)) {
@@ -130,7 +138,10 @@ impl World {
                 let text = *self.random.pick(&["3", "3probe", "6", "5", "0{}"]);
                 vec![said(text.to_owned(), Word::Passed)]
             }
-            9..11 => vec![said(format!("43{}7[1,{{}}]", prefix(&namespace)), Word::Ack { namespace })],
+            9..11 => {
+                let text = format!("43{}7[1,{{}}]", prefix(&namespace));
+                vec![said(text, Word::Ack { namespace, answer: None })]
+            }
             _ => self.event_of(talk, namespace),
         }
     }
@@ -161,7 +172,9 @@ impl World {
                 let length = self.payload_length();
                 attachments.push(self.bytes(length));
                 let event = self.event_in(&namespace, attachments[0].clone(), true);
-                (self.publish_args(&event, Some(PLACEHOLDER), echo), Deed::Publish { event, echo })
+                let special = self.special(&event);
+                let args = self.publish_args(&event, Some(PLACEHOLDER), echo, special.as_deref());
+                (args, Deed::Publish { event, echo, special })
             }
             45..52 => {
                 let count = self.random.up_to(2);
@@ -182,7 +195,9 @@ impl World {
                 let data = self.data().filter(|data| !data.starts_with("[["));
                 let payload = data.clone().unwrap_or("null".to_owned()).into_bytes();
                 let event = self.event_in(&namespace, payload, false);
-                (self.publish_args(&event, data.as_deref(), echo), Deed::Publish { event, echo })
+                let special = self.special(&event);
+                let args = self.publish_args(&event, data.as_deref(), echo, special.as_deref());
+                (args, Deed::Publish { event, echo, special })
             }
         };
         self.packet_of(namespace, id, &args, deed, attachments)
@@ -235,13 +250,21 @@ impl World {
         Rc::new(Event { room, name: name.clone(), payload: payload.clone(), binary })
     }
 
-    fn publish_args(&mut self, event: &Event, data: Option<&str>, echo: bool) -> String {
+    fn publish_args(
+        &mut self,
+        event: &Event,
+        data: Option<&str>,
+        echo: bool,
+        special: Option<&Special>,
+    ) -> String {
         let (room, name) = (quoted(event.room_in_namespace()), quoted(&event.name));
-        if !echo && self.random.chance(30) {
+        if special.is_none() && !echo && self.random.chance(30) {
             let data = data.map_or(String::new(), |data| format!(",{data}"));
             return format!(r#""publish",{room},{name}{data}"#);
         }
-        let mut fields = vec![format!(r#""room":{room}"#), format!(r#""event":{name}"#)];
+        let mut fields = special
+            .map_or_else(|| vec![format!(r#""room":{room}"#)], |special| self.special_fields(special, false));
+        fields.insert(1, format!(r#""event":{name}"#));
         fields.extend(data.map(|data| format!(r#""data":{data}"#)));
         fields.extend(echo.then(|| r#""echo":true"#.to_owned()));
         let object = self.object(fields.into_iter());
@@ -330,11 +353,11 @@ impl World {
 /// What stands for the first attachment.
 pub(super) const PLACEHOLDER: &str = r#"{"_placeholder":true,"num":0}"#;
 
-fn said(text: String, word: Word) -> Spoken {
+pub(super) fn said(text: String, word: Word) -> Spoken {
     Spoken { raw: Raw::Text(text), word }
 }
 
 /// How a packet says which namespace it is for.
-fn prefix(namespace: &str) -> String {
+pub(super) fn prefix(namespace: &str) -> String {
     if namespace == "/" { String::new() } else { format!("{namespace},") }
 }

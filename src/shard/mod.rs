@@ -1077,6 +1077,7 @@ impl Shard {
         if !conn.has_socket {
             return self.end(slot, ending);
         }
+        self.forget_sockets(slot);
         self.leave_all(slot);
         self.send_close(slot, code, reason);
         self.conns[slot as usize].stage = Stage::Closing(dialect, ending);

@@ -1293,6 +1293,7 @@ mod tests {
             (292, "what stood in the body of a request that has none was taken for the next request"),
             (347, "a session that polled was ended as too slow by the frame that was to say why it ends"),
             (468, "a stream was ended after its connection was closed"),
+            (2529, "who had been told that the server shuts down was sent events for its id behind that"),
         ] {
             run(seed);
         }

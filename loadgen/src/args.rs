@@ -174,9 +174,6 @@ pub(crate) struct Echo {
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[group(skip)]
 pub(crate) struct Fanout {
-    /// Servers instead of URL, with commas: it is published at the first, and subscribers are spread over all
-    #[arg(long, value_name = "HOST:PORT,…", value_delimiter = ',', value_parser = server)]
-    pub(crate) servers: Vec<SocketAddr>,
     /// The room
     #[arg(long, value_name = "NAME", default_value = "load", value_parser = room_name)]
     pub(crate) room: String,
@@ -296,11 +293,6 @@ impl Common {
             (None, target) => Ok(Sources::for_target(target)),
         }
     }
-}
-
-fn server(text: &str) -> Result<SocketAddr, String> {
-    let url = if text.contains("://") { text.to_owned() } else { format!("ws://{text}") };
-    url.parse::<Target>().map(|target| target.address)
 }
 
 fn path(text: &str) -> Result<String, String> {

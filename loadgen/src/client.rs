@@ -73,9 +73,7 @@ pub(crate) struct Clients {
     /// True exactly when a connection of Engine.IO has to enter a namespace of Socket.IO before it is open.
     enters_namespace: bool,
     random: fastrand::Rng,
-    targets: Vec<SocketAddr>,
-    /// Connections from here on are publishers.
-    publishers_from: usize,
+    target: SocketAddr,
     sources: Option<Sources>,
     /// Number of connection 0 among those of all workers.
     first: u32,
@@ -164,8 +162,7 @@ impl Clients {
             protocol: plan.protocol,
             enters_namespace: !matches!(plan.scenario, ScenarioArgs::Echo(_)),
             random: fastrand::Rng::with_seed(seed),
-            targets: plan.targets.clone(),
-            publishers_from: plan.connections as usize,
+            target: plan.target,
             sources: plan.sources,
             first: plan.first,
             request_head: request_head.into_bytes(),
@@ -354,14 +351,8 @@ impl Clients {
         }
     }
 
-    /// Which of the servers connection `id` is with.
-    pub(crate) fn server_of(&self, id: usize) -> usize {
-        if id >= self.publishers_from { 0 } else { (self.first as usize + id) % self.targets.len() }
-    }
-
     fn begin_connecting(&self, id: usize) -> Result<OwnedFd, Errno> {
-        let target = &self.targets[self.server_of(id)];
-        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let family = if self.target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -372,7 +363,7 @@ impl Clients {
                 .map_err(|error| Errno::from_raw_os_error(error as i32))?;
             net::bind(&socket, &SocketAddr::from((sources.address(self.first + id as u32), 0)))?;
         }
-        match net::connect(&socket, target) {
+        match net::connect(&socket, &self.target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }

@@ -25,8 +25,7 @@ pub(crate) struct Plan {
     /// This worker has connections `first .. first + connections` of all.
     pub(crate) first: u32,
     pub(crate) connections: u32,
-    /// At least one. Connection `i` of all goes to number `i` modulo their count; publishers, which come on top, to the first.
-    pub(crate) targets: Vec<SocketAddr>,
+    pub(crate) target: SocketAddr,
     /// For the `Host` header.
     pub(crate) host: String,
     pub(crate) protocol: Protocol,

@@ -109,12 +109,6 @@ impl Phases for FanoutRun {
         figures.number("deliveries_per_cpu_second", per_cpu_second);
         figures.number("cpu_us_per_delivery", ratio(cpu_seconds.map(|seconds| seconds * 1e6), deliveries));
         figures.latency("latency", &tally.latency);
-        if !self.args.servers.is_empty() {
-            figures.put("servers", self.args.servers.iter().map(ToString::to_string).collect::<Vec<_>>());
-            for (number, latency) in tally.latency_at.iter().enumerate() {
-                figures.latency(&format!("latency_at_{number}"), latency);
-            }
-        }
         figures.latency("send_delay", &tally.send_delay);
         figures.put("publications_total", tally.sent_total);
         figures.put("deliveries_total", tally.received_total);
@@ -158,8 +152,6 @@ pub(crate) struct FanoutLoad {
     received: u64,
     received_ns: u64,
     latency: Latency,
-    /// By server.
-    latency_at: Vec<Latency>,
     pace: Pace,
     /// In closed loop, for each publisher: how far this worker's subscribers are.
     progress: Vec<BatchProgress>,
@@ -237,7 +229,6 @@ impl FanoutLoad {
             received: 0,
             received_ns: 0,
             latency: Latency::new(),
-            latency_at: plan.targets.iter().map(|_| Latency::new()).collect(),
             pace: match args.rate {
                 Some(per_second) => Pace::Clock { per_second, next: 0 },
                 None => Pace::Batches { in_flight: args.in_flight.into() },
@@ -283,11 +274,7 @@ impl FanoutLoad {
         self.received_ns = now_ns;
         self.received += u64::from(self.run.measures(now_ns));
         if self.run.measures(event.due_ns) {
-            let latency_ns = now_ns.saturating_sub(event.due_ns);
-            self.latency.record(latency_ns);
-            if self.latency_at.len() > 1 {
-                self.latency_at[clients.server_of(id)].record(latency_ns);
-            }
+            self.latency.record(now_ns.saturating_sub(event.due_ns));
         }
         let is_new = self.order.note(id * self.publishers_all + publisher, event.sequence);
         if let Pace::Batches { in_flight } = self.pace
@@ -533,7 +520,6 @@ impl Load for FanoutLoad {
         tally.received_total = self.received_total;
         tally.received = self.received;
         tally.latency = self.latency.clone();
-        tally.latency_at = self.latency_at.clone();
         tally.send_delay = self.send_delay.clone();
         tally.stalls = self.stalls;
         tally.faults = self.order.faults();

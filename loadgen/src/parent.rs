@@ -98,10 +98,6 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
         ));
     }
     let sources = common.sources()?;
-    let targets = match scenario {
-        ScenarioArgs::Fanout(args) if !args.servers.is_empty() => args.servers.clone(),
-        _ => vec![common.target.address],
-    };
     let mut first = 0;
     let plans = (0..workers).map(|worker| {
         let connections = common.connections / workers + u32::from(worker < common.connections % workers);
@@ -111,7 +107,7 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
             workers,
             first: first - connections,
             connections,
-            targets: targets.clone(),
+            target: common.target.address,
             host: common.target.host.clone(),
             protocol: common.proto,
             path: common.path(scenario),

@@ -93,8 +93,6 @@ pub(crate) struct Tally {
     /// Messages received in the measured window.
     pub(crate) received: u64,
     pub(crate) latency: Latency,
-    /// Of a fan-out, the same for each server.
-    pub(crate) latency_at: Vec<Latency>,
     /// How far the generator was behind its own schedule.
     pub(crate) send_delay: Latency,
     /// Rounds of publications given up because not all came.
@@ -127,7 +125,6 @@ impl Tally {
             received_total: 0,
             received: 0,
             latency: Latency::new(),
-            latency_at: Vec::new(),
             send_delay: Latency::new(),
             stalls: 0,
             faults: Faults::default(),
@@ -156,10 +153,6 @@ impl Tally {
         self.received_total += other.received_total;
         self.received += other.received;
         self.latency.add(&other.latency);
-        self.latency_at.resize_with(self.latency_at.len().max(other.latency_at.len()), Latency::new);
-        for (latency, other) in self.latency_at.iter_mut().zip(&other.latency_at) {
-            latency.add(other);
-        }
         self.send_delay.add(&other.send_delay);
         self.stalls += other.stalls;
         self.faults.lost += other.faults.lost;

@@ -363,23 +363,3 @@ fn without_json_the_figures_are_a_table() {
     assert!(stdout.lines().next().unwrap().split_whitespace().eq(["scenario", "echo"]), "{stdout}");
     assert!(stdout.lines().any(|line| line.starts_with("latency us p99 ")), "{stdout}");
 }
-
-#[test]
-fn fanout_over_several_servers_publishes_at_the_first_and_measures_at_each() {
-    // These servers know nothing of each other, so only the first one's subscribers hear what is published there.
-    let servers = [(); 3].map(|()| Server::start(Behaviour::default()));
-    let list = servers.each_ref().map(|server| server.url().replace("ws://", "")).join(",");
-    let arguments = format!(
-        "fanout --servers {list} --connections 6 --rate 100 --seconds 0.3 --warmup 0.1 --processes 2"
-    );
-    let (code, report) = load(&arguments, "ws://127.0.0.1:1");
-    assert_eq!(code, 1, "what did not arrive is lost: {report}");
-    let published = count(&report, "publications_total");
-    assert_eq!(servers.each_ref().map(|server| server.counts().published), [published, 0, 0]);
-    assert_eq!((count(&report, "opened"), count(&report, "joined")), (7, 6));
-    assert_eq!(count(&report, "deliveries_total"), 2 * published);
-    assert_eq!(count(&report, "lost"), 4 * published);
-    assert_eq!(report["servers"].as_array().map(Vec::len), Some(3));
-    assert!(number(&report, "latency_at_0_us_p50") > 0.0);
-    assert!(report["latency_at_1_us_p50"].is_null() && report["latency_at_2_us_p50"].is_null());
-}

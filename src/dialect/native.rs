@@ -283,7 +283,7 @@ fn interpret<'a>(
 }
 
 /// What is wrong with a name, if anything.
-pub(super) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
+pub(crate) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
     if name.is_empty() {
         Some("must not be empty".to_owned())
     } else if name.len() > bytes_max {

@@ -12,6 +12,7 @@ pub mod sim;
 pub mod fuzzing;
 
 pub mod bus;
+pub mod cluster;
 pub mod auth;
 pub mod rules;
 pub mod buf;

@@ -340,7 +340,7 @@ pub(super) fn check_ask_ms<'a>(ask_ms: u64) -> Result<u32, Refusal<'a>> {
 }
 
 /// What is wrong with a name, if anything.
-pub(super) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
+pub(crate) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
     if name.is_empty() {
         Some("must not be empty".to_owned())
     } else if name.len() > bytes_max {

@@ -21,6 +21,7 @@ pub mod turn;
 mod commands;
 mod frames;
 mod heads;
+mod orders;
 mod socketio;
 mod special;
 
@@ -537,6 +538,16 @@ impl Shard {
                     let (number, sockets) = (*number, *sockets);
                     mail.pop_front();
                     self.note_asked(number, sockets);
+                }
+                Mail::AskedOutside { number, processes } => {
+                    let (number, processes) = (*number, *processes);
+                    mail.pop_front();
+                    self.note_asked_outside(number, processes);
+                }
+                Mail::Order(_) => {
+                    if let Some(Mail::Order(order)) = mail.pop_front() {
+                        self.carry_out(&order, now);
+                    }
                 }
                 Mail::Answer(_) => {
                     if let Some(Mail::Answer(answer)) = mail.pop_front() {

@@ -232,7 +232,7 @@ impl Shard {
         namespace.connections.add(1);
     }
 
-    fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.connections.sub(1);
         }

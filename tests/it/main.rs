@@ -14,6 +14,7 @@
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
+//! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
@@ -40,6 +41,8 @@ mod hostile;
 
 mod control;
 mod lifecycle;
+
+mod redis;
 
 mod golden;
 

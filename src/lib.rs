@@ -18,6 +18,7 @@ pub mod rules;
 pub mod buf;
 pub mod stats;
 
+pub mod bridge;
 pub mod control;
 pub mod config;
 pub mod server;

@@ -341,8 +341,7 @@ impl<'a> Draft<'a> {
     }
 
     fn special(&self) -> Option<Special> {
-        let is_special =
-            !self.attachments.is_empty() || self.volatile || self.ask.is_some() || self.is_list;
+        let is_special = !self.attachments.is_empty() || self.volatile || self.ask.is_some() || self.is_list;
         is_special.then(|| Special {
             audience: None,
             attachments: self.attachments.to_vec(),

@@ -33,6 +33,21 @@ pub struct LinkStats {
     pub breaker: Gauge,
 }
 
+/// The numbers of the bridge above the link. Written by its thread.
+#[derive(Debug, Default)]
+pub struct BridgeStats {
+    /// Events of other processes that were delivered here.
+    pub events: Counter,
+    /// Those that were not because a mailbox was full.
+    pub overloads: Counter,
+    /// Messages that could not be read.
+    pub malformed: Counter,
+    /// Entries of envelopes of a kind that is not known.
+    pub unknown: Counter,
+    /// Times in which events of other processes may have been missed.
+    pub gaps: Counter,
+}
+
 /// Why a publication did not get to Redis, or may not have got there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {

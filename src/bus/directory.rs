@@ -9,6 +9,7 @@ use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use hashbrown::HashTable;
 use slab::Slab;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -295,6 +296,20 @@ fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {
     RoomId { index: at << STRIPE_BITS | stripe as u32, stamp }
 }
 
+/// What the directory calls a room of a namespace; with no `room`, all who are in the namespace.
+pub fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
+    if namespace == "/" && !room.is_empty() {
+        room.into()
+    } else {
+        format!("{namespace}{NAMESPACE_END}{room}").into()
+    }
+}
+
+/// The namespace of a room, by its name in the directory.
+pub fn namespace_of(key: &str) -> &str {
+    key.split_once(NAMESPACE_END).map_or("/", |(namespace, _)| namespace)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,7 +347,8 @@ mod tests {
                 }
             }
             assert_eq!(directory.find(&name), ids.get(&name).copied());
-            let shards = directory.with_room(&name, |room| room.map_or(ShardSet::default(), |(_, shards)| shards));
+            let shards =
+                directory.with_room(&name, |room| room.map_or(ShardSet::default(), |(_, shards)| shards));
             let expected: Vec<u8> = (0..3).filter(|shard| model[&name][usize::from(*shard)] > 0).collect();
             assert_eq!(shards.iter().collect::<Vec<_>>(), expected);
         }

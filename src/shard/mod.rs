@@ -28,6 +28,7 @@ mod special;
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
+use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
@@ -295,7 +296,7 @@ impl Encoding {
             (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
         let write = |out: &mut Vec<u8>| {
-            let namespace = socketio::namespace_of(publication.room_name());
+            let namespace = namespace_of(publication.room_name());
             packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
         };
         if self == Encoding::Msgpack {

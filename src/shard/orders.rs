@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::conn::Stage;
-use super::socketio::{namespace_of, room_key};
+use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::outside::{Deed, Found, Order, Outgoing};
 use crate::dialect::socketio;
 use crate::message::{Slot, write_socket_id};
@@ -20,7 +20,8 @@ impl Shard {
             let session = conn.filter(|conn| conn.is_open()).and_then(|conn| conn.session.as_ref());
             session.is_some_and(|session| session.joined(namespace).is_some())
         };
-        let slots: Vec<Slot> = self.recipients(audience, namespace).into_iter().map(|(slot, _)| slot).collect();
+        let slots: Vec<Slot> =
+            self.recipients(audience, namespace).into_iter().map(|(slot, _)| slot).collect();
         let mut found = Vec::new();
         for slot in slots {
             if !is_there(self, slot) {
@@ -62,7 +63,8 @@ impl Shard {
         let here = room_key(namespace, "");
         let rooms = names.filter(|name| namespace_of(name) == namespace && *name != here.as_ref());
         let own = std::iter::once(id.as_str().into());
-        let rooms = own.chain(rooms.map(|name| name.split_once('\0').map_or(name.clone(), |(_, room)| room.into())));
+        let rooms =
+            own.chain(rooms.map(|name| name.split_once('\0').map_or(name.clone(), |(_, room)| room.into())));
         Some(Found { address: conn.ip.to_string(), rooms: rooms.collect(), id })
     }
 }

@@ -2,8 +2,8 @@
 //! ones, and those that ask.
 
 use super::conn::{Conn, Stage};
-use super::socketio::namespace_of;
 use super::{Encoding, Shard};
+use crate::bus::directory::namespace_of;
 use crate::dialect::Dialect;
 use crate::message::{Audience, ConnId, Publication, Slot, SocketId};
 use std::collections::HashSet;

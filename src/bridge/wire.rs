@@ -1,0 +1,124 @@
+//! Which channels a process listens to, and what it says there, by the kind of cluster it is in.
+
+use super::link::Way;
+use crate::bus::directory::{namespace_of, room_key};
+use crate::cluster::{Classic, Limits, Malformed, Message, Sharded, Throng};
+use crate::message::SOCKET_ID_CHARS;
+
+/// Whom a process shares its rooms with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// Other throngs.
+    Throng,
+    /// Throngs and Node's servers with `@socket.io/redis-adapter` in its usual mode, and `@socket.io/redis-emitter`.
+    SocketIo,
+    /// The same with its sharded adapter.
+    SocketIoSharded,
+}
+
+/// What is said on Redis, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    cluster: Cluster,
+    throng: Throng,
+    classic: Classic,
+    sharded: Sharded,
+    /// The name of this process among the others.
+    uid: String,
+}
+
+impl Wire {
+    pub(super) fn new(cluster: Cluster, prefix: &str, uid: String) -> Wire {
+        let prefix = || prefix.to_owned();
+        let (throng, classic) = (Throng { prefix: prefix() }, Classic { prefix: prefix() });
+        Wire { cluster, throng, classic, sharded: Sharded { prefix: prefix() }, uid }
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Where one publication to one room goes as an envelope, among throngs.
+    pub(super) fn envelopes(&self, room: &str) -> Option<String> {
+        (self.cluster == Cluster::Throng).then(|| self.throng.room(room))
+    }
+
+    /// The room that envelopes on this channel are for.
+    pub(super) fn room_of<'c>(&self, channel: &'c [u8]) -> Option<&'c str> {
+        let room = channel.strip_prefix(self.throng.room("").as_bytes())?;
+        (self.cluster == Cluster::Throng).then(|| str::from_utf8(room).ok())?
+    }
+
+    /// By which way messages are published.
+    pub(super) fn way(&self) -> Way {
+        match self.cluster {
+            Cluster::Throng | Cluster::SocketIo => Way::Plain,
+            Cluster::SocketIoSharded => Way::Sharded,
+        }
+    }
+
+    pub(super) fn encode(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
+        match self.cluster {
+            Cluster::SocketIo => self.classic.encode(message),
+            Cluster::Throng | Cluster::SocketIoSharded => self.sharded.encode(message),
+        }
+    }
+
+    pub(super) fn decode(
+        &self,
+        channel: &[u8],
+        payload: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<Message<'static>>, Malformed> {
+        match self.cluster {
+            Cluster::SocketIo => self.classic.decode(channel, payload, limits),
+            Cluster::Throng | Cluster::SocketIoSharded => self.sharded.decode(channel, payload, limits),
+        }
+    }
+
+    /// What to listen to while somebody is in the room that the directory calls `name`.
+    pub(super) fn channels_of(&self, name: &str) -> Vec<(Way, String)> {
+        let namespace = namespace_of(name);
+        let room = name.strip_prefix(&*room_key(namespace, "")).unwrap_or(name);
+        if room.is_empty() {
+            // Everybody is in the main namespace from the start, clients of the native dialect too.
+            return if namespace == "/" { Vec::new() } else { self.channels_of_namespace(namespace) };
+        }
+        // A socket is reached by its id without that.
+        let is_socket = room.len() == SOCKET_ID_CHARS;
+        match self.cluster {
+            Cluster::Throng => vec![(Way::Plain, self.throng.room(name))],
+            Cluster::SocketIo if is_socket => Vec::new(),
+            Cluster::SocketIo => vec![(Way::Plain, self.classic.broadcasts_to(namespace, room))],
+            Cluster::SocketIoSharded if is_socket => Vec::new(),
+            Cluster::SocketIoSharded => vec![(Way::Sharded, self.sharded.broadcasts_to(namespace, room))],
+        }
+    }
+
+    /// What to listen to while somebody is in a namespace.
+    pub(super) fn channels_of_namespace(&self, namespace: &str) -> Vec<(Way, String)> {
+        let Wire { classic, sharded, uid, .. } = self;
+        match self.cluster {
+            Cluster::SocketIo => vec![
+                (Way::Plain, classic.broadcasts(namespace)),
+                (Way::Plain, classic.requests(namespace)),
+                (Way::Plain, classic.answers(namespace)),
+                (Way::Plain, classic.answers_to(namespace, uid)),
+                (Way::Pattern, classic.sockets_pattern(namespace)),
+            ],
+            Cluster::Throng | Cluster::SocketIoSharded => vec![
+                (self.way(), sharded.messages(namespace)),
+                (self.way(), sharded.answers_to(namespace, uid)),
+            ],
+        }
+    }
+
+    /// What to ask Redis to learn how many processes listen for requests in a namespace, and the channel it is about.
+    pub(super) fn count(&self, namespace: &str) -> (&'static str, String) {
+        match self.cluster {
+            Cluster::SocketIo => ("NUMSUB", self.classic.requests(namespace)),
+            Cluster::Throng => ("NUMSUB", self.sharded.messages(namespace)),
+            Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
+        }
+    }
+}

@@ -900,9 +900,42 @@ mod tests {
             world.shards[0].0.holdings().leases
         };
         // The beginning of a text, then signs of life.
-        assert_eq!(receive(b"\x01\x82\0\0\0\040"), 1);
+        assert_eq!(receive(b"\x01\x82\0\0\0\x0040"), 1);
         let kept = (0..8).map(|_| receive(b"\x89\x80\0\0\0\0")).collect::<Vec<_>>();
         assert_eq!((kept[3], kept[7]), (1, 0), "it has five seconds");
+        world.end();
+    }
+
+    #[test]
+    fn a_session_that_moves_behind_a_drain_is_told_of_it() {
+        let mut world = World::new(0);
+        // On the first shard somebody, and the client of a session; on the second a socket that goes over to it.
+        for (op, arg) in [(0x18, 1), (0x18, 1), (0x98, 1), (0x1f, 0x00)] {
+            world.step(op, &[arg]);
+        }
+        let slots = world.shards[0].1.clone();
+        assert_eq!((slots.len(), world.sids.len()), (2, 1));
+        world.bus.post(0, Mail::Drain { spread_ms: 3_000, timeout_ms: 60_000 });
+        world.turn(0);
+        world.now = world.now.plus_ms(1_200);
+        world.turn(0);
+        assert_eq!(world.shards[0].1, slots[1..], "the first place has been told");
+        world.step(0x9f, &[0x30]);
+        world.step(0x1e, &[0]);
+        assert_eq!(world.shards[0].1.last(), Some(&slots[0]), "it is taken again");
+        let mut said = [(b'\x86', &b"2probe"[..]), (b'\x81', b"5")]
+            .map(|(length, text)| [&[0x81, length, 0, 0, 0, 0], text].concat())
+            .concat();
+        let (it, _) = &mut world.shards[0];
+        it.begin_turn(world.now);
+        it.receive(slots[0], &mut said, world.now);
+        assert_eq!(it.next_dirty(), Some(slots[0]));
+        let bytes = match it.gather(slots[0]) {
+            Gathered::Nothing => Vec::new(),
+            Gathered::One(bytes) => bytes.to_vec(),
+            Gathered::Many(slices) => slices.iter().flat_map(|slice| slice.to_vec()).collect(),
+        };
+        assert!(bytes.windows(2).any(|code| code == 1001_u16.to_be_bytes()), "{bytes:?}");
         world.end();
     }
 }

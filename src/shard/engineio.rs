@@ -460,6 +460,10 @@ impl Shard {
         self.doom(from);
         self.heard(to, now);
         self.arm_session(to, now);
+        if self.drain.as_ref().is_some_and(|drain| (to as usize) < drain.told) {
+            // A drain that has passed this place does not come again.
+            self.shut_down(to, now);
+        }
     }
 
     /// A text packet of a session has come.

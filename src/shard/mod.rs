@@ -1080,6 +1080,11 @@ impl Shard {
         self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
     }
 
+    /// Tells a connection that the server shuts down.
+    fn shut_down(&mut self, slot: Slot, now: Time) {
+        self.close(slot, CloseCode::GoingAway, "the server is shutting down", Ending::Shutdown, now);
+    }
+
     /// Ends a WebSocket whose peer broke the rules: it is told why, and nothing more is read from it.
     fn fail(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
         if self.conns.get(slot as usize).is_some_and(Conn::is_open) {
@@ -1192,16 +1197,7 @@ impl Shard {
         let timed_out = elapsed_ms >= u64::from(drain.timeout_ms);
         for slot in told..due {
             match self.conns.get(slot).map(|conn| conn.stage) {
-                Some(Stage::Open(_)) => {
-                    let slot = slot as Slot;
-                    self.close(
-                        slot,
-                        CloseCode::GoingAway,
-                        "the server is shutting down",
-                        Ending::Shutdown,
-                        now,
-                    );
-                }
+                Some(Stage::Open(_)) => self.shut_down(slot as Slot, now),
                 Some(Stage::Ghost) => self.end_ghost(slot as Slot),
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),
                 _ => {}

@@ -10,7 +10,8 @@
 //! frame; what the shards count and hold is compared at the end of each turn.
 //!
 //! A seed that fails is printed. `THRONG_SIM_SEED=n cargo test --lib sim` runs only that one, and with `THRONG_SIM_LOG=1` it tells
-//! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`.
+//! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`; then
+//! what speaks Socket.IO: `talk`, `sessions`, `pollers`.
 
 mod checks;
 mod clients;
@@ -1246,16 +1247,25 @@ mod tests {
                 "an event was kept from the connection with its publisher's slot and stamp on another shard",
             ),
             (266, "a slow connection was sent frames that came after one it had lost, and then closed"),
-            (362, "what came after the first frame that did not fit was kept for a connection closed for it"),
+            (326, "what came after the first frame that did not fit was kept for a connection closed for it"),
             (340, "who lost all that waited for it was not told before something else came for it"),
-            (543, "the message that tells of losses was itself left out, and the losses never told"),
-            (283, "a ping was left out of a full outbox, and the client closed for not answering it"),
-            (298, "an answered ping did not set the timer anew, and the next ping came late"),
+            (806, "the message that tells of losses was itself left out, and the losses never told"),
+            (305, "a ping was left out of a full outbox, and the client closed for not answering it"),
+            (260, "an answered ping did not set the timer anew, and the next ping came late"),
             (279, "what lingered left as soon as something else came that may linger, too"),
             (866, "who hung up as its head became late was counted as late"),
             (631, "a timer due at the tick at which its list is sorted fired one tick late"),
             (264, "the error for a binary frame over the rate did not have its id"),
             (256, "the error for a binary frame with a wrong field did not have its id"),
+            (262, "a HEAD of Engine.IO was answered with a body"),
+            (318, "a GET that waited kept its connection in a drain"),
+            (283, "a session was told things on its WebSocket before what that was told itself"),
+            (367, "a packet was left out, and its attachments were not"),
+            (327, "a ping of Engine.IO was left out, and the session ended as silent"),
+            (1157, "what a session had lost before it moved to a WebSocket made it lose what came after"),
+            (292, "what stood in the body of a request that has none was taken for the next request"),
+            (347, "a session that polled was ended as too slow by the frame that was to say why it ends"),
+            (468, "a stream was ended after its connection was closed"),
         ] {
             run(seed);
         }

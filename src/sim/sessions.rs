@@ -650,7 +650,7 @@ impl Model {
     /// A packet of a client. False when Engine.IO knows none like it.
     pub(super) fn word(&mut self, number: usize, word: &Word, now: Time) -> bool {
         match word {
-            Word::Passed => return true,
+            Word::Passed => {}
             Word::Close => {
                 if self.peers[number].is_polled() {
                     self.end(number, Ending::Client, now);
@@ -659,22 +659,14 @@ impl Model {
                     self.end(number, Ending::Client, now);
                     self.peers[number].arm(now, CLOSE_TIMEOUT_MS);
                 }
-                return true;
             }
-            Word::Malformed => {
-                self.fail(number, 1002, Ending::Protocol, now);
-                return false;
-            }
-            Word::Ping => {
-                self.fail(number, 1002, Ending::Protocol, now);
-                return true;
-            }
+            Word::Malformed | Word::Ping => self.fail(number, 1002, Ending::Protocol, now),
             _ => {
                 self.counts.messages_in += 1;
                 self.message(number, word, now);
-                return true;
             }
         }
+        !matches!(word, Word::Malformed)
     }
 
     /// A packet of Socket.IO, or one of its attachments.

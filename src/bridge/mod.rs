@@ -533,5 +533,5 @@ fn random(which: u8) -> u64 {
 }
 
 fn no_thread(error: io::Error) -> Fault {
-    Fault::new(fault::FaultKind::Settings, &format!("the thread of the bridge cannot be had: {error}"))
+    Fault::new(fault::FaultKind::Settings, format!("the thread of the bridge cannot be had: {error}"))
 }

@@ -193,12 +193,15 @@ impl Kind {
     }
 }
 
-/// A URL without its password.
-fn hidden(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
+/// A URL without its password, which stands before the host, or as `pass` behind a path.
+pub(super) fn hidden(url: &str) -> String {
+    let url = match (url.find("://"), url.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
         _ => url.to_owned(),
-    }
+    };
+    let Some((before, pass)) = url.split_once("pass=") else { return url };
+    let after = pass.find('&').map_or("", |end| &pass[end..]);
+    format!("{before}pass=***{after}")
 }
 
 /// A value, or an element of one, that is not allowed.

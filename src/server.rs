@@ -133,11 +133,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     }
     let bus = Arc::new(bus);
     let started_unix_ms = started_unix_ms();
-    if let Some(outside) = outside {
-        let origin_us = started_unix_ms * 1_000;
-        bridge::spawn(bridge_settings(config), bus.clone(), outside, clock, origin_us)
-            .map_err(Failure::Redis)?;
-    }
+    let origin_us = started_unix_ms * 1_000;
+    let bridge = outside
+        .map(|outside| bridge::spawn(bridge_settings(config), bus.clone(), outside, clock, origin_us))
+        .transpose()
+        .map_err(Failure::Redis)?;
     let settings = settings(config, shards, sockets_max);
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
@@ -181,6 +181,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         clock,
         started_unix_ms,
         sockets_max,
+        bridge,
         history: History::default(),
     });
     let runtime =

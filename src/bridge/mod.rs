@@ -10,6 +10,7 @@ pub mod stats;
 
 mod asking;
 mod lanes;
+mod numbers;
 mod publisher;
 mod servers;
 mod subscriber;
@@ -22,11 +23,13 @@ use crate::bus::outside::{Deed, Names, Outgoing, Outside};
 use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
 use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication};
+use crate::stats::Counter;
 use crate::time::{Clock, Time};
 use asking::{Asking, Purpose};
-use fault::Fault;
+use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
-use stats::BridgeStats;
+use numbers::{Inbound, Outbound, Place};
+use stats::{BridgeStats, LinkStats, Loss};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -59,12 +62,37 @@ pub struct Settings {
 }
 
 /// What others may know of the bridge.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Bridge {
     /// What it counts.
     pub stats: Arc<BridgeStats>,
     /// What its link counts.
-    pub link_stats: Arc<stats::LinkStats>,
+    pub link_stats: Arc<LinkStats>,
+    /// Where publications wait for it.
+    pub outside: Arc<Outside>,
+}
+
+impl Bridge {
+    /// `up` when all servers of Redis can be published to and heard, `down` when none can, `partly` when only some can.
+    pub fn status(&self) -> &'static str {
+        match (self.link_stats.servers_up.value(), self.link_stats.servers.value()) {
+            (0, _) => "down",
+            (up, all) if up < all => "partly",
+            _ => "up",
+        }
+    }
+
+    /// Publications that others did not get, or may not have got, by the reason: those of [`Loss`], and `behind` where the bridge itself
+    /// was too slow.
+    pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let by_link = Loss::LABELS.into_iter().zip(self.link_stats.lost.iter().map(Counter::value));
+        by_link.chain([("behind", self.outside.lost.value())])
+    }
+
+    /// Faults by their kind.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FaultKind::LABELS.into_iter().zip(self.link_stats.faults.iter().map(Counter::value))
+    }
 }
 
 /// What the thread of the bridge holds.
@@ -74,8 +102,6 @@ struct Core {
     clock: Clock,
     wire: Wire,
     limits: Limits,
-    /// The number of this process in envelopes.
-    process: u64,
     /// Microseconds from 1970 to the clock's origin.
     origin_us: u64,
     stats: Arc<BridgeStats>,
@@ -83,10 +109,11 @@ struct Core {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+/// Locked for moments only, and only ever by the thread of the bridge once it runs.
+#[derive(Debug)]
 struct State {
-    /// The number of the next entry in an envelope.
-    sequence: u64,
+    outbound: Outbound,
+    inbound: Inbound,
     asking: Asking,
 }
 
@@ -101,7 +128,7 @@ pub fn spawn(
     clock: Clock,
     origin_us: u64,
 ) -> Result<Bridge, Fault> {
-    let (process, uid) = (random(0), format!("{:016x}", random(1)));
+    let uid = format!("{:016x}", numbers::random());
     // Node's classic adapter has names of six characters, and nobody counts them.
     let wire = Wire::new(settings.cluster, &settings.prefix, uid);
     let core = Arc::new(Core {
@@ -110,15 +137,19 @@ pub fn spawn(
         clock,
         wire,
         limits: settings.limits,
-        process,
         origin_us,
         stats: Arc::default(),
         link: OnceLock::new(),
-        state: Mutex::default(),
+        state: Mutex::new(State {
+            outbound: Outbound::new(),
+            inbound: Inbound::default(),
+            asking: Asking::default(),
+        }),
     });
     let hearing = core.clone();
     let link = Link::new(settings.link, clock, move |event| hearing.hear(event))?;
-    let bridge = Bridge { stats: core.stats.clone(), link_stats: link.stats() };
+    let bridge =
+        Bridge { stats: core.stats.clone(), link_stats: link.stats(), outside: core.outside.clone() };
     core.link.set(link.clone()).ok();
     for (way, channel) in core.wire.channels_of_namespace("/") {
         link.subscribe(way, [channel]);
@@ -153,17 +184,14 @@ impl Core {
         let mut envelope = Envelope::default();
         for outgoing in outgoing {
             match outgoing {
-                Outgoing::Publication { publication, names: None } if is_plain(&publication) => {
-                    match self.wire.envelopes(publication.room_name()) {
-                        Some(channel) => self.enclose(&mut envelope, channel, &publication),
-                        None => self.broadcast(&publication, None),
-                    }
-                    continue;
-                }
                 Outgoing::Publication { publication, names } => {
-                    // In its place among the others.
-                    self.send(&mut envelope);
-                    self.broadcast(&publication, names.as_deref());
+                    let is_plain = names.is_none() && is_plain(&publication);
+                    match self.wire.envelopes(publication.room_name()).filter(|_| is_plain) {
+                        Some(channel) => {
+                            self.enclose(&mut envelope, channel, |out| self.write(out, &publication));
+                        }
+                        None => self.broadcast(&mut envelope, &publication, names.as_deref()),
+                    }
                 }
                 Outgoing::Asked { number, sockets } => {
                     let counted = self.asking(|asking| asking.asked(number, sockets));
@@ -190,6 +218,7 @@ impl Core {
         let mut channels: [[Vec<String>; 3]; 2] = Default::default();
         for (name, begun) in changed {
             for (way, channel) in self.wire.channels_of(name) {
+                self.state(|state| state.inbound.forget(&channel));
                 channels[usize::from(begun)][way as usize].push(channel);
             }
         }
@@ -202,23 +231,23 @@ impl Core {
         }
     }
 
-    /// Adds a publication to the envelope, or to a new one when that is for another channel or long enough.
-    fn enclose(&self, envelope: &mut Envelope, channel: String, publication: &Publication) {
+    /// Adds an entry to the envelope, or to a new one when that is for another channel or long enough.
+    fn enclose(&self, envelope: &mut Envelope, channel: String, write: impl FnOnce(&mut Vec<u8>)) {
         if envelope.channel != channel || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
             self.send(envelope);
             envelope.channel = channel;
         }
-        let sequence = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.sequence += 1;
-            state.sequence - 1
-        };
+        let head = self.state(|state| state.outbound.count(&envelope.channel));
         if envelope.bytes.is_empty() {
-            throng::encode_head(&mut envelope.bytes, throng::Head { process: self.process, sequence });
+            throng::encode_head(&mut envelope.bytes, head);
         }
+        write(&mut envelope.bytes);
+    }
+
+    fn write(&self, out: &mut Vec<u8>, publication: &Publication) {
         let volatile = publication.special.as_ref().is_some_and(|special| special.volatile);
         throng::encode_publication(
-            &mut envelope.bytes,
+            out,
             &throng::Publication {
                 room: publication.room_name(),
                 event: publication.event(),
@@ -238,8 +267,13 @@ impl Core {
         }
     }
 
-    /// Tells others of an event that an envelope cannot hold.
-    fn broadcast(self: &Arc<Core>, publication: &Publication, names: Option<&Names>) {
+    /// Tells others of an event that takes more words.
+    fn broadcast(
+        self: &Arc<Core>,
+        envelope: &mut Envelope,
+        publication: &Publication,
+        names: Option<&Names>,
+    ) {
         let namespace = namespace_of(publication.room_name());
         let everybody = room_key(namespace, "");
         let short = |name: &str| -> Cow<'_, str> {
@@ -273,7 +307,17 @@ impl Core {
             flags,
             request_id: request_id.as_deref().map(Cow::from),
         };
-        self.say(&Message { attachments, ..self.message(namespace, body) });
+        let message = Message { attachments, ..self.message(namespace, body) };
+        match self.wire.enclosed(&message) {
+            Some((channel, payload)) => {
+                self.enclose(envelope, channel, |out| throng::encode_message(out, &payload));
+            }
+            None => {
+                // In its place among the others.
+                self.send(envelope);
+                self.say(&message);
+            }
+        }
         if let (Some(ask), Some(request_id)) = (ask, request_id) {
             self.asking(|asking| asking.open(request_id.clone(), ask));
             tokio::spawn(self.clone().count_servers(namespace.to_owned(), request_id, ask.number));
@@ -314,7 +358,7 @@ impl Core {
     fn hear(self: &Arc<Core>, event: Event<'_>) {
         match event {
             Event::Message { channel, payload, .. } => match self.wire.room_of(channel) {
-                Some(_) => self.hear_envelope(&payload),
+                Some(room) => self.hear_envelope(channel, room, &payload),
                 None => match self.wire.decode(channel, &payload, &self.limits) {
                     Ok(Some(message)) => self.hear_message(message),
                     Ok(None) => {}
@@ -327,21 +371,43 @@ impl Core {
         }
     }
 
-    fn hear_envelope(&self, payload: &[u8]) {
+    fn hear_envelope(self: &Arc<Core>, channel: &[u8], room: &str, payload: &[u8]) {
         let Ok((head, entries)) = throng::decode(payload, self.limits.message_bytes_max) else {
             return self.stats.malformed.add(1);
         };
-        if head.process == self.process {
+        if self.state(|state| state.outbound.is_own(head)) {
             return;
         }
-        for entry in entries {
+        // One that cannot be read has its number, too.
+        for (place, entry) in (0..).zip(entries) {
+            let sequence = head.sequence.wrapping_add(place);
+            match self.state(|state| state.inbound.count(channel, head.process, sequence)) {
+                Place::Next => {}
+                Place::After(missed) => self.stats.missed.add(missed),
+                Place::Again => {
+                    self.stats.repeated.add(1);
+                    continue;
+                }
+            }
             match entry.map(|entry| entry.said) {
                 Ok(throng::Said::Publication(publication)) => {
-                    let throng::Publication { room, event, payload, binary, volatile, .. } = publication;
-                    let draft =
-                        Draft { binary, volatile, ..Draft::new(room, event, payload, self.clock.now()) };
+                    let throng::Publication { room, event, payload, binary, volatile, except, .. } =
+                        publication;
+                    let except: Vec<Cow<'_, str>> =
+                        except.iter().map(|id| room_key(namespace_of(room), id)).collect();
+                    let draft = Draft {
+                        binary,
+                        volatile,
+                        except_rooms: &except,
+                        ..Draft::new(room, event, payload, self.clock.now())
+                    };
                     self.deliver(&draft);
                 }
+                Ok(throng::Said::Message(message)) => match self.wire.open(room, message, &self.limits) {
+                    Ok(Some(message)) => self.hear_message(message),
+                    Ok(None) => {}
+                    Err(_) => self.stats.malformed.add(1),
+                },
                 Ok(throng::Said::Unknown(_)) => self.stats.unknown.add(1),
                 Err(_) => self.stats.malformed.add(1),
             }
@@ -504,7 +570,11 @@ impl Core {
     }
 
     fn asking<R>(&self, act: impl FnOnce(&mut Asking) -> R) -> R {
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).asking)
+        self.state(|state| act(&mut state.asking))
+    }
+
+    fn state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -526,12 +596,6 @@ fn is_plain(publication: &Publication) -> bool {
     publication.special.as_deref().is_none_or(is_plain)
 }
 
-/// A number that nobody else has.
-fn random(which: u8) -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(which)
-}
-
 fn no_thread(error: io::Error) -> Fault {
-    Fault::new(fault::FaultKind::Settings, format!("the thread of the bridge cannot be had: {error}"))
+    Fault::new(FaultKind::Settings, format!("the thread of the bridge cannot be had: {error}"))
 }

@@ -44,6 +44,10 @@ pub struct BridgeStats {
     pub malformed: Counter,
     /// Entries of envelopes of a kind that is not known.
     pub unknown: Counter,
+    /// Events of other throngs that are known not to have come, by their numbers. Those of a gap are among them.
+    pub missed: Counter,
+    /// Events of other throngs that came twice, and were delivered once.
+    pub repeated: Counter,
     /// Times in which events of other processes may have been missed.
     pub gaps: Counter,
 }

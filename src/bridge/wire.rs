@@ -2,7 +2,7 @@
 
 use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key};
-use crate::cluster::{Classic, Limits, Malformed, Message, Sharded, Throng};
+use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
 use crate::message::SOCKET_ID_CHARS;
 
 /// Whom a process shares its rooms with.
@@ -47,6 +47,31 @@ impl Wire {
     pub(super) fn room_of<'c>(&self, channel: &'c [u8]) -> Option<&'c str> {
         let room = channel.strip_prefix(self.throng.room("").as_bytes())?;
         (self.cluster == Cluster::Throng).then(|| str::from_utf8(room).ok())?
+    }
+
+    /// Among throngs, what is for the members of one room and needs no answer goes as an envelope, too: so only those hear it who have
+    /// members there, and in its place among the publications to the room. Answers the channel and what the envelope is to hold.
+    pub(super) fn enclosed(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
+        let Body::Broadcast { target: Target { rooms: Some(rooms), .. }, request_id: None, .. } =
+            &message.body
+        else {
+            return None;
+        };
+        let [room] = rooms.as_slice() else { return None };
+        // Who has a socket listens for no room of that name.
+        let is_enclosed = self.cluster == Cluster::Throng && room.len() != SOCKET_ID_CHARS;
+        let (_, payload) = is_enclosed.then(|| self.sharded.encode(message))??;
+        Some((self.throng.room(&room_key(&message.namespace, room)), payload))
+    }
+
+    /// The message that an envelope for this room holds.
+    pub(super) fn open(
+        &self,
+        room: &str,
+        payload: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<Message<'static>>, Malformed> {
+        self.sharded.decode(self.sharded.messages(namespace_of(room)).as_bytes(), payload, limits)
     }
 
     /// By which way messages are published.

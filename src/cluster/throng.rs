@@ -11,6 +11,7 @@ const VERSION: u8 = 1;
 const HEAD_BYTES: usize = 1 + 8 + 8;
 /// The kinds of entries that there are.
 const PUBLICATION: u8 = 1;
+const MESSAGE: u8 = 2;
 /// Bits of a publication's flags.
 const BINARY: u8 = 1;
 const VOLATILE: u8 = 2;
@@ -74,6 +75,8 @@ pub struct Entry<'a> {
 pub enum Said<'a> {
     /// An event.
     Publication(Publication<'a>),
+    /// A message as [`Sharded`](super::Sharded) says it, for what a publication cannot say.
+    Message(&'a [u8]),
     /// Something of a kind that a later throng knows. It is passed over.
     Unknown(u8),
 }
@@ -103,6 +106,16 @@ pub fn encode_publication(out: &mut Vec<u8>, publication: &Publication<'_>) {
     out.extend_from_slice(payload);
     let length = u32::try_from(out.len() - length_at - 4).expect("a payload is less than 4 GiB");
     out[length_at..length_at + 4].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Adds a message, as [`Sharded`](super::Sharded) says it, to an envelope.
+///
+/// # Panics
+/// When it has 4 GiB, which no limit allows.
+pub fn encode_message(out: &mut Vec<u8>, message: &[u8]) {
+    out.push(MESSAGE);
+    out.extend_from_slice(&u32::try_from(message.len()).expect("a message is less than 4 GiB").to_be_bytes());
+    out.extend_from_slice(message);
 }
 
 /// Reads an envelope of at most `bytes_max`. What is wrong with one entry is no fault of those that follow.
@@ -150,6 +163,7 @@ impl<'a> Iterator for Entries<'a> {
                 Ok(publication) => Said::Publication(publication),
                 Err(why) => return Some(Err(why)),
             },
+            MESSAGE => Said::Message(body),
             unknown => Said::Unknown(unknown),
         };
         Some(Ok(Entry { sequence, said }))
@@ -267,6 +281,11 @@ mod tests {
         let (_, entries) = decode(&out, 300_000).expect("a good head");
         assert_eq!(entries.collect::<Vec<_>>(), [entry(u64::MAX, large), entry(0, BID)]);
         assert_eq!(decoded(&envelope(&[])), []);
+        let mut out = envelope(&[BID]);
+        encode_message(&mut out, b"{}");
+        encode_publication(&mut out, &BID);
+        let message = Ok(Entry { sequence: 42, said: Said::Message(b"{}") });
+        assert_eq!(decoded(&out), [entry(41, BID), message, entry(43, BID)]);
         assert_eq!(Throng { prefix: "throng".into() }.room("auction:7"), "throng:room:auction:7");
     }
 

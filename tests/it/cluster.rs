@@ -2,8 +2,304 @@
 //! Socket.IO. While Redis is away, each goes on by itself.
 
 use crate::foreign;
-use crate::harness::Server;
+use crate::harness::clock::now;
+use crate::harness::raw::{FIN, TEXT};
 use crate::harness::redis::{Cluster, Redis};
+use crate::harness::{Client, Heard, Raw, Server, eventually, frame};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How soon events go between processes again once Redis is back, at the default settings. The issue is how long it may take, and the
+/// machine may be busy besides.
+const BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// Throngs of two shards each on one Redis.
+struct Fleet {
+    throngs: Vec<Server>,
+    redis: Redis,
+}
+
+impl Fleet {
+    fn of(count: usize) -> Fleet {
+        let redis = Redis::start();
+        let urls = format!("redis.urls={:?}", [redis.url()]);
+        let mut throngs: Vec<Server> = (0..count).map(|_| Server::with(&[&urls])).collect();
+        for throng in &mut throngs {
+            throng.wait_for_log("connected to Redis");
+        }
+        let fleet = Fleet { throngs, redis };
+        // What is for several rooms, for sockets or for all.
+        fleet.is_heard_by("throng#/#", count);
+        fleet
+    }
+
+    /// A client of each throng, all in these rooms.
+    fn members(&self, rooms: &[&str]) -> Vec<Client> {
+        let members = self.clients(rooms);
+        for room in rooms {
+            self.room_is_heard_by(room, members.len());
+        }
+        members
+    }
+
+    fn clients(&self, rooms: &[&str]) -> Vec<Client> {
+        let mut clients: Vec<Client> = self.throngs.iter().map(Server::client).collect();
+        clients.iter_mut().for_each(|client| drop(client.join(rooms)));
+        clients
+    }
+
+    /// Waits until so many processes listen for a room.
+    fn room_is_heard_by(&self, room: &str, processes: usize) {
+        self.is_heard_by(&format!("throng:room:{room}"), processes);
+    }
+
+    fn is_heard_by(&self, channel: &str, processes: usize) {
+        eventually(&format!("{processes} processes listen to {channel}"), || {
+            let answer = self.redis.cli(&["PUBSUB", "NUMSUB", channel]);
+            (answer.lines().nth(1) == Some(&processes.to_string())).then_some(())
+        });
+    }
+
+    /// Waits until what the first publishes to a room arrives at the others again.
+    fn is_whole_again(&self, room: &str, clients: &mut [Client]) {
+        let (first, others) = clients.split_first_mut().expect("there are some");
+        let mut heard = vec![false; others.len()];
+        eventually("events go between processes again", || {
+            first.publish(room, "again", Value::Null);
+            for (client, heard) in others.iter_mut().zip(&mut heard) {
+                *heard |= client.hear_within(Duration::from_millis(20)).is_some();
+            }
+            heard.iter().all(|heard| *heard).then_some(())
+        });
+        // What else of these is under way.
+        for client in others {
+            while client.hear_within(Duration::from_millis(200)).is_some() {}
+        }
+    }
+}
+
+/// A client of Socket.IO in the main namespace.
+struct Socket {
+    raw: Raw,
+    id: String,
+}
+
+impl Socket {
+    fn open(server: &Server, rooms: &[&str]) -> Socket {
+        let raw = server.socket("/socket.io/?EIO=4&transport=websocket");
+        let mut socket = Socket { raw, id: String::new() };
+        assert!(socket.hear().starts_with("0{"), "it is an Engine.IO session");
+        socket.say("40");
+        let joined = socket.hear();
+        let joined: Value =
+            serde_json::from_str(joined.strip_prefix("40").expect("it may join")).expect("JSON");
+        socket.id = joined["sid"].as_str().expect("an id").to_owned();
+        for room in rooms {
+            socket.ask(&json!(["join", room]));
+        }
+        socket
+    }
+
+    fn say(&mut self, packet: &str) {
+        self.raw.send(frame(FIN | TEXT, packet));
+    }
+
+    /// The next packet but pings, which are answered.
+    fn hear(&mut self) -> String {
+        loop {
+            let packet = String::from_utf8(self.raw.frame().payload).expect("text");
+            if packet != "2" {
+                return packet;
+            }
+            self.say("3");
+        }
+    }
+
+    /// Sends an event that wants to be acknowledged, and waits for that.
+    fn ask(&mut self, event: &Value) -> Value {
+        self.say(&format!("427{event}"));
+        self.answer()
+    }
+
+    fn answer(&mut self) -> Value {
+        let ack = self.hear();
+        let ack = ack.strip_prefix("437").unwrap_or_else(|| panic!("no answer: {ack}"));
+        serde_json::from_str(ack).expect("JSON")
+    }
+
+    /// The next packet is this event.
+    fn hears(&mut self, event: Value) {
+        assert_eq!(self.hear(), format!("42{event}"));
+    }
+
+    /// The next packet is this event and asks, and gets this answer.
+    fn is_asked(&mut self, event: &Value, answer: &Value) {
+        let packet = self.hear();
+        let rest = packet.strip_prefix("42").unwrap_or_else(|| panic!("not an event: {packet}"));
+        let (id, asked) = rest.split_at(rest.find('[').expect("an array"));
+        assert_eq!(asked, event.to_string());
+        self.say(&format!("43{id}{answer}"));
+    }
+}
+
+#[test]
+fn events_reach_all_members_once_and_in_order() {
+    const EACH: u64 = 300;
+    let fleet = Fleet::of(3);
+    let mut members = fleet.members(&["a"]);
+    let mut sockets: Vec<Socket> = fleet.throngs.iter().map(|throng| Socket::open(throng, &["a"])).collect();
+    let mut publishers: Vec<Client> = fleet.throngs.iter().map(Server::client).collect();
+    for number in 0..EACH {
+        for (by, publisher) in publishers.iter_mut().enumerate() {
+            publisher.say(&json!({"type": "publish", "room": "a", "event": "n", "data": [by, number]}));
+        }
+    }
+    let check = |next: &mut dyn FnMut() -> Value| {
+        let mut expected = [0; 3];
+        for _ in 0..3 * EACH {
+            let data = next();
+            let (by, number) = (data[0].as_u64().expect("who"), data[1].as_u64().expect("which"));
+            assert_eq!(number, expected[by as usize], "the next of publisher {by}");
+            expected[by as usize] += 1;
+        }
+    };
+    for member in &mut members {
+        check(&mut || member.event().1);
+        member.has_heard_all();
+    }
+    for socket in &mut sockets {
+        check(&mut || {
+            let event: Value = serde_json::from_str(&socket.hear()[2..]).expect("JSON");
+            event[1].clone()
+        });
+    }
+    // One message for each, not one for each member; some are more than one event.
+    fleet.throngs.iter().for_each(|throng| throng.wait_for_number("redis/events", 2 * EACH));
+}
+
+#[test]
+fn all_that_can_be_published_reaches_other_processes() {
+    let fleet = Fleet::of(3);
+    let mut members = fleet.members(&["a", "b"]);
+    let mut publisher = fleet.throngs[0].client();
+
+    publisher.say_binary(&json!({"type": "publish", "room": "a", "event": "bytes"}), &[0, 255, 10, 10]);
+    for member in &mut members {
+        let head = json!({"type": "event", "room": "a", "event": "bytes"});
+        assert_eq!(member.hear(), Heard::Binary(head, vec![0, 255, 10, 10]));
+    }
+    let data = json!({"deep": [1, "\u{1f642}", null, 0.1]});
+    let ack = publisher.ask(json!({"type": "publish", "rooms": ["a", "b"], "event": "both", "data": data}));
+    assert_eq!(ack["type"], "ack");
+    for member in &mut members {
+        assert_eq!(member.event(), ("both".to_owned(), data.clone()));
+    }
+    let volatile = json!({"type": "publish", "room": "b", "event": "now", "volatile": true});
+    assert_eq!(publisher.ask(volatile)["type"], "ack");
+    members.iter_mut().for_each(|member| member.hears("b", "now", Value::Null));
+
+    members[1].leave(&["b"]);
+    fleet.room_is_heard_by("b", 2);
+    let except = json!({"type": "publish", "room": "a", "event": "but", "data": 1, "except": ["b"]});
+    assert_eq!(publisher.ask(except)["type"], "ack");
+    members[1].hears("a", "but", json!(1));
+    publisher.publish("a", "last", json!(2));
+    for member in &mut members {
+        member.hears("a", "last", json!(2));
+        member.has_heard_all();
+    }
+    // Who publishes to its own room does not get it, here or from elsewhere.
+    members[0].publish("a", "own", json!(3));
+    members[1].hears("a", "own", json!(3));
+    members[2].hears("a", "own", json!(3));
+    members.iter_mut().for_each(Client::has_heard_all);
+}
+
+#[test]
+fn clients_are_asked_and_reached_by_their_ids_wherever_they_are() {
+    let fleet = Fleet::of(3);
+    let mut sockets: Vec<Socket> = fleet.throngs.iter().map(|throng| Socket::open(throng, &["a"])).collect();
+    fleet.room_is_heard_by("a", 3);
+    let ids: Vec<String> = sockets.iter().map(|socket| socket.id.clone()).collect();
+    let mut publisher = fleet.throngs[1].client();
+    for (socket, id) in sockets.iter_mut().zip(&ids) {
+        publisher.publish(id, "private", json!(id));
+        socket.hears(json!(["private", id]));
+    }
+
+    let question = json!({"room": "a", "event": "question", "data": 1, "ask_ms": 10_000});
+    let began = now();
+    sockets[0].say(&format!("427{}", json!(["publish", question])));
+    for (number, socket) in sockets.iter_mut().enumerate().skip(1) {
+        socket.is_asked(&json!(["question", 1]), &json!([number]));
+    }
+    let answer = sockets[0].answer();
+    let mut answers: Vec<u64> =
+        answer[0]["answers"].as_array().expect("answers").iter().filter_map(Value::as_u64).collect();
+    answers.sort_unstable();
+    assert_eq!((answers, &answer[0]["missing"]), (vec![1, 2], &json!(0)), "{answer}");
+    assert!(began.elapsed() < Duration::from_secs(5), "who has all answers waits no longer");
+
+    // One does not answer.
+    sockets[2].say(&format!(
+        "427{}",
+        json!(["publish", {"room": "a", "event": "question", "data": 2, "ask_ms": 700}])
+    ));
+    sockets[0].is_asked(&json!(["question", 2]), &json!(["here"]));
+    assert_eq!(sockets[2].answer(), json!([{"answers": ["here"], "missing": 1}]));
+}
+
+#[test]
+fn a_process_listens_for_the_rooms_that_it_has_members_of() {
+    let fleet = Fleet::of(2);
+    let mut members = fleet.members(&["a", "b"]);
+    let more = fleet.throngs[0].client();
+    members[0].leave(&["a"]);
+    fleet.room_is_heard_by("a", 1);
+    members[0].join(&["a"]);
+    fleet.room_is_heard_by("a", 2);
+    let gone = members.remove(0);
+    assert_eq!(gone.close(1000), 1000);
+    fleet.room_is_heard_by("b", 1);
+    drop((members, more));
+    for room in ["a", "b"] {
+        fleet.room_is_heard_by(room, 0);
+    }
+}
+
+#[test]
+fn while_redis_is_away_each_process_goes_on_and_a_gap_is_told() {
+    let mut fleet = Fleet::of(2);
+    let mut members = fleet.members(&["a"]);
+    let mut listeners = fleet.members(&["throng:gaps"]);
+    let mut publisher = fleet.throngs[0].client();
+    publisher.publish("a", "before", json!(1));
+    members.iter_mut().for_each(|member| member.hears("a", "before", json!(1)));
+
+    fleet.redis.kill();
+    for throng in &mut fleet.throngs {
+        throng.wait_for_log("lost Redis");
+    }
+    for number in 0..100 {
+        publisher.publish("a", "meanwhile", json!(number));
+        members[0].hears("a", "meanwhile", json!(number));
+    }
+    fleet.redis.start_again();
+    let began = now();
+    fleet.is_whole_again("a", &mut members);
+    assert!(began.elapsed() < BACK_WITHIN, "it took {:?}", began.elapsed());
+    for listener in &mut listeners {
+        let (event, data) = listener.event();
+        assert_eq!(event, "gap");
+        let [from, to] = ["from_ms", "to_ms"].map(|key| data[key].as_u64().expect("a time"));
+        assert!(from < to, "{data}");
+        listener.has_heard_all();
+    }
+    // Nothing of the time in between comes later.
+    members.iter_mut().for_each(Client::has_heard_all);
+    publisher.publish("a", "after", json!(2));
+    members.iter_mut().for_each(|member| member.hears("a", "after", json!(2)));
+}
 
 #[test]
 fn a_node_server_with_the_classic_adapter_and_throngs_are_one() {

@@ -8,7 +8,7 @@ use crate::time::Time;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-/// Questions of each kind that may be open at a time. Who asks beyond that is told at once that nobody is here.
+/// Questions of each kind that may be open at a time. Further ones from elsewhere are not answered.
 const OPEN_MAX: usize = 10_000;
 /// How long shards may take to tell of sockets, in milliseconds. As long as Node waits for all.
 const FIND_MS: u64 = 5_000;

@@ -21,9 +21,14 @@ struct Fleet {
 
 impl Fleet {
     fn of(count: usize) -> Fleet {
+        Fleet::with(count, &[])
+    }
+
+    fn with(count: usize, settings: &[&str]) -> Fleet {
         let redis = Redis::start();
         let urls = format!("redis.urls={:?}", [redis.url()]);
-        let mut throngs: Vec<Server> = (0..count).map(|_| Server::with(&[&urls])).collect();
+        let settings = [&[urls.as_str()], settings].concat();
+        let mut throngs: Vec<Server> = (0..count).map(|_| Server::with(&settings)).collect();
         for throng in &mut throngs {
             throng.wait_for_log("connected to Redis");
         }
@@ -55,44 +60,52 @@ impl Fleet {
 
     fn is_heard_by(&self, channel: &str, processes: usize) {
         eventually(&format!("{processes} processes listen to {channel}"), || {
-            let answer = self.redis.cli(&["PUBSUB", "NUMSUB", channel]);
-            (answer.lines().nth(1) == Some(&processes.to_string())).then_some(())
+            // In a script, since no argument of a program can have a zero byte.
+            let channel = channel.replace('\0', "\\0");
+            let script = format!("return redis.call('PUBSUB', 'NUMSUB', '{channel}')[2]");
+            (self.redis.cli(&["EVAL", &script, "0"]).trim() == processes.to_string()).then_some(())
         });
-    }
-
-    /// Waits until what the first publishes to a room arrives at the others again.
-    fn is_whole_again(&self, room: &str, clients: &mut [Client]) {
-        let (first, others) = clients.split_first_mut().expect("there are some");
-        let mut heard = vec![false; others.len()];
-        eventually("events go between processes again", || {
-            first.publish(room, "again", Value::Null);
-            for (client, heard) in others.iter_mut().zip(&mut heard) {
-                *heard |= client.hear_within(Duration::from_millis(20)).is_some();
-            }
-            heard.iter().all(|heard| *heard).then_some(())
-        });
-        // What else of these is under way.
-        for client in others {
-            while client.hear_within(Duration::from_millis(200)).is_some() {}
-        }
     }
 }
 
-/// A client of Socket.IO in the main namespace.
+/// Waits until what the first publishes to a room arrives at the others.
+fn wait_until_all_hear(room: &str, clients: &mut [Client]) {
+    let (first, others) = clients.split_first_mut().expect("there are some");
+    let mut heard = vec![false; others.len()];
+    eventually("events go between processes", || {
+        first.publish(room, "marker", Value::Null);
+        for (client, heard) in others.iter_mut().zip(&mut heard) {
+            *heard |= client.hear_within(Duration::from_millis(20)).is_some();
+        }
+        heard.iter().all(|heard| *heard).then_some(())
+    });
+    // What else of these is under way.
+    for client in others {
+        while client.hear_within(Duration::from_millis(200)).is_some() {}
+    }
+}
+
+/// A client of Socket.IO in one namespace.
 struct Socket {
     raw: Raw,
+    /// What stands before the data of its packets: nothing in the main namespace.
+    namespace: String,
     id: String,
 }
 
 impl Socket {
     fn open(server: &Server, rooms: &[&str]) -> Socket {
+        Socket::open_in(server, "", rooms)
+    }
+
+    fn open_in(server: &Server, namespace: &str, rooms: &[&str]) -> Socket {
         let raw = server.socket("/socket.io/?EIO=4&transport=websocket");
-        let mut socket = Socket { raw, id: String::new() };
+        let namespace = if namespace.is_empty() { String::new() } else { format!("{namespace},") };
+        let mut socket = Socket { raw, namespace, id: String::new() };
         assert!(socket.hear().starts_with("0{"), "it is an Engine.IO session");
-        socket.say("40");
-        let joined = socket.hear();
-        let joined: Value =
-            serde_json::from_str(joined.strip_prefix("40").expect("it may join")).expect("JSON");
+        socket.say("0", "");
+        let joined = socket.data_of("0");
+        let joined: Value = serde_json::from_str(&joined).expect("JSON");
         socket.id = joined["sid"].as_str().expect("an id").to_owned();
         for room in rooms {
             socket.ask(&json!(["join", room]));
@@ -100,7 +113,9 @@ impl Socket {
         socket
     }
 
-    fn say(&mut self, packet: &str) {
+    /// Sends a packet of Socket.IO.
+    fn say(&mut self, kind: &str, data: &str) {
+        let packet = format!("4{kind}{}{data}", self.namespace);
         self.raw.send(frame(FIN | TEXT, packet));
     }
 
@@ -111,34 +126,39 @@ impl Socket {
             if packet != "2" {
                 return packet;
             }
-            self.say("3");
+            self.raw.send(frame(FIN | TEXT, "3"));
         }
+    }
+
+    /// The next packet is of this kind. Answers what it says.
+    fn data_of(&mut self, kind: &str) -> String {
+        let packet = self.hear();
+        let data = packet.strip_prefix(&format!("4{kind}{}", self.namespace));
+        data.unwrap_or_else(|| panic!("not of kind {kind}: {packet}")).to_owned()
     }
 
     /// Sends an event that wants to be acknowledged, and waits for that.
     fn ask(&mut self, event: &Value) -> Value {
-        self.say(&format!("427{event}"));
+        self.say("2", &format!("7{event}"));
         self.answer()
     }
 
     fn answer(&mut self) -> Value {
-        let ack = self.hear();
-        let ack = ack.strip_prefix("437").unwrap_or_else(|| panic!("no answer: {ack}"));
-        serde_json::from_str(ack).expect("JSON")
+        let answer = self.data_of("3");
+        serde_json::from_str(answer.strip_prefix('7').expect("the answer to 7")).expect("JSON")
     }
 
     /// The next packet is this event.
     fn hears(&mut self, event: Value) {
-        assert_eq!(self.hear(), format!("42{event}"));
+        assert_eq!(self.data_of("2"), event.to_string());
     }
 
     /// The next packet is this event and asks, and gets this answer.
     fn is_asked(&mut self, event: &Value, answer: &Value) {
-        let packet = self.hear();
-        let rest = packet.strip_prefix("42").unwrap_or_else(|| panic!("not an event: {packet}"));
-        let (id, asked) = rest.split_at(rest.find('[').expect("an array"));
+        let packet = self.data_of("2");
+        let (id, asked) = packet.split_at(packet.find('[').expect("an array"));
         assert_eq!(asked, event.to_string());
-        self.say(&format!("43{id}{answer}"));
+        self.say("3", &format!("{id}{answer}"));
     }
 }
 
@@ -169,7 +189,7 @@ fn events_reach_all_members_once_and_in_order() {
     }
     for socket in &mut sockets {
         check(&mut || {
-            let event: Value = serde_json::from_str(&socket.hear()[2..]).expect("JSON");
+            let event: Value = serde_json::from_str(&socket.data_of("2")).expect("JSON");
             event[1].clone()
         });
     }
@@ -229,7 +249,7 @@ fn clients_are_asked_and_reached_by_their_ids_wherever_they_are() {
 
     let question = json!({"room": "a", "event": "question", "data": 1, "ask_ms": 10_000});
     let began = now();
-    sockets[0].say(&format!("427{}", json!(["publish", question])));
+    sockets[0].say("2", &format!("7{}", json!(["publish", question])));
     for (number, socket) in sockets.iter_mut().enumerate().skip(1) {
         socket.is_asked(&json!(["question", 1]), &json!([number]));
     }
@@ -241,12 +261,59 @@ fn clients_are_asked_and_reached_by_their_ids_wherever_they_are() {
     assert!(began.elapsed() < Duration::from_secs(5), "who has all answers waits no longer");
 
     // One does not answer.
-    sockets[2].say(&format!(
-        "427{}",
-        json!(["publish", {"room": "a", "event": "question", "data": 2, "ask_ms": 700}])
-    ));
+    let question = json!({"room": "a", "event": "question", "data": 2, "ask_ms": 700});
+    sockets[2].say("2", &format!("7{}", json!(["publish", question])));
     sockets[0].is_asked(&json!(["question", 2]), &json!(["here"]));
     assert_eq!(sockets[2].answer(), json!([{"answers": ["here"], "missing": 1}]));
+}
+
+#[test]
+fn namespaces_are_apart_everywhere() {
+    let fleet = Fleet::with(2, &[r#"socketio.namespaces=["/","/guild/*"]"#]);
+    let mut natives = fleet.members(&["a"]);
+    let mut guild: Vec<Socket> =
+        fleet.throngs.iter().map(|throng| Socket::open_in(throng, "/guild/7", &["a"])).collect();
+    fleet.is_heard_by("throng#/guild/7#", 2);
+    fleet.room_is_heard_by("/guild/7\0a", 2);
+    guild[0].ask(&json!(["publish", "a", "one", {"in": "guild"}]));
+    guild[1].hears(json!(["one", {"in": "guild"}]));
+    let id = guild[0].id.clone();
+    guild[1].ask(&json!(["publish", {"room": id, "event": "private", "data": 1}]));
+    guild[0].hears(json!(["private", 1]));
+    natives[0].publish("a", "main", json!(2));
+    natives[1].hears("a", "main", json!(2));
+    natives.iter_mut().for_each(Client::has_heard_all);
+    drop(guild);
+    fleet.is_heard_by("throng#/guild/7#", 0);
+}
+
+#[test]
+fn throngs_are_one_on_a_cluster_of_redis() {
+    let redis = Cluster::start();
+    let urls = format!("redis.urls={:?}", redis.urls());
+    let throngs: Vec<Server> = (0..3).map(|_| Server::with(&[&urls, "redis.kind=cluster"])).collect();
+    let rooms = ["a", "b", "c", "d", "e", "f"];
+    let mut members: Vec<Client> = throngs.iter().map(Server::client).collect();
+    members.iter_mut().for_each(|member| drop(member.join(&rooms)));
+    for room in rooms {
+        wait_until_all_hear(room, &mut members);
+    }
+    for number in 0..100 {
+        for room in rooms {
+            members[0].publish(room, "n", json!(number));
+        }
+    }
+    for member in &mut members[1..] {
+        // In order in each room; rooms are on different servers.
+        let mut next = [0; 6];
+        for _ in 0..600 {
+            let event = member.message();
+            let place = rooms.iter().position(|room| event["room"] == *room).expect("one of these");
+            assert_eq!(event["data"], next[place], "{event}");
+            next[place] += 1;
+        }
+        member.has_heard_all();
+    }
 }
 
 #[test]
@@ -286,7 +353,7 @@ fn while_redis_is_away_each_process_goes_on_and_a_gap_is_told() {
     }
     fleet.redis.start_again();
     let began = now();
-    fleet.is_whole_again("a", &mut members);
+    wait_until_all_hear("a", &mut members);
     assert!(began.elapsed() < BACK_WITHIN, "it took {:?}", began.elapsed());
     for listener in &mut listeners {
         let (event, data) = listener.event();

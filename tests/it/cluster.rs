@@ -268,6 +268,33 @@ fn clients_are_asked_and_reached_by_their_ids_wherever_they_are() {
 }
 
 #[test]
+fn what_a_server_sends_to_all_reaches_native_clients_too() {
+    let fleet = Fleet::of(2);
+    let mut natives = fleet.clients(&["a"]);
+    let mut sockets: Vec<Socket> = fleet.throngs.iter().map(|throng| Socket::open(throng, &["a"])).collect();
+    let emit = |args: Value, rooms: Value| {
+        let packet = json!({"type": 2, "data": args, "nsp": "/"});
+        let data = json!({"packet": packet, "opts": {"rooms": rooms, "except": [], "flags": {}}});
+        let message = json!({"type": 3, "uid": "another", "nsp": "/", "data": data});
+        fleet.redis.cli(&["PUBLISH", "throng#/#", &message.to_string()]);
+    };
+    emit(json!(["one", {"n": 1}]), json!([]));
+    emit(json!(["several", 1, "two"]), json!(["a", "b"]));
+    emit(json!(["none"]), json!([]));
+    for native in &mut natives {
+        assert_eq!(native.message(), json!({"type": "event", "event": "one", "data": {"n": 1}}));
+        native.hears("a", "several", json!([1, "two"]));
+        assert_eq!(native.message(), json!({"type": "event", "event": "none", "data": null}));
+        native.has_heard_all();
+    }
+    for socket in &mut sockets {
+        socket.hears(json!(["one", {"n": 1}]));
+        socket.hears(json!(["several", 1, "two"]));
+        socket.hears(json!(["none"]));
+    }
+}
+
+#[test]
 fn namespaces_are_apart_everywhere() {
     let fleet = Fleet::with(2, &[r#"socketio.namespaces=["/","/guild/*"]"#]);
     let mut natives = fleet.members(&["a"]);

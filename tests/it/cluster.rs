@@ -362,6 +362,22 @@ fn a_process_listens_for_the_rooms_that_it_has_members_of() {
 }
 
 #[test]
+fn a_process_starts_without_redis_and_finds_it_later() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let urls = format!("redis.urls={:?}", [redis.url()]);
+    let throngs: Vec<Server> = (0..2).map(|_| Server::with(&[&urls])).collect();
+    let mut members: Vec<Client> = throngs.iter().map(Server::client).collect();
+    members.iter_mut().for_each(|member| drop(member.join(&["a"])));
+    throngs[0].client().publish("a", "here", json!(1));
+    members[0].hears("a", "here", json!(1));
+    assert_eq!(throngs[0].control("/ready").json()["redis"], "down");
+    redis.start_again();
+    wait_until_all_hear("a", &mut members);
+    eventually("it is said", || (throngs[0].control("/ready").json()["redis"] == "up").then_some(()));
+}
+
+#[test]
 fn while_redis_is_away_each_process_goes_on_and_a_gap_is_told() {
     let mut fleet = Fleet::of(2);
     let mut members = fleet.members(&["a"]);

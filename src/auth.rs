@@ -5,8 +5,9 @@ use crate::message::Reject;
 use crate::wire::http::Forwarded;
 use ipnet::IpNet;
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -65,6 +66,16 @@ struct Counted {
 /// An address as limits see it: an IPv4 address, or the /64 that an IPv6 address is in. Eight bytes, kept in each connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Ip(u64);
+
+impl fmt::Display for Ip {
+    /// An IPv4 address, or the network of an IPv6 address.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match u32::try_from(self.0) {
+            Ok(bits) => write!(f, "{}", Ipv4Addr::from_bits(bits)),
+            Err(_) => write!(f, "{}/64", Ipv6Addr::from_bits(u128::from(self.0) << 64)),
+        }
+    }
+}
 
 impl From<IpAddr> for Ip {
     fn from(address: IpAddr) -> Ip {

@@ -6,11 +6,12 @@
 use crate::auth::{Gate, Rules};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
+use crate::cluster::{self, Classic, Message, Sharded, throng};
 use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
-use crate::message::{Draft, Publication, RoomId, SHARDS_MAX, SOCKET_ID_CHARS, ShardId, Slot};
+use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot};
 use crate::rules::{Namespaces, Pattern};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard, SocketIo};
@@ -319,6 +320,57 @@ pub fn msgpack(data: &[u8]) {
     assert_eq!(frame, encoded(format!("4{again}").as_bytes(), &attachments));
 }
 
+/// What servers tell each other: the first byte says which way it came, the rest is the payload. What was understood is understood
+/// again after it was said again, which takes not much more than what came. It may be spelled in another way, but no second time.
+pub fn cluster(data: &[u8]) {
+    let Some((way, payload)) = data.split_first() else { return };
+    let message_bytes_max = 12 * payload.len() + 1_000;
+    let limits = cluster::Limits { message_bytes_max, rooms_max: 100, answers_max: 200, attachments_max: 10 };
+    let (classic, sharded) = (Classic { prefix: "p".into() }, Sharded { prefix: "p".into() });
+    let understood = |channel: &str, payload: &[u8]| match way % 5 {
+        0..=2 => classic.decode(channel.as_bytes(), payload, &limits),
+        _ => sharded.decode(channel.as_bytes(), payload, &limits),
+    };
+    let again = |message: &Message<'_>| {
+        let (channel, said) = match way % 5 {
+            0..=2 => classic.encode(message)?,
+            _ => sharded.encode(message)?,
+        };
+        Some(
+            understood(&channel, &said).expect("what is said is well-formed").expect("what is said is known"),
+        )
+    };
+    match way % 5 {
+        4 => envelope(payload),
+        _ => {
+            let channel = ["p#/#", "p-request#/#", "p-response#/#", "p#/#abc#"][usize::from(way % 5)];
+            let Ok(Some(message)) = understood(channel, payload) else { return };
+            assert!(format!("{message:?}").len() <= 60 * payload.len() + 1_000);
+            if let Some(message) = again(&message) {
+                assert_eq!(again(&message).as_ref(), Some(&message));
+            }
+        }
+    }
+}
+
+fn envelope(payload: &[u8]) {
+    let Ok((head, entries)) = throng::decode(payload, 10_000) else { return };
+    let mut count = 0;
+    for (at, entry) in entries.enumerate() {
+        count += 1;
+        let Ok(entry) = entry else { continue };
+        assert_eq!(entry.sequence, head.sequence.wrapping_add(at as u64));
+        let throng::Said::Publication(publication) = entry.said else { continue };
+        let mut out = Vec::new();
+        throng::encode_head(&mut out, head);
+        throng::encode_publication(&mut out, &publication);
+        let (same, mut entries) = throng::decode(&out, out.len()).expect("a head");
+        let entry = throng::Entry { sequence: head.sequence, said: entry.said };
+        assert_eq!((same, entries.next(), entries.next()), (head, Some(Ok(entry)), None));
+    }
+    assert!(count <= payload.len() / 5 + 1);
+}
+
 /// The shard: the bytes are a script of reactor calls on two shards, in legal order, which also hand each other sockets. Nothing panics, and
 /// when all sockets have been released and all sessions have fallen silent nothing is left.
 pub fn shard(data: &[u8]) {
@@ -496,7 +548,7 @@ impl World {
                 let which;
                 (which, rest) = rest.split_first().map_or((0, rest), |(which, rest)| (*which, rest));
                 let told = self.told.get(usize::from(which & 7)).cloned().unwrap_or_default();
-                let ask = (u64::from(which >> 4) + 1) * SHARDS_MAX as u64 + u64::from(which >> 3 & 1);
+                let ask = Ask::number(u64::from(which >> 4) + 1, Asker::Shard(which >> 3 & 1));
                 let text = SPECIAL[usize::from(arg >> 4)]
                     .replace("SID", &told.sid)
                     .replace("PID", &told.pid)
@@ -711,6 +763,7 @@ fn sid_in(bytes: &[u8]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::stats::Recovered;
+    use data_encoding::HEXLOWER;
 
     /// A connection whose stream was to end was closed in the same turn: its end was asked for after its slot had been released.
     #[test]
@@ -841,6 +894,45 @@ mod tests {
         good.push(b"\x83\xa4type\x02\xa3nsp\xa1/\xa4data\x97\xa1e\xd4\0\0\xd7\0\0\0\x01\x8b\xcf\xe5h\x7b\xc7\x01\0a\xd5\xff12\xca\x3d\xcc\xcc\xcd\xcb\x7f\xf8\0\0\0\0\0\0".to_vec());
         let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
         smoke(super::msgpack, &good);
+    }
+
+    #[test]
+    fn cluster_smoke() {
+        let mut good = Vec::new();
+        // Whatever Node was heard to say, on a channel of the same kind.
+        for line in
+            concat!(include_str!("cluster/golden/classic.txt"), include_str!("cluster/golden/sharded.txt"))
+                .lines()
+                .filter_map(|line| line.strip_prefix("> "))
+        {
+            let mut words = line.splitn(3, ' ').skip(1);
+            let (channel, shown) = (words.next().expect("a channel"), words.next().expect("a payload"));
+            let payload = HEXLOWER.decode(shown.as_bytes()).unwrap_or_else(|_| shown.as_bytes().to_vec());
+            let way = match (channel.contains("-request"), channel.contains("-response")) {
+                (true, _) => 1,
+                (_, true) => 2,
+                _ if payload[0] == 0x93 => 0,
+                _ => 3,
+            };
+            good.push([&[way][..], &payload].concat());
+        }
+        let mut envelope = vec![4];
+        throng::encode_head(&mut envelope, throng::Head { process: 7, sequence: u64::MAX });
+        for (binary, except) in [(false, None), (true, Some("98PtAQsDJeJ0nYJWAAAA"))] {
+            let publication = throng::Publication {
+                room: "/admin\0é",
+                event: "e",
+                payload: b"[1]",
+                binary,
+                volatile: !binary,
+                except,
+                published_at_us: 1,
+            };
+            throng::encode_publication(&mut envelope, &publication);
+        }
+        good.push(envelope);
+        let good: Vec<&[u8]> = good.iter().map(Vec::as_slice).collect();
+        smoke(super::cluster, &good);
     }
 
     #[test]

@@ -12,11 +12,13 @@ pub mod sim;
 pub mod fuzzing;
 
 pub mod bus;
+pub mod cluster;
 pub mod auth;
 pub mod rules;
 pub mod buf;
 pub mod stats;
 
+pub mod bridge;
 pub mod control;
 pub mod config;
 pub mod server;

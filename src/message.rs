@@ -38,6 +38,11 @@ pub struct RoomId {
     pub stamp: NonZeroU32,
 }
 
+impl RoomId {
+    /// A room that nobody is in.
+    pub const NOWHERE: RoomId = RoomId { index: u32::MAX, stamp: NonZeroU32::MAX };
+}
+
 /// A set of shards.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ShardSet([u64; 2]);
@@ -124,8 +129,7 @@ impl Publication {
 
     /// A publication to several rooms, or to sockets.
     pub fn for_several(audience: Audience, draft: &Draft<'_>) -> Publication {
-        let nowhere = RoomId { index: u32::MAX, stamp: NonZeroU32::MAX };
-        let room = audience.rooms.first().map_or(nowhere, |(room, _)| *room);
+        let room = audience.rooms.first().map_or(RoomId::NOWHERE, |(room, _)| *room);
         let mut publication = Publication::new(room, draft);
         publication.special.get_or_insert_default().audience = Some(audience);
         publication
@@ -188,6 +192,8 @@ pub struct Special {
     pub volatile: bool,
     /// See [`Draft::ask`].
     pub ask: Option<Ask>,
+    /// See [`Draft::is_list`].
+    pub is_list: bool,
 }
 
 impl Special {
@@ -205,6 +211,8 @@ pub struct Audience {
     pub rooms: Vec<(RoomId, CompactString)>,
     /// Sockets that were named by their ids.
     pub sockets: Vec<SocketId>,
+    /// True when all connections of the native dialect are meant, too.
+    pub natives: bool,
     /// Rooms whose members do not get it.
     pub except: Vec<RoomId>,
     /// Sockets that do not get it.
@@ -243,10 +251,38 @@ pub fn write_socket_id(id: &SocketId) -> String {
 /// A question to everybody who gets an event: what they answer is collected for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
-    /// Its number in the process, which the clients give back. Modulo [`SHARDS_MAX`], it is the shard that asks.
+    /// Its number in the process, which the clients give back. [`Ask::number`] makes it.
     pub number: u64,
     /// Until when answers count.
     pub until: Time,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A client of this shard.
+    Shard(ShardId),
+    /// A client of another process.
+    Outside,
+}
+
+impl Ask {
+    /// The number of the `count`th ask of `asker`. Below 2^53, so that it is exact in JavaScript, for 2^45 asks.
+    pub fn number(count: u64, asker: Asker) -> u64 {
+        let asker = match asker {
+            Asker::Shard(shard) => u64::from(shard),
+            Asker::Outside => 0xff,
+        };
+        count << 8 | asker
+    }
+
+    /// Whose ask has this number.
+    pub fn asker(number: u64) -> Asker {
+        match (number & 0xff) as u8 {
+            0xff => Asker::Outside,
+            shard => Asker::Shard(shard),
+        }
+    }
 }
 
 /// A publication that has not met the directory yet: borrowed from the bytes that a client sent.
@@ -270,6 +306,10 @@ pub struct Draft<'a> {
     pub volatile: bool,
     /// Whether those who get it are to answer.
     pub ask: Option<Ask>,
+    /// True when all connections of the native dialect get it, besides the members of the rooms.
+    pub natives: bool,
+    /// True when the payload is JSON values with commas between them, the arguments of the event, and not one value.
+    pub is_list: bool,
     /// See [`Publication::except`].
     pub except: Option<ConnId>,
     /// See [`Publication::published_at`].
@@ -289,6 +329,8 @@ impl<'a> Draft<'a> {
             attachments: &[],
             volatile: false,
             ask: None,
+            natives: false,
+            is_list: false,
             except: None,
             published_at,
         }
@@ -296,16 +338,17 @@ impl<'a> Draft<'a> {
 
     /// True when it is for the members of its first room, and nobody else.
     pub fn is_for_one_room(&self) -> bool {
-        self.more_rooms.is_empty() && self.except_rooms.is_empty()
+        self.more_rooms.is_empty() && self.except_rooms.is_empty() && !self.natives
     }
 
     fn special(&self) -> Option<Special> {
-        let is_special = !self.attachments.is_empty() || self.volatile || self.ask.is_some();
+        let is_special = !self.attachments.is_empty() || self.volatile || self.ask.is_some() || self.is_list;
         is_special.then(|| Special {
             audience: None,
             attachments: self.attachments.to_vec(),
             volatile: self.volatile,
             ask: self.ask,
+            is_list: self.is_list,
         })
     }
 }

@@ -1,9 +1,13 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
 use crate::auth::{Believed, Gate, Rules};
+use crate::bridge::fault::Fault;
+use crate::bridge::{self, link};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
-use crate::config::{Config, ForwardedHeader, Io, OutboxPolicy, RefuseWith};
+use crate::bus::outside::Outside;
+use crate::cluster::Limits;
+use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
@@ -32,6 +36,11 @@ const SOCKETS_PER_IP_TO_REFUSE: u32 = 16;
 const SOCKETS_MAX: usize = 16_000_000;
 /// Connections that a shard reserves space for at the most: half a gigabyte of addresses. Beyond, the space grows by moving.
 const RESERVED_MAX: usize = 4 << 20;
+/// The first pause before Redis is connected to again.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// How often each connection to Redis is tried, and how long nothing may be heard from it. So it is known within two seconds.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+const WATCH_PATIENCE: Duration = Duration::from_millis(1_500);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
@@ -54,6 +63,8 @@ pub enum Failure {
         /// What is needed before the first client.
         needed: usize,
     },
+    /// The settings of Redis cannot work. That it is away is no failure.
+    Redis(Fault),
     /// Threads, signals or the control port's runtime could not be had.
     System(io::Error),
     /// A shard stopped that should not have.
@@ -79,6 +90,9 @@ impl fmt::Display for Failure {
                 f,
                 "the limit on open files is {limit}, and {needed} are needed before the first client: raise it (ulimit -n, or LimitNOFILE= in a systemd unit)"
             ),
+            Failure::Redis(fault) => {
+                write!(f, "cannot use Redis as redis.urls and the other settings of [redis] say: {fault}")
+            }
             Failure::System(error) => write!(f, "cannot start: {error}"),
             Failure::Shard { id, reason } => write!(f, "shard {id} has stopped: {reason}"),
             Failure::Undrained => write!(f, "shards were still running when the time to drain was over"),
@@ -112,7 +126,18 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let gate = Arc::new(Gate::new(rules));
     let namespaces = config.socketio.namespaces.clone();
     let stats = Arc::new(Stats::by_pattern(shards, namespaces.iter().len()));
-    let bus = Arc::new(Bus::new(shards, config.limits.rooms_max as usize).with_namespaces(namespaces));
+    let mut bus = Bus::new(shards, config.limits.rooms_max as usize).with_namespaces(namespaces);
+    let outside = (!config.redis.urls.is_empty()).then(|| Arc::new(Outside::default()));
+    if let Some(outside) = &outside {
+        bus = bus.with_outside(outside.clone());
+    }
+    let bus = Arc::new(bus);
+    let started_unix_ms = started_unix_ms();
+    let origin_us = started_unix_ms * 1_000;
+    let bridge = outside
+        .map(|outside| bridge::spawn(bridge_settings(config), bus.clone(), outside, clock, origin_us))
+        .transpose()
+        .map_err(Failure::Redis)?;
     let settings = settings(config, shards, sockets_max);
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
@@ -154,8 +179,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         bus: bus.clone(),
         gate: gate.clone(),
         clock,
-        started_unix_ms: started_unix_ms(),
+        started_unix_ms,
         sockets_max,
+        bridge,
         history: History::default(),
     });
     let runtime =
@@ -281,6 +307,57 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         },
         origins: limits.origins.clone(),
     })
+}
+
+/// How this process is connected to others.
+fn bridge_settings(config: &Config) -> bridge::Settings {
+    let Config { redis, limits, socketio, .. } = config;
+    let cluster = match redis.cluster {
+        Cluster::Throng => bridge::Cluster::Throng,
+        Cluster::SocketIo => bridge::Cluster::SocketIo,
+        Cluster::SocketIoSharded => bridge::Cluster::SocketIoSharded,
+    };
+    let prefix = match (redis.prefix.as_str(), cluster) {
+        ("", bridge::Cluster::Throng) => "throng",
+        ("", _) => "socket.io",
+        (prefix, _) => prefix,
+    };
+    let first = redis.urls.first().cloned().unwrap_or_default();
+    let ms = |ms: u32| Duration::from_millis(ms.into());
+    bridge::Settings {
+        link: link::Settings {
+            servers: match redis.kind {
+                RedisKind::Server => link::Servers::One(first),
+                RedisKind::Sentinel => link::Servers::Sentinel {
+                    sentinels: redis.urls.clone(),
+                    master: redis.master.clone(),
+                    password: (!redis.sentinel_password.is_empty()).then(|| redis.sentinel_password.clone()),
+                },
+                RedisKind::Cluster => link::Servers::Cluster(redis.urls.clone()),
+            },
+            ca_pem: None,
+            name: redis.name.clone(),
+            prefix: format!("{prefix}:"),
+            keepalive: ms(redis.keepalive_ms),
+            connect_timeout: ms(redis.connect_timeout_ms),
+            command_timeout: ms(redis.command_timeout_ms),
+            backoff_min: BACKOFF_MIN.min(ms(redis.backoff_max_ms)),
+            backoff_max: ms(redis.backoff_max_ms),
+            waiting_max: redis.waiting_max as usize,
+            waiting_bytes_max: redis.waiting_bytes_max as usize,
+            watch_interval: WATCH_INTERVAL,
+            watch_patience: WATCH_PATIENCE,
+        },
+        cluster,
+        prefix: prefix.to_owned(),
+        limits: Limits {
+            // An envelope may hold several publications, and a message may be longer there than here.
+            message_bytes_max: 2 * limits.message_bytes_max as usize + (1 << 20),
+            rooms_max: limits.rooms_per_connection_max as usize,
+            answers_max: 1_000_000,
+            attachments_max: socketio.attachments_max as usize,
+        },
+    }
 }
 
 /// What each of `shards` shards goes by, when the process may have `sockets_max` sockets.

@@ -184,12 +184,14 @@ pub enum Ending {
     Slow,
     /// Shutdown: 1001.
     Shutdown,
+    /// Somebody who may say so wanted it gone: 1000.
+    Server,
 }
 
 impl Ending {
     /// The labels of all endings, in the order of [`Ending::index`].
-    pub const LABELS: [&'static str; 7] =
-        ["client", "lost", "protocol", "limit", "silent", "slow", "shutdown"];
+    pub const LABELS: [&'static str; 8] =
+        ["client", "lost", "protocol", "limit", "silent", "slow", "shutdown", "server"];
 
     /// The place of this ending in [`Ending::LABELS`].
     pub fn index(self) -> usize {

@@ -174,6 +174,10 @@ pub(crate) struct Echo {
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[group(skip)]
 pub(crate) struct Fanout {
+    /// Servers that share their rooms, with commas, instead of the URL: publishers go to the first, the others to each in turn
+    #[arg(long, value_name = "URLS", value_delimiter = ',', conflicts_with = "target")]
+    #[serde(skip)]
+    pub(crate) servers: Vec<Target>,
     /// The room
     #[arg(long, value_name = "NAME", default_value = "load", value_parser = room_name)]
     pub(crate) room: String,

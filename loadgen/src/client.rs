@@ -21,7 +21,7 @@ use sha1::{Digest, Sha1};
 
 use crate::args::{Ending, ScenarioArgs};
 use crate::clock::{self, SECOND_NS, now_ns};
-use crate::control::{Plan, Window};
+use crate::control::{Place, Plan, Window};
 use crate::frame::{self, Masker, Opcode, Parsed};
 use crate::protocol::Protocol;
 use crate::report::{Latency, Tally};
@@ -73,12 +73,13 @@ pub(crate) struct Clients {
     /// True exactly when a connection of Engine.IO has to enter a namespace of Socket.IO before it is open.
     enters_namespace: bool,
     random: fastrand::Rng,
-    target: SocketAddr,
+    /// Where connections go, with the request there but for its key, which comes last.
+    targets: Vec<(SocketAddr, Vec<u8>)>,
+    /// Connections that are spread over the targets; those after them go to the first.
+    spread: usize,
     sources: Option<Sources>,
     /// Number of connection 0 among those of all workers.
     first: u32,
-    /// The request without its key, which comes last.
-    request_head: Vec<u8>,
     opening: Opening,
     /// Count of connections in stage `Open`.
     open: u64,
@@ -147,11 +148,14 @@ pub(crate) struct Woken {
 impl Clients {
     /// `connections` of them, none open.
     pub(crate) fn new(plan: &Plan, connections: usize) -> io::Result<Self> {
-        let request_head = format!(
-            "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
-            plan.path, plan.host
-        );
+        let target = |place: &Place| {
+            let request_head = format!(
+                "GET {} HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: ",
+                plan.path, place.host
+            );
+            (place.address, request_head.into_bytes())
+        };
         let seed = now_ns() ^ u64::from(plan.first) << 32;
         Ok(Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -162,10 +166,10 @@ impl Clients {
             protocol: plan.protocol,
             enters_namespace: !matches!(plan.scenario, ScenarioArgs::Echo(_)),
             random: fastrand::Rng::with_seed(seed),
-            target: plan.target,
+            targets: plan.targets.iter().map(target).collect(),
+            spread: plan.connections as usize,
             sources: plan.sources,
             first: plan.first,
-            request_head: request_head.into_bytes(),
             opening: Opening {
                 queue: VecDeque::new(),
                 begun: VecDeque::new(),
@@ -351,8 +355,15 @@ impl Clients {
         }
     }
 
+    /// Where a connection goes, and how it asks there.
+    fn target(&self, id: usize) -> &(SocketAddr, Vec<u8>) {
+        let place = if id < self.spread { (self.first as usize + id) % self.targets.len() } else { 0 };
+        &self.targets[place]
+    }
+
     fn begin_connecting(&self, id: usize) -> Result<OwnedFd, Errno> {
-        let family = if self.target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let (target, _) = self.target(id);
+        let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = net::socket_with(family, SocketType::STREAM, flags, None)?;
         sockopt::set_tcp_nodelay(&socket, true)?;
@@ -363,7 +374,7 @@ impl Clients {
                 .map_err(|error| Errno::from_raw_os_error(error as i32))?;
             net::bind(&socket, &SocketAddr::from((sources.address(self.first + id as u32), 0)))?;
         }
-        match net::connect(&socket, &self.target) {
+        match net::connect(&socket, target) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }
@@ -407,7 +418,7 @@ impl Clients {
         let length = BASE64.encode_slice(nonce, &mut key).expect("16 bytes are 24 in base64");
         debug_assert_eq!(length, key.len());
         self.conns[id].stage = Stage::Upgrading(key);
-        let mut request = self.request_head.clone();
+        let mut request = self.target(id).1.clone();
         request.extend_from_slice(&key);
         request.extend_from_slice(b"\r\n\r\n");
         self.send(id, &request);

@@ -25,9 +25,8 @@ pub(crate) struct Plan {
     /// This worker has connections `first .. first + connections` of all.
     pub(crate) first: u32,
     pub(crate) connections: u32,
-    pub(crate) target: SocketAddr,
-    /// For the `Host` header.
-    pub(crate) host: String,
+    /// At least one. Connection `i` of all goes to target `i` modulo their count; publishers go to the first.
+    pub(crate) targets: Vec<Place>,
     pub(crate) protocol: Protocol,
     /// With its query.
     pub(crate) path: String,
@@ -40,6 +39,14 @@ pub(crate) struct Plan {
     pub(crate) mask: Mask,
     pub(crate) cpu: Option<usize>,
     pub(crate) scenario: ScenarioArgs,
+}
+
+/// A server to connect to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Place {
+    pub(crate) address: SocketAddr,
+    /// For the `Host` header.
+    pub(crate) host: String,
 }
 
 /// From the parent: begin a phase. A worker answers `Done` when it is over, but to `Report` with `Report`.

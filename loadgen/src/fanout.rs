@@ -34,6 +34,9 @@ const STRAGGLERS_MAX_NS: u64 = 10 * SECOND_NS;
 /// In open loop: publications caught up on before the sockets are looked at again.
 const PUBLICATIONS_PER_TICK: u64 = 256;
 
+/// With several servers: after the joins, how long they get to listen to each other.
+const SETTLING_SECONDS: f64 = 1.0;
+
 /// Workers tell each other a publisher and a batch in one 64-bit word; the batch is in the lower bits.
 const BATCH_BITS: u32 = 48;
 
@@ -76,6 +79,10 @@ impl Phases for FanoutRun {
         if !self.args.no_join {
             parent.join(&mut self.join, server)?;
         }
+        if self.args.servers.len() > 1 {
+            parent.stage("settling", SETTLING_SECONDS);
+            parent.until(clock::now_ns() + clock::seconds_ns(SETTLING_SECONDS))?;
+        }
         parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
         self.end = server.and_then(|server| server.memory().ok());
         let published: Vec<u64> = parent.all_done()?.into_iter().flat_map(|done| done.published).collect();
@@ -95,6 +102,7 @@ impl Phases for FanoutRun {
         figures.put("connections", self.connections);
         figures.put("opened", tally.handshakes);
         figures.put("joined", tally.joined);
+        figures.put("servers", self.args.servers.len().max(1));
         figures.put("publishers", self.args.publishers);
         figures.put("size_bytes", self.args.size);
         figures.put("in_flight", self.args.rate.is_none().then_some(self.args.in_flight));
@@ -109,6 +117,7 @@ impl Phases for FanoutRun {
         figures.number("deliveries_per_cpu_second", per_cpu_second);
         figures.number("cpu_us_per_delivery", ratio(cpu_seconds.map(|seconds| seconds * 1e6), deliveries));
         figures.latency("latency", &tally.latency);
+        figures.latency("latency_elsewhere", &tally.latency_elsewhere);
         figures.latency("send_delay", &tally.send_delay);
         figures.put("publications_total", tally.sent_total);
         figures.put("deliveries_total", tally.received_total);
@@ -152,6 +161,11 @@ pub(crate) struct FanoutLoad {
     received: u64,
     received_ns: u64,
     latency: Latency,
+    /// Of what came from other servers than the first, at which all is published.
+    latency_elsewhere: Latency,
+    servers: usize,
+    /// Number of subscriber 0 among those of all workers.
+    first: usize,
     pace: Pace,
     /// In closed loop, for each publisher: how far this worker's subscribers are.
     progress: Vec<BatchProgress>,
@@ -229,6 +243,9 @@ impl FanoutLoad {
             received: 0,
             received_ns: 0,
             latency: Latency::new(),
+            latency_elsewhere: Latency::new(),
+            servers: plan.targets.len(),
+            first: plan.first as usize,
             pace: match args.rate {
                 Some(per_second) => Pace::Clock { per_second, next: 0 },
                 None => Pace::Batches { in_flight: args.in_flight.into() },
@@ -275,6 +292,9 @@ impl FanoutLoad {
         self.received += u64::from(self.run.measures(now_ns));
         if self.run.measures(event.due_ns) {
             self.latency.record(now_ns.saturating_sub(event.due_ns));
+            if self.servers > 1 && !(self.first + id).is_multiple_of(self.servers) {
+                self.latency_elsewhere.record(now_ns.saturating_sub(event.due_ns));
+            }
         }
         let is_new = self.order.note(id * self.publishers_all + publisher, event.sequence);
         if let Pace::Batches { in_flight } = self.pace
@@ -520,6 +540,7 @@ impl Load for FanoutLoad {
         tally.received_total = self.received_total;
         tally.received = self.received;
         tally.latency = self.latency.clone();
+        tally.latency_elsewhere = self.latency_elsewhere.clone();
         tally.send_delay = self.send_delay.clone();
         tally.stalls = self.stalls;
         tally.faults = self.order.faults();

@@ -49,7 +49,10 @@ fn main() -> ExitCode {
             let phases = echo::EchoRun::new(&common, &args);
             measure(&common, 0, &ScenarioArgs::Echo(args), phases)
         }
-        Scenario::Fanout { common, args } => {
+        Scenario::Fanout { mut common, args } => {
+            if let Some(first) = args.servers.first() {
+                common.target = first.clone();
+            }
             let phases = fanout::FanoutRun::new(&common, &args);
             measure(&common, args.publishers, &ScenarioArgs::Fanout(args), phases)
         }

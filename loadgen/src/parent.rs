@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::args::{Common, ScenarioArgs};
 use crate::clock::{self, MILLISECOND_NS, SECOND_NS, now_ns};
-use crate::control::{Channel, Command, Done, Plan, Progress, Reply, Window};
+use crate::control::{Channel, Command, Done, Place, Plan, Progress, Reply, Window};
 use crate::proc::{self, Memory, Server, Span};
 use crate::report::{Figures, Tally};
 
@@ -98,6 +98,12 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
         ));
     }
     let sources = common.sources()?;
+    let servers = match scenario {
+        ScenarioArgs::Fanout(args) if !args.servers.is_empty() => args.servers.as_slice(),
+        _ => std::slice::from_ref(&common.target),
+    };
+    let targets: Vec<Place> =
+        servers.iter().map(|target| Place { address: target.address, host: target.host.clone() }).collect();
     let mut first = 0;
     let plans = (0..workers).map(|worker| {
         let connections = common.connections / workers + u32::from(worker < common.connections % workers);
@@ -107,8 +113,7 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
             workers,
             first: first - connections,
             connections,
-            target: common.target.address,
-            host: common.target.host.clone(),
+            targets: targets.clone(),
             protocol: common.proto,
             path: common.path(scenario),
             sources,

@@ -93,6 +93,8 @@ pub(crate) struct Tally {
     /// Messages received in the measured window.
     pub(crate) received: u64,
     pub(crate) latency: Latency,
+    /// Of those deliveries that came from another server than the one that was published at.
+    pub(crate) latency_elsewhere: Latency,
     /// How far the generator was behind its own schedule.
     pub(crate) send_delay: Latency,
     /// Rounds of publications given up because not all came.
@@ -125,6 +127,7 @@ impl Tally {
             received_total: 0,
             received: 0,
             latency: Latency::new(),
+            latency_elsewhere: Latency::new(),
             send_delay: Latency::new(),
             stalls: 0,
             faults: Faults::default(),
@@ -153,6 +156,7 @@ impl Tally {
         self.received_total += other.received_total;
         self.received += other.received;
         self.latency.add(&other.latency);
+        self.latency_elsewhere.add(&other.latency_elsewhere);
         self.send_delay.add(&other.send_delay);
         self.stalls += other.stalls;
         self.faults.lost += other.faults.lost;

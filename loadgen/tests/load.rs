@@ -129,6 +129,26 @@ fn fanout_in_open_loop_keeps_its_rate() {
 }
 
 #[test]
+fn fanout_measures_at_all_servers_what_is_published_at_the_first() {
+    // One that stands for two: they have the same rooms.
+    let server = Server::start(Behaviour::default());
+    let (url, arguments) = (server.url(), "--connections 5 --rate 200 --seconds 0.5 --warmup 0.1");
+    let run = |servers: &str| {
+        let mut command = Command::new(BINARY);
+        command.args(["fanout", "--json", "--servers", servers]).args(arguments.split(' '));
+        report(&command.output().unwrap())
+    };
+    let (code, both) = run(&format!("{url},{url}"));
+    assert_eq!(code, 0, "{both}");
+    assert_eq!((count(&both, "servers"), count(&both, "opened")), (2, 6));
+    assert_eq!(count(&both, "deliveries_total"), count(&both, "publications_total") * 5);
+    assert!(number(&both, "latency_elsewhere_us_p50") > 0.0, "{both}");
+    let (code, one) = run(&url);
+    assert_eq!((code, count(&one, "servers")), (0, 1), "{one}");
+    assert_eq!(one["latency_elsewhere_us_p50"], Value::Null);
+}
+
+#[test]
 fn events_that_come_in_an_array_are_each_counted() {
     let server = Server::start(Behaviour { batches: true, ..Behaviour::default() });
     let (code, report) = load("fanout --connections 3 --in-flight 2 --seconds 0.2 --warmup 0", &server.url());

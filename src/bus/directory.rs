@@ -3,15 +3,17 @@
 //! Striped: a room's name decides which of 64 locks guards it. Joining, leaving and publishing each take one stripe for
 //! some tens of nanoseconds.
 
+use super::outside::Outside;
 use crate::message::{RoomId, ShardId, ShardSet};
 use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use hashbrown::HashTable;
 use slab::Slab;
+use std::borrow::Cow;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 const STRIPES: usize = 64;
 /// The low bits of a room's index are its stripe, the others its place there.
@@ -30,6 +32,8 @@ pub struct Directory {
     allowed: Namespaces,
     by_pattern: Box<[AtomicUsize]>,
     rooms_max: usize,
+    /// Where rooms that begin and end are told, when other processes are to know.
+    outside: Option<Arc<Outside>>,
 }
 
 /// The last letter of the name of a room that stands for a namespace; in names of its rooms it stands between the two.
@@ -82,6 +86,7 @@ impl Directory {
             allowed: Namespaces::default(),
             by_pattern: Box::default(),
             rooms_max,
+            outside: None,
         }
     }
 
@@ -89,6 +94,11 @@ impl Directory {
     pub fn with_namespaces(self, allowed: Namespaces) -> Directory {
         let by_pattern = allowed.iter().map(|_| AtomicUsize::new(0)).collect();
         Directory { allowed, by_pattern, ..self }
+    }
+
+    /// See [`Bus::with_outside`](super::Bus::with_outside).
+    pub fn with_outside(self, outside: Arc<Outside>) -> Directory {
+        Directory { outside: Some(outside), ..self }
     }
 
     /// See [`Bus::enter`](super::Bus::enter) and [`Bus::enter_namespace`](super::Bus::enter_namespace).
@@ -122,6 +132,10 @@ impl Directory {
         let Stripe { index, rooms, .. } = &mut *stripe;
         let at = rooms.insert(Room { name: name.into(), shards, members: 1, stamp }) as u32;
         index.insert_unique(hash, at, |at| self.hasher.hash_one(rooms[*at as usize].name.as_str()));
+        if let Some(outside) = &self.outside {
+            // Inside the stripe, so that the last word is true.
+            outside.note(name, true);
+        }
         Ok((room_id(number, at, stamp), 0))
     }
 
@@ -156,6 +170,9 @@ impl Directory {
             let room = rooms.remove(at as usize);
             self.end_namespace(&room.name);
             self.rooms.fetch_sub(1, Relaxed);
+            if let Some(outside) = &self.outside {
+                outside.note(&room.name, false);
+            }
             // A crowd that has left does not hold its memory for ever. Only an empty stripe shrinks, so a busy one never pays.
             if rooms.is_empty() {
                 rooms.shrink_to_fit();
@@ -183,16 +200,13 @@ impl Directory {
         stripe.find(hash, name).map(|at| room_id(number, at, stripe.rooms[at as usize].stamp))
     }
 
-    /// Calls `act` inside the stripe with the room's id and its shards, or answers no shards when there is no such room.
-    pub fn with_room<E>(
-        &self,
-        name: &str,
-        act: impl FnOnce(RoomId, ShardSet) -> Result<ShardSet, E>,
-    ) -> Result<ShardSet, E> {
+    /// Calls `act` inside the stripe with the room's id and its shards, if there is such a room.
+    pub fn with_room<R>(&self, name: &str, act: impl FnOnce(Option<(RoomId, ShardSet)>) -> R) -> R {
         let (hash, number, stripe) = self.stripe(name);
-        let Some(at) = stripe.find(hash, name) else { return Ok(ShardSet::default()) };
-        let room = &stripe.rooms[at as usize];
-        act(room_id(number, at, room.stamp), room.shards)
+        act(stripe.find(hash, name).map(|at| {
+            let room = &stripe.rooms[at as usize];
+            (room_id(number, at, room.stamp), room.shards)
+        }))
     }
 
     /// Calls `act` inside the stripes of all of `names`, with the id and the shards of each that is there.
@@ -282,6 +296,20 @@ fn room_id(stripe: usize, at: u32, stamp: NonZeroU32) -> RoomId {
     RoomId { index: at << STRIPE_BITS | stripe as u32, stamp }
 }
 
+/// What the directory calls a room of a namespace; with no `room`, all who are in the namespace.
+pub fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
+    if namespace == "/" && !room.is_empty() {
+        room.into()
+    } else {
+        format!("{namespace}{NAMESPACE_END}{room}").into()
+    }
+}
+
+/// The namespace of a room, by its name in the directory.
+pub fn namespace_of(key: &str) -> &str {
+    key.split_once(NAMESPACE_END).map_or("/", |(namespace, _)| namespace)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,7 +347,8 @@ mod tests {
                 }
             }
             assert_eq!(directory.find(&name), ids.get(&name).copied());
-            let shards = directory.with_room(&name, |_, shards| Ok::<_, ()>(shards)).expect("never refused");
+            let shards =
+                directory.with_room(&name, |room| room.map_or(ShardSet::default(), |(_, shards)| shards));
             let expected: Vec<u8> = (0..3).filter(|shard| model[&name][usize::from(*shard)] > 0).collect();
             assert_eq!(shards.iter().collect::<Vec<_>>(), expected);
         }

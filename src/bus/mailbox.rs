@@ -1,5 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
+use super::outside::Order;
 use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
@@ -37,6 +38,15 @@ pub enum Mail {
     },
     /// One of them has answered.
     Answer(Box<Answer>),
+    /// So many other processes were asked as well: each tells how many it has asked, as shards do.
+    AskedOutside {
+        /// The [`Ask::number`](crate::message::Ask::number).
+        number: u64,
+        /// How many processes.
+        processes: usize,
+    },
+    /// Something is to be done to sockets.
+    Order(Arc<Order>),
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -125,7 +135,11 @@ impl Mail {
         match self {
             Mail::Publication(publication) => publication.size(),
             Mail::Answer(answer) => answer.size(),
-            Mail::Drain { .. } | Mail::Recovery(_) | Mail::Asked { .. } => 0,
+            Mail::Drain { .. }
+            | Mail::Recovery(_)
+            | Mail::Asked { .. }
+            | Mail::AskedOutside { .. }
+            | Mail::Order(_) => 0,
         }
     }
 }

@@ -6,14 +6,16 @@
 
 pub mod directory;
 pub mod mailbox;
+pub mod outside;
 
 use crate::message::{
-    Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id,
+    Asker, Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id,
 };
 use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END};
 use mailbox::{Mail, Mailbox};
+use outside::{Deed, Names, Order, Outgoing, Outside};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -24,6 +26,7 @@ pub struct Bus {
     mailboxes: Box<[Mailbox]>,
     /// What the ids of sockets are signed with, so that a room's name is not taken for one.
     key: RandomState,
+    outside: Option<Arc<Outside>>,
 }
 
 /// A mailbox on the way is full: nothing was published.
@@ -38,6 +41,7 @@ impl Bus {
             directory: Directory::new(rooms_max),
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
             key: RandomState::new(),
+            outside: None,
         }
     }
 
@@ -54,6 +58,11 @@ impl Bus {
 
     fn sum(&self, id: &SocketId) -> [u8; 2] {
         (self.key.hash_one(&id[..13]) as u16).to_be_bytes()
+    }
+
+    /// This bus, before it is used, with a way to other processes: what is published here goes there as well.
+    pub fn with_outside(self, outside: Arc<Outside>) -> Bus {
+        Bus { directory: self.directory.with_outside(outside.clone()), outside: Some(outside), ..self }
     }
 
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
@@ -120,59 +129,110 @@ impl Bus {
         self.directory.rooms()
     }
 
-    /// Puts a publication into the mailbox of every shard that has members of its room, and answers which those are. Their
-    /// bells are not rung: the caller does that once a turn with [`Bus::ring`].
+    /// Puts a publication into the mailbox of every shard that has members of its room, and answers which those are. Other processes
+    /// get it as well. The bells of the shards and of the bridge are not rung: the caller does that once a turn with [`Bus::ring`].
     ///
     /// # Errors
-    /// [`Overloaded`] when one of the mailboxes is full; then no shard gets it.
+    /// [`Overloaded`] when one of the mailboxes is full; then nobody gets it.
     pub fn publish(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+        self.publish_with(draft, self.outside.as_deref())
+    }
+
+    /// The same for what comes from another process, and stays here.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub fn publish_here(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+        self.publish_with(draft, None)
+    }
+
+    fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
         if !draft.is_for_one_room() || self.socket_of(draft.room).is_some() {
-            return self.publish_to_several(draft);
+            return self.publish_to_several(draft, outside);
         }
-        self.directory.with_room(draft.room, |room, shards| {
+        self.directory.with_room(draft.room, |found| {
+            let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
             // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
             // by one publication for each stripe: it is a bound on memory, not an exact number.
-            self.post_to(shards, || Publication::new(room, draft))
+            self.post_to(shards, outside, || (Publication::new(room, draft), None))
         })
     }
 
-    fn publish_to_several(&self, draft: &Draft<'_>) -> Result<ShardSet, Overloaded> {
+    fn publish_to_several(
+        &self,
+        draft: &Draft<'_>,
+        outside: Option<&Outside>,
+    ) -> Result<ShardSet, Overloaded> {
         let more = draft.more_rooms.iter().map(AsRef::as_ref);
         let names: Vec<&str> = std::iter::once(draft.room).chain(more).collect();
         let except: Vec<&str> = draft.except_rooms.iter().map(AsRef::as_ref).collect();
+        self.with_audience(&names, &except, draft.natives, |audience, shards| {
+            self.post_to(shards, outside, || {
+                let owned = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect();
+                let names = outside.map(|_| Box::new(Names { rooms: owned(&names), except: owned(&except) }));
+                (Publication::for_several(audience, draft), names)
+            })
+        })
+    }
+
+    /// Has something done to sockets of a namespace, on whatever shards they are: those in any of the rooms `names`, but not in any of
+    /// `except`. Answers which shards have been told.
+    pub fn order(&self, namespace: &str, names: &[&str], except: &[&str], deed: Deed) -> ShardSet {
+        self.with_audience(names, except, false, |audience, shards| {
+            let order = Arc::new(Order { namespace: namespace.into(), audience, deed });
+            shards.iter().for_each(|shard| self.post(shard, Mail::Order(order.clone())));
+            shards
+        })
+    }
+
+    /// Calls `act` with the members of rooms, and the shards that have some, inside the stripes of all the rooms.
+    fn with_audience<R>(
+        &self,
+        names: &[&str],
+        except: &[&str],
+        natives: bool,
+        act: impl FnOnce(Audience, ShardSet) -> R,
+    ) -> R {
         let sockets: Vec<SocketId> = names.iter().filter_map(|name| self.socket_of(name)).collect();
         let except_sockets = except.iter().filter_map(|name| self.socket_of(name)).collect();
-        self.directory.with_rooms(&[names.as_slice(), &except].concat(), |found| {
+        self.directory.with_rooms(&[names, except].concat(), |found| {
             let (found, except) = found.split_at(names.len());
             let mut shards = ShardSet::default();
             found.iter().flatten().for_each(|(_, of_room)| shards.extend(*of_room));
             sockets.iter().for_each(|socket| shards.insert(socket[0]));
+            if natives {
+                (0..self.shards()).for_each(|shard| shards.insert(shard as ShardId));
+            }
             let rooms: Vec<(RoomId, CompactString)> = found
                 .iter()
-                .zip(&names)
+                .zip(names)
                 .filter_map(|(found, name)| found.map(|(room, _)| (room, CompactString::from(*name))))
                 .collect();
             let except = except.iter().flatten().map(|(room, _)| *room).collect();
-            let audience = Audience { rooms, sockets, except, except_sockets };
-            self.post_to(shards, || Publication::for_several(audience, draft))
+            act(Audience { rooms, sockets, natives, except, except_sockets }, shards)
         })
     }
 
-    /// Puts a publication into the mailboxes of `shards`, or into none when one of them is full.
+    /// Puts a publication into the mailboxes of `shards`, or into none when one of them is full, and before the bridge.
     fn post_to(
         &self,
         shards: ShardSet,
-        publication: impl FnOnce() -> Publication,
+        outside: Option<&Outside>,
+        publication: impl FnOnce() -> (Publication, Option<Box<Names>>),
     ) -> Result<ShardSet, Overloaded> {
-        if shards.is_empty() {
+        if shards.is_empty() && outside.is_none() {
             return Ok(shards);
         }
         if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
             return Err(Overloaded);
         }
-        let publication = Arc::new(publication());
+        let (publication, names) = publication();
+        let publication = Arc::new(publication);
         for shard in shards.iter() {
             self.mailboxes[usize::from(shard)].post(Mail::Publication(publication.clone()));
+        }
+        if let Some(outside) = outside {
+            outside.push(Outgoing::Publication { publication, names });
         }
         Ok(shards)
     }
@@ -191,11 +251,31 @@ impl Bus {
         self.mailboxes[usize::from(shard)].ring();
     }
 
-    /// Wakes the shards that sleep.
+    /// Wakes the shards that sleep, and the bridge if something waits for it.
     pub fn ring(&self, shards: ShardSet) {
         for shard in shards.iter() {
             self.mailboxes[usize::from(shard)].ring();
         }
+        if let Some(outside) = &self.outside {
+            outside.ring();
+        }
+    }
+
+    /// Tells whoever asked what came of it: a shard, or the bridge for another process.
+    pub fn tell_asker(&self, asker: Asker, mail: Mail) {
+        match (asker, &self.outside, mail) {
+            (Asker::Shard(shard), _, mail) => self.post(shard, mail),
+            (Asker::Outside, Some(outside), Mail::Asked { number, sockets }) => {
+                outside.push(Outgoing::Asked { number, sockets });
+            }
+            (Asker::Outside, Some(outside), Mail::Answer(answer)) => outside.push(Outgoing::Answer(answer)),
+            (Asker::Outside, ..) => {}
+        }
+    }
+
+    /// What goes to other processes, when there are any.
+    pub fn outside(&self) -> Option<&Outside> {
+        self.outside.as_deref()
     }
 
     /// The mailbox of `shard`.

@@ -1,7 +1,7 @@
 //! What a configuration means, in words for people.
 
-use super::value::size;
-use super::{Changed, Config, OutboxPolicy, RefuseWith};
+use super::value::{hidden, size};
+use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith};
 use crate::rules::{Action, Allowance, Pattern, Rule};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
@@ -135,12 +135,45 @@ impl Config {
         if !engineio.echo_path.is_empty() {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
+        lines.extend(self.redis_in_words());
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
             time(drain.spread_ms),
             time(drain.timeout_ms)
         ));
         lines.push(format!("Logs are {}, from level {}.", log.format.word(), log.level.word()));
+        lines
+    }
+
+    fn redis_in_words(&self) -> Vec<String> {
+        let redis = &self.redis;
+        if redis.urls.is_empty() {
+            return vec!["There is no Redis: rooms are shared with no other process.".to_owned()];
+        }
+        let urls: Vec<String> = redis.urls.iter().map(|url| hidden(url)).collect();
+        let place = match redis.kind {
+            RedisKind::Server => "Redis is",
+            RedisKind::Sentinel => "Redis is where Sentinels say, which are",
+            RedisKind::Cluster => "Redis is the cluster that has",
+        };
+        let sharing = match redis.cluster {
+            Cluster::Throng => "other throngs",
+            Cluster::SocketIo => "throngs and Node's servers that have the Redis adapter",
+            Cluster::SocketIoSharded => "throngs and Node's servers that have the sharded Redis adapter",
+        };
+        let mut lines = vec![
+            format!("{place} {}; through it rooms are shared with {sharing}.", list(&urls)),
+            format!(
+                "While it is away, events reach the clients of this process alone; {} or {} of them may wait for it.",
+                redis.waiting_max,
+                size(redis.waiting_bytes_max)
+            ),
+        ];
+        if redis.kind == RedisKind::Cluster && redis.cluster != Cluster::SocketIoSharded {
+            lines.push(
+                "CAUTION: every server of the cluster gets every event. Only \"socketio-sharded\" spreads them.".to_owned(),
+            );
+        }
         lines
     }
 

@@ -28,8 +28,9 @@ use value::{FromValue, Given, Value, Wrong, mismatch};
 const ENV_PREFIX: &str = "THRONG_";
 /// Names the configuration file where `--config` does not.
 const ENV_FILE: &str = "THRONG_CONFIG";
-/// Says `limits.connections_max`, for deployments that have the variable already. Weaker than the setting's own variable.
-const ENV_CONNECTIONS_MAX: &str = "MAX_CONNECTIONS";
+/// Variables that deployments have already, with the settings that they say. Weaker than the settings' own variables.
+const ENV_COMMON: [(&str, &str); 2] =
+    [("MAX_CONNECTIONS", "limits.connections_max"), ("REDIS_URL", "redis.urls")];
 /// A configuration file may be this long. Ours is 6 KiB; the bound is for a path that leads somewhere else, like `/dev/zero`.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// An outbox has to have this much more room than the largest message: its frame's header and what is told beside it.
@@ -214,6 +215,36 @@ settings! {
         echo_path: String = "", Kind::PathOrNone;
     }
 
+    /// Redis, which carries events between processes.
+    redis: Redis {
+        /// Where it is: one server, or some Sentinels, or some servers of a cluster. Empty is nowhere: this process is alone.
+        urls: Vec<String> = "[]", Kind::RedisUrls;
+        /// What is there.
+        kind: RedisKind = "server", Kind::Word(RedisKind::WORDS);
+        /// The name of the master that Sentinels know.
+        master: String = "", Kind::NameOrNone;
+        /// The password of the Sentinels themselves; empty is none.
+        sentinel_password: String = "", Kind::Secret;
+        /// With whom rooms are shared.
+        cluster: Cluster = "throng", Kind::Word(Cluster::WORDS);
+        /// What the names of channels begin with; empty is `throng`, or `socket.io` where rooms are shared with Node.
+        prefix: String = "", Kind::NameOrNone;
+        /// What the connections are called in Redis's `CLIENT LIST`.
+        name: String = "throng", Kind::NameOrNone;
+        /// Silence after which TCP asks whether Redis is still there.
+        keepalive_ms: u32 = "30000", Kind::Ms { min: 1000, max: 3_600_000 };
+        /// Time to connect and log in.
+        connect_timeout_ms: u32 = "2000", Kind::Ms { min: 50, max: 60_000 };
+        /// Time for an answer.
+        command_timeout_ms: u32 = "5000", Kind::Ms { min: 50, max: 60_000 };
+        /// Longest pause between two attempts to connect; half of it is random.
+        backoff_max_ms: u32 = "1000", Kind::Ms { min: 50, max: 60_000 };
+        /// Publications that may wait for Redis; those beyond are delivered in this process and lost for others.
+        waiting_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Bytes of them.
+        waiting_bytes_max: u64 = "32MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
+    }
+
     /// How the server shuts down on SIGTERM.
     drain: Drain {
         /// Time after which the server ends, whether all connections are closed or not.
@@ -293,6 +324,26 @@ words! {
         Drop = "drop",
     }
 
+    /// What the URLs of Redis are of.
+    RedisKind {
+        /// One server.
+        Server = "server",
+        /// Sentinels, which know the server.
+        Sentinel = "sentinel",
+        /// Servers of a cluster.
+        Cluster = "cluster",
+    }
+
+    /// With whom rooms are shared.
+    Cluster {
+        /// With other throngs.
+        Throng = "throng",
+        /// With Node's Socket.IO servers too, by their Redis adapter, and with its emitter.
+        SocketIo = "socketio",
+        /// The same by its sharded adapter.
+        SocketIoSharded = "socketio-sharded",
+    }
+
     /// The least severe level that is logged.
     LogLevel {
         /// What stops the server or loses data.
@@ -370,6 +421,18 @@ const AGREEMENTS: &[Agreement] = &[
                 || (!origins.is_empty() && origins.iter().all(|origin| origin != "*"))
         },
         must: "be false unless socketio.cors_origins names the origins, without \"*\"",
+    },
+    Agreement {
+        key: "redis.master",
+        other: "redis.kind",
+        holds: |config| config.redis.kind != RedisKind::Sentinel || !config.redis.master.is_empty(),
+        must: "name the master where redis.kind is \"sentinel\"",
+    },
+    Agreement {
+        key: "redis.urls",
+        other: "redis.kind",
+        holds: |config| config.redis.kind != RedisKind::Server || config.redis.urls.len() <= 1,
+        must: "be one server where redis.kind is \"server\"",
     },
     Agreement {
         key: "engineio.echo_path",
@@ -664,8 +727,9 @@ impl Said {
         let mut weaker = Vec::new();
         let mut own = Vec::new();
         for (name, value) in env.iter().filter(|(_, value)| !value.is_empty()) {
-            let setting = if name == ENV_CONNECTIONS_MAX {
-                position("limits.connections_max")
+            let common = ENV_COMMON.iter().find(|(common, _)| name == common);
+            let setting = if let Some((_, key)) = common {
+                position(key)
             } else if name.starts_with(ENV_PREFIX) && name != ENV_FILE && !is_service_link(name, value) {
                 SETTINGS.iter().position(|setting| setting.env_name() == *name)
             } else {
@@ -674,7 +738,7 @@ impl Said {
             let source = Source::environment(name);
             match setting {
                 Some(setting) => {
-                    let statements = if name == ENV_CONNECTIONS_MAX { &mut weaker } else { &mut own };
+                    let statements = if common.is_some() { &mut weaker } else { &mut own };
                     statements.push(Statement { setting, given: Given::bare(value), source });
                 }
                 None => self.problems.push(Problem::unknown(name.clone(), source)),

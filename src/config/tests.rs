@@ -177,9 +177,34 @@ fn every_bound_fits_its_field() {
 }
 
 #[test]
+fn passwords_are_not_shown() {
+    let text = r#"
+        [redis]
+        urls = ["redis://me:secret?@10.0.0.1:6379/2", "unix:///run/redis?pass=secret&db=1"]
+        kind = "sentinel"
+        master = "main"
+        sentinel_password = "secret"
+        cluster = "socketio"
+    "#;
+    let shown = right(text, &[], "").explain();
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(
+        shown.contains("which are redis://***@10.0.0.1:6379/2, unix:///run/redis?pass=***&db=1;"),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("rooms are shared with throngs and Node's servers that have the Redis adapter."),
+        "{shown}"
+    );
+    let wrong = wrong("[redis]\nurls = [\"http://me:secret@10.0.0.1\"]", &[], "");
+    assert!(!self::shown(&wrong).contains("secret"), "{}", self::shown(&wrong));
+}
+
+#[test]
 fn no_two_settings_share_a_variable() {
     let mut names: Vec<String> = SETTINGS.iter().map(Setting::env_name).collect();
-    names.extend([ENV_FILE.to_owned(), ENV_CONNECTIONS_MAX.to_owned()]);
+    names.push(ENV_FILE.to_owned());
+    names.extend(ENV_COMMON.map(|(name, _)| name.to_owned()));
     let count = names.len();
     names.sort();
     names.dedup();

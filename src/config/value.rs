@@ -53,6 +53,12 @@ pub enum Kind {
     Namespaces,
     /// The name of an event, or an empty text.
     EventOrNone,
+    /// A list of URLs of Redis servers.
+    RedisUrls,
+    /// Letters that can stand in the name of a channel, or an empty text.
+    NameOrNone,
+    /// What nobody is to read in what is printed.
+    Secret,
 }
 
 impl Kind {
@@ -91,6 +97,12 @@ impl Kind {
                 "the name of an event, but not one that Socket.IO reserves, like \"connect\", or \"\""
                     .to_owned()
             }
+            Kind::RedisUrls => {
+                "a list of \"redis://[user][:password@]host[:port][/database]\", \"rediss://…\" or \"unix:///path\""
+                    .to_owned()
+            }
+            Kind::NameOrNone => "a text of at most 100 letters without spaces, or \"\"".to_owned(),
+            Kind::Secret => "a text".to_owned(),
         }
     }
 
@@ -161,8 +173,35 @@ impl Kind {
                 let name = given.text().filter(|text| text.is_empty() || is_event_name(text));
                 name.map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
             }
+            Kind::RedisUrls => {
+                let read = |text: &str| {
+                    let known = ["redis://", "rediss://", "unix://"];
+                    known.iter().any(|scheme| text.starts_with(scheme)).then(|| text.to_owned())
+                };
+                // A password may be in what is wrong, too.
+                let hide = |wrong: Wrong| Wrong { given: hidden(&wrong.given), ..wrong };
+                let urls =
+                    given.list(read).map_err(|wrongs| wrongs.into_iter().map(hide).collect::<Vec<_>>());
+                urls.map(Value::Urls)
+            }
+            Kind::NameOrNone => {
+                let is_name = |text: &&str| text.len() <= 100 && text.chars().all(|c| c.is_ascii_graphic());
+                given.text().filter(is_name).map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
+            }
+            Kind::Secret => given.text().map(|text| Value::Secret(text.to_owned())).ok_or_else(whole),
         }
     }
+}
+
+/// A URL without its password, which stands before the host, or as `pass` behind a path.
+pub(super) fn hidden(url: &str) -> String {
+    let url = match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    };
+    let Some((before, pass)) = url.split_once("pass=") else { return url };
+    let after = pass.find('&').map_or("", |end| &pass[end..]);
+    format!("{before}pass=***{after}")
 }
 
 /// A value, or an element of one, that is not allowed.
@@ -283,6 +322,8 @@ pub(super) enum Value {
     Origins(Vec<String>),
     Text(String),
     Namespaces(Namespaces),
+    Urls(Vec<String>),
+    Secret(String),
 }
 
 impl Display for Value {
@@ -306,6 +347,11 @@ impl Display for Value {
                 write!(f, "[{}]", origins.join(", "))
             }
             Value::Text(text) => write!(f, "{text:?}"),
+            Value::Secret(text) => write!(f, "{:?}", if text.is_empty() { "" } else { "***" }),
+            Value::Urls(urls) => {
+                let urls: Vec<String> = urls.iter().map(|url| format!("{:?}", hidden(url))).collect();
+                write!(f, "[{}]", urls.join(", "))
+            }
             Value::Namespaces(namespaces) => {
                 let patterns: Vec<String> = namespaces
                     .iter()
@@ -343,8 +389,8 @@ from_value! {
     SocketAddr: Value::Address(Some(address)) => address,
     Option<SocketAddr>: Value::Address(address) => address,
     Vec<IpNet>: Value::Networks(networks) => networks,
-    Vec<String>: Value::Origins(origins) => origins,
-    String: Value::Text(text) => text,
+    Vec<String>: Value::Origins(texts) | Value::Urls(texts) => texts,
+    String: Value::Text(text) | Value::Secret(text) => text,
     Namespaces: Value::Namespaces(namespaces) => namespaces,
 }
 

@@ -1,6 +1,7 @@
 //! `/metrics`: the numbers in OpenMetrics text, read from the shards at each scrape. There is no second set of them.
 
 use super::{Control, process};
+use crate::bridge::Bridge;
 use crate::message::Reject;
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
 use prometheus_client::collector::Collector;
@@ -190,6 +191,119 @@ static DURATIONS: [Durations; 2] = [
     ),
 ];
 
+/// A number of the way to other processes: name, meaning, unit and type, and where it is.
+type OfRedis = (&'static str, &'static str, Option<Unit>, MetricType, fn(&Bridge) -> u64);
+
+static OF_REDIS: [OfRedis; 17] = [
+    (
+        "throng_redis_servers",
+        "Servers of Redis that are published to: one, or the masters of a cluster.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.servers.value(),
+    ),
+    (
+        "throng_redis_servers_up",
+        "How many of them can be published to and heard.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.servers_up.value(),
+    ),
+    (
+        "throng_redis_breaker",
+        "The breaker of the server that is worst off: 0 is closed, 1 half open, 2 open.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.breaker.value(),
+    ),
+    (
+        "throng_redis_waiting",
+        "Publications that wait for Redis or are under way.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.waiting.value(),
+    ),
+    ("throng_redis_waiting", "Bytes of them.", Some(Unit::Bytes), MetricType::Gauge, |bridge| {
+        bridge.link_stats.waiting_bytes.value()
+    }),
+    (
+        "throng_redis_subscriptions",
+        "Channels and patterns that Redis has confirmed subscriptions to.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.subscriptions.value(),
+    ),
+    (
+        "throng_redis_subscriptions_wanted",
+        "Channels and patterns that are to be heard.",
+        None,
+        MetricType::Gauge,
+        |bridge| bridge.link_stats.subscriptions_wanted.value(),
+    ),
+    ("throng_redis_published", "Messages that Redis has taken.", None, MetricType::Counter, |bridge| {
+        bridge.link_stats.published.value()
+    }),
+    ("throng_redis_received", "Messages that came from Redis.", None, MetricType::Counter, |bridge| {
+        bridge.link_stats.received.value()
+    }),
+    (
+        "throng_redis_reconnects",
+        "Connections to Redis that were made anew.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.link_stats.reconnects.value(),
+    ),
+    (
+        "throng_redis_events",
+        "Events of other processes that were delivered here.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.events.value(),
+    ),
+    (
+        "throng_redis_overloads",
+        "Events of other processes that were not delivered because a mailbox was full.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.overloads.value(),
+    ),
+    (
+        "throng_redis_malformed",
+        "Messages of others that could not be read.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.malformed.value(),
+    ),
+    (
+        "throng_redis_unknown",
+        "Things that other throngs said and this version does not know.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.unknown.value(),
+    ),
+    (
+        "throng_redis_missed",
+        "Events of other throngs that did not come.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.missed.value(),
+    ),
+    (
+        "throng_redis_repeated",
+        "Events of other throngs that came twice and were delivered once.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.repeated.value(),
+    ),
+    (
+        "throng_redis_gaps",
+        "Times in which events of other processes may have been missed.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.gaps.value(),
+    ),
+];
+
 #[derive(Debug)]
 struct Numbers(Arc<Control>);
 
@@ -197,6 +311,7 @@ impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_shards(&mut encoder)?;
         self.encode_namespaces(&mut encoder)?;
+        self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.encode_process(&mut encoder)
     }
 }
@@ -354,6 +469,24 @@ impl Numbers {
             .encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?
             .encode_gauge(&1u64)
     }
+}
+
+/// Of the process, since one thread counts all of it.
+fn encode_redis(bridge: &Bridge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    for (name, help, unit, kind, number) in &OF_REDIS {
+        encode(encoder.encode_descriptor(name, help, unit.as_ref(), *kind)?, *kind, number(bridge))?;
+    }
+    let lost = "Publications that other processes did not get, or may not have got.";
+    let mut family = encoder.encode_descriptor("throng_redis_lost", lost, None, MetricType::Counter)?;
+    for (reason, count) in bridge.lost() {
+        encode(family.encode_family(&[("reason", reason)])?, MetricType::Counter, count)?;
+    }
+    let faults = "What went wrong between throng and Redis.";
+    let mut family = encoder.encode_descriptor("throng_redis_faults", faults, None, MetricType::Counter)?;
+    for (kind, count) in bridge.faults() {
+        encode(family.encode_family(&[("reason", kind)])?, MetricType::Counter, count)?;
+    }
+    Ok(())
 }
 
 fn encode(mut metric: MetricEncoder<'_>, kind: MetricType, number: u64) -> fmt::Result {

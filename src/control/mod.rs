@@ -12,6 +12,7 @@ pub use process::sample_memory;
 pub use report::History;
 
 use crate::auth::Gate;
+use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::stats::Stats;
 use crate::time::Clock;
@@ -48,6 +49,8 @@ pub struct Control {
     pub started_unix_ms: u64,
     /// Sockets there may be in the process, open connections included.
     pub sockets_max: usize,
+    /// What connects this process to others, if anything does.
+    pub bridge: Option<Bridge>,
     /// What is remembered of the last seconds; begins as `History::default()`, and [`serve`] fills it.
     pub history: History,
 }
@@ -196,6 +199,9 @@ struct Probe {
     connections: u64,
     uptime_seconds: u64,
     memory_bytes: u64,
+    /// Whether Redis can be reached. Without it there are still clients to serve, so it is no reason to send them elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<&'static str>,
 }
 
 impl Probe {
@@ -205,6 +211,7 @@ impl Probe {
             connections: control.stats.sum(|shard| shard.connections.value()),
             uptime_seconds: control.clock.now().ms() / 1000,
             memory_bytes: control.stats.memory_bytes.value(),
+            redis: control.bridge.as_ref().map(Bridge::status),
         }
     }
 }

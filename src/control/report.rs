@@ -2,6 +2,8 @@
 //! what each field means; a test holds the two together.
 
 use super::Control;
+use crate::bridge::Bridge;
+use crate::bridge::stats::Breaker;
 use crate::message::Reject;
 use crate::rules::Pattern;
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, ShardStats, Stats};
@@ -25,6 +27,7 @@ pub(super) struct Report {
     #[serde(flatten)]
     figures: Figures,
     namespaces: Vec<Namespaces>,
+    redis: Option<Redis>,
     shards: Vec<ShardReport>,
 }
 
@@ -45,6 +48,31 @@ struct Namespaces {
     refusals: u64,
     events: u64,
     publications: u64,
+}
+
+/// The numbers of the way to other processes. Each has the name it has in `/metrics`.
+#[derive(Debug, Serialize)]
+struct Redis {
+    status: &'static str,
+    servers: u64,
+    servers_up: u64,
+    breaker: &'static str,
+    waiting: u64,
+    waiting_bytes: u64,
+    subscriptions: u64,
+    subscriptions_wanted: u64,
+    published: u64,
+    received: u64,
+    reconnects: u64,
+    events: u64,
+    overloads: u64,
+    malformed: u64,
+    unknown: u64,
+    missed: u64,
+    repeated: u64,
+    gaps: u64,
+    lost: BTreeMap<&'static str, u64>,
+    faults: BTreeMap<&'static str, u64>,
 }
 
 /// The numbers of one shard, or of all together.
@@ -142,6 +170,7 @@ impl Report {
             sockets_max: control.sockets_max,
             figures,
             namespaces: Namespaces::of(control),
+            redis: control.bridge.as_ref().map(Redis::new),
             shards: all
                 .map(|shard| ShardReport {
                     shard,
@@ -151,6 +180,34 @@ impl Report {
                     ),
                 })
                 .collect(),
+        }
+    }
+}
+
+impl Redis {
+    fn new(bridge: &Bridge) -> Redis {
+        let (link, own) = (&bridge.link_stats, &bridge.stats);
+        Redis {
+            status: bridge.status(),
+            servers: link.servers.value(),
+            servers_up: link.servers_up.value(),
+            breaker: Breaker::LABELS[link.breaker.value() as usize % Breaker::LABELS.len()],
+            waiting: link.waiting.value(),
+            waiting_bytes: link.waiting_bytes.value(),
+            subscriptions: link.subscriptions.value(),
+            subscriptions_wanted: link.subscriptions_wanted.value(),
+            published: link.published.value(),
+            received: link.received.value(),
+            reconnects: link.reconnects.value(),
+            events: own.events.value(),
+            overloads: own.overloads.value(),
+            malformed: own.malformed.value(),
+            unknown: own.unknown.value(),
+            missed: own.missed.value(),
+            repeated: own.repeated.value(),
+            gaps: own.gaps.value(),
+            lost: bridge.lost().collect(),
+            faults: bridge.faults().collect(),
         }
     }
 }

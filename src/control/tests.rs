@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::auth::Rules;
+use crate::bridge::fault::FaultKind;
+use crate::bridge::stats::{Breaker, Loss};
 use crate::message::Reject;
 use crate::rules::{Namespaces, Pattern};
 use crate::stats::Ending;
@@ -144,7 +146,16 @@ fn control() -> Control {
         }
     }
     stats.shards[1].publish_latency.record(Time::default(), Time::from_ns(70_000));
+    let bridge = Bridge::default();
+    bridge.link_stats.servers.set(3);
+    bridge.link_stats.servers_up.set(2);
+    bridge.link_stats.waiting_bytes.set(4_096);
+    bridge.link_stats.lost[Loss::Down.index()].add(9);
+    bridge.outside.lost.add(4);
+    bridge.link_stats.faults[FaultKind::Deaf.index()].add(1);
+    bridge.stats.events.add(70);
     Control {
+        bridge: Some(bridge),
         stats,
         bus,
         gate: Arc::new(Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, ..Rules::default() })),
@@ -284,6 +295,12 @@ fn metrics_are_valid_and_keep_the_shards_apart() {
     let refusals = "throng_namespace_refusals";
     check(refusals, &format!("{refusals}_total{{namespace=\"/\"}}"), 21.0);
     check(refusals, &format!("{refusals}_total{{namespace=\"none\"}}"), 61.0);
+    check("throng_redis_servers_up", "throng_redis_servers_up", 2.0);
+    check("throng_redis_waiting_bytes", "throng_redis_waiting_bytes", 4096.0);
+    check("throng_redis_events", "throng_redis_events_total", 70.0);
+    check("throng_redis_lost", "throng_redis_lost_total{reason=\"down\"}", 9.0);
+    check("throng_redis_lost", "throng_redis_lost_total{reason=\"behind\"}", 4.0);
+    check("throng_redis_faults", "throng_redis_faults_total{reason=\"deaf\"}", 1.0);
     let version = format!("throng_build_info{{version=\"{}\"}}", env!("CARGO_PKG_VERSION"));
     check("throng_build_info", &version, 1.0);
 }
@@ -347,6 +364,9 @@ fn stats_are_the_sum_of_the_shards() {
     assert_eq!(namespaces["namespace"], "/\"q\"\\/*");
     assert_eq!((&namespaces["namespaces"], &namespaces["connections"]), (&Value::from(1), &Value::from(41)));
     assert_eq!(stats["shards"][0]["publish_latency"]["count"], 0);
+    let redis = &stats["redis"];
+    assert_eq!((&redis["status"], &redis["breaker"]), (&Value::from("partly"), &Value::from("closed")));
+    assert_eq!((&redis["lost"]["down"], &redis["faults"]["deaf"]), (&Value::from(9), &Value::from(1)));
     let p50_us = stats["publish_latency"]["p50_us"].as_f64().expect("a number");
     assert!((70.0..=87.5).contains(&p50_us), "{p50_us}");
     for field in ["connections", "sockets", "memberships", "outbox_bytes"] {
@@ -376,6 +396,14 @@ fn probes_say_whether_clients_may_come() {
     let port = Port::open(Limits::DEFAULT);
     let ready = port.json("/ready");
     assert_eq!((&ready["status"], &ready["connections"]), (&Value::from("ready"), &Value::from(15)));
+    assert_eq!(ready["redis"], "partly");
+    let link = &port.control.bridge.as_ref().expect("there is one").link_stats;
+    link.servers_up.set(0);
+    let away = port.ask("GET", "/ready");
+    assert_eq!(away.status, 200, "its own clients are served as before");
+    assert!(away.body.contains(r#""redis":"down""#), "{}", away.body);
+    link.servers_up.set(3);
+    assert_eq!(port.json("/ready")["redis"], "up");
     port.control.gate.drain();
     let answer = port.ask("GET", "/ready");
     assert_eq!(answer.status, 503);
@@ -579,7 +607,8 @@ fn documented(section: &str) -> BTreeSet<String> {
 #[test]
 fn the_document_lists_every_metric_and_reason() {
     let document = include_str!("../../docs/metrics.md");
-    for reason in Reject::LABELS.iter().chain(&Ending::LABELS) {
+    let of_redis = Loss::LABELS.iter().chain(&FaultKind::LABELS).chain(&Breaker::LABELS);
+    for reason in Reject::LABELS.iter().chain(&Ending::LABELS).chain(of_redis) {
         assert!(document.contains(&format!("`{reason}`")), "{reason}");
     }
     let families = parse(&metrics::text(Arc::new(control())).expect("it is text"));
@@ -603,7 +632,7 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
-    fields.retain(|field| !field.starts_with("namespaces"));
+    fields.retain(|field| !field.starts_with("namespaces") && !field.starts_with("redis"));
     let only_process = [
         "status",
         "version",
@@ -625,7 +654,9 @@ fn list_fields(path: &str, value: &Value, fields: &mut BTreeSet<String>) {
     for (name, value) in value.as_object().expect("an object") {
         let name = format!("{path}{name}");
         match value {
-            Value::Object(_) if !["rejects", "disconnects"].contains(&&*name) => {
+            Value::Object(_)
+                if !["rejects", "disconnects", "redis.lost", "redis.faults"].contains(&&*name) =>
+            {
                 list_fields(&format!("{name}."), value, fields);
             }
             Value::Array(items) => {

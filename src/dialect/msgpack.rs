@@ -76,6 +76,27 @@ pub fn decode(frame: &[u8], attachments_max: usize) -> Result<(String, Vec<Vec<u
     Ok((text, attachments))
 }
 
+/// Reads what one server wrote to another: a value of any kind, as JSON with its attachments. It is judged as the values in a packet
+/// are, but that it may nest `ENVELOPE_DEPTH` deeper, and that a date is msgpack's own: notepack writes that since version 3.
+///
+/// # Errors
+/// As with [`decode`].
+pub(crate) fn decode_value(
+    payload: &[u8],
+    attachments_max: usize,
+) -> Result<(String, Vec<Vec<u8>>), Malformed> {
+    let depth_max = DEPTH_MAX + ENVELOPE_DEPTH;
+    let mut reader = Reader { depth_max, has_timestamps: true, ..Reader::new(payload, attachments_max) };
+    let (json, attachments) = reader.document()?;
+    if !reader.rest.is_empty() {
+        return Err(Malformed("something follows the value"));
+    }
+    Ok((String::from_utf8(json).map_err(|_| NOT_UTF8)?, attachments))
+}
+
+/// Arrays and objects that servers put around the data of an event.
+const ENVELOPE_DEPTH: usize = 4;
+
 /// Why nothing that is written here can fail.
 const MEMORY: &str = "writing to memory does not fail";
 const CUT_SHORT: Malformed = Malformed("a packet is cut short, or a part of it is of the wrong kind");
@@ -86,6 +107,10 @@ const TOO_DEEP: Malformed = Malformed("the payload nests too deep");
 struct Reader<'a> {
     rest: &'a [u8],
     attachments_max: usize,
+    /// Arrays and objects in each other, at most.
+    depth_max: usize,
+    /// True where extension −1 is a date, as msgpack has it.
+    has_timestamps: bool,
     /// The value that is being read, as JSON.
     json: Vec<u8>,
     /// Its binary values.
@@ -97,7 +122,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(frame: &'a [u8], attachments_max: usize) -> Reader<'a> {
         let (json, attachments) = (Vec::new(), Vec::new());
-        Reader { rest: frame, attachments_max, json, attachments, has_placeholder: false }
+        let (depth_max, has_timestamps, has_placeholder) = (DEPTH_MAX, false, false);
+        Reader { rest: frame, attachments_max, depth_max, has_timestamps, json, attachments, has_placeholder }
     }
 
     /// One value by itself.
@@ -211,7 +237,7 @@ impl<'a> Reader<'a> {
         length: impl FnOnce(&mut &'a [u8]) -> Result<u32, E>,
         bracket: u8,
     ) -> Result<u32, Malformed> {
-        if depth > DEPTH_MAX {
+        if depth > self.depth_max {
             return Err(TOO_DEEP);
         }
         self.json.push(bracket);
@@ -227,6 +253,9 @@ impl<'a> Reader<'a> {
             (0, Marker::FixExt8) => {
                 let ms = bytes.try_into().map(i64::from_be_bytes).map_err(|_| CUT_SHORT)?;
                 encode_date(&mut self.json, ms);
+            }
+            (-1, Marker::FixExt4 | Marker::FixExt8 | Marker::Ext8) if self.has_timestamps => {
+                encode_date(&mut self.json, timestamp_ms(bytes).ok_or(CUT_SHORT)?);
             }
             // An ArrayBuffer.
             (0, Marker::Ext8 | Marker::Ext16 | Marker::Ext32) => self.attach(bytes)?,
@@ -276,6 +305,25 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// The milliseconds after 1970 that a date of msgpack says: seconds, nanoseconds and seconds in 64 bits, or in 96. Parts of a
+/// millisecond are cut off, as JavaScript does.
+fn timestamp_ms(bytes: &[u8]) -> Option<i64> {
+    let (seconds, ns) = match *bytes {
+        [a, b, c, d] => (u32::from_be_bytes([a, b, c, d]).into(), 0),
+        [_, _, _, _, _, _, _, _] => {
+            let both = u64::from_be_bytes(bytes.try_into().ok()?);
+            (i64::try_from(both & 0x3_ffff_ffff).ok()?, (both >> 34) as u32)
+        }
+        [a, b, c, d, ref seconds @ ..] => {
+            (i64::from_be_bytes(seconds.try_into().ok()?), u32::from_be_bytes([a, b, c, d]))
+        }
+        _ => return None,
+    };
+    let ns = i128::from(seconds) * 1_000_000_000 + i128::from(ns);
+    // What does not fit is no date.
+    Some(i64::try_from(ns / 1_000_000).unwrap_or(i64::MAX))
+}
+
 /// Writes the moment `ms` milliseconds after 1970 in UTC, as JavaScript's `toJSON` does: `null` for what is no date there.
 fn encode_date(json: &mut Vec<u8>, ms: i64) {
     const DAY_MS: i64 = 86_400_000;
@@ -323,6 +371,12 @@ pub fn encode<A: AsRef<[u8]>>(out: &mut Vec<u8>, text: &[u8], attachments: &[A])
     let attachments = attachments.iter().map(|bytes| Some(bytes.as_ref())).collect();
     let mut writer = Writer { out, rest: json, attachments };
     writer.packet(kind, namespace, id).expect(MEMORY);
+}
+
+/// Writes `json`, as [`encode`] writes the data of a packet.
+pub(crate) fn encode_value<A: AsRef<[u8]>>(out: &mut Vec<u8>, json: &str, attachments: &[A]) {
+    let attachments = attachments.iter().map(|bytes| Some(bytes.as_ref())).collect();
+    Writer { out, rest: json, attachments }.value(1).expect(MEMORY);
 }
 
 /// JSON as far as it has been written. What is well-formed becomes what it says; of what is not, something well-formed.
@@ -690,6 +744,31 @@ mod tests {
         }
         for none in [8_640_000_000_000_001, -8_640_000_000_000_001, i64::MAX, i64::MIN] {
             check_value(&format!("d700{none:016x}"), "null");
+        }
+    }
+
+    #[test]
+    fn dates_of_servers_are_those_of_msgpack() {
+        for (hex, json) in [
+            ("d6ff00000000", r#""1970-01-01T00:00:00.000Z""#),
+            ("d6ff3b9aca00", r#""2001-09-09T01:46:40.000Z""#),
+            ("d6ffffffffff", r#""2106-02-07T06:28:15.000Z""#),
+            ("d7ff1d5353006553f100", r#""2023-11-14T22:13:20.123Z""#),
+            ("c70cff000f42400000000400000000", r#""2514-05-30T01:53:04.001Z""#),
+            ("c70cff3b8b87c0ffffffffffffffff", r#""1969-12-31T23:59:59.999Z""#),
+            // Half a millisecond before 1970 is 1970 in JavaScript.
+            ("c70cff3b9328e0ffffffffffffffff", r#""1970-01-01T00:00:00.000Z""#),
+            ("c70cff000000007fffffffffffffff", "null"),
+            // What was written before version 3.
+            ("d70000000000000003e8", r#""1970-01-01T00:00:01.000Z""#),
+            ("d40000", "null"),
+        ] {
+            assert_eq!(decode_value(&bytes(hex), 0), Ok((json.to_owned(), Vec::new())), "{hex}");
+        }
+        let extension = (r#"[-1,{"_placeholder":true,"num":0}]"#.to_owned(), vec![vec![7]]);
+        assert_eq!(decode_value(&bytes("d4ff07"), 1), Ok(extension));
+        for hex in ["", "c703ff000000", "c70bff0000000000000000000000", "c0c0", "d6ff0000"] {
+            assert!(decode_value(&bytes(hex), 0).is_err(), "{hex}");
         }
     }
 

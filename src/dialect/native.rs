@@ -1,7 +1,7 @@
 //! The native dialect: `docs/protocol.md` in code. JSON in, JSON out; the data of an event is never looked into beyond
 //! checking that it is JSON and not too deep.
 
-use super::attachments;
+use super::{attachments, builtin};
 use crate::message::Publication;
 use serde::Deserialize;
 use serde::de::{Error as _, Unexpected};
@@ -340,7 +340,7 @@ pub(super) fn check_ask_ms<'a>(ask_ms: u64) -> Result<u32, Refusal<'a>> {
 }
 
 /// What is wrong with a name, if anything.
-pub(super) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
+pub(crate) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
     if name.is_empty() {
         Some("must not be empty".to_owned())
     } else if name.len() > bytes_max {
@@ -429,12 +429,17 @@ pub fn encode_event(out: &mut Vec<u8>, room: &str, publication: &Publication) {
         return;
     }
     out.extend_from_slice(br#","data":"#);
-    match publication.attachments() {
-        [] => out.extend_from_slice(publication.payload()),
-        attachments => {
-            let data = str::from_utf8(publication.payload()).unwrap_or("null");
-            out.extend_from_slice(attachments::inline(data, attachments).as_bytes());
-        }
+    let Some(special) = &publication.special else {
+        out.extend_from_slice(publication.payload());
+        return out.push(b'}');
+    };
+    let data = str::from_utf8(publication.payload()).unwrap_or("null");
+    let data = attachments::inline(data, &special.attachments);
+    // A server elsewhere may send several values, or none.
+    match if special.is_list { builtin::split(&data).len() } else { 1 } {
+        0 => out.extend_from_slice(b"null"),
+        1 => out.extend_from_slice(data.as_bytes()),
+        _ => write!(out, "[{data}]").expect("writing to memory does not fail"),
     }
     out.push(b'}');
 }

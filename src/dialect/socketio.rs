@@ -139,13 +139,13 @@ fn read_json(text: &str) -> Result<Option<&str>, Malformed> {
 }
 
 /// What stands between the brackets of an array.
-fn elements(json: &str) -> Result<&str, Malformed> {
+pub(crate) fn elements(json: &str) -> Result<&str, Malformed> {
     let inner = json.strip_prefix('[').and_then(|json| json.strip_suffix(']'));
     inner.map(str::trim_ascii).ok_or(Malformed("the payload is not an array"))
 }
 
 /// Takes the name off the `elements` of an event's payload.
-fn read_event(elements: &str) -> Result<Body<'_>, Malformed> {
+pub(crate) fn read_event(elements: &str) -> Result<Body<'_>, Malformed> {
     let (name, rest) = match elements.bytes().next() {
         Some(b'"') => {
             let (name, rest) = elements.split_at(string_bytes(elements));

@@ -7,7 +7,7 @@ use super::Shard;
 use crate::bus::mailbox::{Answer, Mail};
 use crate::dialect::native::{self, Code, Refusal};
 use crate::dialect::{attachments, builtin, socketio};
-use crate::message::{Ask, SHARDS_MAX, ShardId, Slot};
+use crate::message::{self, Ask, Slot};
 use crate::time::Time;
 use crate::wire::frame::Opcode;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -121,7 +121,7 @@ impl Shard {
                 .with_retry(self.asks.retry_ms(now)));
         }
         self.asks.count += 1;
-        let number = self.asks.count * SHARDS_MAX as u64 + u64::from(self.id);
+        let number = Ask::number(self.asks.count, message::Asker::Shard(self.id));
         Ok(Ask { number, until: now.plus_ms(ask_ms.into()) })
     }
 
@@ -134,6 +134,8 @@ impl Shard {
         id: &str,
         shards: usize,
     ) {
+        // The bridge is asked as well, and tells how many processes there are behind it.
+        let shards = shards + usize::from(self.bus.outside().is_some());
         let stamp = self.conns[slot as usize].stamp;
         let asker = Asker { slot, stamp, namespace: namespace.map(str::to_owned), id: id.to_owned() };
         let open =
@@ -151,7 +153,7 @@ impl Shard {
             self.asks.asked.insert(ask.number, Asked { stamps, until: ask.until });
             self.asks.ends.insert((ask.until, ask.number));
         }
-        self.bus.post(asker_of(ask.number), Mail::Asked { number: ask.number, sockets });
+        self.bus.tell_asker(Ask::asker(ask.number), Mail::Asked { number: ask.number, sockets });
     }
 
     /// A client has answered an event.
@@ -171,14 +173,24 @@ impl Shard {
         // As in Node, its first argument is the answer.
         let value = builtin::split(args).first().map_or("null", |value| value).to_owned();
         let answer = Answer { number, value, attachments: attachments.to_vec() };
-        self.bus.post(asker_of(number), Mail::Answer(Box::new(answer)));
+        self.bus.tell_asker(Ask::asker(number), Mail::Answer(Box::new(answer)));
     }
 
     /// A shard has told how many it has asked.
     pub(super) fn note_asked(&mut self, number: u64, sockets: u32) {
         if let Some(open) = self.asks.open.get_mut(&number) {
-            open.shards -= 1;
+            // Another process may say it twice.
+            open.shards = open.shards.saturating_sub(1);
             open.awaited += sockets;
+            self.close_ask_if_answered(number);
+        }
+    }
+
+    /// The bridge has told how many processes it has asked.
+    pub(super) fn note_asked_outside(&mut self, number: u64, processes: usize) {
+        if let Some(open) = self.asks.open.get_mut(&number) {
+            open.shards += processes;
+            open.shards -= 1;
             self.close_ask_if_answered(number);
         }
     }
@@ -187,7 +199,7 @@ impl Shard {
     pub(super) fn note_answer(&mut self, answer: Answer) {
         let number = answer.number;
         let Some(open) = self.asks.open.get_mut(&number) else { return };
-        open.awaited -= 1;
+        open.awaited = open.awaited.saturating_sub(1);
         let bytes = answer.size();
         if open.bytes + bytes <= self.settings.message_bytes_max && self.asks.bytes + bytes <= BYTES_MAX {
             open.bytes += bytes;
@@ -250,9 +262,4 @@ impl Shard {
             });
         }
     }
-}
-
-/// The shard whose client asks.
-fn asker_of(number: u64) -> ShardId {
-    (number % SHARDS_MAX as u64) as ShardId
 }

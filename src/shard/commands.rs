@@ -228,6 +228,8 @@ impl Shard {
             attachments,
             volatile: publish.volatile,
             ask: ask.map(|(ask, _)| ask),
+            natives: false,
+            is_list: false,
             except: (!publish.echo).then_some(sender),
             published_at: now,
         };

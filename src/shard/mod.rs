@@ -21,12 +21,14 @@ pub mod turn;
 mod commands;
 mod frames;
 mod heads;
+mod orders;
 mod socketio;
 mod special;
 
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
+use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
 use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
@@ -296,7 +298,7 @@ impl Encoding {
             (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
         let write = |out: &mut Vec<u8>| {
-            let namespace = socketio::namespace_of(publication.room_name());
+            let namespace = namespace_of(publication.room_name());
             packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
         };
         if self == Encoding::Msgpack {
@@ -549,6 +551,16 @@ impl Shard {
                     let (number, sockets) = (*number, *sockets);
                     mail.pop_front();
                     self.note_asked(number, sockets);
+                }
+                Mail::AskedOutside { number, processes } => {
+                    let (number, processes) = (*number, *processes);
+                    mail.pop_front();
+                    self.note_asked_outside(number, processes);
+                }
+                Mail::Order(_) => {
+                    if let Some(Mail::Order(order)) = mail.pop_front() {
+                        self.carry_out(&order, now);
+                    }
                 }
                 Mail::Answer(_) => {
                     if let Some(Mail::Answer(answer)) = mail.pop_front() {

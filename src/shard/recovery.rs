@@ -11,8 +11,8 @@
 
 use super::conn::{Conn, Stage};
 use super::session::Joined;
-use super::socketio::{namespace_of, room_key};
 use super::{Encoding, Shard};
+use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
 use crate::message::{

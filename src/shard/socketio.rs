@@ -6,7 +6,7 @@
 use super::Shard;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
-use crate::bus::directory::DirectoryFull;
+use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
@@ -21,10 +21,6 @@ use std::io::Write;
 
 /// The longest name of a namespace, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 200;
-/// The namespace whose rooms the native dialect shares.
-const MAIN: &str = "/";
-/// Stands between a namespace and the name of a room. No name has it, since control characters are refused.
-const SEPARATOR: char = '\0';
 
 type Attachments<'a> = &'a [Vec<u8>];
 
@@ -258,7 +254,7 @@ impl Shard {
         namespace.connections.add(1);
     }
 
-    fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.connections.sub(1);
         }
@@ -446,18 +442,4 @@ impl Shard {
     fn break_off(&mut self, slot: Slot, reason: &str, now: Time) {
         self.fail(slot, CloseCode::Protocol, reason, Ending::Protocol, now);
     }
-}
-
-/// What the directory calls a room of a namespace; with no `room`, all who are in the namespace.
-pub(super) fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
-    if namespace == MAIN && !room.is_empty() {
-        room.into()
-    } else {
-        format!("{namespace}{SEPARATOR}{room}").into()
-    }
-}
-
-/// The namespace of a room, by its name in the directory.
-pub(super) fn namespace_of(key: &str) -> &str {
-    key.split_once(SEPARATOR).map_or(MAIN, |(namespace, _)| namespace)
 }

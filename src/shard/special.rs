@@ -2,8 +2,8 @@
 //! ones, and those that ask.
 
 use super::conn::{Conn, Stage};
-use super::socketio::namespace_of;
 use super::{Encoding, Shard};
+use crate::bus::directory::namespace_of;
 use crate::dialect::Dialect;
 use crate::message::{Audience, ConnId, Publication, Slot, SocketId};
 use std::collections::HashSet;
@@ -23,7 +23,10 @@ impl Shard {
             self.remember(publication);
             offset = self.offset(self.history.end());
         }
-        let recipients = self.recipients(publication, special.audience.as_ref());
+        let recipients = match &special.audience {
+            None => self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect(),
+            Some(audience) => self.recipients(audience, namespace_of(publication.room_name())),
+        };
         self.fanned_bytes += publication.size() * recipients.len();
         self.published.push(publication.published_at);
         let mut frames: [Option<Range<u32>>; Encoding::COUNT] = Default::default();
@@ -79,14 +82,10 @@ impl Shard {
         stats.volatile_drops.add(dropped);
     }
 
-    /// The connections here that a publication is for, each once, with the first of its rooms that they are in. Its publisher and those
-    /// that take nothing now are among them.
-    fn recipients(&mut self, publication: &Publication, audience: Option<&Audience>) -> Vec<(Slot, usize)> {
-        let Some(audience) = audience else {
-            return self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect();
-        };
-        let namespace = namespace_of(publication.room_name());
-        if audience.rooms.is_empty() && audience.except.is_empty() {
+    /// The connections here that are meant, each once, with the first of the rooms that they are in. Those that take nothing now are among
+    /// them.
+    pub(super) fn recipients(&self, audience: &Audience, namespace: &str) -> Vec<(Slot, usize)> {
+        if audience.rooms.is_empty() && audience.except.is_empty() && !audience.natives {
             // Sockets alone, most often one.
             let except: Vec<Slot> =
                 audience.except_sockets.iter().filter_map(|socket| self.socket(socket, namespace)).collect();
@@ -116,6 +115,11 @@ impl Shard {
         for (at, (room, _)) in audience.rooms.iter().enumerate() {
             let members = self.rooms.members(*room).iter().map(|member| member.slot);
             recipients.extend(members.filter(|slot| is_new(*slot)).map(|slot| (slot, at)));
+        }
+        if audience.natives {
+            let is_native = |conn: &Conn| conn.stage == Stage::Open(Dialect::Native);
+            let natives = self.conns.iter().filter(|(_, conn)| is_native(conn)).map(|(slot, _)| slot as Slot);
+            recipients.extend(natives.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
         }
         let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
         recipients.extend(sockets.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));

@@ -1258,7 +1258,9 @@ mod tests {
             ] {
                 assert!(happened >= 10, "{what} happened {happened} times: too seldom to prove anything");
             }
-            for (label, happened) in Ending::LABELS.iter().zip(endings) {
+            // No other process is simulated, and only those have connections closed.
+            let endings = Ending::LABELS.iter().zip(endings).filter(|(label, _)| **label != "server");
+            for (label, happened) in endings {
                 assert!(happened >= 10, "{happened} connections ended as {label}");
             }
         }

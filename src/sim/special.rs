@@ -9,7 +9,7 @@ use super::sessions::{namespace_of, told_of};
 use super::talk::{Spoken, Talk, Word, prefix, said};
 use crate::bus::mailbox::Answer;
 use crate::dialect::Dialect;
-use crate::message::{SHARDS_MAX, ShardId};
+use crate::message::{self, Asker, ShardId};
 use crate::time::Time;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -212,7 +212,7 @@ impl Model {
             (Some(ask_ms), Some(id)) => {
                 let asks = &mut self.asks[shard];
                 asks.count += 1;
-                let number = asks.count * SHARDS_MAX as u64 + shard as u64;
+                let number = message::Ask::number(asks.count, Asker::Shard(shard as ShardId));
                 Some((Ask { number, until: now.plus_ms((*ask_ms).into()) }, id))
             }
         };
@@ -438,5 +438,8 @@ fn takes_at_once(peer: &Peer) -> bool {
 
 /// The shard whose client asks.
 fn asker_of(number: u64) -> usize {
-    usize::from((number % SHARDS_MAX as u64) as ShardId)
+    match message::Ask::asker(number) {
+        Asker::Shard(shard) => shard.into(),
+        Asker::Outside => unreachable!("nobody else asks"),
+    }
 }

@@ -19,13 +19,14 @@ const INSTALL_MAX: Duration = Duration::from_secs(180);
 /// Tests run side by side, and packages are to be installed once.
 static INSTALLING: Mutex<()> = Mutex::new(());
 
-const SOCKETIO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-compliance.toml");
+pub(crate) const SOCKETIO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-compliance.toml");
 const NAMESPACES: &str = r#"socketio.namespaces=["/","/custom","/guild/*"]"#;
 /// For stock clients, which may be busy for longer than the 200 ms that the protocols' suites give a pong.
-const PATIENT: &str = "heartbeat.ping_timeout_ms=5000";
+pub(crate) const PATIENT: &str = "heartbeat.ping_timeout_ms=5000";
 /// Who drops out can come back, for so long that busy clients do, and not for longer than a test may wait.
 const RECOVERY: &str = "socketio.recovery_ms=5000";
-const NODE: &str = "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
+pub(crate) const NODE: &str =
+    "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
 const PYTHON: &str =
     "install Python 3.11 or later with venv (Debian and Ubuntu: apt-get install python3 python3-venv)";
 
@@ -99,7 +100,7 @@ fn socketio_clients_in_a_browser_agree_with_us() {
 }
 
 /// A script for Node, its packages being there.
-fn node(script: &str) -> Command {
+pub(crate) fn node(script: &str) -> Command {
     let installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Path::new(FOREIGN).join("node");
     // npm writes the hidden copy of the lock file last, so it is there exactly when all packages are.
@@ -172,7 +173,7 @@ fn check_socketio(script: impl Fn(&Server) -> Command, install: &str, settings: 
 }
 
 /// Runs a script of checks, of which there are at least so many.
-fn check(script: Command, install: &str, checks_min: u32) {
+pub(crate) fn check(script: Command, install: &str, checks_min: u32) {
     let output = run(script, install, CHECKS_MAX);
     let last = output.lines().last().unwrap_or_default();
     let passed = last.strip_suffix(" passed, 0 failed").and_then(|count| count.parse::<u32>().ok());

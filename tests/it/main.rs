@@ -15,6 +15,9 @@
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
+//! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
+//! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
+//! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
@@ -43,6 +46,10 @@ mod control;
 mod lifecycle;
 
 mod namespaces;
+mod redis;
+
+mod chaos;
+mod cluster;
 
 mod golden;
 

@@ -5,6 +5,7 @@ pub(crate) mod clock;
 pub(crate) mod http;
 pub(crate) mod numbers;
 pub(crate) mod raw;
+pub(crate) mod redis;
 pub(crate) mod schema;
 pub(crate) mod server;
 

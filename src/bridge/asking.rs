@@ -1,0 +1,244 @@
+//! What one server has asked another and is waited for: acks of clients, and which sockets there are. All of it ends in time.
+
+use crate::bus::mailbox::{Answer, Mail};
+use crate::bus::outside::Found;
+use crate::cluster::{Body, Message, Socket};
+use crate::message::{Ask, Asker, ShardId};
+use crate::time::Time;
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
+/// Questions of each kind that may be open at a time. Further ones from elsewhere are not answered.
+const OPEN_MAX: usize = 10_000;
+/// How long shards may take to tell of sockets, in milliseconds. As long as Node waits for all.
+const FIND_MS: u64 = 5_000;
+/// Mail held back for one question until the servers are counted.
+const HELD_MAX: usize = 10_000;
+
+/// What is open.
+#[derive(Debug, Default)]
+pub(super) struct Asking {
+    /// Questions of clients here to those elsewhere, by what they are called on the way.
+    own: HashMap<String, Own>,
+    /// Questions from elsewhere to clients here, by their number here.
+    asks: HashMap<u64, Asked>,
+    /// Questions from elsewhere about sockets here, likewise.
+    finds: HashMap<u64, Find>,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Own {
+    ask: Ask,
+    /// What came before it was known how many will answer; `None` once that is.
+    held: Option<Vec<Mail>>,
+}
+
+/// Where an answer goes.
+#[derive(Debug)]
+struct Return {
+    request_id: String,
+    to: Option<String>,
+    namespace: String,
+}
+
+#[derive(Debug)]
+struct Asked {
+    back: Return,
+    until: Time,
+    /// Shards that have not told how many they have asked; `None` until it is known how many shards there are.
+    shards: Option<usize>,
+    told: usize,
+    sockets: u64,
+}
+
+#[derive(Debug)]
+struct Find {
+    back: Return,
+    purpose: Purpose,
+    until: Time,
+    shards: Option<usize>,
+    told: usize,
+    sockets: Vec<Found>,
+}
+
+/// What is to be known of sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// All that there is to tell.
+    Sockets,
+    /// Their ids.
+    Ids,
+    /// The rooms that they are in.
+    Rooms,
+}
+
+impl Asking {
+    /// A client here asks clients elsewhere.
+    pub(super) fn open(&mut self, request_id: String, ask: Ask) {
+        self.own.insert(request_id, Own { ask, held: Some(Vec::new()) });
+    }
+
+    /// It is known how many servers will answer. Answers what they have said already.
+    pub(super) fn counted(&mut self, request_id: &str) -> Vec<Mail> {
+        self.own.get_mut(request_id).and_then(|own| own.held.take()).unwrap_or_default()
+    }
+
+    /// A server has told how many clients it has asked. Answers what a shard is to be told of it.
+    pub(super) fn heard_count(&mut self, request_id: &str, sockets: u32) -> Option<(ShardId, Mail)> {
+        let number = self.own.get(request_id)?.ask.number;
+        self.pass_on(request_id, Mail::Asked { number, sockets })
+    }
+
+    /// A client elsewhere has answered.
+    pub(super) fn heard_answer(
+        &mut self,
+        request_id: &str,
+        value: String,
+        attachments: Vec<Vec<u8>>,
+    ) -> Option<(ShardId, Mail)> {
+        let number = self.own.get(request_id)?.ask.number;
+        self.pass_on(request_id, Mail::Answer(Box::new(Answer { number, value, attachments })))
+    }
+
+    fn pass_on(&mut self, request_id: &str, mail: Mail) -> Option<(ShardId, Mail)> {
+        let own = self.own.get_mut(request_id)?;
+        let Asker::Shard(shard) = Ask::asker(own.ask.number) else { return None };
+        match &mut own.held {
+            Some(held) if held.len() < HELD_MAX => held.push(mail),
+            Some(_) => {}
+            None => return Some((shard, mail)),
+        }
+        None
+    }
+
+    /// A server elsewhere asks clients here. Answers what the question is called here.
+    pub(super) fn ask(&mut self, request_id: &str, from: Option<&str>, namespace: &str, until: Time) -> Ask {
+        self.count += 1;
+        let number = Ask::number(self.count, Asker::Outside);
+        let back = Return::new(request_id, from, namespace);
+        if self.asks.len() < OPEN_MAX {
+            self.asks.insert(number, Asked { back, until, shards: None, told: 0, sockets: 0 });
+        }
+        Ask { number, until }
+    }
+
+    /// The question has gone to so many shards.
+    pub(super) fn ask_in(&mut self, number: u64, shards: usize) -> Option<Message<'static>> {
+        self.asks.get_mut(&number)?.shards = Some(shards);
+        self.count_of(number)
+    }
+
+    /// One of them has told how many it has asked.
+    pub(super) fn asked(&mut self, number: u64, sockets: u32) -> Option<Message<'static>> {
+        let asked = self.asks.get_mut(&number)?;
+        asked.told += 1;
+        asked.sockets += u64::from(sockets);
+        self.count_of(number)
+    }
+
+    fn count_of(&self, number: u64) -> Option<Message<'static>> {
+        let asked = self.asks.get(&number).filter(|asked| asked.shards == Some(asked.told))?;
+        let request_id = asked.back.request_id.clone().into();
+        Some(asked.back.message(Body::ClientCount { request_id, count: asked.sockets }, Vec::new()))
+    }
+
+    /// A client here has answered.
+    pub(super) fn answered(&self, answer: Answer) -> Option<Message<'static>> {
+        let back = &self.asks.get(&answer.number)?.back;
+        let body = Body::ClientAck { request_id: back.request_id.clone().into(), value: answer.value.into() };
+        Some(back.message(body, answer.attachments))
+    }
+
+    /// A server elsewhere wants to know of sockets here. Answers the number of that.
+    pub(super) fn find(
+        &mut self,
+        request_id: &str,
+        from: Option<&str>,
+        namespace: &str,
+        purpose: Purpose,
+        now: Time,
+    ) -> u64 {
+        self.count += 1;
+        let back = Return::new(request_id, from, namespace);
+        let until = now.plus_ms(FIND_MS);
+        if self.finds.len() < OPEN_MAX {
+            let find = Find { back, purpose, until, shards: None, told: 0, sockets: Vec::new() };
+            self.finds.insert(self.count, find);
+        }
+        self.count
+    }
+
+    /// So many shards have been asked. Answers what to tell when it is all known.
+    pub(super) fn find_in(&mut self, number: u64, shards: usize) -> Option<Message<'static>> {
+        self.finds.get_mut(&number)?.shards = Some(shards);
+        self.all_found(number)
+    }
+
+    /// One of them has told.
+    pub(super) fn found(&mut self, number: u64, sockets: Vec<Found>) -> Option<Message<'static>> {
+        let find = self.finds.get_mut(&number)?;
+        find.told += 1;
+        find.sockets.extend(sockets);
+        self.all_found(number)
+    }
+
+    fn all_found(&mut self, number: u64) -> Option<Message<'static>> {
+        self.finds.get(&number).filter(|find| find.shards == Some(find.told))?;
+        let Find { back, purpose, sockets, .. } = self.finds.remove(&number)?;
+        let request_id = back.request_id.clone().into();
+        let body = match purpose {
+            Purpose::Sockets => {
+                Body::FetchAnswer { request_id, sockets: sockets.into_iter().map(tell).collect() }
+            }
+            Purpose::Ids => {
+                let ids = sockets.into_iter().map(|socket| socket.id.into()).collect();
+                Body::SocketsAnswer { request_id, ids }
+            }
+            Purpose::Rooms => {
+                let rooms: BTreeSet<String> =
+                    sockets.into_iter().flat_map(|socket| socket.rooms).map(String::from).collect();
+                Body::RoomsAnswer { request_id, rooms: rooms.into_iter().map(Cow::from).collect() }
+            }
+        };
+        Some(back.message(body, Vec::new()))
+    }
+
+    /// What has not been answered by now never will be.
+    pub(super) fn forget(&mut self, now: Time) {
+        self.own.retain(|_, own| own.ask.until > now);
+        self.asks.retain(|_, asked| asked.until > now);
+        self.finds.retain(|_, find| find.until > now);
+    }
+}
+
+impl Return {
+    fn new(request_id: &str, from: Option<&str>, namespace: &str) -> Return {
+        let to = from.map(str::to_owned);
+        Return { request_id: request_id.to_owned(), to, namespace: namespace.to_owned() }
+    }
+
+    fn message(&self, body: Body<'static>, attachments: Vec<Vec<u8>>) -> Message<'static> {
+        Message {
+            uid: None,
+            to: self.to.clone().map(Cow::from),
+            namespace: self.namespace.clone().into(),
+            attachments: attachments.into_iter().map(Cow::from).collect(),
+            body,
+        }
+    }
+}
+
+/// A socket as Node tells of one. What throng does not keep is left empty.
+fn tell(socket: Found) -> Socket<'static> {
+    let handshake = format!(
+        r#"{{"headers":{{}},"time":"","address":"{}","xdomain":false,"secure":false,"issued":0,"url":"","query":{{}},"auth":{{}}}}"#,
+        socket.address
+    );
+    Socket {
+        id: socket.id.into(),
+        handshake: handshake.into(),
+        rooms: socket.rooms.into_iter().map(|room| String::from(room).into()).collect(),
+        data: "{}".into(),
+    }
+}

@@ -1,0 +1,355 @@
+//! The link to Redis: what it is told, what it tells, and the tasks that hold it.
+//!
+//! Whoever uses it hands it publications and subscriptions at any time, from any thread, and never waits. What happens is told by one
+//! function that is called on the link's thread. There are two connections to each server, one to publish and ask on, one to hear on, so
+//! that neither waits for the other.
+//!
+//! Of a cluster, throng knows the slots itself and holds its own connections. The cluster client of the `redis` crate sends again what
+//! it has no answer to, and then a publication may arrive twice.
+
+use super::fault::{Fault, FaultKind};
+use super::lanes::{Ends, Shared};
+use super::stats::{LinkStats, Loss};
+use super::{publisher, subscriber};
+use crate::time::{Clock, Time};
+use redis::aio::{AsyncPushSender, MultiplexedConnection};
+use redis::{Cmd, ConnectionAddr};
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep};
+
+pub use redis::Value;
+
+/// How Redis is reached, and how patient the link is with it.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where it is.
+    pub servers: Servers,
+    /// The certificates that a server's certificate has to descend from, as PEM; without, those of the system.
+    pub ca_pem: Option<Vec<u8>>,
+    /// What the connections are called in `CLIENT LIST`. No spaces.
+    pub name: String,
+    /// What the names of channels begin with that the link itself uses: `watch:` and a number follow.
+    pub prefix: String,
+    /// After how much silence TCP asks whether the other side is still there.
+    pub keepalive: Duration,
+    /// How long it may take to connect and log in.
+    pub connect_timeout: Duration,
+    /// How long an answer may take.
+    pub command_timeout: Duration,
+    /// Before the first and before later attempts to connect again. It doubles in between; half of it is random.
+    pub backoff_min: Duration,
+    /// The longest of these pauses. Delivery is back at most this much, and the time to connect, after Redis.
+    pub backoff_max: Duration,
+    /// Publications that may wait for one server, those without an answer included.
+    pub waiting_max: usize,
+    /// The bytes of these: channel, payload, and 200 more for each.
+    pub waiting_bytes_max: usize,
+    /// How often each connection is tried.
+    pub watch_interval: Duration,
+    /// How long nothing may be heard, longer than the interval. Then the connection is given up.
+    pub watch_patience: Duration,
+}
+
+/// Where Redis is. URLs are `redis://[user][:password@]host[:port][/database]`, the same with `rediss` for TLS, or
+/// `unix:///path[?db=..&user=..&pass=..]`.
+#[derive(Clone, Debug)]
+pub enum Servers {
+    /// One server.
+    One(String),
+    /// The master of this name, which Sentinels know.
+    Sentinel {
+        /// URLs with the addresses of the Sentinels. User, password and database in them, and TLS, are those of the master.
+        sentinels: Vec<String>,
+        /// The name of the master.
+        master: String,
+        /// The password of the Sentinels themselves.
+        password: Option<String>,
+    },
+    /// A cluster, of which these are some servers.
+    Cluster(Vec<String>),
+}
+
+/// The ways to publish and to subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Way {
+    /// A channel, the same on all servers of a cluster.
+    Plain,
+    /// All channels that match a pattern. To publish, the same as `Plain`.
+    Pattern,
+    /// A channel of one slot of a cluster.
+    Sharded,
+}
+
+/// What the link tells.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A message has arrived.
+    Message {
+        /// By which subscription.
+        way: Way,
+        /// The pattern, if it was one.
+        pattern: Option<&'a [u8]>,
+        /// The channel it was published to.
+        channel: &'a [u8],
+        /// What was published.
+        payload: Vec<u8>,
+    },
+    /// A server can be published to and heard.
+    Up {
+        /// Its address.
+        server: &'a str,
+    },
+    /// A server cannot be published to, or not be heard, any more.
+    Down {
+        /// Its address.
+        server: &'a str,
+        /// Why.
+        fault: &'a Fault,
+    },
+    /// What was published between these times may not have been heard, on any channel. All subscriptions that Redis takes are made again.
+    Gap {
+        /// What was published before was heard.
+        from: Time,
+        /// What is published from now on is heard.
+        to: Time,
+    },
+}
+
+/// The link to Redis. Clones are the same link.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+}
+
+impl Link {
+    /// A link that does nothing before it is [run](Link::run). `tell` is called on the thread that runs it, between two reads, so it
+    /// must not wait; it may use the link.
+    ///
+    /// # Errors
+    /// [`FaultKind::Settings`] when the settings cannot work.
+    pub fn new(
+        settings: Settings,
+        clock: Clock,
+        tell: impl Fn(Event<'_>) + Send + Sync + 'static,
+    ) -> Result<Link, Fault> {
+        if settings.watch_patience <= settings.watch_interval {
+            return Err(Fault::new(
+                FaultKind::Settings,
+                "the watchdog has to be more patient than it is busy",
+            ));
+        }
+        Ok(Link { shared: Arc::new(Shared::new(settings, clock, tell)?) })
+    }
+
+    /// Holds the link until it is dropped. Needs a tokio runtime with I/O and time.
+    ///
+    /// # Panics
+    /// When one of its tasks does.
+    pub async fn run(&self) {
+        let shared = &self.shared;
+        let mut tasks = JoinSet::new();
+        let mut running: HashMap<u32, [AbortHandle; 2]> = HashMap::new();
+        let start = |tasks: &mut JoinSet<()>, lane: Arc<Ends>| {
+            [
+                tasks.spawn(publisher::publish(shared.clone(), lane.clone())),
+                tasks.spawn(subscriber::subscribe(shared.clone(), lane)),
+            ]
+        };
+        let is_cluster = shared.places.are_a_cluster();
+        if let Some(lane) = shared.first().filter(|_| !is_cluster) {
+            running.insert(lane.id, start(&mut tasks, lane));
+        }
+        let mut backoff = Backoff::new(&shared.settings);
+        loop {
+            if is_cluster {
+                match shared.places.slots(shared.addresses()).await {
+                    Ok(ranges) => {
+                        let (added, gone) = shared.rewire(&ranges);
+                        for id in gone {
+                            running.remove(&id).into_iter().flatten().for_each(|task| task.abort());
+                        }
+                        for lane in added {
+                            running.insert(lane.id, start(&mut tasks, lane));
+                        }
+                        backoff = Backoff::new(&shared.settings);
+                    }
+                    Err(fault) => {
+                        shared.count_fault(&fault);
+                        backoff.fail();
+                        shared.moved.notify_one();
+                    }
+                }
+                backoff.wait().await;
+            }
+            tokio::select! {
+                () = shared.moved.notified() => {}
+                Some(Err(ended)) = tasks.join_next() => {
+                    if ended.is_panic() {
+                        std::panic::resume_unwind(ended.into_panic());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Publishes. Publications to one channel arrive in the order of these calls.
+    ///
+    /// # Errors
+    /// When it was given up at once: [`Loss::Full`] or [`Loss::Down`]. What is lost later is only counted.
+    pub fn publish(&self, way: Way, channel: &[u8], payload: &[u8]) -> Result<(), Loss> {
+        self.shared.publish(way, channel, payload)
+    }
+
+    /// Subscribes to channels or patterns. It lasts over all connections until [`Link::unsubscribe`]; twice is once.
+    pub fn subscribe(&self, way: Way, names: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        self.shared.want(way, names.into_iter(), true);
+    }
+
+    /// Ends subscriptions. Messages that are under way may still arrive.
+    pub fn unsubscribe(&self, way: Way, names: impl IntoIterator<Item = impl AsRef<[u8]>>) {
+        self.shared.want(way, names.into_iter(), false);
+    }
+
+    /// Asks Redis something, a command and its arguments; of a cluster, the server that has the key or channel `near`. It is asked once.
+    /// Belongs on the runtime of the link.
+    ///
+    /// # Errors
+    /// What Redis answered, or why there is no answer; after a time-out the command may have been carried out.
+    pub async fn ask(&self, near: &[u8], words: &[&[u8]]) -> Result<Value, Fault> {
+        self.ask_on(self.shared.conn(near), words).await
+    }
+
+    /// Asks all servers of a cluster the same, one after the other, or the one server there is.
+    ///
+    /// # Errors
+    /// As [`Link::ask`], each for itself.
+    pub async fn ask_each(&self, words: &[&[u8]]) -> Vec<Result<Value, Fault>> {
+        let mut answers = Vec::new();
+        for conn in self.shared.conns() {
+            answers.push(self.ask_on(conn, words).await);
+        }
+        answers
+    }
+
+    /// What the link counts.
+    pub fn stats(&self) -> Arc<LinkStats> {
+        self.shared.stats.clone()
+    }
+
+    async fn ask_on(&self, conn: Option<MultiplexedConnection>, words: &[&[u8]]) -> Result<Value, Fault> {
+        let Some(mut conn) = conn else {
+            return Err(Fault::new(FaultKind::Unreachable, "there is no connection to Redis"));
+        };
+        let mut question = Cmd::new();
+        question.arg(words);
+        let answer = conn.send_packed_command(&question).await.and_then(Value::extract_error);
+        answer.map_err(|error| {
+            let fault = Fault::from(error);
+            self.shared.count_fault(&fault);
+            fault
+        })
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("settings", &self.shared.settings.name).finish_non_exhaustive()
+    }
+}
+
+impl Way {
+    pub(super) const COUNT: usize = 3;
+    pub(super) const ALL: [Way; Way::COUNT] = [Way::Plain, Way::Pattern, Way::Sharded];
+
+    pub(super) fn command(self, wanted: bool) -> &'static str {
+        match (self, wanted) {
+            (Way::Plain, true) => "SUBSCRIBE",
+            (Way::Plain, false) => "UNSUBSCRIBE",
+            (Way::Pattern, true) => "PSUBSCRIBE",
+            (Way::Pattern, false) => "PUNSUBSCRIBE",
+            (Way::Sharded, true) => "SSUBSCRIBE",
+            (Way::Sharded, false) => "SUNSUBSCRIBE",
+        }
+    }
+}
+
+impl Shared {
+    /// A connection to the server of a lane, and where that is. Waits for Sentinels to know.
+    pub(super) async fn connect(
+        &self,
+        lane: &Ends,
+        pushes: impl AsyncPushSender,
+    ) -> Result<(MultiplexedConnection, Option<ConnectionAddr>), Fault> {
+        let mut address = lane.address.borrow().clone();
+        if !self.places.are_a_cluster() {
+            address = Some(self.places.locate().await?);
+            lane.address.send_if_modified(|known| {
+                let differs = *known != address;
+                known.clone_from(&address);
+                differs
+            });
+        }
+        let Some(there) = address.clone() else {
+            return Err(Fault::new(FaultKind::Cluster, "this server is nowhere"));
+        };
+        Ok((self.places.open(there, pushes).await?, address))
+    }
+}
+
+/// Ends when the server of a lane is not at `address` any more.
+pub(super) async fn wait_for_change(lane: &Ends, address: &Option<ConnectionAddr>) -> Fault {
+    let mut addresses = lane.address.subscribe();
+    // An error means that the lane is gone; then so is this task.
+    addresses.wait_for(|now| now != address).await.ok();
+    Fault::new(FaultKind::ReadOnly, "the master is another now")
+}
+
+/// Pauses between attempts: they double from the shortest to the longest, and half of each is random, so that many processes do not come
+/// back at one moment.
+pub(super) struct Backoff {
+    min: Duration,
+    max: Duration,
+    failures: u32,
+    ever: bool,
+    /// When the connection was made that is there.
+    since: Option<Instant>,
+}
+
+impl Backoff {
+    pub(super) fn new(settings: &Settings) -> Backoff {
+        let (min, max) = (settings.backoff_min, settings.backoff_max);
+        Backoff { min, max, failures: 0, ever: false, since: None }
+    }
+
+    /// A connection is there.
+    pub(super) fn begin(&mut self) {
+        self.since = Some(tokio::time::Instant::now());
+    }
+
+    /// Whether there has been an attempt before.
+    pub(super) fn is_again(&self) -> bool {
+        self.ever
+    }
+
+    /// There is none, or none any more. Answers how often in a row; one that lasted longer than the longest pause was no failure.
+    pub(super) fn fail(&mut self) -> u32 {
+        self.ever = true;
+        if self.since.take().is_some_and(|since| since.elapsed() > self.max) {
+            self.failures = 0;
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.failures
+    }
+
+    pub(super) async fn wait(&self) {
+        let doublings = self.failures.saturating_sub(1).min(16);
+        let ceiling = (self.min * (1 << doublings)).min(self.max);
+        let random = (RandomState::new().hash_one(doublings) % 1024) as u32;
+        sleep(ceiling / 2 + ceiling / 2 * random / 1024).await;
+    }
+}

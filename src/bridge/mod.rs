@@ -1,0 +1,601 @@
+//! Between processes: what connects this one to others, through Redis.
+//!
+//! The bridge runs on a thread of its own, beside the data path: shards leave what goes out in [`Outside`] and never wait; what comes in
+//! goes to their mailboxes. The [link](link::Link) knows Redis and nothing of rooms or clients; [`Wire`] knows who is told what, and
+//! where.
+
+pub mod fault;
+pub mod link;
+pub mod stats;
+
+mod asking;
+mod lanes;
+mod numbers;
+mod publisher;
+mod servers;
+mod subscriber;
+mod wire;
+
+use crate::bus::Bus;
+use crate::bus::directory::{namespace_of, room_key};
+use crate::bus::mailbox::Mail;
+use crate::bus::outside::{Deed, Names, Outgoing, Outside};
+use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
+use crate::dialect::attachments;
+use crate::message::{Ask, Asker, Draft, Publication};
+use crate::stats::Counter;
+use crate::time::{Clock, Time};
+use asking::{Asking, Purpose};
+use fault::{Fault, FaultKind};
+use link::{Event, Link, Way};
+use numbers::{Inbound, Outbound, Place};
+use stats::{BridgeStats, LinkStats, Loss};
+use std::borrow::Cow;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use std::{io, mem, thread};
+use tokio::sync::Notify;
+use wire::Wire;
+
+pub use wire::Cluster;
+
+/// Who is in this room is told when events of other processes may have been missed, by an event `gap`.
+pub const GAPS_ROOM: &str = "throng:gaps";
+/// Publications to one room that follow each other go out together, up to so many bytes.
+const ENVELOPE_BYTES_MAX: usize = 64 << 10;
+/// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
+const ASK_MS: u64 = 5_000;
+/// How often what is waited for is looked through.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How a process is connected to others.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How Redis is reached.
+    pub link: link::Settings,
+    /// With whom rooms are shared.
+    pub cluster: Cluster,
+    /// What the names of all channels begin with.
+    pub prefix: String,
+    /// What is taken from others.
+    pub limits: Limits,
+}
+
+/// What others may know of the bridge.
+#[derive(Clone, Debug, Default)]
+pub struct Bridge {
+    /// What it counts.
+    pub stats: Arc<BridgeStats>,
+    /// What its link counts.
+    pub link_stats: Arc<LinkStats>,
+    /// Where publications wait for it.
+    pub outside: Arc<Outside>,
+}
+
+impl Bridge {
+    /// `up` when all servers of Redis can be published to and heard, `down` when none can, `partly` when only some can.
+    pub fn status(&self) -> &'static str {
+        match (self.link_stats.servers_up.value(), self.link_stats.servers.value()) {
+            (0, _) => "down",
+            (up, all) if up < all => "partly",
+            _ => "up",
+        }
+    }
+
+    /// Publications that others did not get, or may not have got, by the reason: those of [`Loss`], and `behind` where the bridge itself
+    /// was too slow.
+    pub fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let by_link = Loss::LABELS.into_iter().zip(self.link_stats.lost.iter().map(Counter::value));
+        by_link.chain([("behind", self.outside.lost.value())])
+    }
+
+    /// Faults by their kind.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        FaultKind::LABELS.into_iter().zip(self.link_stats.faults.iter().map(Counter::value))
+    }
+}
+
+/// What the thread of the bridge holds.
+struct Core {
+    bus: Arc<Bus>,
+    outside: Arc<Outside>,
+    clock: Clock,
+    wire: Wire,
+    limits: Limits,
+    /// Microseconds from 1970 to the clock's origin.
+    origin_us: u64,
+    stats: Arc<BridgeStats>,
+    link: OnceLock<Link>,
+    state: Mutex<State>,
+}
+
+/// Locked for moments only, and only ever by the thread of the bridge once it runs.
+#[derive(Debug)]
+struct State {
+    outbound: Outbound,
+    inbound: Inbound,
+    asking: Asking,
+}
+
+/// Starts the bridge. It holds until the process ends.
+///
+/// # Errors
+/// When the settings cannot work. That Redis is away is none.
+pub fn spawn(
+    settings: Settings,
+    bus: Arc<Bus>,
+    outside: Arc<Outside>,
+    clock: Clock,
+    origin_us: u64,
+) -> Result<Bridge, Fault> {
+    let uid = format!("{:016x}", numbers::random());
+    // Node's classic adapter has names of six characters, and nobody counts them.
+    let wire = Wire::new(settings.cluster, &settings.prefix, uid);
+    let core = Arc::new(Core {
+        bus,
+        outside,
+        clock,
+        wire,
+        limits: settings.limits,
+        origin_us,
+        stats: Arc::default(),
+        link: OnceLock::new(),
+        state: Mutex::new(State {
+            outbound: Outbound::new(),
+            inbound: Inbound::default(),
+            asking: Asking::default(),
+        }),
+    });
+    let hearing = core.clone();
+    let link = Link::new(settings.link, clock, move |event| hearing.hear(event))?;
+    let bridge =
+        Bridge { stats: core.stats.clone(), link_stats: link.stats(), outside: core.outside.clone() };
+    core.link.set(link.clone()).ok();
+    for (way, channel) in core.wire.channels_of_namespace("/") {
+        link.subscribe(way, [channel]);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+    let bell = Arc::new(Notify::new());
+    let ringing = bell.clone();
+    core.outside.hang_bell(Box::new(move || ringing.notify_one()));
+    let work = move || {
+        runtime.block_on(async move {
+            tokio::spawn(async move { link.run().await });
+            loop {
+                // What is waited for ends in time though nothing happens.
+                tokio::time::timeout(TICK, bell.notified()).await.ok();
+                core.pump();
+            }
+        });
+    };
+    thread::Builder::new().name("bridge".into()).spawn(work).map_err(no_thread)?;
+    Ok(bridge)
+}
+
+impl Core {
+    /// Sends out what waits.
+    fn pump(self: &Arc<Core>) {
+        let changed = self.outside.take_changed();
+        if !changed.is_empty() {
+            self.follow(changed.iter().map(|(name, begun)| (name.as_str(), *begun)));
+        }
+        let mut outgoing = Vec::new();
+        self.outside.take(&mut outgoing);
+        let mut envelope = Envelope::default();
+        for outgoing in outgoing {
+            match outgoing {
+                Outgoing::Publication { publication, names } => {
+                    let is_plain = names.is_none() && is_plain(&publication);
+                    match self.wire.envelopes(publication.room_name()).filter(|_| is_plain) {
+                        Some(channel) => {
+                            self.enclose(&mut envelope, channel, |out| self.write(out, &publication));
+                        }
+                        None => self.broadcast(&mut envelope, &publication, names.as_deref()),
+                    }
+                }
+                Outgoing::Asked { number, sockets } => {
+                    let counted = self.asking(|asking| asking.asked(number, sockets));
+                    counted.into_iter().for_each(|message| self.say(&message));
+                }
+                Outgoing::Answer(answer) => {
+                    let passed = self.asking(|asking| asking.answered(*answer));
+                    passed.into_iter().for_each(|message| self.say(&message));
+                }
+                Outgoing::Found { number, sockets } => {
+                    let found = self.asking(|asking| asking.found(number, sockets));
+                    found.into_iter().for_each(|message| self.say(&message));
+                }
+            }
+        }
+        self.send(&mut envelope);
+        let now = self.clock.now();
+        self.asking(|asking| asking.forget(now));
+    }
+
+    /// Listens for the rooms that have begun, and no longer for those that have ended.
+    fn follow<'n>(&self, changed: impl Iterator<Item = (&'n str, bool)>) {
+        let Some(link) = self.link.get() else { return };
+        let mut channels: [[Vec<String>; 3]; 2] = Default::default();
+        for (name, begun) in changed {
+            for (way, channel) in self.wire.channels_of(name) {
+                self.state(|state| state.inbound.forget(&channel));
+                channels[usize::from(begun)][way as usize].push(channel);
+            }
+        }
+        let [ended, begun] = channels;
+        for (way, (ended, begun)) in
+            [Way::Plain, Way::Pattern, Way::Sharded].into_iter().zip(ended.into_iter().zip(begun))
+        {
+            link.unsubscribe(way, ended);
+            link.subscribe(way, begun);
+        }
+    }
+
+    /// Adds an entry to the envelope, or to a new one when that is for another channel or long enough.
+    fn enclose(&self, envelope: &mut Envelope, channel: String, write: impl FnOnce(&mut Vec<u8>)) {
+        if envelope.channel != channel || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
+            self.send(envelope);
+            envelope.channel = channel;
+        }
+        let head = self.state(|state| state.outbound.count(&envelope.channel));
+        if envelope.bytes.is_empty() {
+            throng::encode_head(&mut envelope.bytes, head);
+        }
+        write(&mut envelope.bytes);
+    }
+
+    fn write(&self, out: &mut Vec<u8>, publication: &Publication) {
+        let volatile = publication.special.as_ref().is_some_and(|special| special.volatile);
+        throng::encode_publication(
+            out,
+            &throng::Publication {
+                room: publication.room_name(),
+                event: publication.event(),
+                payload: publication.payload(),
+                binary: publication.binary,
+                volatile,
+                except: None,
+                published_at_us: self.origin_us + publication.published_at.ns() / 1_000,
+            },
+        );
+    }
+
+    fn send(&self, envelope: &mut Envelope) {
+        let Envelope { channel, bytes } = mem::take(envelope);
+        if !bytes.is_empty() {
+            self.publish(&channel, &bytes);
+        }
+    }
+
+    /// Tells others of an event that takes more words.
+    fn broadcast(
+        self: &Arc<Core>,
+        envelope: &mut Envelope,
+        publication: &Publication,
+        names: Option<&Names>,
+    ) {
+        let namespace = namespace_of(publication.room_name());
+        let everybody = room_key(namespace, "");
+        let short = |name: &str| -> Cow<'_, str> {
+            let prefix = if namespace == "/" { "" } else { &*everybody };
+            name.strip_prefix(prefix).unwrap_or(name).to_owned().into()
+        };
+        let own = [publication.room_name().into()];
+        let rooms = names.map_or(&own[..], |names| &names.rooms);
+        let is_for_all = rooms.iter().any(|room| *room == *everybody);
+        let target = Target {
+            rooms: (!is_for_all).then(|| rooms.iter().map(|room| short(room)).collect()),
+            except: names.map_or(&[][..], |names| &names.except).iter().map(|room| short(room)).collect(),
+        };
+        let payload = publication.payload();
+        let (args, attachments): (&str, Vec<Cow<'_, [u8]>>) = if publication.binary {
+            (attachments::PLACEHOLDER, vec![payload.into()])
+        } else {
+            let attachments = publication.attachments().iter().map(|bytes| bytes.as_slice().into()).collect();
+            (str::from_utf8(payload).unwrap_or("null"), attachments)
+        };
+        let special = publication.special.as_deref();
+        let now = self.clock.now();
+        let ask = special.and_then(|special| special.ask).filter(|ask| ask.until > now);
+        let timeout_ms = ask.map(|ask| (ask.until.since_ns(now) / 1_000_000) as u32);
+        let flags = Flags { volatile: special.is_some_and(|special| special.volatile), timeout_ms };
+        let request_id = ask.map(|ask| format!("{}:{:x}", self.wire.uid(), ask.number));
+        let body = Body::Broadcast {
+            target,
+            event: publication.event().into(),
+            args: args.into(),
+            flags,
+            request_id: request_id.as_deref().map(Cow::from),
+        };
+        let message = Message { attachments, ..self.message(namespace, body) };
+        match self.wire.enclosed(&message) {
+            Some((channel, payload)) => {
+                self.enclose(envelope, channel, |out| throng::encode_message(out, &payload));
+            }
+            None => {
+                // In its place among the others.
+                self.send(envelope);
+                self.say(&message);
+            }
+        }
+        if let (Some(ask), Some(request_id)) = (ask, request_id) {
+            self.asking(|asking| asking.open(request_id.clone(), ask));
+            tokio::spawn(self.clone().count_servers(namespace.to_owned(), request_id, ask.number));
+        }
+    }
+
+    /// Tells a shard how many other processes its question has gone to, and what came from them in the meantime.
+    async fn count_servers(self: Arc<Core>, namespace: String, request_id: String, number: u64) {
+        let processes = self.servers(&namespace).await.saturating_sub(1);
+        let Asker::Shard(shard) = Ask::asker(number) else { return };
+        self.bus.post(shard, Mail::AskedOutside { number, processes });
+        for mail in self.asking(|asking| asking.counted(&request_id)) {
+            self.bus.post(shard, mail);
+        }
+    }
+
+    /// How many processes listen for requests in a namespace, this one included; 0 when Redis does not say.
+    async fn servers(&self, namespace: &str) -> usize {
+        let Some(link) = self.link.get() else { return 0 };
+        let (command, channel) = self.wire.count(namespace);
+        let words: [&[u8]; 3] = [b"PUBSUB", command.as_bytes(), channel.as_bytes()];
+        // A channel of one slot has its subscribers on one server; others may be on any.
+        let answers = match self.wire.way() {
+            Way::Sharded => vec![link.ask(channel.as_bytes(), &words).await],
+            Way::Plain | Way::Pattern => link.ask_each(&words).await,
+        };
+        let counts = answers.into_iter().flatten().filter_map(|answer| match answer {
+            link::Value::Array(pair) => match pair.as_slice() {
+                [_, link::Value::Int(count)] => usize::try_from(*count).ok(),
+                _ => None,
+            },
+            _ => None,
+        });
+        counts.sum()
+    }
+
+    /// What the link tells.
+    fn hear(self: &Arc<Core>, event: Event<'_>) {
+        match event {
+            Event::Message { channel, payload, .. } => match self.wire.room_of(channel) {
+                Some(room) => self.hear_envelope(channel, room, &payload),
+                None => match self.wire.decode(channel, &payload, &self.limits) {
+                    Ok(Some(message)) => self.hear_message(message),
+                    Ok(None) => {}
+                    Err(_) => self.stats.malformed.add(1),
+                },
+            },
+            Event::Gap { from, to } => self.tell_of_gap(from, to),
+            Event::Up { server } => tracing::info!(server, "connected to Redis"),
+            Event::Down { server, fault } => tracing::warn!(server, %fault, "lost Redis"),
+        }
+    }
+
+    fn hear_envelope(self: &Arc<Core>, channel: &[u8], room: &str, payload: &[u8]) {
+        let Ok((head, entries)) = throng::decode(payload, self.limits.message_bytes_max) else {
+            return self.stats.malformed.add(1);
+        };
+        if self.state(|state| state.outbound.is_own(head)) {
+            return;
+        }
+        // One that cannot be read has its number, too.
+        for (place, entry) in (0..).zip(entries) {
+            let sequence = head.sequence.wrapping_add(place);
+            match self.state(|state| state.inbound.count(channel, head.process, sequence)) {
+                Place::Next => {}
+                Place::After(missed) => self.stats.missed.add(missed),
+                Place::Again => {
+                    self.stats.repeated.add(1);
+                    continue;
+                }
+            }
+            match entry.map(|entry| entry.said) {
+                Ok(throng::Said::Publication(publication)) => {
+                    let throng::Publication { room, event, payload, binary, volatile, except, .. } =
+                        publication;
+                    let except: Vec<Cow<'_, str>> =
+                        except.iter().map(|id| room_key(namespace_of(room), id)).collect();
+                    let draft = Draft {
+                        binary,
+                        volatile,
+                        except_rooms: &except,
+                        ..Draft::new(room, event, payload, self.clock.now())
+                    };
+                    self.deliver(&draft);
+                }
+                Ok(throng::Said::Message(message)) => match self.wire.open(room, message, &self.limits) {
+                    Ok(Some(message)) => self.hear_message(message),
+                    Ok(None) => {}
+                    Err(_) => self.stats.malformed.add(1),
+                },
+                Ok(throng::Said::Unknown(_)) => self.stats.unknown.add(1),
+                Err(_) => self.stats.malformed.add(1),
+            }
+        }
+    }
+
+    /// Delivers an event from elsewhere. Answers how many shards have got it.
+    fn deliver(&self, draft: &Draft<'_>) -> usize {
+        self.stats.events.add(1);
+        match self.bus.publish_here(draft) {
+            Ok(shards) => {
+                self.bus.ring(shards);
+                shards.iter().count()
+            }
+            Err(crate::bus::Overloaded) => {
+                self.stats.overloads.add(1);
+                0
+            }
+        }
+    }
+
+    fn hear_message(self: &Arc<Core>, message: Message<'static>) {
+        let Message { uid, to, namespace, attachments, body } = message;
+        let uid = uid.as_deref();
+        if uid == Some(self.wire.uid()) || to.as_deref().is_some_and(|to| to != self.wire.uid()) {
+            return;
+        }
+        let now = self.clock.now();
+        let keys = |names: &[Cow<'_, str>]| -> Vec<String> {
+            names.iter().map(|room| room_key(&namespace, room).into_owned()).collect()
+        };
+        let rooms_of = |target: &Target<'_>| match &target.rooms {
+            Some(rooms) => keys(rooms),
+            None => vec![room_key(&namespace, "").into_owned()],
+        };
+        let order = |target: &Target<'_>, deed| {
+            self.order(&namespace, &rooms_of(target), &keys(&target.except), deed)
+        };
+        let compact = |names: Vec<String>| names.into_iter().map(Into::into).collect();
+        let find = |target: &Target<'_>, request_id: &str, purpose| {
+            let number = self.asking(|asking| asking.find(request_id, uid, &namespace, purpose, now));
+            let shards = order(target, Deed::Find(number));
+            let found = self.asking(|asking| asking.find_in(number, shards));
+            found.into_iter().for_each(|message| self.say(&message));
+        };
+        match body {
+            Body::Broadcast { target, event, args, flags, request_id } => {
+                let (rooms, except) = (rooms_of(&target), keys(&target.except));
+                let Some((room, more)) = rooms.split_first() else { return };
+                let (more, except): (Vec<_>, Vec<_>) =
+                    (more.iter().map(Cow::from).collect(), except.iter().map(Cow::from).collect());
+                let attachments: Vec<Vec<u8>> = attachments.into_iter().map(Cow::into_owned).collect();
+                // One binary value alone is bytes for everybody, as it was where it came from.
+                let (binary, payload, attachments) = match attachments.as_slice() {
+                    [only] if attachments::is_placeholder(&args) => (true, only.as_slice(), &[][..]),
+                    all => (false, args.as_bytes(), all),
+                };
+                let ask = request_id.as_deref().map(|request_id| {
+                    let wait_ms = flags.timeout_ms.map_or(ASK_MS, u64::from).clamp(1, 60_000);
+                    let until = now.plus_ms(wait_ms);
+                    self.asking(|asking| asking.ask(request_id, uid, &namespace, until))
+                });
+                let draft = Draft {
+                    more_rooms: &more,
+                    except_rooms: &except,
+                    binary,
+                    attachments,
+                    volatile: flags.volatile,
+                    ask,
+                    natives: target.rooms.is_none() && namespace == "/",
+                    is_list: !binary,
+                    ..Draft::new(room, &event, payload, now)
+                };
+                let shards = self.deliver(&draft);
+                if let Some(ask) = ask {
+                    let counted = self.asking(|asking| asking.ask_in(ask.number, shards));
+                    counted.into_iter().for_each(|message| self.say(&message));
+                }
+            }
+            Body::Join { target, rooms } => drop(order(&target, Deed::Join(compact(keys(&rooms))))),
+            Body::Leave { target, rooms } => drop(order(&target, Deed::Leave(compact(keys(&rooms))))),
+            Body::Disconnect { target, close } => drop(order(&target, Deed::Disconnect { close })),
+            Body::Fetch { target, request_id } => find(&target, &request_id, Purpose::Sockets),
+            Body::Sockets { rooms, request_id } => {
+                find(&Target { rooms, except: Vec::new() }, &request_id, Purpose::Ids);
+            }
+            Body::Rooms { request_id } => find(&Target::default(), &request_id, Purpose::Rooms),
+            Body::ServerSideEmit { request_id: Some(request_id), .. } => {
+                // There is no code here that could answer; but who asks must not wait for that.
+                let body = Body::ServerSideEmitAnswer { request_id, value: "null".into() };
+                self.say(&Message { to: uid.map(Cow::from), ..self.message(&namespace, body) });
+            }
+            Body::ClientCount { request_id, count } => {
+                let sockets = u32::try_from(count).unwrap_or(u32::MAX);
+                let told = self.asking(|asking| asking.heard_count(&request_id, sockets));
+                told.into_iter().for_each(|(shard, mail)| self.bus.post(shard, mail));
+            }
+            Body::ClientAck { request_id, value } => {
+                let attachments = attachments.into_iter().map(Cow::into_owned).collect();
+                let told =
+                    self.asking(|asking| asking.heard_answer(&request_id, value.into_owned(), attachments));
+                told.into_iter().for_each(|(shard, mail)| self.bus.post(shard, mail));
+            }
+            // Answers to what this process never asks, and signs of life.
+            Body::ServerSideEmit { request_id: None, .. }
+            | Body::ServerSideEmitAnswer { .. }
+            | Body::FetchAnswer { .. }
+            | Body::SocketsAnswer { .. }
+            | Body::RoomsAnswer { .. }
+            | Body::Heartbeat { .. }
+            | Body::Close => {}
+        }
+    }
+
+    /// Has something done to sockets here. Answers how many shards were told.
+    fn order(&self, namespace: &str, rooms: &[String], except: &[String], deed: Deed) -> usize {
+        let words = |names: &[String]| -> Vec<String> { names.to_vec() };
+        let (rooms, except) = (words(rooms), words(except));
+        let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
+        let except: Vec<&str> = except.iter().map(String::as_str).collect();
+        self.bus.order(namespace, &rooms, &except, deed).iter().count()
+    }
+
+    fn tell_of_gap(&self, from: Time, to: Time) {
+        let ms = |time: Time| self.origin_us / 1_000 + time.ms();
+        let data = format!(r#"{{"from_ms":{},"to_ms":{}}}"#, ms(from), ms(to));
+        self.stats.gaps.add(1);
+        tracing::warn!(from_ms = ms(from), to_ms = ms(to), "events of other processes may have been missed");
+        let draft = Draft::new(GAPS_ROOM, "gap", data.as_bytes(), self.clock.now());
+        match self.bus.publish_here(&draft) {
+            Ok(shards) => self.bus.ring(shards),
+            Err(crate::bus::Overloaded) => self.stats.overloads.add(1),
+        }
+    }
+
+    fn message<'m>(&self, namespace: &'m str, body: Body<'m>) -> Message<'m> {
+        let uid = Some(self.wire.uid().to_owned().into());
+        Message { uid, to: None, namespace: namespace.into(), attachments: Vec::new(), body }
+    }
+
+    fn say(&self, message: &Message<'_>) {
+        let own;
+        let message = match message.uid {
+            Some(_) => message,
+            None => {
+                own = Message { uid: Some(self.wire.uid().to_owned().into()), ..message.clone() };
+                &own
+            }
+        };
+        if let Some((channel, payload)) = self.wire.encode(message) {
+            self.publish(&channel, &payload);
+        }
+    }
+
+    fn publish(&self, channel: &str, payload: &[u8]) {
+        if let Some(link) = self.link.get() {
+            // What is lost is counted there.
+            link.publish(self.wire.way(), channel.as_bytes(), payload).ok();
+        }
+    }
+
+    fn asking<R>(&self, act: impl FnOnce(&mut Asking) -> R) -> R {
+        self.state(|state| act(&mut state.asking))
+    }
+
+    fn state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Publications to one room on their way out.
+#[derive(Debug, Default)]
+struct Envelope {
+    channel: String,
+    bytes: Vec<u8>,
+}
+
+/// True for an event that an envelope can hold.
+fn is_plain(publication: &Publication) -> bool {
+    let is_plain = |special: &crate::message::Special| {
+        special.audience.is_none()
+            && special.attachments.is_empty()
+            && special.ask.is_none()
+            && !special.is_list
+    };
+    publication.special.as_deref().is_none_or(is_plain)
+}
+
+fn no_thread(error: io::Error) -> Fault {
+    Fault::new(FaultKind::Settings, format!("the thread of the bridge cannot be had: {error}"))
+}

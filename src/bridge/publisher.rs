@@ -1,0 +1,205 @@
+//! What is published to one server: gathered into pipelines, several of them under way, in order, and never sent twice.
+
+use super::fault::{Fault, FaultKind};
+use super::lanes::{Ends, Outgoing, Shared};
+use super::link::{Backoff, wait_for_change};
+use super::stats::Loss;
+use redis::aio::{MultiplexedConnection, SendError};
+use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+/// Publications in one pipeline, and about how many bytes.
+const PIPELINE_MAX: usize = 1024;
+const PIPELINE_BYTES_MAX: usize = 256 << 10;
+/// Pipelines under way. While Redis works on one, the next is already there; more would only wait there instead of here.
+const PIPELINES_MAX: usize = 4;
+/// The breaker opens when this many connections in a row could not be made or were lost at once.
+const FAILURES_MAX: u32 = 2;
+/// How often a publication is sent to where its slot has moved before it is lost.
+const MOVES_MAX: u8 = 3;
+
+/// What was asked, and what Redis says to it.
+type Answer = (Pipeline, RedisResult<Vec<Value>>);
+
+/// A pipeline under way.
+struct Flight {
+    /// Slot, moves and bytes of each publication; empty when it only asks for a sign of life.
+    outgoing: Vec<(usize, u8, usize)>,
+    answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
+}
+
+/// Publishes what waits in a lane, on one connection after the other.
+pub(super) async fn publish(shared: Arc<Shared>, lane: Arc<Ends>) {
+    let mut backoff = Backoff::new(&shared.settings);
+    loop {
+        shared.publisher_tries(lane.id);
+        let ended = Arc::new(Notify::new());
+        let bell = ended.clone();
+        let on_push = move |push: PushInfo| {
+            if push.kind == PushKind::Disconnection {
+                bell.notify_one();
+            }
+            Ok::<(), SendError>(())
+        };
+        let fault = match shared.connect(&lane, on_push).await {
+            Ok((conn, address)) => {
+                backoff.begin();
+                shared.publisher_is_up(lane.id, conn.clone(), backoff.is_again());
+                let mut flights = VecDeque::new();
+                let fault = tokio::select! {
+                    biased;
+                    fault = serve(&shared, &lane, conn, &mut flights, &ended) => fault,
+                    fault = wait_for_change(&lane, &address) => fault,
+                };
+                for flight in flights {
+                    settle(&shared, lane.id, &flight.outgoing, Some(Loss::Unknown));
+                }
+                fault
+            }
+            Err(fault) => fault,
+        };
+        let failures = backoff.fail();
+        shared.publisher_is_down(lane.id, &fault, failures > FAILURES_MAX);
+        shared.moved.notify_one();
+        backoff.wait().await;
+    }
+}
+
+/// Serves one connection until it fails. What is then in `flights` has no answer.
+async fn serve(
+    shared: &Shared,
+    lane: &Ends,
+    conn: MultiplexedConnection,
+    flights: &mut VecDeque<Flight>,
+    ended: &Notify,
+) -> Fault {
+    let mut signs = interval(shared.settings.watch_interval);
+    signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut moved = Vec::new();
+    loop {
+        while flights.len() < PIPELINES_MAX && moved.is_empty() {
+            let outgoing = shared.take(lane.id, PIPELINE_MAX, PIPELINE_BYTES_MAX);
+            if outgoing.is_empty() {
+                break;
+            }
+            flights.push_back(depart(conn.clone(), outgoing).await);
+        }
+        if flights.is_empty() && !moved.is_empty() {
+            // Now nothing is under way that could overtake, so that it can go to where its slot is now, before what came later.
+            let mut maps = shared.maps.subscribe();
+            shared.put_back(lane.id, std::mem::take(&mut moved));
+            shared.moved.notify_one();
+            // When the slots cannot be read for so long, it goes to the same server again, which ends after a few times.
+            timeout(shared.settings.command_timeout, maps.changed()).await.ok();
+            continue;
+        }
+        tokio::select! {
+            biased;
+            answered = answer(flights), if !flights.is_empty() => {
+                if let Err(fault) = land(shared, lane, flights, answered, &mut moved) {
+                    return fault;
+                }
+            }
+            () = ended.notified() => return Fault::new(FaultKind::Closed, "the connection has ended"),
+            () = lane.publish.notified(), if flights.len() < PIPELINES_MAX => {}
+            _ = signs.tick(), if flights.is_empty() => {
+                let probe = Outgoing { cmd: shared.places.probe(), bytes: 0, slot: 0, moves: 0 };
+                let mut flight = depart(conn.clone(), vec![probe]).await;
+                flight.outgoing.clear();
+                flights.push_back(flight);
+            }
+        }
+    }
+}
+
+/// Hands a pipeline to the connection. When this returns, it is in its place there: what departs later stays behind it.
+async fn depart(mut conn: MultiplexedConnection, outgoing: Vec<Outgoing>) -> Flight {
+    let mut pipeline = Pipeline::with_capacity(outgoing.len());
+    let mut notes = Vec::with_capacity(outgoing.len());
+    for outgoing in outgoing {
+        notes.push((outgoing.slot, outgoing.moves, outgoing.bytes));
+        pipeline.add_command(outgoing.cmd);
+    }
+    let count = notes.len();
+    // Polled once, it is in the queue of the connection, which is longer than we ever fill it. Unconstrained, because tokio would
+    // otherwise make it wait when this task has done much, and then the next could come before it.
+    let mut answer: Pin<Box<dyn Future<Output = _> + Send>> =
+        Box::pin(tokio::task::unconstrained(async move {
+            let answer = conn.send_packed_commands(&pipeline, 0, count).await;
+            (pipeline, answer)
+        }));
+    let mut early = None;
+    poll_fn(|context| {
+        if let Poll::Ready(answer) = answer.as_mut().poll(context) {
+            early = Some(answer);
+        }
+        Poll::Ready(())
+    })
+    .await;
+    if let Some(early) = early {
+        answer = Box::pin(std::future::ready(early));
+    }
+    Flight { outgoing: notes, answer }
+}
+
+/// The answer to the flight that departed first, which is the one that Redis answers first.
+async fn answer(flights: &mut VecDeque<Flight>) -> Answer {
+    match flights.front_mut() {
+        Some(flight) => flight.answer.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reckons up the first flight. What has to go elsewhere is added to `moved`.
+///
+/// # Errors
+/// What makes this connection, or this server, useless.
+fn land(
+    shared: &Shared,
+    lane: &Ends,
+    flights: &mut VecDeque<Flight>,
+    (pipeline, answer): Answer,
+    moved: &mut Vec<Outgoing>,
+) -> Result<(), Fault> {
+    let answers = answer?;
+    let Some(flight) = flights.pop_front() else { return Ok(()) };
+    if flight.outgoing.is_empty() {
+        return answers.iter().try_for_each(|answer| shared.places.check_probe(answer));
+    }
+    let mut useless = None;
+    let (mut arrived, mut arrived_bytes) = (0, 0);
+    let answered = flight.outgoing.iter().zip(pipeline.cmd_iter()).zip(&answers);
+    for (((slot, moves, bytes), cmd), answer) in answered {
+        let fault = match answer {
+            Value::Int(_) => {
+                arrived += 1;
+                arrived_bytes += bytes;
+                continue;
+            }
+            Value::ServerError(error) => Fault::from(redis::RedisError::from(error.clone())),
+            other => Fault::new(FaultKind::Garbage, format!("a publication is answered by {other:?}")),
+        };
+        shared.count_fault(&fault);
+        if fault.kind == FaultKind::Cluster && shared.places.are_a_cluster() && *moves < MOVES_MAX {
+            let cmd: Cmd = cmd.clone();
+            moved.push(Outgoing { cmd, bytes: *bytes, slot: *slot, moves: moves + 1 });
+            continue;
+        }
+        shared.settle(lane.id, 1, *bytes, Some(Loss::Refused));
+        if fault.kind.is_of_the_server() {
+            useless = Some(fault);
+        }
+    }
+    shared.settle(lane.id, arrived, arrived_bytes, None);
+    useless.map_or(Ok(()), Err)
+}
+
+fn settle(shared: &Shared, id: u32, outgoing: &[(usize, u8, usize)], loss: Option<Loss>) {
+    shared.settle(id, outgoing.len(), outgoing.iter().map(|(.., bytes)| bytes).sum(), loss);
+}

@@ -1,0 +1,154 @@
+//! Which channels a process listens to, and what it says there, by the kind of cluster it is in.
+
+use super::link::Way;
+use crate::bus::directory::{namespace_of, room_key};
+use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
+use crate::message::SOCKET_ID_CHARS;
+
+/// Whom a process shares its rooms with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cluster {
+    /// Other throngs.
+    Throng,
+    /// Throngs and Node's servers with `@socket.io/redis-adapter` in its usual mode, and `@socket.io/redis-emitter`.
+    SocketIo,
+    /// The same with its sharded adapter.
+    SocketIoSharded,
+}
+
+/// What is said on Redis, and where.
+#[derive(Clone, Debug)]
+pub(super) struct Wire {
+    cluster: Cluster,
+    throng: Throng,
+    classic: Classic,
+    sharded: Sharded,
+    /// The name of this process among the others.
+    uid: String,
+}
+
+impl Wire {
+    pub(super) fn new(cluster: Cluster, prefix: &str, uid: String) -> Wire {
+        let prefix = || prefix.to_owned();
+        let (throng, classic) = (Throng { prefix: prefix() }, Classic { prefix: prefix() });
+        Wire { cluster, throng, classic, sharded: Sharded { prefix: prefix() }, uid }
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere is told to all.
+    pub(super) fn envelopes(&self, room: &str) -> Option<String> {
+        let may_be_socket = room_in(namespace_of(room), room).len() == SOCKET_ID_CHARS;
+        (self.cluster == Cluster::Throng && !may_be_socket).then(|| self.throng.room(room))
+    }
+
+    /// The room that envelopes on this channel are for.
+    pub(super) fn room_of<'c>(&self, channel: &'c [u8]) -> Option<&'c str> {
+        let room = channel.strip_prefix(self.throng.room("").as_bytes())?;
+        (self.cluster == Cluster::Throng).then(|| str::from_utf8(room).ok())?
+    }
+
+    /// Among throngs, what is for the members of one room and needs no answer goes as an envelope, too: so only those hear it who have
+    /// members there, and in its place among the publications to the room. Answers the channel and what the envelope is to hold.
+    pub(super) fn enclosed(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
+        let Body::Broadcast { target: Target { rooms: Some(rooms), .. }, request_id: None, .. } =
+            &message.body
+        else {
+            return None;
+        };
+        let [room] = rooms.as_slice() else { return None };
+        // Who has a socket listens for no room of that name.
+        let is_enclosed = self.cluster == Cluster::Throng && room.len() != SOCKET_ID_CHARS;
+        let (_, payload) = is_enclosed.then(|| self.sharded.encode(message))??;
+        Some((self.throng.room(&room_key(&message.namespace, room)), payload))
+    }
+
+    /// The message that an envelope for this room holds.
+    pub(super) fn open(
+        &self,
+        room: &str,
+        payload: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<Message<'static>>, Malformed> {
+        self.sharded.decode(self.sharded.messages(namespace_of(room)).as_bytes(), payload, limits)
+    }
+
+    /// By which way messages are published.
+    pub(super) fn way(&self) -> Way {
+        match self.cluster {
+            Cluster::Throng | Cluster::SocketIo => Way::Plain,
+            Cluster::SocketIoSharded => Way::Sharded,
+        }
+    }
+
+    pub(super) fn encode(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
+        match self.cluster {
+            Cluster::SocketIo => self.classic.encode(message),
+            Cluster::Throng | Cluster::SocketIoSharded => self.sharded.encode(message),
+        }
+    }
+
+    pub(super) fn decode(
+        &self,
+        channel: &[u8],
+        payload: &[u8],
+        limits: &Limits,
+    ) -> Result<Option<Message<'static>>, Malformed> {
+        match self.cluster {
+            Cluster::SocketIo => self.classic.decode(channel, payload, limits),
+            Cluster::Throng | Cluster::SocketIoSharded => self.sharded.decode(channel, payload, limits),
+        }
+    }
+
+    /// What to listen to while somebody is in the room that the directory calls `name`.
+    pub(super) fn channels_of(&self, name: &str) -> Vec<(Way, String)> {
+        let namespace = namespace_of(name);
+        let room = room_in(namespace, name);
+        if room.is_empty() {
+            // Everybody is in the main namespace from the start, clients of the native dialect too.
+            return if namespace == "/" { Vec::new() } else { self.channels_of_namespace(namespace) };
+        }
+        // A socket is reached by its id without that.
+        let is_socket = room.len() == SOCKET_ID_CHARS;
+        match self.cluster {
+            _ if is_socket => Vec::new(),
+            Cluster::Throng => vec![(Way::Plain, self.throng.room(name))],
+            Cluster::SocketIo => vec![(Way::Plain, self.classic.broadcasts_to(namespace, room))],
+            Cluster::SocketIoSharded => vec![(Way::Sharded, self.sharded.broadcasts_to(namespace, room))],
+        }
+    }
+
+    /// What to listen to while somebody is in a namespace.
+    pub(super) fn channels_of_namespace(&self, namespace: &str) -> Vec<(Way, String)> {
+        let Wire { classic, sharded, uid, .. } = self;
+        match self.cluster {
+            Cluster::SocketIo => vec![
+                (Way::Plain, classic.broadcasts(namespace)),
+                (Way::Plain, classic.requests(namespace)),
+                (Way::Plain, classic.answers(namespace)),
+                (Way::Plain, classic.answers_to(namespace, uid)),
+                (Way::Pattern, classic.sockets_pattern(namespace)),
+            ],
+            Cluster::Throng | Cluster::SocketIoSharded => vec![
+                (self.way(), sharded.messages(namespace)),
+                (self.way(), sharded.answers_to(namespace, uid)),
+            ],
+        }
+    }
+
+    /// What to ask Redis to learn how many processes listen for requests in a namespace, and the channel it is about.
+    pub(super) fn count(&self, namespace: &str) -> (&'static str, String) {
+        match self.cluster {
+            Cluster::SocketIo => ("NUMSUB", self.classic.requests(namespace)),
+            Cluster::Throng => ("NUMSUB", self.sharded.messages(namespace)),
+            Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
+        }
+    }
+}
+
+/// A room's name within its namespace, from what the directory calls it.
+fn room_in<'n>(namespace: &str, name: &'n str) -> &'n str {
+    name.strip_prefix(&*room_key(namespace, "")).unwrap_or(name)
+}

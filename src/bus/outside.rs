@@ -1,0 +1,189 @@
+//! What other processes have to do with this one: what goes out to them waits here for the bridge, and what they want of this process's
+//! sockets goes to the shards from here.
+
+use super::mailbox::Answer;
+use crate::message::{Audience, Publication};
+use crate::stats::Counter;
+use compact_str::CompactString;
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+/// The most bytes of publications that may wait for the bridge. Further ones are delivered here and nowhere else, and counted in
+/// [`Outside::lost`].
+pub const OUT_BYTES_MAX: usize = 32 << 20;
+
+/// What the bridge takes out.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// An event for members of rooms in other processes.
+    Publication {
+        /// The event. Where it is for several rooms, `names` has them: its audience lists those that have members here.
+        publication: Arc<Publication>,
+        /// Whom it is for, when that is not the members of one room.
+        names: Option<Box<Names>>,
+    },
+    /// So many sockets of one shard were asked, for an ask of another process.
+    Asked {
+        /// The [`Ask::number`](crate::message::Ask::number).
+        number: u64,
+        /// How many answers may come.
+        sockets: u32,
+    },
+    /// One of them has answered.
+    Answer(Box<Answer>),
+    /// The sockets of one shard that were asked for.
+    Found {
+        /// The number of the [`Deed::Find`].
+        number: u64,
+        /// The sockets.
+        sockets: Vec<Found>,
+    },
+}
+
+/// Whom a publication is for, by the names that the directory knows.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// Rooms, or ids of sockets behind the name of their namespace.
+    pub rooms: Vec<CompactString>,
+    /// Those whose members do not get it.
+    pub except: Vec<CompactString>,
+}
+
+/// What is to be done to sockets.
+#[derive(Debug)]
+pub struct Order {
+    /// The namespace. Only sockets that are in it are meant.
+    pub namespace: CompactString,
+    /// Which of them.
+    pub audience: Audience,
+    /// What.
+    pub deed: Deed,
+}
+
+/// See [`Order`].
+#[derive(Clone, Debug)]
+pub enum Deed {
+    /// They join these rooms, by the names that the directory knows.
+    Join(Vec<CompactString>),
+    /// They leave these rooms.
+    Leave(Vec<CompactString>),
+    /// They leave the namespace.
+    Disconnect {
+        /// True when their connections end as well.
+        close: bool,
+    },
+    /// They are told to the bridge, as [`Outgoing::Found`] with this number.
+    Find(u64),
+}
+
+/// A socket that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Its id.
+    pub id: String,
+    /// The address of its client.
+    pub address: String,
+    /// Its rooms, without its namespace.
+    pub rooms: Vec<CompactString>,
+}
+
+/// What waits for the bridge. Bounded by [`OUT_BYTES_MAX`], and by the rooms that there may be.
+#[derive(Default)]
+pub struct Outside {
+    queue: Mutex<Vec<Outgoing>>,
+    bytes: AtomicUsize,
+    /// Rooms that have begun or ended since the bridge last looked, by their names: true for begun. Of one that did both, the last counts.
+    changed: Mutex<HashMap<CompactString, bool>>,
+    /// True when something waits and the bell has not been rung for it.
+    has_news: AtomicBool,
+    bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Publications that found no room here.
+    pub lost: Counter,
+}
+
+impl fmt::Debug for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Outside").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+impl Outside {
+    /// Sets how the bridge is woken.
+    pub fn hang_bell(&self, bell: Box<dyn Fn() + Send + Sync>) {
+        assert!(self.bell.set(bell).is_ok(), "there is one bridge");
+    }
+
+    /// Wakes the bridge if something waits for it.
+    pub fn ring(&self) {
+        if self.has_news.load(Ordering::Relaxed)
+            && self.has_news.swap(false, Ordering::AcqRel)
+            && let Some(bell) = self.bell.get()
+        {
+            bell();
+        }
+    }
+
+    /// Adds something that goes out. A publication for which there is no room is lost.
+    pub fn push(&self, outgoing: Outgoing) {
+        let bytes = outgoing.size();
+        let is_publication = matches!(outgoing, Outgoing::Publication { .. });
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so there is one writer.
+        if is_publication && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
+            self.lost.add(1);
+            return;
+        }
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.push(outgoing);
+        drop(queue);
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    /// Takes all that goes out, in order.
+    pub fn take(&self, into: &mut Vec<Outgoing>) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        into.append(&mut queue);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Takes the rooms that have begun or ended.
+    pub fn take_changed(&self) -> HashMap<CompactString, bool> {
+        mem::take(&mut *self.changed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// A room has begun or ended.
+    pub(super) fn note(&self, name: &str, begun: bool) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.insert(name.into(), begun);
+        drop(changed);
+        self.has_news.store(true, Ordering::Release);
+    }
+}
+
+impl Outgoing {
+    fn size(&self) -> usize {
+        let rest = match self {
+            Outgoing::Publication { publication, names } => {
+                publication.size() + names.as_ref().map_or(0, |names| names.size())
+            }
+            Outgoing::Answer(answer) => answer.size(),
+            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
+        };
+        size_of::<Outgoing>() + rest
+    }
+}
+
+impl Names {
+    fn size(&self) -> usize {
+        let all = self.rooms.iter().chain(&self.except);
+        all.map(|name| size_of::<CompactString>() + name.len()).sum::<usize>()
+    }
+}

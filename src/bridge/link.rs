@@ -55,6 +55,27 @@ pub struct Settings {
     pub watch_patience: Duration,
 }
 
+impl Settings {
+    /// Settings for these servers with which delivery is back within 2 s of Redis.
+    pub fn new(servers: Servers) -> Settings {
+        Settings {
+            servers,
+            ca_pem: None,
+            name: "throng".into(),
+            prefix: "throng:".into(),
+            keepalive: Duration::from_secs(30),
+            connect_timeout: Duration::from_millis(1500),
+            command_timeout: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_millis(500),
+            waiting_max: 100_000,
+            waiting_bytes_max: 32 << 20,
+            watch_interval: Duration::from_secs(1),
+            watch_patience: Duration::from_secs(3),
+        }
+    }
+}
+
 /// Where Redis is. URLs are `redis://[user][:password@]host[:port][/database]`, the same with `rediss` for TLS, or
 /// `unix:///path[?db=..&user=..&pass=..]`.
 #[derive(Clone)]
@@ -146,7 +167,7 @@ impl Link {
         Ok(Link { shared: Arc::new(Shared::new(settings, clock, tell)?) })
     }
 
-    /// Holds the link until it is dropped. Needs a tokio runtime with I/O and time.
+    /// Holds the link until this future is dropped; what waits then is not sent any more. Needs a tokio runtime with I/O and time.
     ///
     /// # Panics
     /// When one of its tasks does.

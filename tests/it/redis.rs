@@ -33,21 +33,13 @@ struct Told {
     gaps: Vec<Duration>,
 }
 
+/// The settings that the program begins with, and a watchdog in a hurry.
 fn settings(servers: Servers) -> Settings {
     Settings {
-        servers,
-        ca_pem: None,
         name: "throng-test".into(),
-        prefix: "throng:".into(),
-        keepalive: Duration::from_secs(30),
-        connect_timeout: Duration::from_secs(2),
-        command_timeout: Duration::from_secs(5),
-        backoff_min: Duration::from_millis(50),
-        backoff_max: Duration::from_secs(1),
-        waiting_max: 100_000,
-        waiting_bytes_max: 32 << 20,
         watch_interval: Duration::from_millis(500),
         watch_patience: Duration::from_millis(1500),
+        ..Settings::new(servers)
     }
 }
 
@@ -107,19 +99,22 @@ impl Held {
     }
 
     fn ask(&self, near: &str, words: &[&str]) -> Result<Value, Fault> {
-        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        let (link, near) = (self.link.clone(), near.as_bytes().to_vec());
-        let words: Vec<Vec<u8>> = words.into_iter().map(<[u8]>::to_vec).collect();
-        let asked = self.runtime.spawn(async move {
-            let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-            link.ask(&near, &words).await
-        });
+        let (link, near) = (self.link.clone(), near.to_owned());
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        self.run(async move {
+            let words: Vec<&[u8]> = words.iter().map(String::as_bytes).collect();
+            link.ask(near.as_bytes(), &words).await
+        })
+    }
+
+    /// Runs `work` beside the link, to its end.
+    fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         let (sender, receiver) = std::sync::mpsc::channel();
         self.runtime.spawn(async move {
             // An error means that the test has ended.
-            sender.send(asked.await).ok();
+            sender.send(work.await).ok();
         });
-        receiver.recv_timeout(WAIT).expect("an answer in time").expect("no panic")
+        receiver.recv_timeout(WAIT).expect("an answer in time")
     }
 
     fn told<T>(&self, look: impl FnOnce(&Told) -> T) -> T {
@@ -438,14 +433,16 @@ fn a_master_that_fails_is_followed_where_the_sentinels_say() {
     let next = publish_for(&one, Duration::from_millis(300), 0);
     trio.master.pause();
     eventually("the replica is promoted", || trio.replica.cli(&["ROLE"]).starts_with("master").then_some(()));
-    let next = publish_for(&one, Duration::from_secs(1), next);
+    let time = time_to_resume(&one, &two, next);
+    assert!(time < Duration::from_secs(3), "{time:?}");
+    let next = publish_for(&one, Duration::from_secs(1), next + 10_000);
     // The old master comes back, and takes itself for one until a Sentinel tells it otherwise.
     trio.master.go_on();
     one.wait_for("the publisher is at the new master", || {
         matches!(one.ask("", &["CONFIG", "GET", "port"]), Ok(Value::Map(port))
             if port.iter().any(|(_, port)| *port == Value::BulkString(trio.replica.port().to_string().into_bytes())))
     });
-    time_to_resume(&one, &two, next);
+    time_to_resume(&one, &two, next + 10_000);
     check_order(&two);
     assert!(two.told(|told| !told.gaps.is_empty()), "{}", two.state());
 }
@@ -469,6 +466,15 @@ fn a_cluster_is_published_to_by_slot_and_followed_when_slots_move() {
     for channel in &channels[..6] {
         two.wait_for("both arrive", || two.heard(channel).len() == 2);
     }
+
+    // Keys are asked for where they are.
+    for key in channels {
+        one.ask(key, &["SET", key, "x"]).expect("the right server was asked");
+    }
+    let link = one.link.clone();
+    let all = one.run(async move { link.ask_each(&[b"DBSIZE"]).await });
+    let keys = all.iter().map(|answer| if let Ok(Value::Int(keys)) = answer { *keys } else { 0 });
+    assert_eq!((all.len(), keys.sum::<i64>()), (3, channels.len() as i64));
 
     // The slot of a sharded channel moves while it is published to.
     let target = (cluster.owner("shard") + 1) % 3;
@@ -566,6 +572,18 @@ fn check_refusal(fake: &Fake, kind: FaultKind) {
     let attempts = fake.connections.load(Relaxed) - before;
     assert!(attempts <= 20, "{attempts} connections in a second");
     assert_eq!(held.stats.servers_up.value(), 0);
+}
+
+#[test]
+fn settings_that_cannot_work_are_refused() {
+    for servers in [
+        Servers::One("http://127.0.0.1".into()),
+        Servers::Cluster(Vec::new()),
+        Servers::Sentinel { sentinels: vec!["main".into()], master: "main".into(), password: None },
+    ] {
+        let fault = Link::new(settings(servers), Clock::start(), |_| {}).expect_err("they cannot");
+        assert_eq!(fault.kind, FaultKind::Settings, "{fault}");
+    }
 }
 
 #[test]

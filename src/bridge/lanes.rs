@@ -174,12 +174,16 @@ impl Shared {
 
     /// Wants subscriptions, or wants them no longer.
     pub(super) fn want(&self, way: Way, names: impl Iterator<Item = impl AsRef<[u8]>>, wanted: bool) {
-        let mut lanes = self.lock();
-        for name in names {
-            let name = name.as_ref();
-            lanes.of_slot(self.slot(name)).want(way, name, wanted);
+        let mut names = names.peekable();
+        while names.peek().is_some() {
+            let mut lanes = self.lock();
+            // A million of them do not hold up who publishes.
+            for name in names.by_ref().take(256) {
+                let name = name.as_ref();
+                lanes.of_slot(self.slot(name)).want(way, name, wanted);
+            }
+            self.count_subscriptions(&lanes);
         }
-        self.count_subscriptions(&lanes);
     }
 
     /// The next publications of a lane, at most `count` and about `bytes`.
@@ -281,19 +285,20 @@ impl Shared {
     pub(super) fn take_changes(&self, id: u32, count: usize) -> Vec<(Way, Arc<[u8]>, bool)> {
         let mut lanes = self.lock();
         let Some(lane) = lanes.lanes.get_mut(&id) else { return Vec::new() };
-        let count = count.min(lane.changes.len());
-        let changes: Vec<_> = lane
-            .changes
-            .drain(..count)
-            .filter_map(|(way, name)| {
-                let entry = lane.subscriptions[way as usize].get_mut(&name)?;
-                entry.queued = false;
-                Some((way, name, entry.wanted))
-            })
-            .collect();
+        let mut changes = Vec::new();
+        while let Some((way, name)) = lane.changes.pop_front() {
+            // What has moved to another lane is said there.
+            let Some(entry) = lane.subscriptions[way as usize].get_mut(&name) else { continue };
+            entry.queued = false;
+            changes.push((way, name, entry.wanted));
+            if changes.len() == count {
+                break;
+            }
+        }
         if !changes.is_empty() {
             return changes;
         }
+        lane.changes.shrink_to(1024);
         lane.hearing = true;
         let gap = lane.heard_until.take();
         self.note(lanes, id, None);
@@ -316,6 +321,20 @@ impl Shared {
             }
         }
         self.count_subscriptions(&lanes);
+    }
+
+    /// Redis has ended a subscription to a sharded channel: its slot has moved, or we asked for it.
+    pub(super) fn ended(&self, id: u32, channel: &[u8]) {
+        let mut lanes = self.lock();
+        let Some(lane) = lanes.lanes.get_mut(&id) else { return };
+        let Some(entry) = lane.subscriptions[Way::Sharded as usize].get_mut(channel) else { return };
+        if entry.wanted && entry.made {
+            // Should the slots that are read now still say this server, it is said again there, and the answer tells where it is.
+            entry.made = false;
+            lane.made -= 1;
+            lane.heard_until = lane.heard_until.or(Some(self.clock.now()));
+            self.moved.notify_one();
+        }
     }
 
     /// Says again what Redis has refused.
@@ -405,7 +424,7 @@ impl Shared {
                     let Some(entry) = lane.remove(way, &name) else { continue };
                     let Some(target) = lanes.lanes.get_mut(&lanes.slots[slot_of(&name)]) else { continue };
                     if entry.wanted {
-                        if entry.made {
+                        if entry.made || lane.heard_until.is_some() {
                             target.heard_until = target.heard_until.or(Some(heard_until));
                         }
                         target.want(way, &name, true);

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep};
 
 pub use redis::Value;
 
-/// How Redis is reached, and how patient the link is with it.
-#[derive(Clone, Debug)]
+/// How Redis is reached, and how patient the link is with it. Has passwords in it, so it cannot be printed.
+#[derive(Clone)]
 pub struct Settings {
     /// Where it is.
     pub servers: Servers,
@@ -55,9 +55,30 @@ pub struct Settings {
     pub watch_patience: Duration,
 }
 
+impl Settings {
+    /// Settings for these servers with which delivery is back within 2 s of Redis.
+    pub fn new(servers: Servers) -> Settings {
+        Settings {
+            servers,
+            ca_pem: None,
+            name: "throng".into(),
+            prefix: "throng:".into(),
+            keepalive: Duration::from_secs(30),
+            connect_timeout: Duration::from_millis(1500),
+            command_timeout: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(50),
+            backoff_max: Duration::from_millis(500),
+            waiting_max: 100_000,
+            waiting_bytes_max: 32 << 20,
+            watch_interval: Duration::from_secs(1),
+            watch_patience: Duration::from_secs(3),
+        }
+    }
+}
+
 /// Where Redis is. URLs are `redis://[user][:password@]host[:port][/database]`, the same with `rediss` for TLS, or
 /// `unix:///path[?db=..&user=..&pass=..]`.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Servers {
     /// One server.
     One(String),
@@ -146,7 +167,7 @@ impl Link {
         Ok(Link { shared: Arc::new(Shared::new(settings, clock, tell)?) })
     }
 
-    /// Holds the link until it is dropped. Needs a tokio runtime with I/O and time.
+    /// Holds the link until this future is dropped; what waits then is not sent any more. Needs a tokio runtime with I/O and time.
     ///
     /// # Panics
     /// When one of its tasks does.
@@ -179,8 +200,12 @@ impl Link {
                         backoff = Backoff::new(&shared.settings);
                     }
                     Err(fault) => {
-                        shared.count_fault(&fault);
-                        backoff.fail();
+                        let too_often = backoff.fail();
+                        match shared.first().filter(|lane| lane.address.borrow().is_none()) {
+                            // Nothing is known of this cluster yet, so nothing can be published to it.
+                            Some(lane) => shared.publisher_is_down(lane.id, &fault, too_often),
+                            None => shared.count_fault(&fault),
+                        }
                         shared.moved.notify_one();
                     }
                 }
@@ -321,6 +346,9 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
+    /// How many connections in a row may not be made, or be lost at once, before the breaker opens.
+    const FAILURES_MAX: u32 = 2;
+
     pub(super) fn new(settings: &Settings) -> Backoff {
         let (min, max) = (settings.backoff_min, settings.backoff_max);
         Backoff { min, max, failures: 0, ever: false, since: None }
@@ -328,7 +356,7 @@ impl Backoff {
 
     /// A connection is there.
     pub(super) fn begin(&mut self) {
-        self.since = Some(tokio::time::Instant::now());
+        self.since = Some(Instant::now());
     }
 
     /// Whether there has been an attempt before.
@@ -336,14 +364,15 @@ impl Backoff {
         self.ever
     }
 
-    /// There is none, or none any more. Answers how often in a row; one that lasted longer than the longest pause was no failure.
-    pub(super) fn fail(&mut self) -> u32 {
+    /// There is none, or none any more. Answers whether that was too often in a row, so that the breaker opens. One that lasted longer
+    /// than the longest pause was no failure.
+    pub(super) fn fail(&mut self) -> bool {
         self.ever = true;
         if self.since.take().is_some_and(|since| since.elapsed() > self.max) {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
-        self.failures
+        self.failures > Backoff::FAILURES_MAX
     }
 
     pub(super) async fn wait(&self) {

@@ -49,7 +49,7 @@ const ASK_MS: u64 = 5_000;
 const TICK: Duration = Duration::from_millis(250);
 
 /// How a process is connected to others.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Settings {
     /// How Redis is reached.
     pub link: link::Settings,

@@ -5,24 +5,24 @@ use super::lanes::{Ends, Outgoing, Shared};
 use super::link::{Backoff, wait_for_change};
 use super::stats::Loss;
 use redis::aio::{MultiplexedConnection, SendError};
-use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisResult, Value};
+use redis::{Pipeline, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-/// Publications in one pipeline, and about how many bytes.
-const PIPELINE_MAX: usize = 1024;
+/// Publications in one pipeline, and about how many bytes. With 1024 publications at 100 B the rate was half of that with 256: what is
+/// under way no longer fits the cache.
+const PIPELINE_MAX: usize = 256;
 const PIPELINE_BYTES_MAX: usize = 256 << 10;
 /// Pipelines under way. While Redis works on one, the next is already there; more would only wait there instead of here.
 const PIPELINES_MAX: usize = 4;
-/// The breaker opens when this many connections in a row could not be made or were lost at once.
-const FAILURES_MAX: u32 = 2;
-/// How often a publication is sent to where its slot has moved before it is lost.
-const MOVES_MAX: u8 = 3;
+/// How often a publication is sent to where its slot has moved before it is lost: with the pauses between, about 3 s, in which the
+/// servers of a cluster have told each other.
+const MOVES_MAX: u8 = 5;
 
 /// What was asked, and what Redis says to it.
 type Answer = (Pipeline, RedisResult<Vec<Value>>);
@@ -51,37 +51,39 @@ pub(super) async fn publish(shared: Arc<Shared>, lane: Arc<Ends>) {
             Ok((conn, address)) => {
                 backoff.begin();
                 shared.publisher_is_up(lane.id, conn.clone(), backoff.is_again());
-                let mut flights = VecDeque::new();
+                let (mut flights, mut moved) = (VecDeque::new(), Vec::new());
                 let fault = tokio::select! {
                     biased;
-                    fault = serve(&shared, &lane, conn, &mut flights, &ended) => fault,
+                    fault = serve(&shared, &lane, conn, &mut flights, &mut moved, &ended) => fault,
                     fault = wait_for_change(&lane, &address) => fault,
                 };
                 for flight in flights {
-                    settle(&shared, lane.id, &flight.outgoing, Some(Loss::Unknown));
+                    let bytes = flight.outgoing.iter().map(|(.., bytes)| bytes).sum();
+                    shared.settle(lane.id, flight.outgoing.len(), bytes, Some(Loss::Unknown));
                 }
+                shared.put_back(lane.id, moved);
                 fault
             }
             Err(fault) => fault,
         };
-        let failures = backoff.fail();
-        shared.publisher_is_down(lane.id, &fault, failures > FAILURES_MAX);
+        let too_often = backoff.fail();
+        shared.publisher_is_down(lane.id, &fault, too_often);
         shared.moved.notify_one();
         backoff.wait().await;
     }
 }
 
-/// Serves one connection until it fails. What is then in `flights` has no answer.
+/// Serves one connection until it fails. What is then in `flights` has no answer; what is in `moved` was not taken.
 async fn serve(
     shared: &Shared,
     lane: &Ends,
     conn: MultiplexedConnection,
     flights: &mut VecDeque<Flight>,
+    moved: &mut Vec<Outgoing>,
     ended: &Notify,
 ) -> Fault {
     let mut signs = interval(shared.settings.watch_interval);
     signs.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut moved = Vec::new();
     loop {
         while flights.len() < PIPELINES_MAX && moved.is_empty() {
             let outgoing = shared.take(lane.id, PIPELINE_MAX, PIPELINE_BYTES_MAX);
@@ -92,8 +94,12 @@ async fn serve(
         }
         if flights.is_empty() && !moved.is_empty() {
             // Now nothing is under way that could overtake, so that it can go to where its slot is now, before what came later.
+            let moves = moved.iter().map(|outgoing| outgoing.moves).max().unwrap_or_default();
+            if moves > 1 {
+                sleep(shared.settings.backoff_min * (1 << moves)).await;
+            }
             let mut maps = shared.maps.subscribe();
-            shared.put_back(lane.id, std::mem::take(&mut moved));
+            shared.put_back(lane.id, std::mem::take(moved));
             shared.moved.notify_one();
             // When the slots cannot be read for so long, it goes to the same server again, which ends after a few times.
             timeout(shared.settings.command_timeout, maps.changed()).await.ok();
@@ -102,7 +108,7 @@ async fn serve(
         tokio::select! {
             biased;
             answered = answer(flights), if !flights.is_empty() => {
-                if let Err(fault) = land(shared, lane, flights, answered, &mut moved) {
+                if let Err(fault) = land(shared, lane, flights, answered, moved) {
                     return fault;
                 }
             }
@@ -176,19 +182,23 @@ fn land(
     let (mut arrived, mut arrived_bytes) = (0, 0);
     let answered = flight.outgoing.iter().zip(pipeline.cmd_iter()).zip(&answers);
     for (((slot, moves, bytes), cmd), answer) in answered {
-        let fault = match answer {
+        let (fault, is_moved) = match answer {
             Value::Int(_) => {
                 arrived += 1;
                 arrived_bytes += bytes;
                 continue;
             }
-            Value::ServerError(error) => Fault::from(redis::RedisError::from(error.clone())),
-            other => Fault::new(FaultKind::Garbage, format!("a publication is answered by {other:?}")),
+            Value::ServerError(error) => (
+                Fault::from(RedisError::from(error.clone())),
+                error.kind() == Some(ServerErrorKind::Moved) && shared.places.are_a_cluster(),
+            ),
+            other => {
+                (Fault::new(FaultKind::Garbage, format!("a publication is answered by {other:?}")), false)
+            }
         };
         shared.count_fault(&fault);
-        if fault.kind == FaultKind::Cluster && shared.places.are_a_cluster() && *moves < MOVES_MAX {
-            let cmd: Cmd = cmd.clone();
-            moved.push(Outgoing { cmd, bytes: *bytes, slot: *slot, moves: moves + 1 });
+        if is_moved && *moves < MOVES_MAX {
+            moved.push(Outgoing { cmd: cmd.clone(), bytes: *bytes, slot: *slot, moves: moves + 1 });
             continue;
         }
         shared.settle(lane.id, 1, *bytes, Some(Loss::Refused));
@@ -198,8 +208,4 @@ fn land(
     }
     shared.settle(lane.id, arrived, arrived_bytes, None);
     useless.map_or(Ok(()), Err)
-}
-
-fn settle(shared: &Shared, id: u32, outgoing: &[(usize, u8, usize)], loss: Option<Loss>) {
-    shared.settle(id, outgoing.len(), outgoing.iter().map(|(.., bytes)| bytes).sum(), loss);
 }

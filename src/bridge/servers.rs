@@ -52,6 +52,8 @@ impl Places {
             }
             Servers::Cluster(urls) => (Kind::Cluster, urls.as_slice()),
         };
+        // An error means that the process has chosen before, which is as good.
+        rustls::crypto::ring::default_provider().install_default().ok();
         let keepalive = TcpKeepalive::new().with_time(settings.keepalive).with_interval(settings.keepalive);
         let tcp = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
         let mut infos = Vec::new();

@@ -20,6 +20,7 @@ const BATCH_MAX: usize = 1024;
 /// What a connection hears.
 struct Ear {
     shared: Arc<Shared>,
+    lane: u32,
     /// The channel that only this connection publishes to and subscribes to.
     watch: Vec<u8>,
     /// When something was heard last, in nanoseconds of the clock.
@@ -35,6 +36,7 @@ pub(super) async fn subscribe(shared: Arc<Shared>, lane: Arc<Ends>) {
         let number = RandomState::new().hash_one(lane.id);
         let ear = Arc::new(Ear {
             shared: shared.clone(),
+            lane: lane.id,
             watch: format!("{}watch:{number:016x}", shared.settings.prefix).into_bytes(),
             heard_ns: AtomicU64::new(0),
             ended: Notify::new(),
@@ -113,7 +115,7 @@ async fn say_changes(shared: &Shared, lane: &Ends, conn: &mut MultiplexedConnect
         let Value::ServerError(error) = answer else { return Some(change) };
         let fault = Fault::from(redis::RedisError::from(error));
         moved |= fault.kind == FaultKind::Cluster;
-        shared.stats.faults[fault.kind.index()].add(1);
+        shared.count_fault(&fault);
         None
     });
     let done: Vec<_> = done.collect();
@@ -168,8 +170,12 @@ impl Ear {
             PushKind::PMessage => Way::Pattern,
             PushKind::SMessage => Way::Sharded,
             PushKind::Disconnection => return self.ended.notify_one(),
-            // Also when we asked for it: then the slots are read once too often.
-            PushKind::SUnsubscribe => return self.shared.moved.notify_one(),
+            PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(channel)) = push.data.first() {
+                    self.shared.ended(self.lane, channel);
+                }
+                return;
+            }
             _ => return,
         };
         let mut data = push.data.into_iter().rev();

@@ -135,7 +135,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let started_unix_ms = started_unix_ms();
     if let Some(outside) = outside {
         let origin_us = started_unix_ms * 1_000;
-        bridge::spawn(bridge_settings(config), bus.clone(), outside, clock, origin_us)
+        bridge::spawn(bridge_settings(config), bus.clone(), outside, gate.clone(), clock, origin_us)
             .map_err(Failure::Redis)?;
     }
     let settings = settings(config, shards, sockets_max);

@@ -4,12 +4,13 @@
 use crate::message::Reject;
 use crate::wire::http::Forwarded;
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// The rules of the door.
 #[derive(Clone, Debug, Default)]
@@ -52,6 +53,8 @@ pub struct Gate {
     draining: AtomicBool,
     hasher: RandomState,
     per_ip: [Mutex<HashMap<Ip, Counted>>; Gate::STRIPES],
+    /// Where addresses are noted whose open connections have changed, when other processes count them as well.
+    changed: OnceLock<Mutex<HashSet<Ip>>>,
 }
 
 /// What there is of one address.
@@ -61,6 +64,8 @@ struct Counted {
     sockets: u32,
     /// Sessions that have dropped out and may come back.
     ghosts: u32,
+    /// Open connections of other processes, as far as is known.
+    elsewhere: u32,
 }
 
 /// An address as limits see it: an IPv4 address, or the /64 that an IPv6 address is in. Eight bytes, kept in each connection.
@@ -100,6 +105,57 @@ impl Gate {
             draining: AtomicBool::new(false),
             hasher: RandomState::new(),
             per_ip: Default::default(),
+            changed: OnceLock::new(),
+        }
+    }
+
+    /// From now on the connections of an address are counted over several processes: what changes here is noted for
+    /// [`Gate::take_changed`], and what is elsewhere counts here. False when there is no limit per address, so that nothing is counted.
+    pub fn share(&self) -> bool {
+        self.rules.per_ip_max.is_some() && self.changed.set(Mutex::default()).is_ok()
+    }
+
+    /// The addresses whose open connections have changed, with how many they have now.
+    pub fn take_changed(&self) -> Vec<(Ip, u32)> {
+        let changed = self
+            .changed
+            .get()
+            .map(|changed| mem::take(&mut *changed.lock().unwrap_or_else(PoisonError::into_inner)));
+        let open = |ip: Ip| self.table(ip).get(&ip).map_or(0, |counted| counted.open);
+        changed.into_iter().flatten().map(|ip| (ip, open(ip))).collect()
+    }
+
+    /// All addresses with open connections, as if they had changed.
+    pub fn take_all(&self) -> Vec<(Ip, u32)> {
+        self.take_changed();
+        let mut all = Vec::new();
+        for stripe in &self.per_ip {
+            let table = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend(
+                table.iter().filter(|(_, counted)| counted.open > 0).map(|(ip, counted)| (*ip, counted.open)),
+            );
+        }
+        all
+    }
+
+    /// An address has so many open connections in other processes.
+    pub fn set_elsewhere(&self, ip: Ip, elsewhere: u32) {
+        if let Some(counted) = self.table(ip).get_mut(&ip) {
+            counted.elsewhere = elsewhere;
+        }
+    }
+
+    /// Nobody knows of other processes: what is open here is all that counts.
+    pub fn forget_elsewhere(&self) {
+        for stripe in &self.per_ip {
+            let mut table = stripe.lock().unwrap_or_else(PoisonError::into_inner);
+            table.values_mut().for_each(|counted| counted.elsewhere = 0);
+        }
+    }
+
+    fn note_changed(&self, ip: Ip) {
+        if let Some(changed) = self.changed.get() {
+            changed.lock().unwrap_or_else(PoisonError::into_inner).insert(ip);
         }
     }
 
@@ -148,11 +204,16 @@ impl Gate {
         if let Some(max) = self.rules.per_ip_max {
             let mut table = self.table(ip);
             let counted = table.entry(ip).or_default();
-            if counted.open >= max {
+            if counted.open.saturating_add(counted.elsewhere) >= max {
                 self.open.fetch_sub(1, Relaxed);
+                drop(table);
+                // Perhaps some of those elsewhere are gone.
+                self.note_changed(ip);
                 return Err(Reject::PerIp);
             }
             counted.open += 1;
+            drop(table);
+            self.note_changed(ip);
         }
         self.peak.fetch_max(self.open(), Relaxed);
         Ok(())
@@ -163,6 +224,7 @@ impl Gate {
         self.open.fetch_sub(1, Relaxed);
         if self.rules.per_ip_max.is_some() {
             self.uncount(ip, |counted| counted.open -= 1);
+            self.note_changed(ip);
         }
     }
 
@@ -189,7 +251,7 @@ impl Gate {
         let mut table = self.table(ip);
         if let Some(counted) = table.get_mut(&ip) {
             take(counted);
-            if *counted == Counted::default() {
+            if (Counted { elsewhere: 0, ..*counted }) == Counted::default() {
                 table.remove(&ip);
                 if table.is_empty() {
                     table.shrink_to_fit();
@@ -203,6 +265,8 @@ impl Gate {
         if self.rules.per_ip_max.is_some() {
             self.uncount(from, |counted| counted.open -= 1);
             self.table(to).entry(to).or_default().open += 1;
+            self.note_changed(from);
+            self.note_changed(to);
         }
     }
 

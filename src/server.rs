@@ -135,7 +135,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let started_unix_ms = started_unix_ms();
     let origin_us = started_unix_ms * 1_000;
     let bridge = outside
-        .map(|outside| bridge::spawn(bridge_settings(config), bus.clone(), outside, clock, origin_us))
+        .map(|outside| {
+            bridge::spawn(bridge_settings(config), bus.clone(), outside, gate.clone(), clock, origin_us)
+        })
         .transpose()
         .map_err(Failure::Redis)?;
     let settings = settings(config, shards, sockets_max);

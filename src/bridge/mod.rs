@@ -9,6 +9,7 @@ pub mod link;
 pub mod stats;
 
 mod asking;
+mod counts;
 mod lanes;
 mod numbers;
 mod publisher;
@@ -16,6 +17,7 @@ mod servers;
 mod subscriber;
 mod wire;
 
+use crate::auth::Gate;
 use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::Mail;
@@ -125,6 +127,7 @@ pub fn spawn(
     settings: Settings,
     bus: Arc<Bus>,
     outside: Arc<Outside>,
+    gate: Arc<Gate>,
     clock: Clock,
     origin_us: u64,
 ) -> Result<Bridge, Fault> {
@@ -158,8 +161,12 @@ pub fn spawn(
     let bell = Arc::new(Notify::new());
     let ringing = bell.clone();
     core.outside.hang_bell(Box::new(move || ringing.notify_one()));
+    let uid = core.wire.uid().to_owned();
     let work = move || {
         runtime.block_on(async move {
+            if gate.share() {
+                tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
+            }
             tokio::spawn(async move { link.run().await });
             loop {
                 // What is waited for ends in time though nothing happens.

@@ -3,9 +3,10 @@
 
 use crate::foreign;
 use crate::harness::clock::now;
-use crate::harness::raw::{FIN, TEXT};
+use crate::harness::raw::{FIN, TEXT, upgrade_head};
 use crate::harness::redis::{Cluster, Redis};
 use crate::harness::{Client, Heard, Raw, Server, eventually, frame};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -452,4 +453,54 @@ fn mix_with_node(urls: &[String], kind: &str, adapter: &str, checks_min: u32) {
         throng.wait_for_number("sockets", 0);
         throng.wait_for_number("rooms", 0);
     }
+}
+
+/// The status that a client of this process is answered.
+fn status(server: &Server) -> u16 {
+    let mut raw = Raw::connect(server.address());
+    raw.send(upgrade_head("/ws", ""));
+    raw.response_to_head().status
+}
+
+#[test]
+fn the_connections_of_an_address_are_counted_over_all_processes() {
+    let mut fleet = Fleet::with(2, &["limits.connections_per_ip_max=3"]);
+    let refused = |throng: usize| {
+        eventually("an address that has its three is refused", || {
+            (status(&fleet.throngs[throng]) == 429).then_some(())
+        });
+    };
+    let mut one: Vec<Client> = (0..2).map(|_| fleet.throngs[0].client()).collect();
+    let two = fleet.throngs[1].client();
+    refused(0);
+    refused(1);
+    // A place that is free is free everywhere.
+    one.pop();
+    eventually("there is a place again", || (status(&fleet.throngs[1]) == 101).then_some(()));
+    // Who has died counts no more, after a while.
+    let three = eventually("a third one", || {
+        let sums = fleet.redis.cli(&["HGET", "{throng}:connections:sums", "127.0.0.1"]);
+        (sums.trim() == "2").then(|| fleet.throngs[0].client())
+    });
+    refused(1);
+    fleet.throngs[0].signal(Signal::KILL);
+    fleet.throngs[0].wait_for_exit();
+    drop((one, three));
+    eventually("the places of the dead are free", || (status(&fleet.throngs[1]) == 101).then_some(()));
+    let four = fleet.throngs[1].client();
+    // Without Redis the limit holds in each process.
+    fleet.redis.kill();
+    let five = fleet.throngs[1].client();
+    assert_eq!(status(&fleet.throngs[1]), 429);
+    drop((two, four, five));
+}
+
+#[test]
+fn redis_takes_the_configuration_that_is_shipped() {
+    let path = concat!("--include ", env!("CARGO_MANIFEST_DIR"), "/tuning/redis.conf");
+    // The last word on the port is the test's.
+    let redis = Redis::with(&[path, "--port {port}"]);
+    let limit = redis.cli(&["CONFIG", "GET", "client-output-buffer-limit"]);
+    assert!(limit.contains("pubsub 268435456 67108864 30"), "{limit}");
+    assert!(redis.cli(&["CONFIG", "GET", "maxmemory-policy"]).contains("noeviction"));
 }

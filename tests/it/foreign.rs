@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const FOREIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
 /// The scripts stop themselves after 60 s.
-const CHECKS_MAX: Duration = Duration::from_secs(75);
+const CHECKS_MAX: Duration = Duration::from_secs(135);
 /// Packages come over the network.
 const INSTALL_MAX: Duration = Duration::from_secs(180);
 /// Tests run side by side, and packages are to be installed once.

@@ -4,12 +4,12 @@ import { setTimeout as delay } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 
 export const WAIT_MS = 10_000; // for one thing that is expected to happen at once
-const TOTAL_MS = 60_000;
+const TOTAL_MS = 120_000;
 
 // What is left to do after a check, whatever came of it: connections to end.
 let endings = [];
 
-// Runs the checks, prints a line for each and the count, and ends the process: with 1 when a check failed or 60 s were not
+// Runs the checks, prints a line for each and the count, and ends the process: with 1 when a check failed or 120 s were not
 // enough.
 export async function run(checks) {
   let [passed, failed, current] = [0, 0, "the first check"];

@@ -2,7 +2,7 @@
 //
 //   npm ci && node cluster.mjs http://127.0.0.1:7070 http://127.0.0.1:7080 --redis=redis://127.0.0.1:6379 --adapter=classic
 //
-// Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The throngs need
+// Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The throngs need
 // `redis.cluster = "socketio"` (or `"socketio-sharded"` with `--adapter=sharded`), the namespaces "/" and "/guild/*", and nobody else on
 // them or on Redis.
 

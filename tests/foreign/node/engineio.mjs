@@ -2,7 +2,7 @@
 //
 //   npm ci && node engineio.mjs http://127.0.0.1:7070
 //
-// Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The server
+// Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The server
 // needs `engineio.echo_path = "/engine.io/"`, `socketio.cors_origins = ["*"]`, messages of up to 1,000,000 bytes and a heartbeat of a
 // few hundred milliseconds: see examples/socketio-compliance.toml.
 

@@ -3,7 +3,7 @@
 //
 //   npm ci && node msgpack.mjs http://127.0.0.1:7070
 //
-// Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The server needs the
+// Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The server needs the
 // settings of examples/socketio-compliance.toml, and a ping timeout of some seconds, since the stock client is busy at times.
 
 import { setTimeout as delay } from "node:timers/promises";

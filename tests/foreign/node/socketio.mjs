@@ -2,7 +2,7 @@
 //
 //   npm ci && node socketio.mjs http://127.0.0.1:7070
 //
-// Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The server needs the
+// Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The server needs the
 // settings of examples/socketio-compliance.toml, and `socketio.namespaces = ["/","/custom","/guild/*"]`.
 
 import { setTimeout as delay } from "node:timers/promises";

@@ -2,7 +2,7 @@
 //
 //   npm ci && node socketio_client.mjs http://127.0.0.1:7070 [--without-native]
 //
-// Prints one line per check and the count; the exit status is 1 when a check failed or 60 s were not enough. The server needs the
+// Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The server needs the
 // settings of examples/socketio-compliance.toml, `socketio.namespaces = ["/","/custom","/guild/*"]`, and a ping timeout of some
 // seconds, since the stock client is busy at times. `--without-native` leaves out what needs the native protocol at /ws.
 

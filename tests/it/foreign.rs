@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 const FOREIGN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/foreign");
-/// The scripts stop themselves after 60 s.
+/// The scripts stop themselves, the longest after 120 s.
 const CHECKS_MAX: Duration = Duration::from_secs(135);
 /// Packages come over the network.
 const INSTALL_MAX: Duration = Duration::from_secs(180);

@@ -531,8 +531,6 @@ impl Core {
 
     /// Has something done to sockets here. Answers how many shards were told.
     fn order(&self, namespace: &str, rooms: &[String], except: &[String], deed: Deed) -> usize {
-        let words = |names: &[String]| -> Vec<String> { names.to_vec() };
-        let (rooms, except) = (words(rooms), words(except));
         let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let except: Vec<&str> = except.iter().map(String::as_str).collect();
         self.bus.order(namespace, &rooms, &except, deed).iter().count()

@@ -1,7 +1,7 @@
 //! Which channels a process listens to, and what it says there, by the kind of cluster it is in.
 
 use super::link::Way;
-use crate::bus::directory::{namespace_of, room_key};
+use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
 use crate::message::SOCKET_ID_CHARS;
 
@@ -40,7 +40,7 @@ impl Wire {
 
     /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere is told to all.
     pub(super) fn envelopes(&self, room: &str) -> Option<String> {
-        let may_be_socket = room_in(namespace_of(room), room).len() == SOCKET_ID_CHARS;
+        let may_be_socket = room_of(room).len() == SOCKET_ID_CHARS;
         (self.cluster == Cluster::Throng && !may_be_socket).then(|| self.throng.room(room))
     }
 
@@ -105,7 +105,7 @@ impl Wire {
     /// What to listen to while somebody is in the room that the directory calls `name`.
     pub(super) fn channels_of(&self, name: &str) -> Vec<(Way, String)> {
         let namespace = namespace_of(name);
-        let room = room_in(namespace, name);
+        let room = room_of(name);
         if room.is_empty() {
             // Everybody is in the main namespace from the start, clients of the native dialect too.
             return if namespace == "/" { Vec::new() } else { self.channels_of_namespace(namespace) };
@@ -146,9 +146,4 @@ impl Wire {
             Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
         }
     }
-}
-
-/// A room's name within its namespace, from what the directory calls it.
-fn room_in<'n>(namespace: &str, name: &'n str) -> &'n str {
-    name.strip_prefix(&*room_key(namespace, "")).unwrap_or(name)
 }

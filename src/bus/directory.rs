@@ -305,6 +305,11 @@ pub fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
     }
 }
 
+/// The name of a room within its namespace, by its name in the directory; empty for the room that stands for the namespace.
+pub fn room_of(key: &str) -> &str {
+    key.split_once(NAMESPACE_END).map_or(key, |(_, room)| room)
+}
+
 /// The namespace of a room, by its name in the directory.
 pub fn namespace_of(key: &str) -> &str {
     key.split_once(NAMESPACE_END).map_or("/", |(namespace, _)| namespace)

@@ -10,6 +10,7 @@ use crate::dialect::{attachments, builtin, socketio};
 use crate::message::{self, Ask, Slot};
 use crate::time::Time;
 use crate::wire::frame::Opcode;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 /// Questions of one shard's clients that may be open at a time; further ones are refused.
@@ -33,6 +34,8 @@ pub struct Asks {
     awaited: usize,
     /// When each of `open` and of `asked` is over.
     ends: BTreeSet<(Time, u64)>,
+    /// How many of `open` each connection has, by its stamp; those that have none are not in it.
+    of_connection: HashMap<u32, usize>,
     /// How many its clients have asked so far.
     count: u64,
     /// Bytes of the answers in `open`.
@@ -102,6 +105,9 @@ impl Asks {
 
     /// The connection with this stamp has moved.
     pub(super) fn moved(&mut self, stamp: u32, to: Slot) {
+        if !self.of_connection.contains_key(&stamp) {
+            return;
+        }
         for open in self.open.values_mut().filter(|open| open.asker.stamp == stamp) {
             open.asker.slot = to;
         }
@@ -115,7 +121,7 @@ impl Shard {
     /// When there are too many.
     pub(super) fn new_ask(&mut self, slot: Slot, ask_ms: u32, now: Time) -> Result<Ask, Refusal<'static>> {
         let stamp = self.conns[slot as usize].stamp;
-        let own = self.asks.open.values().filter(|open| open.asker.stamp == stamp).count();
+        let own = self.asks.of_connection.get(&stamp).copied().unwrap_or_default();
         if self.asks.open.len() >= OPEN_MAX || own >= OPEN_PER_CONNECTION_MAX {
             return Err(Refusal::new(Code::Overloaded, "too many questions wait for answers")
                 .with_retry(self.asks.retry_ms(now)));
@@ -141,6 +147,7 @@ impl Shard {
         let open =
             Open { asker, until: ask.until, shards, awaited: 0, left_out: 0, answers: Vec::new(), bytes: 0 };
         self.asks.open.insert(ask.number, open);
+        *self.asks.of_connection.entry(stamp).or_default() += 1;
         self.asks.ends.insert((ask.until, ask.number));
         self.close_ask_if_answered(ask.number);
     }
@@ -181,7 +188,7 @@ impl Shard {
         if let Some(open) = self.asks.open.get_mut(&number) {
             // Another process may say it twice.
             open.shards = open.shards.saturating_sub(1);
-            open.awaited += sockets;
+            open.awaited = open.awaited.saturating_add(sockets);
             self.close_ask_if_answered(number);
         }
     }
@@ -189,8 +196,7 @@ impl Shard {
     /// The bridge has told how many processes it has asked.
     pub(super) fn note_asked_outside(&mut self, number: u64, processes: usize) {
         if let Some(open) = self.asks.open.get_mut(&number) {
-            open.shards += processes;
-            open.shards -= 1;
+            open.shards = (open.shards + processes).saturating_sub(1);
             self.close_ask_if_answered(number);
         }
     }
@@ -236,7 +242,13 @@ impl Shard {
         self.asks.bytes -= open.bytes;
         self.asks.settle(number, open.until);
         let Asker { slot, stamp, namespace, id } = open.asker;
-        let missing = open.awaited + open.left_out;
+        if let Entry::Occupied(mut own) = self.asks.of_connection.entry(stamp) {
+            *own.get_mut() -= 1;
+            if *own.get() == 0 {
+                own.remove();
+            }
+        }
+        let missing = open.awaited.saturating_add(open.left_out);
         let is_there = |conn: &&super::Conn| conn.stamp == stamp && conn.is_open();
         let Some(conn) = self.conns.get(slot as usize).filter(is_there) else { return };
         let (mut values, mut all) = (Vec::new(), Vec::new());

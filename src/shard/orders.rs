@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::conn::Stage;
-use crate::bus::directory::{namespace_of, room_key};
+use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::outside::{Deed, Found, Order, Outgoing};
 use crate::dialect::socketio;
 use crate::message::{Slot, write_socket_id};
@@ -63,8 +63,7 @@ impl Shard {
         let here = room_key(namespace, "");
         let rooms = names.filter(|name| namespace_of(name) == namespace && *name != here.as_ref());
         let own = std::iter::once(id.as_str().into());
-        let rooms =
-            own.chain(rooms.map(|name| name.split_once('\0').map_or(name.clone(), |(_, room)| room.into())));
+        let rooms = own.chain(rooms.map(|name| room_of(&name).into()));
         Some(Found { address: conn.ip.to_string(), rooms: rooms.collect(), id })
     }
 }

@@ -92,6 +92,13 @@ impl From<IpAddr> for Ip {
     }
 }
 
+/// Who a client is, once it has shown that. One for all connections of a user in a shard where that is possible.
+#[derive(Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user's name, as whoever vouches for it calls the user.
+    pub name: Box<str>,
+}
+
 impl Gate {
     const STRIPES: usize = 16;
 

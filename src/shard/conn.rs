@@ -4,7 +4,7 @@ use super::outbox::Outbox;
 use super::rooms::Membership;
 use super::session::Session;
 use super::turn::Pending;
-use crate::auth::Ip;
+use crate::auth::{Ip, User};
 use crate::buf::Lease;
 use crate::dialect::Dialect;
 use crate::message::Slot;
@@ -12,6 +12,7 @@ use crate::stats::Ending;
 use crate::time::{Bucket, Time};
 use crate::wire::frame::{self, Opcode};
 use smallvec::SmallVec;
+use std::sync::Arc;
 
 /// One connection, from accept to release.
 #[derive(Debug)]
@@ -51,6 +52,8 @@ pub struct Conn {
     pub bucket: Bucket,
     /// The address that counts against the limit per address.
     pub ip: Ip,
+    /// Who it is, if that is known.
+    pub user: Option<Arc<User>>,
     /// What has arrived of a head, or of a message that is not whole.
     pub partial: Option<Box<Partial>>,
     /// What the kernel has refused.
@@ -149,6 +152,7 @@ impl Conn {
             speaks_msgpack: false,
             bucket: Bucket::default(),
             ip,
+            user: None,
             partial: None,
             outbox: None,
             session: None,

@@ -30,7 +30,7 @@ use crate::time::{Clock, Time};
 use asking::{Asking, Purpose};
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
-use numbers::{Inbound, Outbound, Place};
+use numbers::{Inbound, Outbound};
 use stats::{BridgeStats, LinkStats, Loss};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -45,6 +45,8 @@ pub use wire::Cluster;
 pub const GAPS_ROOM: &str = "throng:gaps";
 /// Publications to one room that follow each other go out together, up to so many bytes.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
+/// Events from elsewhere that are put into the mailboxes at a time.
+const DRAFTS_MAX: usize = 64;
 /// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
 const ASK_MS: u64 = 5_000;
 /// How often what is waited for is looked through.
@@ -168,10 +170,11 @@ pub fn spawn(
                 tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
             }
             tokio::spawn(async move { link.run().await });
+            let mut envelope = Envelope::default();
             loop {
                 // What is waited for ends in time though nothing happens.
                 tokio::time::timeout(TICK, bell.notified()).await.ok();
-                core.pump();
+                core.pump(&mut envelope);
             }
         });
     };
@@ -180,24 +183,20 @@ pub fn spawn(
 }
 
 impl Core {
-    /// Sends out what waits.
-    fn pump(self: &Arc<Core>) {
+    /// Sends out what waits. `envelope` is empty before and after.
+    fn pump(self: &Arc<Core>, envelope: &mut Envelope) {
         let changed = self.outside.take_changed();
         if !changed.is_empty() {
             self.follow(changed.iter().map(|(name, begun)| (name.as_str(), *begun)));
         }
-        let mut outgoing = Vec::new();
-        self.outside.take(&mut outgoing);
-        let mut envelope = Envelope::default();
-        for outgoing in outgoing {
+        for outgoing in self.outside.take() {
             match outgoing {
                 Outgoing::Publication { publication, names } => {
-                    let is_plain = names.is_none() && is_plain(&publication);
-                    match self.wire.envelopes(publication.room_name()).filter(|_| is_plain) {
-                        Some(channel) => {
-                            self.enclose(&mut envelope, channel, |out| self.write(out, &publication));
-                        }
-                        None => self.broadcast(&mut envelope, &publication, names.as_deref()),
+                    let room = publication.room_name();
+                    if names.is_none() && is_plain(&publication) && self.wire.encloses(room) {
+                        self.enclose(envelope, room, |out| self.write(out, &publication));
+                    } else {
+                        self.broadcast(envelope, &publication, names.as_deref());
                     }
                 }
                 Outgoing::Asked { number, sockets } => {
@@ -214,7 +213,7 @@ impl Core {
                 }
             }
         }
-        self.send(&mut envelope);
+        self.send(envelope);
         let now = self.clock.now();
         self.asking(|asking| asking.forget(now));
     }
@@ -238,16 +237,20 @@ impl Core {
         }
     }
 
-    /// Adds an entry to the envelope, or to a new one when that is for another channel or long enough.
-    fn enclose(&self, envelope: &mut Envelope, channel: String, write: impl FnOnce(&mut Vec<u8>)) {
-        if envelope.channel != channel || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
+    /// Adds an entry to the envelope, or to a new one when that is for another room or long enough.
+    fn enclose(&self, envelope: &mut Envelope, room: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        if envelope.room != room || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
             self.send(envelope);
-            envelope.channel = channel;
         }
-        let head = self.state(|state| state.outbound.count(&envelope.channel));
         if envelope.bytes.is_empty() {
+            if envelope.room != room {
+                envelope.room = room.to_owned();
+                envelope.channel = self.wire.room(room);
+            }
+            let head = self.state(|state| state.outbound.next(&envelope.channel));
             throng::encode_head(&mut envelope.bytes, head);
         }
+        envelope.entries += 1;
         write(&mut envelope.bytes);
     }
 
@@ -268,9 +271,12 @@ impl Core {
     }
 
     fn send(&self, envelope: &mut Envelope) {
-        let Envelope { channel, bytes } = mem::take(envelope);
-        if !bytes.is_empty() {
-            self.publish(&channel, &bytes);
+        if !envelope.bytes.is_empty() {
+            self.state(|state| state.outbound.count(&envelope.channel, mem::take(&mut envelope.entries)));
+            self.publish(&envelope.channel, &envelope.bytes);
+            envelope.bytes.clear();
+            // One that held a large event does not keep its memory.
+            envelope.bytes.shrink_to(2 * ENVELOPE_BYTES_MAX);
         }
     }
 
@@ -316,8 +322,8 @@ impl Core {
         };
         let message = Message { attachments, ..self.message(namespace, body) };
         match self.wire.enclosed(&message) {
-            Some((channel, payload)) => {
-                self.enclose(envelope, channel, |out| throng::encode_message(out, &payload));
+            Some((room, payload)) => {
+                self.enclose(envelope, &room, |out| throng::encode_message(out, &payload));
             }
             None => {
                 // In its place among the others.
@@ -385,30 +391,36 @@ impl Core {
         if self.state(|state| state.outbound.is_own(head)) {
             return;
         }
+        let expected = self.state(|state| state.inbound.expected(channel, head.process));
+        self.stats.missed.add(expected.map_or(0, |expected| head.sequence.saturating_sub(expected)));
+        let now = self.clock.now();
         // One that cannot be read has its number, too.
-        for (place, entry) in (0..).zip(entries) {
-            let sequence = head.sequence.wrapping_add(place);
-            match self.state(|state| state.inbound.count(channel, head.process, sequence)) {
-                Place::Next => {}
-                Place::After(missed) => self.stats.missed.add(missed),
-                Place::Again => {
-                    self.stats.repeated.add(1);
-                    continue;
-                }
+        let mut sequence = head.sequence;
+        let mut drafts = Vec::new();
+        for entry in entries {
+            let is_again = expected.is_some_and(|expected| sequence < expected);
+            sequence = sequence.wrapping_add(1);
+            if is_again {
+                self.stats.repeated.add(1);
+                continue;
             }
-            match entry.map(|entry| entry.said) {
+            let said = entry.map(|entry| entry.said);
+            if let Ok(throng::Said::Publication(publication)) = &said
+                && publication.except.is_none()
+            {
+                let throng::Publication { event, payload, binary, volatile, .. } = *publication;
+                drafts.push(Draft { binary, volatile, ..Draft::new(room, event, payload, now) });
+                continue;
+            }
+            self.deliver_all(&drafts);
+            drafts.clear();
+            match said {
                 Ok(throng::Said::Publication(publication)) => {
-                    let throng::Publication { room, event, payload, binary, volatile, except, .. } =
-                        publication;
+                    let throng::Publication { event, payload, binary, volatile, except, .. } = publication;
                     let except: Vec<Cow<'_, str>> =
                         except.iter().map(|id| room_key(namespace_of(room), id)).collect();
-                    let draft = Draft {
-                        binary,
-                        volatile,
-                        except_rooms: &except,
-                        ..Draft::new(room, event, payload, self.clock.now())
-                    };
-                    self.deliver(&draft);
+                    let draft = Draft::new(room, event, payload, now);
+                    self.deliver(&Draft { binary, volatile, except_rooms: &except, ..draft });
                 }
                 Ok(throng::Said::Message(message)) => match self.wire.open(room, message, &self.limits) {
                     Ok(Some(message)) => self.hear_message(message),
@@ -417,6 +429,19 @@ impl Core {
                 },
                 Ok(throng::Said::Unknown(_)) => self.stats.unknown.add(1),
                 Err(_) => self.stats.malformed.add(1),
+            }
+        }
+        self.deliver_all(&drafts);
+        self.state(|state| state.inbound.heard(channel, head.process, sequence));
+    }
+
+    /// Delivers events from elsewhere that are for the members of one room.
+    fn deliver_all(&self, drafts: &[Draft<'_>]) {
+        for drafts in drafts.chunks(DRAFTS_MAX) {
+            self.stats.events.add(drafts.len() as u64);
+            match self.bus.publish_all_here(drafts) {
+                Ok(shards) => self.bus.ring(shards),
+                Err(crate::bus::Overloaded) => self.stats.overloads.add(drafts.len() as u64),
             }
         }
     }
@@ -583,10 +608,12 @@ impl Core {
     }
 }
 
-/// Publications to one room on their way out.
+/// Publications to one room on their way out. Empty while it has no bytes; then the room is that of the last one.
 #[derive(Debug, Default)]
 struct Envelope {
+    room: String,
     channel: String,
+    entries: u64,
     bytes: Vec<u8>,
 }
 

@@ -38,10 +38,14 @@ impl Wire {
         &self.uid
     }
 
-    /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere is told to all.
-    pub(super) fn envelopes(&self, room: &str) -> Option<String> {
-        let may_be_socket = room_of(room).len() == SOCKET_ID_CHARS;
-        (self.cluster == Cluster::Throng && !may_be_socket).then(|| self.throng.room(room))
+    /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere is told to all.
+    pub(super) fn encloses(&self, room: &str) -> bool {
+        self.cluster == Cluster::Throng && room_of(room).len() != SOCKET_ID_CHARS
+    }
+
+    /// Where the envelopes for a room go.
+    pub(super) fn room(&self, room: &str) -> String {
+        self.throng.room(room)
     }
 
     /// The room that envelopes on this channel are for.
@@ -51,7 +55,7 @@ impl Wire {
     }
 
     /// Among throngs, what is for the members of one room and needs no answer goes as an envelope, too: so only those hear it who have
-    /// members there, and in its place among the publications to the room. Answers the channel and what the envelope is to hold.
+    /// members there, and in its place among the publications to the room. Answers the room and what the envelope is to hold.
     pub(super) fn enclosed(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
         let Body::Broadcast { target: Target { rooms: Some(rooms), .. }, request_id: None, .. } =
             &message.body
@@ -59,10 +63,9 @@ impl Wire {
             return None;
         };
         let [room] = rooms.as_slice() else { return None };
-        // Who has a socket listens for no room of that name.
-        let is_enclosed = self.cluster == Cluster::Throng && room.len() != SOCKET_ID_CHARS;
-        let (_, payload) = is_enclosed.then(|| self.sharded.encode(message))??;
-        Some((self.throng.room(&room_key(&message.namespace, room)), payload))
+        let room = room_key(&message.namespace, room);
+        let (_, payload) = self.encloses(&room).then(|| self.sharded.encode(message))??;
+        Some((room.into_owned(), payload))
     }
 
     /// The message that an envelope for this room holds.

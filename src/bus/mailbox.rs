@@ -196,6 +196,15 @@ impl Mailbox {
         self.pieces.store(queue.len(), Ordering::SeqCst);
     }
 
+    /// Adds publications at the end.
+    pub fn post_all(&self, publications: &[Arc<Publication>]) {
+        let bytes = publications.iter().map(|publication| publication.size()).sum();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.extend(publications.iter().map(|publication| Mail::Publication(publication.clone())));
+        self.pieces.store(queue.len(), Ordering::SeqCst);
+    }
+
     /// Gives a socket to the owner, and wakes it.
     pub fn hand(&self, handed: Handed) {
         let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);

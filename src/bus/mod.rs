@@ -146,6 +146,25 @@ impl Bus {
         self.publish_with(draft, None)
     }
 
+    /// The same for several, all for the members of one room and nobody else.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`]; then none is delivered.
+    pub fn publish_all_here(&self, drafts: &[Draft<'_>]) -> Result<ShardSet, Overloaded> {
+        let Some(first) = drafts.first() else { return Ok(ShardSet::default()) };
+        debug_assert!(drafts.iter().all(|draft| draft.is_for_one_room() && draft.room == first.room));
+        self.directory.with_room(first.room, |found| {
+            let Some((room, shards)) = found else { return Ok(ShardSet::default()) };
+            if self.is_any_full(shards) {
+                return Err(Overloaded);
+            }
+            let publications: Vec<Arc<Publication>> =
+                drafts.iter().map(|draft| Arc::new(Publication::new(room, draft))).collect();
+            shards.iter().for_each(|shard| self.mailboxes[usize::from(shard)].post_all(&publications));
+            Ok(shards)
+        })
+    }
+
     fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
         if !draft.is_for_one_room() || self.socket_of(draft.room).is_some() {
             return self.publish_to_several(draft, outside);
@@ -223,7 +242,7 @@ impl Bus {
         if shards.is_empty() && outside.is_none() {
             return Ok(shards);
         }
-        if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
+        if self.is_any_full(shards) {
             return Err(Overloaded);
         }
         let (publication, names) = publication();
@@ -235,6 +254,10 @@ impl Bus {
             outside.push(Outgoing::Publication { publication, names });
         }
         Ok(shards)
+    }
+
+    fn is_any_full(&self, shards: ShardSet) -> bool {
+        shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full())
     }
 
     /// The socket that a room's name is the id of, behind the name of its namespace.

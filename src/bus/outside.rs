@@ -143,10 +143,12 @@ impl Outside {
     }
 
     /// Takes all that goes out, in order.
-    pub fn take(&self, into: &mut Vec<Outgoing>) {
+    pub fn take(&self) -> Vec<Outgoing> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        into.append(&mut queue);
+        // As long as the last one, so that it does not have to grow under the lock.
+        let next = Vec::with_capacity(queue.len().min(4096));
         self.bytes.store(0, Ordering::Relaxed);
+        mem::replace(&mut queue, next)
     }
 
     /// Takes the rooms that have begun or ended.

@@ -35,7 +35,7 @@ use stats::{BridgeStats, LinkStats, Loss};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use std::{io, mem, thread};
+use std::{io, thread};
 use tokio::sync::Notify;
 use wire::Wire;
 
@@ -43,8 +43,6 @@ pub use wire::Cluster;
 
 /// Who is in this room is told when events of other processes may have been missed, by an event `gap`.
 pub const GAPS_ROOM: &str = "throng:gaps";
-/// Publications to one room that follow each other go out together, up to so many bytes.
-const ENVELOPE_BYTES_MAX: usize = 64 << 10;
 /// Events from elsewhere that are put into the mailboxes at a time.
 const DRAFTS_MAX: usize = 64;
 /// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
@@ -160,6 +158,7 @@ pub fn spawn(
         link.subscribe(way, [channel]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+    core.outside.set_pen(core.wire.pen(origin_us));
     let bell = Arc::new(Notify::new());
     let ringing = bell.clone();
     core.outside.hang_bell(Box::new(move || ringing.notify_one()));
@@ -170,11 +169,10 @@ pub fn spawn(
                 tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
             }
             tokio::spawn(async move { link.run().await });
-            let mut envelope = Envelope::default();
             loop {
                 // What is waited for ends in time though nothing happens.
                 tokio::time::timeout(TICK, bell.notified()).await.ok();
-                core.pump(&mut envelope);
+                core.pump();
             }
         });
     };
@@ -183,8 +181,8 @@ pub fn spawn(
 }
 
 impl Core {
-    /// Sends out what waits. `envelope` is empty before and after.
-    fn pump(self: &Arc<Core>, envelope: &mut Envelope) {
+    /// Sends out what waits.
+    fn pump(self: &Arc<Core>) {
         let changed = self.outside.take_changed();
         if !changed.is_empty() {
             self.follow(changed.iter().map(|(name, begun)| (name.as_str(), *begun)));
@@ -192,13 +190,9 @@ impl Core {
         for outgoing in self.outside.take() {
             match outgoing {
                 Outgoing::Publication { publication, names } => {
-                    let room = publication.room_name();
-                    if names.is_none() && is_plain(&publication) && self.wire.encloses(room) {
-                        self.enclose(envelope, room, |out| self.write(out, &publication));
-                    } else {
-                        self.broadcast(envelope, &publication, names.as_deref());
-                    }
+                    self.broadcast(&publication, names.as_deref());
                 }
+                Outgoing::Envelope { room, entries, bytes } => self.send(&room, entries, bytes),
                 Outgoing::Asked { number, sockets } => {
                     let counted = self.asking(|asking| asking.asked(number, sockets));
                     counted.into_iter().for_each(|message| self.say(&message));
@@ -213,7 +207,6 @@ impl Core {
                 }
             }
         }
-        self.send(envelope);
         let now = self.clock.now();
         self.asking(|asking| asking.forget(now));
     }
@@ -237,56 +230,15 @@ impl Core {
         }
     }
 
-    /// Adds an entry to the envelope, or to a new one when that is for another room or long enough.
-    fn enclose(&self, envelope: &mut Envelope, room: &str, write: impl FnOnce(&mut Vec<u8>)) {
-        if envelope.room != room || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
-            self.send(envelope);
-        }
-        if envelope.bytes.is_empty() {
-            if envelope.room != room {
-                envelope.room = room.to_owned();
-                envelope.channel = self.wire.room(room);
-            }
-            let head = self.state(|state| state.outbound.next(&envelope.channel));
-            throng::encode_head(&mut envelope.bytes, head);
-        }
-        envelope.entries += 1;
-        write(&mut envelope.bytes);
-    }
-
-    fn write(&self, out: &mut Vec<u8>, publication: &Publication) {
-        let volatile = publication.special.as_ref().is_some_and(|special| special.volatile);
-        throng::encode_publication(
-            out,
-            &throng::Publication {
-                room: publication.room_name(),
-                event: publication.event(),
-                payload: publication.payload(),
-                binary: publication.binary,
-                volatile,
-                except: None,
-                published_at_us: self.origin_us + publication.published_at.ns() / 1_000,
-            },
-        );
-    }
-
-    fn send(&self, envelope: &mut Envelope) {
-        if !envelope.bytes.is_empty() {
-            self.state(|state| state.outbound.count(&envelope.channel, mem::take(&mut envelope.entries)));
-            self.publish(&envelope.channel, &envelope.bytes);
-            envelope.bytes.clear();
-            // One that held a large event does not keep its memory.
-            envelope.bytes.shrink_to(2 * ENVELOPE_BYTES_MAX);
-        }
+    /// Numbers an envelope for a room and sends it.
+    fn send(&self, room: &str, entries: u64, mut envelope: Vec<u8>) {
+        let channel = self.wire.room(room);
+        throng::set_head(&mut envelope, self.state(|state| state.outbound.count(&channel, entries)));
+        self.publish(&channel, &envelope);
     }
 
     /// Tells others of an event that takes more words.
-    fn broadcast(
-        self: &Arc<Core>,
-        envelope: &mut Envelope,
-        publication: &Publication,
-        names: Option<&Names>,
-    ) {
+    fn broadcast(self: &Arc<Core>, publication: &Publication, names: Option<&Names>) {
         let namespace = namespace_of(publication.room_name());
         let everybody = room_key(namespace, "");
         let short = |name: &str| -> Cow<'_, str> {
@@ -323,13 +275,12 @@ impl Core {
         let message = Message { attachments, ..self.message(namespace, body) };
         match self.wire.enclosed(&message) {
             Some((room, payload)) => {
-                self.enclose(envelope, &room, |out| throng::encode_message(out, &payload));
+                let mut bytes = Vec::new();
+                throng::encode_head(&mut bytes, throng::Head::default());
+                throng::encode_message(&mut bytes, &payload);
+                self.send(&room, 1, bytes);
             }
-            None => {
-                // In its place among the others.
-                self.send(envelope);
-                self.say(&message);
-            }
+            None => self.say(&message),
         }
         if let (Some(ask), Some(request_id)) = (ask, request_id) {
             self.asking(|asking| asking.open(request_id.clone(), ask));
@@ -606,26 +557,6 @@ impl Core {
     fn state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Publications to one room on their way out. Empty while it has no bytes; then the room is that of the last one.
-#[derive(Debug, Default)]
-struct Envelope {
-    room: String,
-    channel: String,
-    entries: u64,
-    bytes: Vec<u8>,
-}
-
-/// True for an event that an envelope can hold.
-fn is_plain(publication: &Publication) -> bool {
-    let is_plain = |special: &crate::message::Special| {
-        special.audience.is_none()
-            && special.attachments.is_empty()
-            && special.ask.is_none()
-            && !special.is_list
-    };
-    publication.special.as_deref().is_none_or(is_plain)
 }
 
 fn no_thread(error: io::Error) -> Fault {

@@ -2,7 +2,8 @@
 
 use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key, room_of};
-use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
+use crate::bus::outside::Pen;
+use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng, throng};
 use crate::message::SOCKET_ID_CHARS;
 
 /// Whom a process shares its rooms with.
@@ -41,6 +42,34 @@ impl Wire {
     /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere is told to all.
     pub(super) fn encloses(&self, room: &str) -> bool {
         self.cluster == Cluster::Throng && room_of(room).len() != SOCKET_ID_CHARS
+    }
+
+    /// What writes events into envelopes. `origin_us` is the clock's origin, in microseconds since 1970.
+    pub(super) fn pen(&self, origin_us: u64) -> Pen {
+        let wire = self.clone();
+        Box::new(move |draft, out| {
+            let is_plain = draft.is_for_one_room()
+                && draft.attachments.is_empty()
+                && draft.ask.is_none()
+                && !draft.is_list;
+            if !is_plain || !wire.encloses(draft.room) {
+                return false;
+            }
+            if out.is_empty() {
+                throng::encode_head(out, throng::Head::default());
+            }
+            let publication = throng::Publication {
+                room: draft.room,
+                event: draft.event,
+                payload: draft.payload,
+                binary: draft.binary,
+                volatile: draft.volatile,
+                except: None,
+                published_at_us: origin_us + draft.published_at.ns() / 1_000,
+            };
+            throng::encode_publication(out, &publication);
+            true
+        })
     }
 
     /// Where the envelopes for a room go.

@@ -172,8 +172,15 @@ impl Bus {
         self.directory.with_room(draft.room, |found| {
             let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
             // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
-            // by one publication for each stripe: it is a bound on memory, not an exact number.
-            self.post_to(shards, outside, || (Publication::new(room, draft), None))
+            // by some publications for each stripe: it is a bound on memory, not an exact number.
+            let shards = self.post_to(shards, None, || (Publication::new(room, draft), None))?;
+            if let Some(outside) = outside
+                && !outside.write(draft)
+            {
+                let publication = Arc::new(Publication::new(room, draft));
+                outside.push(Outgoing::Publication { publication, names: None });
+            }
+            Ok(shards)
         })
     }
 

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! cargo bench --bench pubsub -- latency 127.0.0.1:6379 [--rate 1000] [--seconds 5]
-//! cargo bench --bench pubsub -- throughput 127.0.0.1:6379 [--pipeline 256] [--seconds 5]
+//! cargo bench --bench pubsub -- throughput 127.0.0.1:6379 [--pipeline 256] [--subscribers 1] [--seconds 5]
 //! ```
 //!
-//! One connection publishes 100 bytes at a time, one is subscribed. `latency` publishes at fixed times and reports the time from when each was due
-//! until it was heard; `throughput` sends pipelines, the next when the last one is answered, and reports what was heard. Both print one JSON object.
+//! One connection publishes 100 bytes at a time, another is subscribed. `latency` publishes at fixed times and reports the time from when each was due
+//! until it was heard; `throughput` sends pipelines, the next when the last one is answered, and reports what was published and heard. Both print one JSON object.
 //! [`bridge`](bridge) starts the Redis and compares. Without a command it checks that it reads what Redis sends, without one.
 
 use std::io::{self, Read, Write};
@@ -54,6 +54,9 @@ enum Command {
         /// Publications in one write.
         #[arg(long, default_value_t = 256)]
         pipeline: usize,
+        /// Connections that hear them.
+        #[arg(long, default_value_t = 1)]
+        subscribers: usize,
         #[arg(long, default_value_t = 5)]
         seconds: u64,
     },
@@ -62,7 +65,9 @@ enum Command {
 fn main() -> io::Result<()> {
     match Args::parse().command {
         Some(Command::Latency { redis, rate, seconds }) => latency(redis, rate, seconds),
-        Some(Command::Throughput { redis, pipeline, seconds }) => throughput(redis, pipeline, seconds),
+        Some(Command::Throughput { redis, pipeline, subscribers, seconds }) => {
+            throughput(redis, pipeline, subscribers, seconds)
+        }
         None => {
             check_itself();
             Ok(())
@@ -100,28 +105,32 @@ fn latency(redis: SocketAddr, rate: u32, seconds: u32) -> io::Result<()> {
     Ok(())
 }
 
-fn throughput(redis: SocketAddr, pipeline: usize, seconds: u64) -> io::Result<()> {
-    let (mut publisher, mut subscriber) = (connect(redis)?, subscribe(redis)?);
+fn throughput(redis: SocketAddr, pipeline: usize, subscribers: usize, seconds: u64) -> io::Result<()> {
+    let mut publisher = connect(redis)?;
+    let mut hearing = (0..subscribers).map(|_| subscribe(redis)).collect::<io::Result<Vec<_>>>()?;
     let hearing = thread::spawn(move || {
         let (mut bytes, mut scratch) = (0, vec![0; 256 << 10]);
-        loop {
-            match subscriber.read(&mut scratch)? {
-                0 => return io::Result::Ok(bytes / HEARD_BYTES),
-                count => bytes += count,
+        // All get the same, so that none waits long for its turn.
+        while !hearing.is_empty() {
+            for at in (0..hearing.len()).rev() {
+                let count = hearing[at].read(&mut scratch)?;
+                bytes += count;
+                // The last message is one that says so.
+                if count == 0 || scratch[..count].ends_with(b"last\r\n") {
+                    hearing.swap_remove(at);
+                }
             }
-            // The last message is one that says so.
-            if scratch.windows(4).any(|four| four == b"last") {
-                return Ok(bytes / HEARD_BYTES - 1);
-            }
-            scratch.fill(0);
         }
+        io::Result::Ok(bytes / HEARD_BYTES - subscribers)
     });
     let pipelined = publication(0).repeat(pipeline);
-    let answers = ANSWER.repeat(pipeline);
+    let answers = format!(":{subscribers}\r\n").into_bytes().repeat(pipeline);
     let begin = Instant::now();
+    let mut published = 0;
     while begin.elapsed() < Duration::from_secs(seconds) {
         publisher.write_all(&pipelined)?;
         expect(&mut publisher, &answers)?;
+        published += pipeline;
     }
     let mut last = publication(0);
     let end = last.len() - 6;
@@ -129,7 +138,8 @@ fn throughput(redis: SocketAddr, pipeline: usize, seconds: u64) -> io::Result<()
     publisher.write_all(&last)?;
     let heard = hearing.join().expect("it does not panic")?;
     let seconds = begin.elapsed().as_secs_f64();
-    println!(r#"{{"heard":{heard},"seconds":{seconds},"heard_per_second":{}}}"#, heard as f64 / seconds);
+    let (published, heard) = (published as f64 / seconds, heard as f64 / seconds);
+    println!(r#"{{"seconds":{seconds},"published_per_second":{published},"heard_per_second":{heard}}}"#);
     Ok(())
 }
 

@@ -176,10 +176,11 @@ impl Outside {
                 written
             }
         };
+        let Some(written) = written else { return false };
+        self.bytes.fetch_add(written, Ordering::Relaxed);
         drop(queue);
-        self.bytes.fetch_add(written.unwrap_or_default(), Ordering::Relaxed);
-        self.has_news.store(written.is_some(), Ordering::Release);
-        written.is_some()
+        self.has_news.store(true, Ordering::Release);
+        true
     }
 
     /// Adds something that goes out. A publication for which there is no room is lost.

@@ -234,7 +234,7 @@ impl Core {
     fn send(&self, room: &str, entries: u64, mut envelope: Vec<u8>) {
         let channel = self.wire.room(room);
         throng::set_head(&mut envelope, self.state(|state| state.outbound.count(&channel, entries)));
-        self.publish(&channel, &envelope);
+        self.publish(&channel, &envelope, usize::try_from(entries).unwrap_or(usize::MAX));
     }
 
     /// Tells others of an event that takes more words.
@@ -539,14 +539,14 @@ impl Core {
             }
         };
         if let Some((channel, payload)) = self.wire.encode(message) {
-            self.publish(&channel, &payload);
+            self.publish(&channel, &payload, 1);
         }
     }
 
-    fn publish(&self, channel: &str, payload: &[u8]) {
+    fn publish(&self, channel: &str, payload: &[u8], publications: usize) {
         if let Some(link) = self.link.get() {
             // What is lost is counted there.
-            link.publish(self.wire.way(), channel.as_bytes(), payload).ok();
+            link.publish(self.wire.way(), channel.as_bytes(), payload, publications).ok();
         }
     }
 

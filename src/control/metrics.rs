@@ -240,7 +240,7 @@ static OF_REDIS: [OfRedis; 17] = [
         MetricType::Gauge,
         |bridge| bridge.link_stats.subscriptions_wanted.value(),
     ),
-    ("throng_redis_published", "Messages that Redis has taken.", None, MetricType::Counter, |bridge| {
+    ("throng_redis_published", "Publications that Redis has taken.", None, MetricType::Counter, |bridge| {
         bridge.link_stats.published.value()
     }),
     ("throng_redis_received", "Messages that came from Redis.", None, MetricType::Counter, |bridge| {

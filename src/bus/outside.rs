@@ -2,6 +2,7 @@
 //! sockets goes to the shards from here.
 
 use super::mailbox::Answer;
+use super::presence::Question;
 use crate::message::{Audience, Publication};
 use crate::stats::Counter;
 use compact_str::CompactString;
@@ -40,6 +41,14 @@ pub enum Outgoing {
         number: u64,
         /// The sockets.
         sockets: Vec<Found>,
+    },
+    /// All others are to be asked who is in a room. The bridge says it with
+    /// [`Bus::tell_presence_elsewhere`](super::Bus::tell_presence_elsewhere).
+    Presence {
+        /// The number of the question.
+        number: u64,
+        /// What is asked.
+        question: Question,
     },
 }
 
@@ -175,7 +184,7 @@ impl Outgoing {
                 publication.size() + names.as_ref().map_or(0, |names| names.size())
             }
             Outgoing::Answer(answer) => answer.size(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
+            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Presence { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }

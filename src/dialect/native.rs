@@ -42,6 +42,15 @@ pub enum Command<'a> {
     },
     /// To send an event to the members of rooms.
     Publish(Publish<'a>),
+    /// To know who is in a room.
+    Presence {
+        /// The room's name, checked.
+        room: Cow<'a, str>,
+        /// True when its members are wanted, and not only how many there are.
+        who: bool,
+        /// See [`Id`]. There is one in the native dialect.
+        id: Option<Id<'a>>,
+    },
     /// To know whether anybody is there.
     Ping {
         /// See [`Id`].
@@ -102,6 +111,8 @@ pub enum Code {
     BadRoom,
     /// Not the name of an event.
     BadEvent,
+    /// Only for members of the room.
+    NotMember,
     /// More rooms than the connection or the server may have.
     TooManyRooms,
     /// More messages in one frame than allowed.
@@ -121,6 +132,7 @@ impl Code {
             Code::UnknownType => "unknown_type",
             Code::BadRoom => "bad_room",
             Code::BadEvent => "bad_event",
+            Code::NotMember => "not_member",
             Code::TooManyRooms => "too_many_rooms",
             Code::TooManyMessages => "too_many_messages",
             Code::RateLimited => "rate_limited",
@@ -188,6 +200,7 @@ struct Fields<'a> {
     except: Option<Vec<Name<'a>>>,
     volatile: Option<bool>,
     ask_ms: Option<u64>,
+    who: Option<bool>,
 }
 
 /// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
@@ -306,9 +319,16 @@ fn interpret<'a>(
             };
             Ok(Command::Publish(publish))
         }
+        Some("presence") => {
+            let room = fields.room.ok_or_else(|| lacks("room"))?;
+            check_names(std::slice::from_ref(&room), room_name_bytes_max)
+                .map_err(|refusal| refusal.with_id(id))?;
+            let id = Some(id.ok_or_else(|| lacks("id"))?);
+            Ok(Command::Presence { room, who: fields.who.unwrap_or(false), id })
+        }
         Some("ping") => Ok(Command::Ping { id }),
         Some(_) => {
-            let known = "`type` is join, leave, publish or ping";
+            let known = "`type` is join, leave, publish, presence or ping";
             Err(Refusal::new(Code::UnknownType, known).with_id(id))
         }
         None => Err(lacks("type")),
@@ -472,6 +492,12 @@ pub fn encode_joined<'n>(out: &mut Vec<u8>, id: Id<'_>, rooms: impl Iterator<Ite
         write!(out, r#":{{"members":{members}}}"#).expect("writing to memory does not fail");
     }
     out.extend_from_slice(b"}}");
+}
+
+/// Writes who is in a room: `fields` are those of the answer, JSON without braces around them.
+pub fn encode_presence(out: &mut Vec<u8>, id: Id<'_>, fields: &str, age_ms: u64) {
+    write!(out, r#"{{"type":"presence","id":{id},{fields},"age_ms":{age_ms}}}"#)
+        .expect("writing to memory does not fail");
 }
 
 /// Writes a `pong`.

@@ -150,7 +150,7 @@ fn many_who_ask_cost_one_question() {
     const ASKERS: u64 = 100;
     let fleet = Fleet::with(2, &["presence.age_max_ms=60000"]);
     let mut members = fleet.members(&["a"]);
-    let mut askers = fleet.throngs[0].crowd(ASKERS as usize);
+    let mut askers: Vec<Client> = (0..ASKERS).map(|_| fleet.throngs[0].client()).collect();
     askers.iter_mut().for_each(|asker| drop(asker.join(&["a"])));
     for asker in &mut askers {
         asker.say(&json!({"type": "presence", "room": "a", "id": 7}));

@@ -86,8 +86,9 @@ impl Shard {
             return Err(Refusal::new(Code::NotMember, "only its members may know who is in a room"));
         }
         let stamp = self.conns[slot as usize].stamp;
-        // Answers may be long, and many can be asked for in one frame.
-        if self.turn.is_half_full() || !self.waiting.has_place(stamp) {
+        // Such answers may be long, and many can be asked for in one frame.
+        let may_be_long = question.who || self.bus.outside().is_some();
+        if may_be_long && (self.turn.is_half_full() || !self.waiting.has_place(stamp)) {
             return Err(refuse_overload());
         }
         let asker = presence::Asker::Shard(self.id);

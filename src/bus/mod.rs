@@ -433,4 +433,65 @@ mod tests {
         assert_eq!(mail.len(), taken);
         assert_eq!(bus.publish(&draft("a")), Err(Overloaded), "shard 1 is still full");
     }
+
+    #[test]
+    fn a_question_about_a_room_goes_to_its_shards_and_to_other_processes() {
+        let outside = Arc::new(Outside::default());
+        let bus = Bus::new(3, 100).with_outside(outside.clone());
+        for shard in [0, 0, 2] {
+            bus.enter(shard, "a").expect("there is room");
+        }
+        let collect = |shard| {
+            let mut mail = Vec::new().into();
+            bus.mailbox(shard).collect(&mut mail);
+            Vec::from(mail)
+        };
+        let question = |who| Question { room: "a".into(), who };
+        let ask =
+            |who, shard| bus.ask_presence(&question(who), presence::Asker::Shard(shard), Time::default());
+        // To count them no shard is asked.
+        let Ok(Asked::Waits(number)) = ask(false, 1) else { panic!("others are asked") };
+        assert!((0..3).all(|shard| collect(shard).is_empty()));
+        let mut outgoing = Vec::new();
+        outside.take(&mut outgoing);
+        assert!(matches!(outgoing[..], [Outgoing::Presence { number: one, .. }] if one == number));
+        let other = Part { node: "other".to_owned(), members: 4, who: Vec::new() };
+        bus.tell_presence_elsewhere(number, vec![other], true);
+        match &collect(1)[..] {
+            [Mail::Presence { number: one, attendance }] => {
+                assert_eq!((*one, attendance.members, attendance.who.is_none()), (number, 7, true));
+            }
+            mail => panic!("{mail:?}"),
+        }
+
+        let Ok(Asked::Waits(number)) = ask(true, 1) else { panic!("others are asked") };
+        assert!(collect(1).is_empty(), "it has no members");
+        bus.tell_presence_elsewhere(number, Vec::new(), false);
+        for shard in [0, 2] {
+            assert!(matches!(collect(shard)[..], [Mail::Who { number: one, .. }] if one == number));
+            assert!(collect(1).is_empty(), "it is not complete");
+            bus.tell_presence(number, vec![Told { id: shard.to_string().into(), user: None }]);
+        }
+        match &collect(1)[..] {
+            [Mail::Presence { attendance, .. }] => {
+                let who = attendance.who.as_ref().expect("it was asked");
+                assert_eq!((attendance.members, who.len(), attendance.cut), (3, 2, true));
+                assert!(!attendance.complete);
+            }
+            mail => panic!("{mail:?}"),
+        }
+    }
+
+    #[test]
+    fn connections_have_ids_that_are_no_names_of_rooms() {
+        let bus = Bus::new(2, 100);
+        let conn = ConnId { shard: 1, slot: 7, stamp: 9 };
+        let id = bus.id_of(conn);
+        assert_eq!(id, bus.id_of(conn), "it stays the same");
+        assert!(bus.is_own(&id) && id[0] == 1);
+        for other in [ConnId { shard: 0, ..conn }, ConnId { slot: 8, ..conn }, ConnId { stamp: 8, ..conn }] {
+            assert_ne!(bus.id_of(other), id);
+        }
+        assert_ne!(Bus::new(2, 100).id_of(conn), id, "of another process");
+    }
 }

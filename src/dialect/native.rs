@@ -581,6 +581,25 @@ mod tests {
     }
 
     #[test]
+    fn who_is_in_a_room_can_be_asked_and_told() {
+        let check = |message: &str, who: bool| match decode(message, 20).expect("a question") {
+            Command::Presence { room, who: asked, id } => {
+                assert_eq!((&*room, asked, id), ("a", who, Some("1")));
+            }
+            other => panic!("{other:?}"),
+        };
+        check(r#"{"type":"presence","room":"a","id":1}"#, false);
+        check(r#"{"type":"presence","room":"a","id":1,"who":true}"#, true);
+        assert_eq!(refused(r#"{"type":"presence","room":"a"}"#).1, "`id` is missing");
+        assert_eq!(refused(r#"{"type":"presence","room":"","id":1}"#).0, Code::BadRoom);
+        let wrong = refused(r#"{"type":"presence","room":"a","id":1,"who":1}"#);
+        assert_eq!((wrong.0, wrong.2), (Code::BadMessage, Some("1")));
+        let mut out = Vec::new();
+        encode_presence(&mut out, "1", r#""room":"a","members":2"#, 7);
+        assert_eq!(out, br#"{"type":"presence","id":1,"room":"a","members":2,"age_ms":7}"#);
+    }
+
+    #[test]
     fn what_is_wrong_is_named_with_the_id_of_the_message() {
         let check = |message: &str, code: Code, says: &str, id: Option<&str>| {
             let (got, text, got_id) = refused(message);

@@ -161,3 +161,42 @@ impl Shard {
 fn refuse_overload() -> Refusal<'static> {
     Refusal::new(Code::Overloaded, "too many questions wait for answers").with_retry(OVERLOAD_RETRY_MS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asker(stamp: u32) -> Asker {
+        Asker { slot: stamp, stamp, namespace: None, id: "1".to_owned() }
+    }
+
+    #[test]
+    fn a_connection_waits_for_some_answers_and_is_told_where_it_has_moved() {
+        let mut waiting = Waiting::default();
+        for number in 0..WAITING_PER_CONNECTION_MAX as u64 {
+            assert!(waiting.has_place(5));
+            waiting.add(number, asker(5));
+        }
+        assert!(!waiting.has_place(5) && waiting.has_place(6));
+        waiting.add(0, asker(6));
+        waiting.moved(5, 70);
+        let told: Vec<(u32, Slot)> =
+            std::iter::from_fn(|| waiting.take(0)).map(|asker| (asker.stamp, asker.slot)).collect();
+        assert_eq!(told, [(6, 6), (5, 70)]);
+        assert!(waiting.has_place(5));
+        (1..WAITING_PER_CONNECTION_MAX as u64).for_each(|number| drop(waiting.take(number)));
+        assert!((1..WAITING_PER_CONNECTION_MAX as u64).all(|number| waiting.take(number).is_none()));
+        assert!(waiting.askers.is_empty() && waiting.of_connection.is_empty() && waiting.count == 0);
+    }
+
+    #[test]
+    fn a_shard_holds_no_more_than_it_says() {
+        let mut waiting = Waiting::default();
+        for stamp in 0..WAITING_MAX as u32 {
+            waiting.add(1, asker(stamp));
+        }
+        assert!(!waiting.has_place(u32::MAX));
+        waiting.take(1);
+        assert!(waiting.has_place(u32::MAX));
+    }
+}

@@ -3,6 +3,7 @@
 
 use crate::cluster::{Fleet, Socket};
 use crate::harness::clock::now;
+use crate::harness::redis::Cluster;
 use crate::harness::{Client, Server, eventually};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -146,6 +147,18 @@ fn who_is_in_a_room_is_known_over_all_processes() {
 }
 
 #[test]
+fn it_is_known_on_a_cluster_of_redis() {
+    let redis = Cluster::start();
+    let urls = format!("redis.urls={:?}", redis.urls());
+    let throngs: Vec<Server> = (0..3).map(|_| Server::with(&[&urls, "redis.kind=cluster", FRESH])).collect();
+    let mut members: Vec<Client> = throngs.iter().map(Server::client).collect();
+    members.iter_mut().for_each(|member| drop(member.join(&["a"])));
+    for member in &mut members {
+        until(member, "all are counted", |answer| answer["members"] == 3 && answer["complete"] == true);
+    }
+}
+
+#[test]
 fn many_who_ask_cost_one_question() {
     const ASKERS: u64 = 100;
     let fleet = Fleet::with(2, &["presence.age_max_ms=60000"]);
@@ -183,7 +196,7 @@ fn a_process_that_dies_leaves_nobody_behind_and_one_that_hangs_is_missed() {
     let began = now();
     let answer = until(&mut members[0], "the dead are forgotten", |answer| answer["members"] == 2);
     // The age, and what Redis needs to see that the connections have ended.
-    assert!(began.elapsed() < Duration::from_millis(1_500), "it took {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(2_500), "it took {:?}", began.elapsed());
     assert_eq!(answer["complete"], true, "{answer}");
 
     fleet.throngs[1].signal(Signal::STOP);
@@ -193,8 +206,9 @@ fn a_process_that_dies_leaves_nobody_behind_and_one_that_hangs_is_missed() {
     for _ in 0..5 {
         let began = now();
         let answer = presence(&mut members[0], "a", true);
-        assert_eq!(counted(&answer).2, false, "{answer}");
-        let most = Duration::from_millis(TIMEOUT_MS + 500);
+        assert!(!counted(&answer).2, "{answer}");
+        // The machine may be busy besides.
+        let most = Duration::from_millis(TIMEOUT_MS + 1_500);
         assert!(began.elapsed() < most, "it took {:?}", began.elapsed());
     }
     assert!(fleet.throngs[0].number("presence/incomplete") > 0);

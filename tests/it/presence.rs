@@ -139,6 +139,10 @@ fn who_is_in_a_room_is_known_over_all_processes() {
             })
         });
     }
+    let told = fleet.throngs[1].control("/rooms/a").json();
+    assert_eq!(counted(&told), (6, expected, true));
+    let told = fleet.throngs[1].control("/rooms/a?namespace=/guild/7").json();
+    assert_eq!((counted(&told).0, told["complete"] == true), (3, true));
     // Who has left is not counted any more, wherever that was.
     drop((sockets, members.remove(2)));
     until(&mut members[1], "two are left", |answer| answer["members"] == 2 && answer["complete"] == true);

@@ -16,7 +16,7 @@ impl Rules {
     /// The most rules that a configuration may have.
     pub const CONFIGURED_MAX: usize = 1000;
 
-    /// `configured`, and behind them `join`, `leave` and `publish`, which do what they are called, but for one that `configured`
+    /// `configured`, and behind them `join`, `leave`, `publish` and `presence`, which do what they are called, but for one that `configured`
     /// has for every namespace.
     pub fn new(configured: Vec<Rule>) -> Rules {
         let mut rules = configured;
@@ -31,6 +31,7 @@ impl Rules {
                     data_field: Action::DATA_FIELD.to_owned(),
                 },
             ),
+            ("presence", Action::Presence { room_fields: Action::room_fields() }),
         ] {
             if !rules.iter().any(|rule| rule.on == on && rule.namespace.is_none()) {
                 rules.push(Rule { namespace: None, on: on.to_owned(), action });
@@ -101,6 +102,11 @@ pub enum Action {
         event_field: String,
         /// Holds the data that they get.
         data_field: String,
+    },
+    /// The client is told who is in a room.
+    Presence {
+        /// Which.
+        room_fields: Vec<String>,
     },
     /// The client is sent the arguments back.
     Reply {
@@ -238,6 +244,7 @@ mod tests {
             Action::Join { .. } => "join",
             Action::Leave { .. } => "leave",
             Action::Publish { .. } => "publish",
+            Action::Presence { .. } => "presence",
             Action::Ack => "ack",
         })
     }
@@ -305,9 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn three_rules_are_built_in() {
+    fn four_rules_are_built_in() {
         let rules = Rules::default();
-        for name in ["join", "leave", "publish"] {
+        for name in ["join", "leave", "publish", "presence"] {
             assert_eq!(found(&rules, "/", name), Some(name));
             assert_eq!(found(&rules, "/guild/7", name), Some(name));
         }
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!(room_fields, ["room", "rooms"]);
         let publish = Action::Publish { room_fields, event_field: "event".into(), data_field: "data".into() };
         assert_eq!(rules.find("/", "publish"), Some(&publish));
-        assert_eq!(rules.iter().count(), 3);
+        assert_eq!(rules.iter().count(), 4);
     }
 
     #[test]
@@ -342,7 +349,11 @@ mod tests {
         assert_eq!(found(&rules, "/", "leave"), Some("never"));
         assert_eq!(found(&rules, "/a", "publish"), Some("publish"));
         let order: Vec<&str> = rules.iter().map(|rule| rule.on.as_str()).collect();
-        assert_eq!(order, ["join", "leave", "join", "publish"], "what can never count is left out");
+        assert_eq!(
+            order,
+            ["join", "leave", "join", "publish", "presence"],
+            "what can never count is left out"
+        );
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod asking;
 mod counts;
 mod lanes;
 mod numbers;
+mod presence;
 mod publisher;
 mod servers;
 mod subscriber;
@@ -22,6 +23,7 @@ use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::{Deed, Names, Outgoing, Outside};
+use crate::bus::presence::Question;
 use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
 use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication};
@@ -31,6 +33,7 @@ use asking::{Asking, Purpose};
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
 use numbers::{Inbound, Outbound};
+use presence::Questions;
 use stats::{BridgeStats, LinkStats, Loss};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -61,6 +64,8 @@ pub struct Settings {
     pub prefix: String,
     /// What is taken from others.
     pub limits: Limits,
+    /// How long others may take to tell who is in a room.
+    pub presence_timeout: Duration,
 }
 
 /// What others may know of the bridge.
@@ -104,6 +109,7 @@ struct Core {
     clock: Clock,
     wire: Wire,
     limits: Limits,
+    presence_timeout: Duration,
     /// Microseconds from 1970 to the clock's origin.
     origin_us: u64,
     stats: Arc<BridgeStats>,
@@ -117,6 +123,7 @@ struct State {
     outbound: Outbound,
     inbound: Inbound,
     asking: Asking,
+    questions: Questions,
 }
 
 /// Starts the bridge. It holds until the process ends.
@@ -140,6 +147,7 @@ pub fn spawn(
         clock,
         wire,
         limits: settings.limits,
+        presence_timeout: settings.presence_timeout,
         origin_us,
         stats: Arc::default(),
         link: OnceLock::new(),
@@ -147,6 +155,7 @@ pub fn spawn(
             outbound: Outbound::new(),
             inbound: Inbound::default(),
             asking: Asking::default(),
+            questions: Questions::default(),
         }),
     });
     let hearing = core.clone();
@@ -205,6 +214,7 @@ impl Core {
                     let found = self.asking(|asking| asking.found(number, sockets));
                     found.into_iter().for_each(|message| self.say(&message));
                 }
+                Outgoing::Presence { number, question } => self.ask_elsewhere(number, &question),
             }
         }
         let now = self.clock.now();
@@ -474,6 +484,16 @@ impl Core {
             Body::Leave { target, rooms } => drop(order(&target, Deed::Leave(compact(keys(&rooms))))),
             Body::Disconnect { target, close } => drop(order(&target, Deed::Disconnect { close })),
             Body::Fetch { target, request_id } => find(&target, &request_id, Purpose::Sockets),
+            Body::Presence { room, of, who, request_id } => {
+                let room = room_key(of.as_deref().unwrap_or(&namespace), &room).as_ref().into();
+                self.tell_elsewhere(&namespace, uid, &Question { room, who }, &request_id);
+            }
+            Body::PresenceAnswer { request_id, node, members, who } => {
+                self.heard_part(&request_id, presence::of_throng(&node, members, who));
+            }
+            Body::FetchAnswer { request_id, sockets } => {
+                self.heard_part(&request_id, presence::of_node(uid, sockets));
+            }
             Body::Sockets { rooms, request_id } => {
                 find(&Target { rooms, except: Vec::new() }, &request_id, Purpose::Ids);
             }
@@ -497,7 +517,6 @@ impl Core {
             // Answers to what this process never asks, and signs of life.
             Body::ServerSideEmit { request_id: None, .. }
             | Body::ServerSideEmitAnswer { .. }
-            | Body::FetchAnswer { .. }
             | Body::SocketsAnswer { .. }
             | Body::RoomsAnswer { .. }
             | Body::Heartbeat { .. }

@@ -115,6 +115,11 @@ impl Wire {
         }
     }
 
+    /// The namespace in which it is asked who is in a room of `namespace`. Among throngs that is one where all listen.
+    pub(super) fn asks_in<'n>(&self, namespace: &'n str) -> &'n str {
+        if self.cluster == Cluster::Throng { "/" } else { namespace }
+    }
+
     pub(super) fn encode(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
         match self.cluster {
             Cluster::SocketIo => self.classic.encode(message),

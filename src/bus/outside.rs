@@ -2,6 +2,7 @@
 //! sockets goes to the shards from here.
 
 use super::mailbox::Answer;
+use super::presence::Question;
 use crate::message::{Audience, Draft, Publication};
 use crate::stats::Counter;
 use compact_str::CompactString;
@@ -56,6 +57,14 @@ pub enum Outgoing {
         number: u64,
         /// The sockets.
         sockets: Vec<Found>,
+    },
+    /// All others are to be asked who is in a room. The bridge says it with
+    /// [`Bus::tell_presence_elsewhere`](super::Bus::tell_presence_elsewhere).
+    Presence {
+        /// The number of the question.
+        number: u64,
+        /// What is asked.
+        question: Question,
     },
 }
 
@@ -235,7 +244,7 @@ impl Outgoing {
             }
             Outgoing::Answer(answer) => answer.size(),
             Outgoing::Envelope { bytes, .. } => bytes.len(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
+            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Presence { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }

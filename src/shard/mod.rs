@@ -12,6 +12,7 @@ pub mod asks;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
+pub mod presence;
 pub mod recovery;
 pub mod rooms;
 pub mod session;
@@ -40,6 +41,7 @@ use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use presence::Waiting;
 use recovery::History;
 use rooms::Rooms;
 use session::Sockets;
@@ -222,6 +224,8 @@ pub struct Shard {
     /// Where the sockets of Socket.IO are.
     sockets: Sockets,
     asks: Asks,
+    /// Who waits to hear who is in a room.
+    waiting: Waiting,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -408,6 +412,7 @@ impl Shard {
             history: History::default(),
             sockets: Sockets::default(),
             asks: Asks::default(),
+            waiting: Waiting::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -560,6 +565,18 @@ impl Shard {
                 Mail::Order(_) => {
                     if let Some(Mail::Order(order)) = mail.pop_front() {
                         self.carry_out(&order, now);
+                    }
+                }
+                Mail::Who { number, room } => {
+                    let (number, room) = (*number, *room);
+                    mail.pop_front();
+                    self.tell_who(number, room);
+                }
+                Mail::Presence { number, attendance } => {
+                    let (number, attendance) = (*number, attendance.clone());
+                    // Where many have asked for long lists, the rest are told in later turns.
+                    if self.note_presence(number, &attendance, now) {
+                        mail.pop_front();
                     }
                 }
                 Mail::Answer(_) => {

@@ -482,9 +482,7 @@ mod tests {
         // To count them no shard is asked.
         let Ok(Asked::Waits(number)) = ask(false, 1) else { panic!("others are asked") };
         assert!((0..3).all(|shard| collect(shard).is_empty()));
-        let mut outgoing = Vec::new();
-        outside.take(&mut outgoing);
-        assert!(matches!(outgoing[..], [Outgoing::Presence { number: one, .. }] if one == number));
+        assert!(matches!(outside.take()[..], [Outgoing::Presence { number: one, .. }] if one == number));
         let other = Part { node: "other".to_owned(), members: 4, who: Vec::new() };
         bus.tell_presence_elsewhere(number, vec![other], true);
         match &collect(1)[..] {

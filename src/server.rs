@@ -11,6 +11,7 @@ use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKin
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
+use crate::reactor::neighbours::{Door, Neighbours};
 use crate::reactor::{self, sys};
 use crate::shard::engineio::Cors;
 use crate::shard::{self, Settings, Shard};
@@ -116,8 +117,15 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         shards => shards,
     };
     let rules = rules(config, shards)?;
-    let listeners = listen(config.server.listen, shards)?;
+    let listeners = listen(config.server.listen, shards, config.server.share_port)?;
     let listening = listeners[0].local_addr().map_err(Failure::System)?;
+    let shared = config
+        .server
+        .share_port
+        .then(|| Neighbours::join(listening.port()))
+        .transpose()
+        .map_err(Failure::System)?;
+    let (neighbours, door) = shared.unzip();
     let control_listener = config.server.control.map(listen_for_control).transpose()?;
     let controlling =
         control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
@@ -140,7 +148,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         })
         .transpose()
         .map_err(Failure::Redis)?;
-    let settings = settings(config, shards, sockets_max);
+    let process = neighbours.as_ref().map_or(0, Neighbours::tag);
+    let settings = Settings { process, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
     let (stopped, mut stops) = mpsc::unbounded_channel();
@@ -160,6 +169,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             bus: bus.clone(),
             stats: stats.clone(),
             clock,
+            neighbours,
         };
         let (kind, cpu) = (kind(config.server.io), pinned.then(|| cpus[id]));
         let stopped = stopped.clone();
@@ -173,6 +183,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             .map_err(Failure::System)?;
     }
     drop(stopped);
+    if let Some(door) = door {
+        serve_door(door, bus.clone(), gate.clone())?;
+    }
     // What is asked of the control port must not cost the shards their processors.
     sys::give_way();
 
@@ -254,10 +267,19 @@ fn run_shard(kind: reactor::Kind, parts: reactor::Parts, cpu: Option<usize>) -> 
     }
 }
 
+/// Takes the sockets that other processes on the port give to this one, on a thread of its own, to the end of the process.
+fn serve_door(door: Door, bus: Arc<Bus>, gate: Arc<Gate>) -> Result<(), Failure> {
+    let serve = move || {
+        let error = door.serve(&bus, || gate.has_place());
+        tracing::error!(%error, "cannot take sockets of other processes any more");
+    };
+    thread::Builder::new().name("neighbours".to_owned()).spawn(serve).map(drop).map_err(Failure::System)
+}
+
 /// As many listeners as shards, on one port.
-fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Failure> {
+fn listen(address: SocketAddr, shards: usize, is_shared: bool) -> Result<Vec<TcpListener>, Failure> {
     let failure = |error| Failure::Listen { setting: "server.listen", address, error };
-    if address.port() != 0 {
+    if address.port() != 0 && !is_shared {
         sys::claim(address).map_err(failure)?;
     }
     let first = sys::listen(address).map_err(failure)?;
@@ -366,6 +388,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
 pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, socketio, .. } = config;
     Settings {
+        process: 0,
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
         paths: Paths {

@@ -90,6 +90,9 @@ settings! {
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
         /// Address and port of the control port with metrics, or `off`.
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
+        /// Share the port of `server.listen` with other processes of the same user that have this setting. Without it, a port that
+        /// is taken is an error.
+        share_port: bool = "false", Kind::Flag;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
         /// Keep each shard on a CPU of its own, where there are enough.

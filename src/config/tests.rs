@@ -132,6 +132,7 @@ fn every_flag_sets_its_key() {
     let server = Server {
         listen: "[::1]:80".parse().expect("an address"),
         control: None,
+        share_port: false,
         shards: 3,
         pin: true,
         io: Io::Epoll,

@@ -6,11 +6,12 @@
 //! announced together with data, the socket is read once more in the next turn, since no further edge will come for it.
 
 use super::Parts;
+use super::neighbours::Neighbours;
 use crate::bus::Bus;
 use crate::bus::mailbox::{Handed, Mailbox};
-use crate::message::{ShardId, Slot};
+use crate::message::{ProcessTag, ShardId, Slot};
 use crate::shard::turn::Gathered;
-use crate::shard::{Farewell, Shard};
+use crate::shard::{Farewell, Owner, Shard};
 use crate::stats::Stats;
 use crate::time::{Clock, Time};
 use mio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ const EVENTS_MAX: usize = 1024;
 const WRITTEN_BYTES_MAX: usize = 32 << 20;
 /// Sockets accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
+/// Sockets accepted to be told that the server shuts down.
+const ACCEPTS_LAST_MAX: usize = 1024;
 /// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
 const ACCEPT_REST_MS: u32 = 50;
 
@@ -47,6 +51,7 @@ pub(super) struct Epoll {
     bus: Arc<Bus>,
     stats: Arc<Stats>,
     clock: Clock,
+    neighbours: Option<Neighbours>,
     /// Sockets that may have something to read, in the order in which they became so; each at most once. Who was served and may have
     /// more goes to the end, and who could not be served keeps its place: one that sends without end delays the others by a
     /// read each.
@@ -89,7 +94,7 @@ enum Accepting {
 
 impl Epoll {
     pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
-        let Parts { shard, id, listener, bus, stats, clock } = parts;
+        let Parts { shard, id, listener, bus, stats, clock, neighbours } = parts;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), BELL)?;
         bus.mailbox(id).hang_bell(Box::new(move || {
@@ -111,6 +116,7 @@ impl Epoll {
             bus,
             stats,
             clock,
+            neighbours,
             unread: VecDeque::new(),
             handed: Vec::new(),
             is_crowded: false,
@@ -138,7 +144,7 @@ impl Epoll {
         self.accept_all(now);
         self.bus.ring(self.shard.take_bells());
         self.flush();
-        self.see_off();
+        self.see_off(now);
         let end = self.clock.now();
         self.ahead_ms = self.shard.end_turn(end);
         let stats = &self.stats.shards[usize::from(self.id)];
@@ -241,8 +247,7 @@ impl Epoll {
 
     fn accept_all(&mut self, now: Time) {
         if self.shard.is_draining() {
-            // Closing the listener is how the kernel is told to send new clients elsewhere.
-            self.listener = None;
+            self.accept_the_last(now);
             self.accepting = Accepting::Idle;
         }
         if let Accepting::Resting(until) = self.accepting
@@ -273,6 +278,21 @@ impl Epoll {
                     }
                     self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
                 }
+            }
+        }
+    }
+
+    /// Closing the listener is how the kernel is told to send new clients elsewhere. Those that wait in its queue would be reset with
+    /// it: they are told that the server shuts down, so that they know to come back.
+    fn accept_the_last(&mut self, now: Time) {
+        let Some(listener) = self.listener.take() else { return };
+        for _ in 0..ACCEPTS_LAST_MAX {
+            match listener.accept() {
+                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                // There is nobody left, or no descriptor to answer them with.
+                Err(_) => break,
             }
         }
     }
@@ -350,7 +370,7 @@ impl Epoll {
         }
     }
 
-    fn see_off(&mut self) {
+    fn see_off(&mut self, now: Time) {
         while let Some(farewell) = self.shard.next_farewell() {
             match farewell {
                 Farewell::EndStream(slot) => {
@@ -368,24 +388,48 @@ impl Epoll {
                     }
                     self.shard.release(slot);
                 }
-                Farewell::HandOver { slot, shard, bytes } => {
-                    self.hand_over(slot, shard, bytes.into());
+                Farewell::HandOver { slot, owner: Owner::Shard(shard), bytes } => {
+                    if let Some(socket) = self.take_out(slot) {
+                        self.bus.mailbox(shard).hand(Handed { socket: socket.into(), bytes: bytes.into() });
+                    }
                     self.shard.release(slot);
+                }
+                Farewell::HandOver { slot, owner: Owner::Process { tag, shard }, bytes } => {
+                    match self.give(slot, tag, shard, &bytes) {
+                        Ok(()) => {
+                            // The kernel keeps telling of a socket that another process has, unless told not to.
+                            drop(self.take_out(slot));
+                            self.shard.release(slot);
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, shard = self.id, tag, "another process did not take a socket");
+                            self.shard.stay(slot, &bytes, now);
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Gives a socket to another shard.
-    fn hand_over(&mut self, slot: Slot, shard: ShardId, bytes: Vec<u8>) {
-        let Some(mut socket) = self.sockets.get_mut(slot as usize).and_then(Option::take) else { return };
+    /// Gives a socket to another process as well.
+    fn give(&self, slot: Slot, tag: ProcessTag, shard: ShardId, bytes: &[u8]) -> io::Result<()> {
+        let (Some(neighbours), Some(Some(socket))) = (&self.neighbours, self.sockets.get(slot as usize))
+        else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        neighbours.give(tag, shard, socket.stream.as_fd(), bytes)
+    }
+
+    /// Takes a socket out of what is watched here.
+    fn take_out(&mut self, slot: Slot) -> Option<TcpStream> {
+        let mut socket = self.sockets.get_mut(slot as usize).and_then(Option::take)?;
         if let Err(error) = self.poll.registry().deregister(&mut socket.stream) {
             tracing::debug!(%error, shard = self.id, "a socket that is given away was not watched");
         }
-        self.bus.mailbox(shard).hand(Handed { socket: socket.stream.into(), bytes });
+        Some(socket.stream)
     }
 
-    /// Takes the sockets that other shards have given away before this turn's events were asked for: what had come to our own sockets by
+    /// Takes the sockets that other shards, and other processes, have given away before this turn's events were asked for: what had come to our own sockets by
     /// then has been read, and goes first.
     fn adopt_all(&mut self, now: Time) {
         if self.shard.is_full() || self.is_crowded {

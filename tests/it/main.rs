@@ -17,6 +17,7 @@
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
+//! | `port` | several processes on one port: each request finds its session, processes are restarted one by one, nonsense from others does no harm |
 //! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
@@ -50,6 +51,7 @@ mod redis;
 
 mod chaos;
 mod cluster;
+mod port;
 
 mod golden;
 

@@ -5,9 +5,10 @@
 //   npm ci && node fleet.mjs http://127.0.0.1:7070 --for-ms=8000
 //
 // With --for-ms, the clients publish all the time and come back when they are closed, while somebody restarts one throng after the other;
-// then all are there and hear each other. With --sticky they keep cookies, as browsers do. Prints one line per check and the count;
-// the exit status is 1 when a check failed.
+// then all are there and hear each other. With --sticky they keep cookies, as browsers do; with --sources each comes from an address of
+// its own. Prints one line per check and the count; the exit status is 1 when a check failed.
 
+import { Agent } from "node:http";
 import { setTimeout as delay } from "node:timers/promises";
 import { address, bounded, fail, run, same, until } from "./checks.mjs";
 
@@ -16,7 +17,7 @@ const { io } = await import("socket.io-client").catch(() => {
   process.exit(1);
 });
 
-const { url, flags } = address("node fleet.mjs http://HOST:PORT [--for-ms=N] [--sticky]");
+const { url, flags } = address("node fleet.mjs http://HOST:PORT [--for-ms=N] [--sticky] [--sources]");
 const forMs = Number(flags.find((flag) => flag.startsWith("--for-ms="))?.slice("--for-ms=".length) ?? 0);
 const COUNT = 50; // clients
 const EACH = 4; // events of each
@@ -28,7 +29,8 @@ class Client {
     this.polls = number % 2 === 0;
     const transports = this.polls ? ["polling"] : ["polling", "websocket"];
     const again = { reconnection: forMs > 0, reconnectionDelay: 100, reconnectionDelayMax: 1000 };
-    this.socket = io(url, { forceNew: true, transports, withCredentials: flags.includes("--sticky"), ...again });
+    const agent = flags.includes("--sources") ? new Agent({ localAddress: `127.0.1.${number + 1}` }) : undefined;
+    this.socket = io(url, { forceNew: true, transports, agent, withCredentials: flags.includes("--sticky"), ...again });
     [this.markers, this.heard, this.faults, this.drops] = [0, new Map(), [], 0];
     this.socket.on("connect", () => this.socket.emit("join", ROOM, () => (this.isIn = true)));
     this.socket.on("connect_error", (error) => this.faults.push(`${error.message}: ${error.description ?? ""} ${error.context?.responseText ?? ""}`));

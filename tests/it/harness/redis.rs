@@ -294,14 +294,15 @@ fn spawn(args: &[String]) -> Child {
 }
 
 /// A port that nobody has right now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("it is bound").port()
 }
 
-fn folder() -> PathBuf {
+/// A directory for a server of a test.
+pub(crate) fn folder() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("throng-redis-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+    let name = format!("throng-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
     let folder = std::env::temp_dir().join(name);
     fs::create_dir_all(&folder).expect("there is room for temporary files");
     folder

@@ -91,6 +91,12 @@ impl Redis {
         self.child.wait().expect("it is our child");
     }
 
+    /// Ends it in order, with nothing kept.
+    pub(crate) fn stop(&mut self) {
+        self.cli(&["SHUTDOWN", "NOSAVE"]);
+        self.child.wait().expect("it is our child");
+    }
+
     /// Starts it again, empty.
     pub(crate) fn start_again(&mut self) {
         eventually("Redis starts again", || self.run().then_some(()));

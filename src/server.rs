@@ -11,7 +11,7 @@ use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKin
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
-use crate::reactor::neighbours::{Door, Neighbours};
+use crate::reactor::neighbours::{self, Door, Neighbours};
 use crate::reactor::{self, sys};
 use crate::shard::engineio::Cors;
 use crate::shard::{self, Settings, Shard};
@@ -42,6 +42,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// How often each connection to Redis is tried, and how long nothing may be heard from it. So it is known within two seconds.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const WATCH_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How often a port that is to be shared is tried, and the pause between: another process may have it for a moment, or start as well.
+const CLAIMS_MAX: usize = 10;
+const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
@@ -279,14 +282,34 @@ fn serve_door(door: Door, bus: Arc<Bus>, gate: Arc<Gate>) -> Result<(), Failure>
 /// As many listeners as shards, on one port.
 fn listen(address: SocketAddr, shards: usize, is_shared: bool) -> Result<Vec<TcpListener>, Failure> {
     let failure = |error| Failure::Listen { setting: "server.listen", address, error };
-    if address.port() != 0 && !is_shared {
-        sys::claim(address).map_err(failure)?;
+    if address.port() != 0 {
+        claim(address, is_shared).map_err(failure)?;
     }
     let first = sys::listen(address).map_err(failure)?;
     // With port 0 the first one chooses.
     let chosen = first.local_addr().map_err(failure)?;
     let others = (1..shards).map(|_| sys::listen(chosen).map_err(failure));
     std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// Makes sure that nobody has the port, or that it is shared by whoever has it.
+fn claim(address: SocketAddr, is_shared: bool) -> io::Result<()> {
+    for _ in 1..CLAIMS_MAX {
+        match sys::claim(address) {
+            Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+        if neighbours::is_shared(address.port()) {
+            return Ok(());
+        }
+        // Perhaps it is another that is about to share it.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing else runs yet, and nobody tells when another process has come so far"
+        )]
+        thread::sleep(CLAIM_AGAIN);
+    }
+    sys::claim(address)
 }
 
 fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {

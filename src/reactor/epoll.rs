@@ -7,6 +7,7 @@
 
 use super::Parts;
 use super::neighbours::Neighbours;
+use super::sys;
 use crate::bus::Bus;
 use crate::bus::mailbox::{Handed, Mailbox};
 use crate::message::{ProcessTag, ShardId, Slot};
@@ -31,8 +32,10 @@ const EVENTS_MAX: usize = 1024;
 const WRITTEN_BYTES_MAX: usize = 32 << 20;
 /// Sockets accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
-/// Sockets accepted to be told that the server shuts down.
+/// Sockets accepted in one turn of a drain.
 const ACCEPTS_LAST_MAX: usize = 1024;
+/// How long a process that drains accepts for others on its port, in milliseconds.
+const LAST_CALL_MS: u64 = 100;
 /// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
 const ACCEPT_REST_MS: u32 = 50;
 
@@ -61,6 +64,8 @@ pub(super) struct Epoll {
     /// True when the kernel may have had more events than it could tell of at once.
     is_crowded: bool,
     accepting: Accepting,
+    /// Set while the shard drains and still accepts.
+    last_call: Option<LastCall>,
     /// True when the last accept failed for want of something: it was said once.
     accept_refused: bool,
     /// After how many milliseconds the shard wants a turn.
@@ -92,6 +97,15 @@ enum Accepting {
     Resting(Time),
 }
 
+/// The time between the order to drain and the end of the listener. Closing that is how the kernel is told to send new clients elsewhere.
+struct LastCall {
+    until: Time,
+    /// The processes that get new clients until then.
+    others: Vec<ProcessTag>,
+    /// How many have got one.
+    given: usize,
+}
+
 impl Epoll {
     pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
         let Parts { shard, id, listener, bus, stats, clock, neighbours } = parts;
@@ -121,13 +135,14 @@ impl Epoll {
             handed: Vec::new(),
             is_crowded: false,
             accepting: Accepting::Ready,
+            last_call: None,
             accept_refused: false,
             ahead_ms: Some(0),
         })
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
-        while !self.shard.is_drained() {
+        while !(self.shard.is_drained() && self.listener.is_none()) {
             self.turn()?;
         }
         Ok(())
@@ -247,8 +262,8 @@ impl Epoll {
 
     fn accept_all(&mut self, now: Time) {
         if self.shard.is_draining() {
-            self.accept_the_last(now);
             self.accepting = Accepting::Idle;
+            self.accept_the_last(now);
         }
         if let Accepting::Resting(until) = self.accepting
             && now >= until
@@ -282,19 +297,46 @@ impl Epoll {
         }
     }
 
-    /// Closing the listener is how the kernel is told to send new clients elsewhere. Those that wait in its queue would be reset with
-    /// it: they are told that the server shuts down, so that they know to come back.
+    /// The shard drains: closing the listener would reset those that wait in its queue, or are about to. They go to other processes on the
+    /// port; where there are none, who is there is told that the server shuts down.
     fn accept_the_last(&mut self, now: Time) {
         let Some(listener) = self.listener.take() else { return };
+        let mut last_call = self.last_call.take().unwrap_or_else(|| {
+            let others = self.neighbours.iter().flat_map(Neighbours::others).collect::<Vec<ProcessTag>>();
+            // What has not sent its request yet would not be seen, and reset.
+            sys::defer_accept(&listener, 0);
+            let time_ms = if others.is_empty() { 0 } else { LAST_CALL_MS };
+            LastCall { until: now.plus_ms(time_ms), others, given: 0 }
+        });
         for _ in 0..ACCEPTS_LAST_MAX {
             match listener.accept() {
-                Ok((stream, peer)) => self.welcome(stream, peer.ip(), now),
+                Ok((stream, peer)) => {
+                    if !self.give_new(&mut last_call, &stream) {
+                        self.welcome(stream, peer.ip(), now);
+                    }
+                }
                 Err(error)
                     if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
                 // There is nobody left, or no descriptor to answer them with.
                 Err(_) => break,
             }
         }
+        if now < last_call.until {
+            (self.listener, self.last_call) = (Some(listener), Some(last_call));
+        }
+    }
+
+    /// Gives a new client to the process whose turn it is, or to another. False when none takes it.
+    fn give_new(&self, last_call: &mut LastCall, stream: &TcpStream) -> bool {
+        let Some(neighbours) = &self.neighbours else { return false };
+        let LastCall { others, given, .. } = last_call;
+        let turn = *given % others.len().max(1);
+        let is_given = others[turn..].iter().chain(&others[..turn]).any(|tag| {
+            let result = neighbours.give_new(*tag, stream.as_fd());
+            result.is_ok()
+        });
+        *given += usize::from(is_given);
+        is_given
     }
 
     fn welcome(&mut self, stream: TcpStream, peer: IpAddr, now: Time) {

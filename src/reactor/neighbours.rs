@@ -19,6 +19,8 @@ use std::task::Poll;
 /// The first byte of a message. A process that does not know it closes the connection, and the socket is lost: so it changes
 /// only with what follows.
 const VERSION: u8 = 1;
+/// Stands for a shard when any of them may have the socket: of a client that has not asked for anything yet.
+const ANY: ShardId = ShardId::MAX;
 /// The longest message, in bytes: two bytes, the longest head, and a read. `net.core.wmem_default` is more.
 const MESSAGE_BYTES_MAX: usize = 192 << 10;
 /// Messages that may wait in the kernel, as far as `net.core.somaxconn` allows. Who finds no place keeps its socket.
@@ -68,6 +70,19 @@ impl Neighbours {
         self.tag
     }
 
+    /// The other processes that share the port now, or seem to: anybody can take such a name, and [`Neighbours::give`] looks whose it is.
+    pub fn others(&self) -> Vec<ProcessTag> {
+        tags(self.port).into_iter().filter(|tag| *tag != self.tag).collect()
+    }
+
+    /// Gives a socket, from which nothing was read, to any shard of another process.
+    ///
+    /// # Errors
+    /// As [`Neighbours::give`].
+    pub fn give_new(&self, tag: ProcessTag, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.give(tag, ANY, socket, &[])
+    }
+
     /// Gives a socket, from which `bytes` were read and not used, to a shard of another process. That has it then, too, and may lose
     /// it if it has no such shard.
     ///
@@ -95,6 +110,8 @@ impl Door {
     pub fn serve(&self, bus: &Bus, has_place: impl Fn() -> bool) -> io::Error {
         let mut buffer = vec![0; MESSAGE_BYTES_MAX].into_boxed_slice();
         let mut callers: Vec<OwnedFd> = Vec::new();
+        let mut turns = (0..bus.shards() as ShardId).cycle();
+        let mut hear = |caller: &OwnedFd| hear(caller, &mut buffer, bus, &mut turns);
         let mut rests = false;
         loop {
             let is_open = !rests && has_place() && bus.handed() < HANDED_MAX;
@@ -111,22 +128,21 @@ impl Door {
             let mut ready: Vec<bool> = polled.iter().map(|one| !one.revents().is_empty()).collect();
             let has_callers = is_open && ready.pop() == Some(true);
             let mut ready = ready.into_iter();
-            callers
-                .retain(|caller| ready.next() != Some(true) || hear(caller, &mut buffer, bus).is_pending());
+            callers.retain(|caller| ready.next() != Some(true) || hear(caller).is_pending());
             if has_callers {
-                rests = self.welcome(&mut callers, &mut buffer, bus);
+                rests = self.welcome(&mut callers, &mut hear);
             }
         }
     }
 
     /// Accepts those that wait, up to a bound. True when that cannot go on just now.
-    fn welcome(&self, callers: &mut Vec<OwnedFd>, buffer: &mut [u8], bus: &Bus) -> bool {
+    fn welcome(&self, callers: &mut Vec<OwnedFd>, hear: &mut impl FnMut(&OwnedFd) -> Poll<()>) -> bool {
         for _ in 0..CALLERS_MAX {
             match sys::accept_caller(&self.listener) {
                 Ok(None) => {}
                 Ok(Some(caller)) => {
                     // Most have said it by now.
-                    if hear(&caller, buffer, bus).is_pending() {
+                    if hear(&caller).is_pending() {
                         if callers.len() == CALLERS_MAX {
                             callers.remove(0);
                         }
@@ -144,21 +160,46 @@ impl Door {
     }
 }
 
-/// Takes the one message of a caller, if it is there. `Ready` when there is nothing more to wait for.
-fn hear(caller: &OwnedFd, buffer: &mut [u8], bus: &Bus) -> Poll<()> {
+/// Takes the one message of a caller, if it is there. `Ready` when there is nothing more to wait for. Who has asked for nothing goes to the
+/// shard whose turn it is.
+fn hear(
+    caller: &OwnedFd,
+    buffer: &mut [u8],
+    bus: &Bus,
+    turns: &mut impl Iterator<Item = ShardId>,
+) -> Poll<()> {
     let (count, socket) = match sys::receive_socket(caller, buffer) {
         Ok(received) => received,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
         Err(_) => return Poll::Ready(()),
     };
-    if let ([VERSION, shard, bytes @ ..], Some(socket)) = (&buffer[..count], socket)
-        && usize::from(*shard) < bus.shards()
-    {
-        bus.mailbox(*shard).hand(Handed { socket, bytes: bytes.into() });
-    } else {
+    let ([VERSION, shard, bytes @ ..], Some(socket)) = (&buffer[..count], socket) else {
         tracing::debug!("a process gave something that is no socket of a client");
+        return Poll::Ready(());
+    };
+    let shard = if *shard == ANY { turns.next() } else { Some(*shard) };
+    if let Some(shard) = shard.filter(|shard| usize::from(*shard) < bus.shards()) {
+        bus.mailbox(shard).hand(Handed { socket, bytes: bytes.into() });
     }
     Poll::Ready(())
+}
+
+/// True when processes share this port, or seem to.
+pub fn is_shared(port: u16) -> bool {
+    !tags(port).is_empty()
+}
+
+/// The tags of the processes on a port, as far as the kernel tells the names of sockets (`proc(5)`).
+fn tags(port: u16) -> Vec<ProcessTag> {
+    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    let start = format!("@throng/{port}/");
+    let names = sockets.lines().filter_map(|line| line.split_ascii_whitespace().last()?.strip_prefix(&start));
+    // Connections have the name of the socket that they were made to.
+    let mut tags: Vec<ProcessTag> =
+        names.filter_map(|tag| ProcessTag::from_str_radix(tag, 16).ok()).filter(|tag| *tag != 0).collect();
+    tags.sort_unstable();
+    tags.dedup();
+    tags
 }
 
 fn name(port: u16, tag: ProcessTag) -> String {

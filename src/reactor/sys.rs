@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Connections that may wait in the kernel for each shard to accept them. With 512, a storm of reconnects overflows it and clients
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
@@ -46,7 +46,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     // Linux hands this on to accepted sockets, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
-    defer_accept(&socket);
+    defer_accept(&socket, 1);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -55,18 +55,23 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Asks the kernel to show a connection only when its request is there, so that accept, upgrade and answer take one turn: a quarter of
 /// the cost of a handshake. A client that connects and says nothing is shown after about a second (`tcp(7)`), and until then
-/// costs no descriptor.
-fn defer_accept(socket: &Socket) {
-    let seconds: libc::c_int = 1;
+/// costs no descriptor. With 0 seconds it is shown as soon as it is made.
+pub fn defer_accept(listener: &impl AsFd, seconds: libc::c_int) {
     let (value, length) = (&raw const seconds, size_of::<libc::c_int>() as libc::socklen_t);
     #[expect(unsafe_code, reason = "TCP_DEFER_ACCEPT has no safe wrapper")]
-    // SAFETY: the descriptor is open while `socket` is borrowed, and the value is a c_int of the length given.
+    // SAFETY: the descriptor is open while `listener` is borrowed, and the value is a c_int of the length given.
     let refused = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), length)
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            value.cast(),
+            length,
+        )
     };
     if refused != 0 {
         // Everything works without.
-        tracing::debug!(error = %io::Error::last_os_error(), "connections are accepted before their request is there");
+        tracing::debug!(error = %io::Error::last_os_error(), seconds, "cannot say when connections are to be accepted");
     }
 }
 

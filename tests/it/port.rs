@@ -17,6 +17,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -199,6 +201,17 @@ fn who_does_not_share_does_not_get_the_port() {
 }
 
 #[test]
+fn a_port_that_somebody_has_for_himself_is_not_shared() {
+    let alone = Server::start();
+    let listen = alone.address().to_string();
+    let sets = ["--set", "server.share_port=true"];
+    let args = [&["serve", "--listen", &listen, "--control", "off"][..], &sets].concat();
+    let outcome = crate::harness::server::run(&[], &args);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("server.listen") && outcome.stderr.contains("in use"), "{outcome:?}");
+}
+
+#[test]
 fn stock_clients_need_not_stay_with_one_process() {
     let redis = Redis::start();
     let port = Port::shared_by(2, &[foreign::PATIENT, &format!("redis.urls={:?}", [redis.url()])]);
@@ -234,6 +247,41 @@ fn processes_are_restarted_one_after_the_other() {
         eventually("all are back", || (port.number("connections") >= 50).then_some(()));
     }
     clients.join().expect("all went well for the clients");
+}
+
+#[test]
+fn who_comes_to_one_that_drains_gets_to_another() {
+    let settings = ["drain.spread_ms=0", "drain.timeout_ms=2000"];
+    let mut port = Port::shared_by(2, &settings);
+    let address = port.address();
+    let [stop, answered] = [(); 2].map(|()| Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..4)
+        .map(|_| {
+            let (stop, answered) = (stop.clone(), answered.clone());
+            thread::spawn(move || {
+                while stop.load(Relaxed) == 0 {
+                    let mut raw = Raw::connect(address);
+                    // Some have connected and not asked yet when it begins.
+                    rest(Duration::from_millis(3));
+                    raw.send("GET /health HTTP/1.1\r\nHost: throng\r\nConnection: close\r\n\r\n");
+                    match raw.try_response() {
+                        Ok(response) => assert_eq!(response.status, 200),
+                        Err(error) => panic!("a request was lost: {error}"),
+                    }
+                    answered.fetch_add(1, Relaxed);
+                }
+            })
+        })
+        .collect();
+    eventually("some are answered", || (answered.load(Relaxed) > 100).then_some(()));
+    let mut old = port.throngs.remove(0);
+    old.signal(Signal::TERM);
+    assert_eq!(old.wait_for_exit().code(), Some(0));
+    let before = answered.load(Relaxed);
+    eventually("and more", || (answered.load(Relaxed) > before + 100).then_some(()));
+    stop.store(1, Relaxed);
+    clients.into_iter().for_each(|client| client.join().expect("nothing was lost"));
+    assert!(port.number("totals/handovers") > 0, "some came to it while it drained");
 }
 
 /// A message to a process that takes sockets: what is said, and what comes with it.

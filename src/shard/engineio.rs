@@ -359,7 +359,17 @@ impl Shard {
             && polling.probe.take_if(|probe| *probe == slot).is_some()
         {
             polling.is_pausing = false;
+            if self.drain.as_ref().is_some_and(|drain| (session as usize) < drain.told) {
+                // The drain has waited for the move, and does not come again.
+                self.end(session, Ending::Shutdown);
+            }
         }
+    }
+
+    /// True when this session is on its way to a WebSocket: its client waits for its last poll to end, or has ended polling.
+    pub(super) fn is_moving(&self, session: Slot) -> bool {
+        let session = self.conns.get(session as usize).and_then(|conn| conn.session.as_ref());
+        matches!(session.map(|session| &session.transport), Some(Transport::Polling(polling)) if polling.is_pausing)
     }
 
     /// A request for a WebSocket to which a session may move.

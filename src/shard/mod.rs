@@ -1243,6 +1243,9 @@ impl Shard {
         let timed_out = elapsed_ms >= u64::from(drain.timeout_ms);
         for slot in told..due {
             match self.conns.get(slot).map(|conn| conn.stage) {
+                // Its client does not poll any more and would not hear of it: it is told when it has moved.
+                Some(Stage::Open(_)) if self.is_moving(slot as Slot) => {}
+                Some(Stage::Probing(session)) if self.is_moving(session) => {}
                 Some(Stage::Open(_)) => self.shut_down(slot as Slot, now),
                 Some(Stage::Ghost) => self.end_ghost(slot as Slot),
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),

@@ -159,6 +159,30 @@ fn a_session_moves_to_a_websocket_that_came_to_another_process() {
 }
 
 #[test]
+fn a_session_that_moves_is_told_of_a_drain_when_it_has_moved() {
+    // Its client has stopped polling, and would otherwise wait for nothing until a ping is late.
+    for moves in [true, false] {
+        let port = Port::shared_by(1, &["drain.spread_ms=0", "drain.timeout_ms=20000"]);
+        let sid = open(&port);
+        let mut raw = Raw::connect(port.address());
+        raw.upgrade(&format!("/engine.io/?EIO=4&transport=websocket&sid={sid}"));
+        raw.send(crate::harness::frame(0x81, "2probe"));
+        assert_eq!(raw.frame().payload, b"3probe");
+        let [mut throng] = <[Server; 1]>::try_from(port.throngs).expect("one");
+        throng.signal(Signal::TERM);
+        throng.wait_for_log("draining");
+        rest(Duration::from_millis(200));
+        if moves {
+            raw.send(crate::harness::frame(0x81, "5"));
+            assert_eq!(raw.frame().code().0, 1001);
+        }
+        drop(raw);
+        assert_eq!(throng.wait_for_exit().code(), Some(0));
+        assert!(!throng.log().contains("still running"));
+    }
+}
+
+#[test]
 fn a_session_that_nobody_has_is_unknown() {
     let mut port = Port::shared_by(2, &[]);
     let unknown = |port: &Port, sid: &str| {

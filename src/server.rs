@@ -129,6 +129,11 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         .transpose()
         .map_err(Failure::System)?;
     let (neighbours, door) = shared.unzip();
+    if config.server.share_port && config.redis.urls.is_empty() {
+        tracing::warn!(
+            "server.share_port is set and redis.urls is not: each process on the port has rooms of its own"
+        );
+    }
     let control_listener = config.server.control.map(listen_for_control).transpose()?;
     let controlling =
         control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;

@@ -252,6 +252,30 @@ fn stock_clients_need_not_stay_with_one_process() {
 }
 
 #[test]
+fn an_address_has_its_limit_in_all_processes_together() {
+    let redis = Redis::start();
+    let mut port =
+        Port::shared_by(2, &["limits.connections_per_ip_max=4", &format!("redis.urls={:?}", [redis.url()])]);
+    port.throngs.iter_mut().for_each(|throng| drop(throng.wait_for_log("connected to Redis")));
+    let (mut opened, mut refused) = (0, 0);
+    eventually("the address has as many as it may", || {
+        match port.request("GET", "", "").status {
+            200 => (opened, refused) = (opened + 1, 0),
+            status => {
+                assert_eq!(status, 429);
+                refused += 1;
+            }
+        }
+        // They tell each other ten times a second.
+        rest(Duration::from_millis(250));
+        (refused == 8).then_some(())
+    });
+    // A process that has had none of the address may have let in one more.
+    assert!((4..=5).contains(&opened), "{opened}");
+    assert_eq!(port.number("connections"), opened);
+}
+
+#[test]
 fn processes_are_restarted_one_after_the_other() {
     let redis = Redis::start();
     let settings = [foreign::PATIENT, "drain.spread_ms=300", &format!("redis.urls={:?}", [redis.url()])];

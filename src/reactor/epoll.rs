@@ -471,8 +471,8 @@ impl Epoll {
         Some(socket.stream)
     }
 
-    /// Takes the sockets that other shards, and other processes, have given away before this turn's events were asked for: what had come to our own sockets by
-    /// then has been read, and goes first.
+    /// Takes the sockets that other shards, and other processes, have given away before this turn's events were asked for: what had come to
+    /// our own sockets by then has been read, and goes first.
     fn adopt_all(&mut self, now: Time) {
         if self.shard.is_full() || self.is_crowded {
             return;

@@ -1,8 +1,8 @@
 //! Processes that share a port: a socket whose request is for a session of another process is given to that one.
 //!
-//! Each process has an abstract Unix socket (`unix(7)`) named `throng/PORT/TAG`, where the tag is what the ids of its sessions say. A socket is given
-//! in one message on a connection of its own: a byte for the version, the shard's number, what was read, and the descriptor beside
-//! these. Anybody on the machine can connect to such a name, or take one: so both sides look whose the other is, which the kernel
+//! Each process has an abstract Unix socket (`unix(7)`) named `throng/PORT/TAG`, where the tag is what the ids of its sessions say. A socket
+//! is given in one message on a connection of its own: a byte for the version, the shard's number, what was read, and the descriptor
+//! beside these. Anybody on the machine can connect to such a name, or take one: so both sides look whose the other is, which the kernel
 //! says. Nobody waits for anybody: who gives either leaves the message with the kernel at once or keeps the socket.
 
 use super::sys;
@@ -11,6 +11,7 @@ use crate::bus::mailbox::Handed;
 use crate::message::{ProcessTag, ShardId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -31,8 +32,10 @@ const CALLERS_MAX: usize = 64;
 const HANDED_MAX: usize = 1024;
 /// How long taking rests when there is no place for more, or no descriptor.
 const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
-/// Attempts to find a tag that nobody has. With hundreds of processes on a port, one in a hundred would fail.
+/// Attempts to find one of 65,535 tags that nobody has.
 const ATTEMPTS_MAX: usize = 16;
+/// The most names on a port that are looked at. Anybody can take such names, and many.
+const NAMES_MAX: usize = 1024;
 
 /// The other processes on the port, as those see them who have something to give.
 #[derive(Clone, Copy, Debug)]
@@ -70,9 +73,9 @@ impl Neighbours {
         self.tag
     }
 
-    /// The other processes that share the port now, or seem to: anybody can take such a name, and [`Neighbours::give`] looks whose it is.
+    /// The other processes of this user that share the port now.
     pub fn others(&self) -> Vec<ProcessTag> {
-        tags(self.port).into_iter().filter(|tag| *tag != self.tag).collect()
+        tags(self.port).filter(|tag| *tag != self.tag).collect()
     }
 
     /// Gives a socket, from which nothing was read, to any shard of another process.
@@ -184,22 +187,20 @@ fn hear(
     Poll::Ready(())
 }
 
-/// True when processes share this port, or seem to.
+/// True when processes of this user share this port.
 pub fn is_shared(port: u16) -> bool {
-    !tags(port).is_empty()
+    tags(port).next().is_some()
 }
 
-/// The tags of the processes on a port, as far as the kernel tells the names of sockets (`proc(5)`).
-fn tags(port: u16) -> Vec<ProcessTag> {
+/// The tags of the processes on a port that answer, as far as the kernel tells the names of sockets (`proc(5)`).
+fn tags(port: u16) -> impl Iterator<Item = ProcessTag> {
     let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let start = format!("@throng/{port}/");
     let names = sockets.lines().filter_map(|line| line.split_ascii_whitespace().last()?.strip_prefix(&start));
-    // Connections have the name of the socket that they were made to.
-    let mut tags: Vec<ProcessTag> =
-        names.filter_map(|tag| ProcessTag::from_str_radix(tag, 16).ok()).filter(|tag| *tag != 0).collect();
-    tags.sort_unstable();
-    tags.dedup();
-    tags
+    // Connections have the name of the socket that they were made to, so a name may be there several times.
+    let tags: BTreeSet<ProcessTag> =
+        names.filter_map(|tag| ProcessTag::from_str_radix(tag, 16).ok()).take(NAMES_MAX).collect();
+    tags.into_iter().filter(move |tag| sys::call(&name(port, *tag)).is_ok())
 }
 
 fn name(port: u16, tag: ProcessTag) -> String {

@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
 const BACKLOG: i32 = 65_535;
 
-/// Makes sure that nobody else listens on `address`, unless it is to be shared: a second server of ours would otherwise share the port without a word, and each
+/// Makes sure that nobody else listens on `address`: a second server of ours would otherwise share the port without a word, and each
 /// would hold half of every room. (A listener that does not share finds the port taken even by those who do.)
 ///
 /// # Errors
@@ -123,8 +123,8 @@ pub fn send_socket(caller: &OwnedFd, head: &[u8], bytes: &[u8], socket: Borrowed
     Ok(())
 }
 
-/// Receives one message: how many bytes of `buffer` it is, and the socket that came with it, which does not block. It comes without when there
-/// was not exactly one descriptor, or the message was longer than the buffer.
+/// Receives one message: how many bytes of `buffer` it is, and the socket that came with it, which does not block. It comes without when
+/// there was not exactly one descriptor, or the message was longer than the buffer.
 ///
 /// # Errors
 /// As `recvmsg(2)`; `WouldBlock` when there is none yet.

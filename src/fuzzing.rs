@@ -14,7 +14,7 @@ use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot};
 use crate::rules::{Namespaces, Pattern};
 use crate::shard::turn::Gathered;
-use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard, SocketIo};
+use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, SocketIo};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::frame::{self, Header, Opcode, Parsed};
@@ -168,8 +168,9 @@ fn json(bytes: &[u8]) {
 /// Engine.IO: what is read is part of what was said, ids are the same after they were written, and the packets of a polling body come
 /// back out of the bodies that their frames are joined to.
 pub fn engineio(data: &[u8]) {
-    if let Some([shard, a, b, c, d, secret @ ..]) = data.first_chunk::<15>() {
-        let sid = Sid::new(*shard, u32::from_le_bytes([*a, *b, *c, *d]), *secret);
+    if let Some([shard, a, b, c, d, e, f, secret @ ..]) = data.first_chunk::<15>() {
+        let process = u16::from_le_bytes([*e, *f]);
+        let sid = Sid::new(process, *shard, u32::from_le_bytes([*a, *b, *c, *d]), *secret);
         assert_eq!(Sid::parse(&sid.to_string()), Some(sid));
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -486,6 +487,7 @@ impl World {
             ..SocketIo::default()
         };
         let settings = Settings {
+            process: if kind & 4 == 0 { 0 } else { 1 },
             connections_reserved: 0,
             paths: Paths {
                 echo: true,
@@ -645,7 +647,17 @@ impl World {
                     slots.retain(|other| *other != slot);
                     it.release(slot);
                 }
-                Farewell::HandOver { slot, shard: other, bytes } => {
+                Farewell::HandOver { slot, owner: Owner::Process { tag, .. }, bytes } => {
+                    assert!(tag > 1 && !bytes.is_empty());
+                    // One process takes it, another is not there.
+                    if tag & 1 == 0 {
+                        slots.retain(|other| *other != slot);
+                        it.release(slot);
+                    } else {
+                        it.stay(slot, &bytes, now);
+                    }
+                }
+                Farewell::HandOver { slot, owner: Owner::Shard(other), bytes } => {
                     assert!(usize::from(other) != shard && !bytes.is_empty());
                     slots.retain(|other| *other != slot);
                     self.handed[usize::from(other)].push(bytes.into());

@@ -14,6 +14,9 @@ pub type ShardId = u8;
 /// The most shards one process can have: a set of shards is one 128-bit word.
 pub const SHARDS_MAX: usize = 128;
 
+/// What tells processes that share a port apart; 0 is a process that has its port for itself.
+pub type ProcessTag = u16;
+
 /// The place of a connection in its shard's slab.
 pub type Slot = u32;
 

@@ -38,6 +38,7 @@ impl DryReactor {
     pub(crate) fn new(connections: usize) -> DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
+            process: 0,
             connections_reserved: connections,
             paths: Paths { echo: true, ..Paths::default() },
             // More than the default, for a bench that puts many rooms on few connections.

@@ -161,7 +161,7 @@ impl Mail {
     }
 }
 
-/// A socket on its way from one shard to another.
+/// A socket on its way from one shard to another, or from another process.
 #[derive(Debug)]
 pub struct Handed {
     /// The socket.
@@ -175,10 +175,10 @@ pub struct Handed {
 #[derive(Default)]
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
-    /// Sockets that other shards have given away. As many as there are sockets at the most.
+    /// Sockets that other shards have given away, and other processes. As many as there are sockets at the most, and some.
     handed: Mutex<Vec<Handed>>,
-    /// True exactly when there are some.
-    has_handed: AtomicBool,
+    /// How many there are, readable without its lock.
+    handed_count: AtomicUsize,
     /// Pieces and bytes in `queue`, readable without its lock.
     pieces: AtomicUsize,
     bytes: AtomicUsize,
@@ -226,18 +226,23 @@ impl Mailbox {
     pub fn hand(&self, handed: Handed) {
         let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push(handed);
-        self.has_handed.store(true, Ordering::SeqCst);
+        self.handed_count.store(queue.len(), Ordering::SeqCst);
         drop(queue);
         self.ring();
     }
 
     /// Moves all sockets that were handed over to the end of `into`. For the owner.
     pub fn collect_handed(&self, into: &mut Vec<Handed>) {
-        if self.has_handed.load(Ordering::SeqCst) {
+        if self.handed() > 0 {
             let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
             into.append(&mut queue);
-            self.has_handed.store(false, Ordering::SeqCst);
+            self.handed_count.store(0, Ordering::SeqCst);
         }
+    }
+
+    /// How many sockets wait for the owner.
+    pub fn handed(&self) -> usize {
+        self.handed_count.load(Ordering::SeqCst)
     }
 
     /// True when there is nothing to collect.

@@ -414,6 +414,11 @@ impl Bus {
         &self.mailboxes[usize::from(shard)]
     }
 
+    /// Sockets that wait for the shards they were given to.
+    pub fn handed(&self) -> usize {
+        self.mailboxes.iter().map(Mailbox::handed).sum()
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.mailboxes.len()

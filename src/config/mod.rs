@@ -92,6 +92,9 @@ settings! {
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
         /// What this process is called where others are told of it; empty is the name of the machine and the port, like `box1:7070`.
         node: String = "", Kind::NameOrNone;
+        /// Share the port of `server.listen` with other processes of the same user that have this setting. Without it, a port that
+        /// is taken is an error.
+        share_port: bool = "false", Kind::Flag;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
         /// Keep each shard on a CPU of its own, where there are enough.

@@ -134,6 +134,7 @@ fn every_flag_sets_its_key() {
         listen: "[::1]:80".parse().expect("an address"),
         control: None,
         node: String::new(),
+        share_port: false,
         shards: 3,
         pin: true,
         io: Io::Epoll,

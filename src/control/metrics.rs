@@ -67,7 +67,7 @@ static GAUGES: [Number; 9] = [
     }),
 ];
 
-static COUNTERS: [Number; 21] = [
+static COUNTERS: [Number; 22] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -125,6 +125,12 @@ static COUNTERS: [Number; 21] = [
         "Sockets that this shard was given by others, because they asked for a session of its.",
         None,
         |shard| shard.handovers.value(),
+    ),
+    (
+        "throng_handovers_refused",
+        "Sockets that another process on the port did not take, because it is gone or too busy.",
+        None,
+        |shard| shard.handovers_refused.value(),
     ),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];

@@ -526,8 +526,13 @@ impl Model {
         drain.told = due.max(told);
         let has_timed_out = elapsed_ms >= drain.timeout_ms.into();
         for number in 0..self.peers.len() {
+            let probed = match self.peers[number].stage {
+                Stage::Probing(session) => session,
+                _ => number,
+            };
+            let is_moving = self.peers[probed].is_moving();
             let peer = &mut self.peers[number];
-            if peer.shard != shard || !peer.is_live() {
+            if peer.shard != shard || !peer.is_live() || is_moving {
                 continue;
             }
             let slot = peer.slot.expect("accepted") as usize;
@@ -954,7 +959,7 @@ impl Model {
         self.peers[number].stage = Stage::Finishing { at_once: false };
         match stage {
             Stage::Waiting { session, .. } => return self.get_lost(session, number, now),
-            Stage::Probing(session) => return self.probe_lost(session, number),
+            Stage::Probing(session) => return self.probe_lost(session, number, now),
             _ => {}
         }
         self.leave_all(number);

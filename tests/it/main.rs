@@ -18,7 +18,9 @@
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
 //! | `presence` | who is in a room, over all processes and both dialects: counted and listed right, bounded in age, size and cost, and honest about what is missing |
-//! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
+//! | `port` | several processes on one port: each request finds its session, processes are restarted one by one, nonsense from others does no harm |
+//! | `balancers` | nginx and HAProxy, set up as `tuning/` says, in front of throngs: all get through, addresses arrive, a drain is noticed |
+//! | `chaos` | Redis stopped, killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
@@ -49,9 +51,11 @@ mod lifecycle;
 mod namespaces;
 mod redis;
 
+mod balancers;
 mod chaos;
 mod cluster;
 mod presence;
+mod port;
 
 mod golden;
 

@@ -367,6 +367,9 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
 /// How questions about who is in a room are answered.
 fn presence_settings(config: &Config, listening: SocketAddr) -> presence::Settings {
     let node = match config.server.node.as_str() {
+        "" if config.server.share_port => {
+            format!("{}:{}/{}", sys::host_name(), listening.port(), std::process::id())
+        }
         "" => format!("{}:{}", sys::host_name(), listening.port()),
         node => node.to_owned(),
     };

@@ -90,7 +90,8 @@ settings! {
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
         /// Address and port of the control port with metrics, or `off`.
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
-        /// What this process is called where others are told of it; empty is the name of the machine and the port, like `box1:7070`.
+        /// What this process is called where others are told of it; empty is the name of the machine and the port, like `box1:7070`, and
+        /// where the port is shared the number of the process behind it.
         node: String = "", Kind::NameOrNone;
         /// Share the port of `server.listen` with other processes of the same user that have this setting. Without it, a port that
         /// is taken is an error.

@@ -25,6 +25,7 @@ mod orders;
 mod socketio;
 mod special;
 
+use crate::auth::tally::Windows;
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
@@ -222,6 +223,8 @@ pub struct Shard {
     /// Where the sockets of Socket.IO are.
     sockets: Sockets,
     asks: Asks,
+    /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
+    event_windows: Windows<(u16, u32)>,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -408,6 +411,7 @@ impl Shard {
             history: History::default(),
             sockets: Sockets::default(),
             asks: Asks::default(),
+            event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,

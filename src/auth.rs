@@ -534,7 +534,10 @@ mod tests {
         gate.leave_socket(ip("10.0.0.1"), true);
         assert_eq!(enter(false), Err(Reject::PerIp), "the one that was refused is counted until it is gone");
         (0..4).for_each(|_| gate.leave_socket(ip("10.0.0.1"), false));
-        assert!(gate.table(&Subject::Ip(ip("10.0.0.1"))).is_empty(), "an address without sockets is forgotten");
+        assert!(
+            gate.table(&Subject::Ip(ip("10.0.0.1"))).is_empty(),
+            "an address without sockets is forgotten"
+        );
     }
 
     fn user(name: &str) -> Arc<User> {

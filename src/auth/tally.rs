@@ -453,7 +453,11 @@ mod tests {
             assert!(stripe.windows.windows.capacity() <= 4 * stripe.windows.most);
             assert!(stripe.changed.len() <= stripe.windows.most);
         }
-        assert_eq!(send(&tally, "bid", 999_999, None, START.plus_ms(2000)), Some(59_000), "the last are there");
+        assert_eq!(
+            send(&tally, "bid", 999_999, None, START.plus_ms(2000)),
+            Some(59_000),
+            "the last are there"
+        );
     }
 
     #[test]

@@ -268,12 +268,7 @@ impl Link {
     ///
     /// # Errors
     /// As [`Link::ask`].
-    pub async fn run_script(
-        &self,
-        script: &Script,
-        keys: &[&[u8]],
-        args: &[&[u8]],
-    ) -> Result<Value, Fault> {
+    pub async fn run_script(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, Fault> {
         let near = keys.first().copied().unwrap_or_default();
         let count = keys.len().to_string();
         let words = |command: &'static str, which: &str| {

@@ -697,7 +697,8 @@ fn a_wrong_limit_on_events_names_its_key_its_line_and_what_is_allowed() {
         ),
         (
             rest.to_owned() + "window = 1\n",
-            "7: limits.events.window: there is no such setting; did you mean limits.events.window_ms?".to_owned(),
+            "7: limits.events.window: there is no such setting; did you mean limits.events.window_ms?"
+                .to_owned(),
         ),
     ] {
         let problems = wrong(&format!("\n[[limits.events]]\n{table}"), &[], "");

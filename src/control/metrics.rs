@@ -445,7 +445,8 @@ impl Numbers {
             *refused.entry((limit.event.as_deref().unwrap_or("*"), limit.per.word())).or_default() += count;
         }
         let help = "Times that a limit on events was in the way of one.";
-        let mut family = encoder.encode_descriptor("throng_events_refused", help, None, MetricType::Counter)?;
+        let mut family =
+            encoder.encode_descriptor("throng_events_refused", help, None, MetricType::Counter)?;
         for ((event, per), count) in refused {
             let labels = ([("event", event)], [("per", per)]);
             encode(family.encode_family(&labels)?, MetricType::Counter, count)?;

@@ -127,8 +127,12 @@ fn gate() -> Gate {
         window_ms: 1000,
         over: Over::Error,
     };
-    let events =
-        EventLimits::new(vec![limit(Per::User, 1), limit(Per::Ip, 9), limit(Per::User, 1), limit(Per::Ip, 9)]);
+    let events = EventLimits::new(vec![
+        limit(Per::User, 1),
+        limit(Per::Ip, 9),
+        limit(Per::User, 1),
+        limit(Per::Ip, 9),
+    ]);
     let gate = Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, events, ..Rules::default() });
     let (tally, mut own) = (gate.tally(), Windows::new(1));
     for _ in 0..2 {
@@ -255,7 +259,10 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
     for pair in rest.strip_suffix('}').expect("labels end").split(',') {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
-        assert!(["shard", "reason", "le", "version", "transport", "namespace", "event", "per"].contains(&key), "{series}");
+        assert!(
+            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per"].contains(&key),
+            "{series}"
+        );
         let bare = value.replace("\\\\", "").replace("\\\"", "");
         assert!(!value.is_empty() && !bare.contains(['"', '\\']), "{series}");
         assert!(labels.insert(key, value).is_none(), "{series} has a label twice");

@@ -2,9 +2,9 @@
 
 use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
+use crate::auth::tally::Excess;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
-use crate::auth::tally::Excess;
 use crate::message::{ConnId, Draft, RoomId, Slot};
 use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;

@@ -435,13 +435,7 @@ impl Shard {
     }
 
     /// Tells that an event was one too many, if that is to be told.
-    fn answer_excess(
-        &mut self,
-        slot: Slot,
-        namespace: &str,
-        id: Option<&str>,
-        refusal: Option<Refusal<'_>>,
-    ) {
+    fn answer_excess(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: Option<Refusal<'_>>) {
         if let Some(refusal) = refusal {
             self.answer_refusal(slot, namespace, id, &refusal);
         }

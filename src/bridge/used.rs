@@ -23,7 +23,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(10);
 /// The pause when something could not be told.
 const RETRY: Duration = Duration::from_secs(1);
-/// Windows in one call, which keeps Redis busy for about a millisecond.
+/// Windows in one call, which keeps Redis busy for about two milliseconds.
 const BATCH_MAX: usize = 500;
 /// Slots of a cluster that windows are spread over. All processes have to agree on it.
 const SLOTS: u64 = 16;

@@ -122,6 +122,11 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_pong(&mut out, id);
             return json(&out);
         }
+        Ok(Command::Presence { id, .. }) => {
+            let mut out = Vec::new();
+            native::encode_presence(&mut out, id.expect("there is one"), r#""members":0"#, 0);
+            return json(&out);
+        }
         Ok(Command::Publish(publish)) => publish,
     };
     let native::Publish { rooms, event, payload, id, .. } = publish;

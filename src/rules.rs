@@ -17,7 +17,7 @@ impl Rules {
     /// The most rules that a configuration may have.
     pub const CONFIGURED_MAX: usize = 1000;
 
-    /// `configured`, and behind them `join`, `leave` and `publish`, which do what they are called, but for one that `configured`
+    /// `configured`, and behind them `join`, `leave`, `publish` and `presence`, which do what they are called, but for one that `configured`
     /// has for every namespace.
     pub fn new(configured: Vec<Rule>) -> Rules {
         let mut rules = configured;
@@ -32,6 +32,7 @@ impl Rules {
                     data_field: Action::DATA_FIELD.to_owned(),
                 },
             ),
+            ("presence", Action::Presence { room_fields: Action::room_fields() }),
         ] {
             if !rules.iter().any(|rule| rule.on == on && rule.namespace.is_none()) {
                 rules.push(Rule { namespace: None, on: on.to_owned(), action });
@@ -102,6 +103,11 @@ pub enum Action {
         event_field: String,
         /// Holds the data that they get.
         data_field: String,
+    },
+    /// The client is told who is in a room.
+    Presence {
+        /// Which.
+        room_fields: Vec<String>,
     },
     /// The client is sent the arguments back.
     Reply {
@@ -357,6 +363,7 @@ mod tests {
             Action::Join { .. } => "join",
             Action::Leave { .. } => "leave",
             Action::Publish { .. } => "publish",
+            Action::Presence { .. } => "presence",
             Action::Ack => "ack",
         })
     }
@@ -424,9 +431,9 @@ mod tests {
     }
 
     #[test]
-    fn three_rules_are_built_in() {
+    fn four_rules_are_built_in() {
         let rules = Rules::default();
-        for name in ["join", "leave", "publish"] {
+        for name in ["join", "leave", "publish", "presence"] {
             assert_eq!(found(&rules, "/", name), Some(name));
             assert_eq!(found(&rules, "/guild/7", name), Some(name));
         }
@@ -436,7 +443,7 @@ mod tests {
         assert_eq!(room_fields, ["room", "rooms"]);
         let publish = Action::Publish { room_fields, event_field: "event".into(), data_field: "data".into() };
         assert_eq!(rules.find("/", "publish"), Some(&publish));
-        assert_eq!(rules.iter().count(), 3);
+        assert_eq!(rules.iter().count(), 4);
     }
 
     #[test]
@@ -461,7 +468,11 @@ mod tests {
         assert_eq!(found(&rules, "/", "leave"), Some("never"));
         assert_eq!(found(&rules, "/a", "publish"), Some("publish"));
         let order: Vec<&str> = rules.iter().map(|rule| rule.on.as_str()).collect();
-        assert_eq!(order, ["join", "leave", "join", "publish"], "what can never count is left out");
+        assert_eq!(
+            order,
+            ["join", "leave", "join", "publish", "presence"],
+            "what can never count is left out"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::bridge::{self, link};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
+use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith};
 use crate::control::{self, Control, History};
@@ -126,7 +127,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let gate = Arc::new(Gate::new(rules));
     let namespaces = config.socketio.namespaces.clone();
     let stats = Arc::new(Stats::by_pattern(shards, namespaces.iter().len()));
-    let mut bus = Bus::new(shards, config.limits.rooms_max as usize).with_namespaces(namespaces);
+    let mut bus = Bus::new(shards, config.limits.rooms_max as usize)
+        .with_namespaces(namespaces)
+        .with_presence(presence_settings(config, listening));
     let outside = (!config.redis.urls.is_empty()).then(|| Arc::new(Outside::default()));
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());
@@ -314,6 +317,19 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     })
 }
 
+/// How questions about who is in a room are answered.
+fn presence_settings(config: &Config, listening: SocketAddr) -> presence::Settings {
+    let node = match config.server.node.as_str() {
+        "" => format!("{}:{}", sys::host_name(), listening.port()),
+        node => node.to_owned(),
+    };
+    presence::Settings {
+        node,
+        age_max_ms: config.presence.age_max_ms,
+        listed_max: config.presence.listed_max as usize,
+    }
+}
+
 /// How this process is connected to others.
 fn bridge_settings(config: &Config) -> bridge::Settings {
     let Config { redis, limits, socketio, .. } = config;
@@ -355,6 +371,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         },
         cluster,
         prefix: prefix.to_owned(),
+        presence_timeout: ms(config.presence.timeout_ms),
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.
             message_bytes_max: 2 * limits.message_bytes_max as usize + (1 << 20),

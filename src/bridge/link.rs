@@ -45,9 +45,9 @@ pub struct Settings {
     pub backoff_min: Duration,
     /// The longest of these pauses. Delivery is back at most this much, and the time to connect, after Redis.
     pub backoff_max: Duration,
-    /// Publications that may wait for one server, those without an answer included.
+    /// Publications that may wait for one server, those without an answer included. One message may hold several.
     pub waiting_max: usize,
-    /// The bytes of these: channel, payload, and 200 more for each.
+    /// The bytes of these: channel, payload, and 200 more for each message.
     pub waiting_bytes_max: usize,
     /// How often each connection is tried.
     pub watch_interval: Duration,
@@ -222,12 +222,13 @@ impl Link {
         }
     }
 
-    /// Publishes. Publications to one channel arrive in the order of these calls.
+    /// Publishes a message. Those to one channel arrive in the order of these calls. For what is counted, and for the bound on what waits, it is
+    /// `publications`.
     ///
     /// # Errors
     /// When it was given up at once: [`Loss::Full`] or [`Loss::Down`]. What is lost later is only counted.
-    pub fn publish(&self, way: Way, channel: &[u8], payload: &[u8]) -> Result<(), Loss> {
-        self.shared.publish(way, channel, payload)
+    pub fn publish(&self, way: Way, channel: &[u8], payload: &[u8], publications: usize) -> Result<(), Loss> {
+        self.shared.publish(way, channel, payload, publications)
     }
 
     /// Subscribes to channels or patterns. It lasts over all connections until [`Link::unsubscribe`]; twice is once.

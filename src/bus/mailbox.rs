@@ -1,7 +1,8 @@
 //! A shard's mailbox: what other threads want of it.
 
 use super::outside::Order;
-use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
+use super::presence::Attendance;
+use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
 use std::collections::VecDeque;
@@ -47,6 +48,20 @@ pub enum Mail {
     },
     /// Something is to be done to sockets.
     Order(Arc<Order>),
+    /// Who is in this room? The shard says it with [`Bus::tell_presence`](super::Bus::tell_presence).
+    Who {
+        /// The number of the question.
+        number: u64,
+        /// The room.
+        room: RoomId,
+    },
+    /// A question about who is in a room is answered.
+    Presence {
+        /// Its number.
+        number: u64,
+        /// The answer.
+        attendance: Arc<Attendance>,
+    },
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -139,7 +154,9 @@ impl Mail {
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
-            | Mail::Order(_) => 0,
+            | Mail::Order(_)
+            | Mail::Who { .. }
+            | Mail::Presence { .. } => 0,
         }
     }
 }
@@ -193,6 +210,15 @@ impl Mailbox {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.bytes.fetch_add(mail.size(), Ordering::Relaxed);
         queue.push_back(mail);
+        self.pieces.store(queue.len(), Ordering::SeqCst);
+    }
+
+    /// Adds publications at the end.
+    pub fn post_all(&self, publications: &[Arc<Publication>]) {
+        let bytes = publications.iter().map(|publication| publication.size()).sum();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.extend(publications.iter().map(|publication| Mail::Publication(publication.clone())));
         self.pieces.store(queue.len(), Ordering::SeqCst);
     }
 

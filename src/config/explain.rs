@@ -268,6 +268,7 @@ fn rule_in_words(rule: &Rule) -> String {
             let room = room(room_fields);
             format!("publishes field {data_field:?} to {room}, as the event in field {event_field:?}")
         }
+        Action::Presence { room_fields } => format!("is told who is in {}", room(room_fields)),
         Action::Reply { event } => format!("gets {event:?} with the same arguments"),
         Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
     };

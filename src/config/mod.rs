@@ -94,6 +94,8 @@ settings! {
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
         /// Address and port of the control port with metrics, or `off`.
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
+        /// What this process is called where others are told of it; empty is the name of the machine and the port, like `box1:7070`.
+        node: String = "", Kind::NameOrNone;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
         /// Keep each shard on a CPU of its own, where there are enough.
@@ -252,6 +254,16 @@ settings! {
         waiting_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
         /// Bytes of them.
         waiting_bytes_max: u64 = "32MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
+    }
+
+    /// Who is in a room, for those who ask.
+    presence: Presence {
+        /// How old an answer may be that is given again; 0 is not at all.
+        age_max_ms: u32 = "1000", Kind::Ms { min: 0, max: 600_000 };
+        /// Time for other processes to tell. Without those that are not heard in it the answer is not `complete`.
+        timeout_ms: u32 = "1000", Kind::Ms { min: 10, max: 60_000 };
+        /// Members that an answer lists, where that is asked.
+        listed_max: u32 = "1000", Kind::Number { min: 0, max: 10_000 };
     }
 
     /// How the server shuts down on SIGTERM.

@@ -96,7 +96,8 @@ fn nothing_said_means_the_defaults() {
     };
     assert_eq!(config.socketio, socketio);
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
-    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish"]));
+    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish", "presence"]));
+    assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
     assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
     assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
@@ -134,6 +135,7 @@ fn every_flag_sets_its_key() {
     let server = Server {
         listen: "[::1]:80".parse().expect("an address"),
         control: None,
+        node: String::new(),
         shards: 3,
         pin: true,
         io: Io::Epoll,
@@ -529,6 +531,7 @@ fn events_are_read_into_rules() {
         [[events]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
         [[events]]\non = \"say\"\ndo = \"publish\"\n\
         [[events]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
+        [[events]]\non = \"who\"\ndo = \"presence\"\nroom = \"guild\"\n\
         [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
         [[events]]\non = \"ping\"\ndo = \"ack\"\n";
     let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
@@ -543,6 +546,8 @@ fn events_are_read_into_rules() {
         ("out", Action::Leave { room_fields: fields(&["room", "rooms"]) }),
         ("say", publish(&["room", "rooms"], "event", "data")),
         ("tell", publish(&["to"], "kind", "text")),
+        ("who", Action::Presence { room_fields: fields(&["guild"]) }),
+        ("presence", Action::Presence { room_fields: fields(&["room", "rooms"]) }),
         ("hello", Action::Reply { event: "welcome".to_owned() }),
         ("ping", Action::Ack),
         ("join", Action::Join { room_fields: fields(&["room", "rooms"]) }),
@@ -558,7 +563,7 @@ fn events_are_read_into_rules() {
 #[test]
 fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
     let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
-    let actions = "\"join\", \"leave\", \"publish\", \"reply\" or \"ack\"";
+    let actions = "\"join\", \"leave\", \"publish\", \"presence\", \"reply\" or \"ack\"";
     let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
     for (table, problem) in [
         ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),
@@ -622,7 +627,7 @@ fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
 fn there_may_be_a_thousand_events() {
     let table = "[[events]]\non = \"a\"\ndo = \"ack\"\n";
     let events = right(&table.repeat(1000), &[], "").events;
-    assert_eq!(events.iter().count(), 1003);
+    assert_eq!(events.iter().count(), 1004);
     check_problem(
         &wrong(&table.repeat(1001), &[], ""),
         "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",

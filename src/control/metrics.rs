@@ -2,6 +2,7 @@
 
 use super::{Control, process};
 use crate::bridge::Bridge;
+use crate::bus::presence::PresenceStats;
 use crate::message::Reject;
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
 use prometheus_client::collector::Collector;
@@ -241,7 +242,7 @@ static OF_REDIS: [OfRedis; 19] = [
         MetricType::Gauge,
         |bridge| bridge.link_stats.subscriptions_wanted.value(),
     ),
-    ("throng_redis_published", "Messages that Redis has taken.", None, MetricType::Counter, |bridge| {
+    ("throng_redis_published", "Publications that Redis has taken.", None, MetricType::Counter, |bridge| {
         bridge.link_stats.published.value()
     }),
     ("throng_redis_received", "Messages that came from Redis.", None, MetricType::Counter, |bridge| {
@@ -319,6 +320,33 @@ static OF_REDIS: [OfRedis; 19] = [
     ),
 ];
 
+/// A counter of questions about who is in a room: its name, what it means, and where it is.
+type OfPresence = (&'static str, &'static str, fn(&PresenceStats) -> u64);
+
+static OF_PRESENCE: [OfPresence; 5] = [
+    ("throng_presence_questions", "Questions about who is in a room that were put.", |stats| {
+        stats.questions.value()
+    }),
+    (
+        "throng_presence_shared",
+        "Answers about who is in a room that cost no question of their own.",
+        |stats| stats.shared.value(),
+    ),
+    (
+        "throng_presence_incomplete",
+        "Answers about who is in a room that lack what some process might have told.",
+        |stats| stats.incomplete.value(),
+    ),
+    ("throng_presence_elsewhere", "Questions of other processes about who is in a room here.", |stats| {
+        stats.elsewhere.value()
+    }),
+    (
+        "throng_presence_refusals",
+        "Questions about who is in a room that were refused because too many were under way.",
+        |stats| stats.refusals.value(),
+    ),
+];
+
 #[derive(Debug)]
 struct Numbers(Arc<Control>);
 
@@ -327,6 +355,7 @@ impl Collector for Numbers {
         self.encode_shards(&mut encoder)?;
         self.encode_namespaces(&mut encoder)?;
         self.encode_event_limits(&mut encoder)?;
+        self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.encode_process(&mut encoder)
     }
@@ -398,6 +427,15 @@ impl Numbers {
     }
 
     /// Of the process, since there may be many patterns.
+    /// Of the process, since the questions of all shards come together.
+    fn encode_presence(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, number) in &OF_PRESENCE {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            encode(metric, MetricType::Counter, number(&self.0.bus.presence().stats))?;
+        }
+        Ok(())
+    }
+
     fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let stats = &self.0.stats;
         let patterns: Vec<(String, usize)> = (self.0.bus.namespaces_by_pattern())

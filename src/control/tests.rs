@@ -456,12 +456,32 @@ fn the_front_page_lists_what_is_here() {
     let answer = port.ask("GET", "/");
     assert_eq!((answer.status, &*answer.headers["content-type"]), (200, "text/plain; charset=utf-8"));
     let paths: Vec<&str> = answer.body.split_whitespace().filter(|word| word.starts_with('/')).collect();
-    assert_eq!(paths, ["/health", "/ready", "/stats", "/metrics"]);
+    assert_eq!(paths, ["/health", "/ready", "/stats", "/metrics", "/rooms/a"]);
     for path in paths {
         assert_eq!(port.ask("GET", path).status, 200, "{path}");
         let head = port.ask("HEAD", path);
         assert_eq!((head.status, &*head.body), (200, ""), "{path}");
     }
+}
+
+#[test]
+fn rooms_are_counted() {
+    let port = Port::open(Limits::DEFAULT);
+    port.control.bus.enter(0, "\u{e9} /").expect("there is room");
+    let check = |path: &str, room: &str, members: u64| {
+        let told = port.json(path);
+        assert_eq!((&told["room"], &told["members"]), (&Value::from(room), &Value::from(members)), "{path}");
+        assert_eq!((&told["complete"], told.get("who")), (&Value::from(true), None), "{path}");
+        assert!(told["age_ms"].is_u64(), "{path}");
+    };
+    check("/rooms/a", "a", 2);
+    check("/rooms/nobody", "nobody", 0);
+    check("/rooms/%C3%A9%20%2F", "\u{e9} /", 1);
+    check("/rooms/a?namespace=%2Fb", "a", 0);
+    for wrong in ["/rooms/a%00b", "/rooms/a?namespace=b", "/rooms/a?namespace=%2Fb%0A"] {
+        assert_eq!(port.ask("GET", wrong).status, 400, "{wrong}");
+    }
+    assert_eq!(port.ask("GET", "/rooms/").status, 404);
 }
 
 #[test]
@@ -665,7 +685,7 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
-    fields.retain(|field| !field.starts_with("namespaces") && !field.starts_with("redis"));
+    fields.retain(|field| !["namespaces", "presence", "redis"].iter().any(|part| field.starts_with(part)));
     let only_process = [
         "status",
         "version",

@@ -11,6 +11,11 @@ use std::os::fd::AsRawFd;
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
 const BACKLOG: i32 = 65_535;
 
+/// What the kernel calls this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Makes sure that nobody else listens on `address`: a second server of ours would otherwise share the port without a word, and each
 /// would hold half of every room. (A listener that does not share finds the port taken even by those who do.)
 ///

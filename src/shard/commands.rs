@@ -3,6 +3,7 @@
 use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::auth::tally::Excess;
+use crate::bus::presence::Question;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::message::{ConnId, Draft, RoomId, Slot};
@@ -124,6 +125,11 @@ impl Shard {
                 self.acknowledge(slot, id, Ok(()));
             }
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, false, now),
+            Ok(Command::Presence { room, who, id }) => {
+                let question = Question { room: room.as_ref().into(), who };
+                let asked = self.ask_presence(slot, None, &question, id.unwrap_or("null"), now);
+                asked.unwrap_or_else(|refusal| self.refuse(slot, &refusal.with_id(id)));
+            }
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }

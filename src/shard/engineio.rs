@@ -429,6 +429,7 @@ impl Shard {
         new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
+        self.waiting.moved(new.stamp, to);
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
             self.sockets.insert(&joined.sid, to);

@@ -12,6 +12,7 @@ pub mod asks;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
+pub mod presence;
 pub mod recovery;
 pub mod rooms;
 pub mod session;
@@ -41,6 +42,7 @@ use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use presence::Waiting;
 use recovery::History;
 use rooms::Rooms;
 use session::Sockets;
@@ -225,6 +227,8 @@ pub struct Shard {
     asks: Asks,
     /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
     event_windows: Windows<(u16, u32)>,
+    /// Who waits to hear who is in a room.
+    waiting: Waiting,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -412,6 +416,7 @@ impl Shard {
             sockets: Sockets::default(),
             asks: Asks::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
+            waiting: Waiting::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -564,6 +569,18 @@ impl Shard {
                 Mail::Order(_) => {
                     if let Some(Mail::Order(order)) = mail.pop_front() {
                         self.carry_out(&order, now);
+                    }
+                }
+                Mail::Who { number, room } => {
+                    let (number, room) = (*number, *room);
+                    mail.pop_front();
+                    self.tell_who(number, room);
+                }
+                Mail::Presence { number, attendance } => {
+                    let (number, attendance) = (*number, attendance.clone());
+                    // Where many have asked for long lists, the rest are told in later turns.
+                    if self.note_presence(number, &attendance, now) {
+                        mail.pop_front();
                     }
                 }
                 Mail::Answer(_) => {

@@ -7,6 +7,7 @@ use super::Shard;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
+use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
@@ -307,7 +308,7 @@ impl Shard {
                     });
                 }
             }
-            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } => {
+            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } | Action::Presence { .. } => {
                 match builtin::decode(action, args, self.settings.room_name_bytes_max) {
                     Ok(command) => {
                         // What is published may have a name of its own. Limits on all events have counted it.
@@ -365,6 +366,20 @@ impl Shard {
                 match self.publish_from(slot, namespace, publish, id, attachments, now) {
                     Ok(Published::AndAsked) => return,
                     Ok(Published::Done) => Ok("{}".to_owned()),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Command::Presence { room, who, .. } => {
+                let question = Question { room: room_key(namespace, room).as_ref().into(), who: *who };
+                let asked = match id {
+                    Some(id) => self.ask_presence(slot, Some(namespace), &question, id, now),
+                    None => {
+                        let message = "`presence` without an ack: nobody could be told the answer";
+                        Err(Refusal::new(Code::BadMessage, message))
+                    }
+                };
+                match asked {
+                    Ok(()) => return,
                     Err(refusal) => Err(refusal),
                 }
             }

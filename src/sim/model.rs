@@ -806,6 +806,7 @@ impl Model {
         let (Command::Join { id, .. }
         | Command::Leave { id, .. }
         | Command::Publish { id, .. }
+        | Command::Presence { id, .. }
         | Command::Ping { id }
         | Command::Wrong { id, .. }) = command;
         if let Err(retry_ms) = self.take_token(number, now) {
@@ -840,6 +841,15 @@ impl Model {
                     Ok(true) => return,
                     Err(code) => return self.error(number, code, id.clone(), None, now),
                 }
+            }
+            Command::Presence { room, .. } => {
+                let Some(id) = id else { return self.error(number, "bad_message", None, None, now) };
+                if !self.peers[number].rooms.contains(room) {
+                    return self.error(number, "not_member", Some(id.clone()), None, now);
+                }
+                let members = self.rooms[room].members.len() as u64;
+                let said = Said::Present { id: id.clone(), room: room.clone(), members };
+                return self.peers[number].expect(said, now);
             }
             Command::Ping { .. } => return self.peers[number].expect(Said::Pong(id.clone()), now),
             Command::Wrong { code, .. } => return self.error(number, code, id.clone(), None, now),

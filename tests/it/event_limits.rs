@@ -286,6 +286,7 @@ fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
         link: link::Settings::new(servers),
         cluster: bridge::Cluster::Throng,
         prefix: "throng".into(),
+        presence_timeout: Duration::from_secs(1),
         limits,
     };
     let bus = Arc::new(Bus::new(1, 100).with_outside(outside.clone()));

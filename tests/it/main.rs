@@ -18,6 +18,7 @@
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
+//! | `presence` | who is in a room, over all processes and both dialects: counted and listed right, bounded in age, size and cost, and honest about what is missing |
 //! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
@@ -53,6 +54,7 @@ mod redis;
 
 mod chaos;
 mod cluster;
+mod presence;
 
 mod golden;
 

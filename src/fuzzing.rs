@@ -12,7 +12,7 @@ use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot};
-use crate::rules::{Namespaces, Pattern};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::shard::turn::Gathered;
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, SocketIo};
 use crate::stats::Stats;
@@ -470,7 +470,24 @@ const SPECIAL: [&str; 16] = [
 impl World {
     fn new(kind: u8) -> World {
         let per_ip_max = Some(6);
-        let rules = Rules { connections_max: 8, sockets_max: 12, per_ip_max, ..Rules::default() };
+        // Some of those that may say much may say little of a kind.
+        let limit = |event: &str, per, count, over| EventLimit {
+            event: (event != "*").then(|| event.to_owned()),
+            namespace: None,
+            per,
+            count,
+            window_ms: 2_000,
+            over,
+        };
+        let limits = match kind >> 6 {
+            2 => vec![limit("e", Per::Ip, 2, Over::Drop), limit("*", Per::Connection, 9, Over::Error)],
+            3 => vec![limit("join", Per::User, 1, Over::Error), limit("e", Per::Connection, 1, Over::Close)],
+            _ => Vec::new(),
+        };
+        let (events, event_windows_max) = (EventLimits::new(limits), 3);
+        let (connections_max, sockets_max) = (8, 12);
+        let rules =
+            Rules { connections_max, sockets_max, per_ip_max, events, event_windows_max, ..Rules::default() };
         World::with_rules(kind, rules)
     }
 

@@ -383,6 +383,8 @@ pub enum Reject {
     EngineIo,
     /// More connections from one address than allowed.
     PerIp,
+    /// More connections of one user than allowed.
+    PerUser,
     /// More connections in all than allowed.
     Full,
     /// The server is shutting down.
@@ -391,7 +393,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 15] = [
         "malformed",
         "not_found",
         "method",
@@ -406,6 +408,7 @@ impl Reject {
         "large_body",
         "length_required",
         "engine_io",
+        "per_user",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -425,6 +428,7 @@ impl Reject {
             Reject::LargeBody => 11,
             Reject::LengthRequired => 12,
             Reject::EngineIo => 13,
+            Reject::PerUser => 14,
         }
     }
 
@@ -440,7 +444,7 @@ impl Reject {
             Reject::Origin => (403, "Forbidden"),
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
-            Reject::PerIp => (429, "Too Many Requests"),
+            Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
             Reject::Full | Reject::Draining => (503, "Service Unavailable"),
         }
     }
@@ -460,6 +464,7 @@ impl Reject {
             Reject::LengthRequired => "a body needs a Content-Length",
             Reject::EngineIo => "Engine.IO does not allow this",
             Reject::PerIp => "too many connections from this address",
+            Reject::PerUser => "too many connections of this user",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",
         }

@@ -355,6 +355,9 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         sockets_max: (connections_max + SOCKETS_TO_REFUSE).min(sockets_max),
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
+        per_user_max: (limits.connections_per_user_max > 0).then_some(limits.connections_per_user_max),
+        events: config.event_limits.clone(),
+        event_windows_max: limits.event_windows_max as usize,
         trusted_proxies: limits.trusted_proxies.clone(),
         believed: match limits.forwarded_header {
             ForwardedHeader::XForwardedFor => Believed::XForwardedFor,

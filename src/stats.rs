@@ -79,7 +79,7 @@ pub struct ShardStats {
     pub volatile_drops: Counter,
     /// Messages refused with an error.
     pub errors: Counter,
-    /// Messages refused because a connection sent more a second than it may.
+    /// Messages refused because a connection sent more a second than it may, or somebody more events of a kind.
     pub rate_limited: Counter,
     /// Publications refused because a mailbox was full.
     pub overloads: Counter,

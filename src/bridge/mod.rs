@@ -16,6 +16,7 @@ mod presence;
 mod publisher;
 mod servers;
 mod subscriber;
+mod used;
 mod wire;
 
 use crate::auth::Gate;
@@ -171,9 +172,13 @@ pub fn spawn(
     let bell = Arc::new(Notify::new());
     let ringing = bell.clone();
     core.outside.hang_bell(Box::new(move || ringing.notify_one()));
-    let uid = core.wire.uid().to_owned();
+    let (uid, own_stats) = (core.wire.uid().to_owned(), core.stats.clone());
     let work = move || {
         runtime.block_on(async move {
+            if !gate.tally().limits().is_empty() {
+                let names = (settings.prefix.clone(), uid.clone());
+                tokio::spawn(used::run(link.clone(), gate.clone(), names, clock, own_stats));
+            }
             if gate.share() {
                 tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
             }

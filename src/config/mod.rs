@@ -2,18 +2,19 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever is wrong is
-//! reported at once, each [`Problem`] with its place.
+//! list in `docs/configuration.md`. Only `[[limits.events]]`, `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever
+//! is wrong is reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
 mod events;
 mod namespaces;
+mod event_limits;
 mod explain;
 
 pub use value::Kind;
 
-use crate::rules::{Allowance, Namespaces, Rule, Rules};
+use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Rule, Rules};
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -60,6 +61,8 @@ macro_rules! settings {
             $($(#[doc = $about])+ pub $section: $Section,)+
             /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
             pub events: Rules,
+            /// How often clients may send events: the `[[limits.events]]` of the file.
+            pub event_limits: EventLimits,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -77,6 +80,7 @@ macro_rules! settings {
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
                 events: Rules::default(),
+                event_limits: EventLimits::default(),
                 changed: Vec::new(),
             }
         }
@@ -116,6 +120,8 @@ settings! {
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// Open connections of one user; 0 is no limit.
+        connections_per_user_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
         /// closes with 1008, which a browser's script can see. Sockets beyond those of one address get a status either way.
         refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
@@ -148,6 +154,9 @@ settings! {
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
         messages_burst_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Windows of `[[limits.events]]` that are counted at a time for addresses and users, some 100 bytes each, and as many again for
+        /// connections, in equal shares for the shards. When there are more, those that end first are forgotten before their end.
+        event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 };
         /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
         /// `limits.message_bytes_max`. A message that finds none closes with 1013.
         receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
@@ -384,7 +393,7 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 2] = [namespaces::TABLES, events::TABLES];
+const LISTS: [Tables; 3] = [event_limits::TABLES, namespaces::TABLES, events::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -575,6 +584,9 @@ pub struct Said {
     /// The `[[namespaces]]`, likewise.
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
+    /// The `[[limits.events]]`, likewise.
+    event_limits: Vec<EventLimit>,
+    event_limits_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -647,10 +659,12 @@ impl Said {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
         let tables = [
+            (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
         ];
         config.events = Rules::new(self.events);
+        config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
         let patterns = config.socketio.namespaces.iter().len();
         if let Some(source) = self.namespaces_source.filter(|_| patterns > Namespaces::PATTERNS_MAX) {
@@ -714,6 +728,13 @@ impl Said {
                 DeValue::Table(table) if known => {
                     for (field, value) in table {
                         let key = format!("{name}.{}", field.get_ref());
+                        if key == event_limits::TABLES.name {
+                            let at = field.span().start;
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.event_limits = event_limits::read(value.get_ref(), at, file);
+                            self.event_limits_source = Some(source(at));
+                            continue;
+                        }
                         let source = source(field.span().start);
                         match position(&key) {
                             Some(setting) => {

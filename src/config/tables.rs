@@ -1,5 +1,6 @@
-//! Lists of tables in a configuration file, `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
+//! Lists of tables in a configuration file, like `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
 
+use super::value::Value;
 use super::{Fault, Given, Kind, Problem, Source, nearest};
 use crate::rules::Pattern;
 use toml::Spanned;
@@ -130,6 +131,18 @@ impl<'a> Table<'a> {
         let allowed = Kind::Number { min: min.into(), max: max.into() }.allowed();
         let read = |given: &Given| u32::try_from(given.number()?).ok();
         self.read_given(key, &allowed, |given| read(given).filter(|number| (min..=max).contains(number)))
+    }
+
+    /// The number that `key` stands for, which must be there and be of this kind.
+    pub(super) fn require_number(&mut self, key: &str, kind: Kind) -> Option<u32> {
+        let allowed = kind.allowed() + kind.also();
+        if self.entry(key).is_none() {
+            self.tell(key, self.start, Fault::Missing { allowed: allowed.clone() });
+        }
+        self.read_given(key, &allowed, |given| match kind.read(given) {
+            Ok(Value::Number(number)) => u32::try_from(number).ok(),
+            _ => None,
+        })
     }
 
     fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {

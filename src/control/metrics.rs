@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -99,7 +100,7 @@ static COUNTERS: [Number; 22] = [
     ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
     (
         "throng_rate_limited",
-        "Messages refused because a connection sent more a second than it may.",
+        "Messages refused because there were more a second, or more events of a kind, than allowed.",
         None,
         |shard| shard.rate_limited.value(),
     ),
@@ -201,7 +202,7 @@ static DURATIONS: [Durations; 2] = [
 /// A number of the way to other processes: name, meaning, unit and type, and where it is.
 type OfRedis = (&'static str, &'static str, Option<Unit>, MetricType, fn(&Bridge) -> u64);
 
-static OF_REDIS: [OfRedis; 17] = [
+static OF_REDIS: [OfRedis; 19] = [
     (
         "throng_redis_servers",
         "Servers of Redis that are published to: one, or the masters of a cluster.",
@@ -309,6 +310,20 @@ static OF_REDIS: [OfRedis; 17] = [
         MetricType::Counter,
         |bridge| bridge.stats.gaps.value(),
     ),
+    (
+        "throng_redis_limit_batches",
+        "Calls that told Redis what was used of limits on events.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.limit_batches.value(),
+    ),
+    (
+        "throng_redis_limit_batches_failed",
+        "Calls that failed of those that told Redis what was used of limits on events.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.limit_batches_failed.value(),
+    ),
 ];
 
 /// A counter of questions about who is in a room: its name, what it means, and where it is.
@@ -345,6 +360,7 @@ impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_shards(&mut encoder)?;
         self.encode_namespaces(&mut encoder)?;
+        self.encode_event_limits(&mut encoder)?;
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -460,6 +476,32 @@ impl Numbers {
             encode(family.encode_family(&[("namespace", pattern)])?, MetricType::Counter, sum)?;
         }
         Ok(())
+    }
+
+    /// Only where there are limits: without, there is nothing to tell apart.
+    fn encode_event_limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tally = self.0.gate.tally();
+        if tally.limits().is_empty() {
+            return Ok(());
+        }
+        let mut refused: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for (limit, count) in tally.refused() {
+            *refused.entry((limit.event.as_deref().unwrap_or("*"), limit.per.word())).or_default() += count;
+        }
+        let help = "Times that a limit on events was in the way of one.";
+        let mut family =
+            encoder.encode_descriptor("throng_events_refused", help, None, MetricType::Counter)?;
+        for ((event, per), count) in refused {
+            let labels = ([("event", event)], [("per", per)]);
+            encode(family.encode_family(&labels)?, MetricType::Counter, count)?;
+        }
+        let (held, forgotten) = tally.held();
+        let help = "Windows of limits on events that are kept for addresses and users.";
+        gauge(encoder, "throng_event_windows", help, None, held as u64)?;
+        let help = "Windows that were forgotten before their end because there were too many.";
+        let family =
+            encoder.encode_descriptor("throng_event_windows_forgotten", help, None, MetricType::Counter)?;
+        encode(family, MetricType::Counter, forgotten)
     }
 
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

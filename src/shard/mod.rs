@@ -26,6 +26,7 @@ mod orders;
 mod socketio;
 mod special;
 
+use crate::auth::tally::Windows;
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
@@ -240,6 +241,8 @@ pub struct Shard {
     /// Where the sockets of Socket.IO are.
     sockets: Sockets,
     asks: Asks,
+    /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
+    event_windows: Windows<(u16, u32)>,
     /// Who waits to hear who is in a room.
     waiting: Waiting,
     accepts: Bucket,
@@ -428,6 +431,7 @@ impl Shard {
             history: History::default(),
             sockets: Sockets::default(),
             asks: Asks::default(),
+            event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             waiting: Waiting::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,

@@ -9,6 +9,7 @@
 //! | `websocket` | RFC 6455 on `/echo`, byte by byte: lengths, masks, fragments, control frames, UTF-8, close codes |
 //! | `native` | the native protocol by example: rooms, events, order, ids, arrays, binary payloads, every error code |
 //! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
+//! | `event_limits` | limits on events by name, per connection, address and user, in both dialects and over several processes |
 //! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
 //! | `linger` | events that wait leave together, in order, and none waits longer than it may |
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
@@ -38,6 +39,8 @@ mod websocket;
 mod native;
 
 mod limits;
+
+mod event_limits;
 
 mod heartbeat;
 

@@ -141,7 +141,8 @@ pub fn spawn(
 ) -> Result<Bridge, Fault> {
     let uid = format!("{:016x}", numbers::random());
     // Node's classic adapter has names of six characters, and nobody counts them.
-    let wire = Wire::new(settings.cluster, &settings.prefix, uid);
+    let on_cluster = matches!(settings.link.servers, link::Servers::Cluster(_));
+    let wire = Wire::new(settings.cluster, &settings.prefix, uid, on_cluster);
     let core = Arc::new(Core {
         bus,
         outside,
@@ -247,9 +248,9 @@ impl Core {
 
     /// Numbers an envelope for a room and sends it.
     fn send(&self, room: &str, entries: u64, mut envelope: Vec<u8>) {
-        let channel = self.wire.room(room);
+        let (way, channel) = self.wire.room(room);
         throng::set_head(&mut envelope, self.state(|state| state.outbound.count(&channel, entries)));
-        self.publish(&channel, &envelope, usize::try_from(entries).unwrap_or(usize::MAX));
+        self.publish(way, &channel, &envelope, usize::try_from(entries).unwrap_or(usize::MAX));
     }
 
     /// Tells others of an event that takes more words.
@@ -563,14 +564,14 @@ impl Core {
             }
         };
         if let Some((channel, payload)) = self.wire.encode(message) {
-            self.publish(&channel, &payload, 1);
+            self.publish(self.wire.way(), &channel, &payload, 1);
         }
     }
 
-    fn publish(&self, channel: &str, payload: &[u8], publications: usize) {
+    fn publish(&self, way: Way, channel: &str, payload: &[u8], publications: usize) {
         if let Some(link) = self.link.get() {
             // What is lost is counted there.
-            link.publish(self.wire.way(), channel.as_bytes(), payload, publications).ok();
+            link.publish(way, channel.as_bytes(), payload, publications).ok();
         }
     }
 

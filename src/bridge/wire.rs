@@ -24,15 +24,19 @@ pub(super) struct Wire {
     throng: Throng,
     classic: Classic,
     sharded: Sharded,
+    /// By which way envelopes for rooms go.
+    envelopes: Way,
     /// The name of this process among the others.
     uid: String,
 }
 
 impl Wire {
-    pub(super) fn new(cluster: Cluster, prefix: &str, uid: String) -> Wire {
+    /// `on_cluster` when Redis is a cluster. Each room's channel then belongs to one of its servers.
+    pub(super) fn new(cluster: Cluster, prefix: &str, uid: String, on_cluster: bool) -> Wire {
         let prefix = || prefix.to_owned();
         let (throng, classic) = (Throng { prefix: prefix() }, Classic { prefix: prefix() });
-        Wire { cluster, throng, classic, sharded: Sharded { prefix: prefix() }, uid }
+        let envelopes = if on_cluster { Way::Sharded } else { Way::Plain };
+        Wire { cluster, throng, classic, sharded: Sharded { prefix: prefix() }, envelopes, uid }
     }
 
     pub(super) fn uid(&self) -> &str {
@@ -73,8 +77,8 @@ impl Wire {
     }
 
     /// Where the envelopes for a room go.
-    pub(super) fn room(&self, room: &str) -> String {
-        self.throng.room(room)
+    pub(super) fn room(&self, room: &str) -> (Way, String) {
+        (self.envelopes, self.throng.room(room))
     }
 
     /// The room that envelopes on this channel are for.
@@ -151,7 +155,7 @@ impl Wire {
         let is_socket = room.len() == SOCKET_ID_CHARS;
         match self.cluster {
             _ if is_socket => Vec::new(),
-            Cluster::Throng => vec![(Way::Plain, self.throng.room(name))],
+            Cluster::Throng => vec![self.room(name)],
             Cluster::SocketIo => vec![(Way::Plain, self.classic.broadcasts_to(namespace, room))],
             Cluster::SocketIoSharded => vec![(Way::Sharded, self.sharded.broadcasts_to(namespace, room))],
         }

@@ -333,6 +333,10 @@ fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
         ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
         ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
         ("engineio", "echo_path = \"echo\"", "\"echo\"", "like \"/socket.io/\", or \"\""),
+        ("limits", "proxy_protocol = 2", "2", "true or false"),
+        ("tls", "certificate_file = true", "true", "the path of a file, or \"\""),
+        ("tls", "key_file = 1", "1", "the path of a file, or \"\""),
+        ("tls", "version_min = \"1.1\"", "\"1.1\"", "\"1.2\" or \"1.3\""),
         ("drain", "timeout_ms = 600001", "600001", "a time from 0 to 600000 ms"),
         (
             "log",

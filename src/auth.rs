@@ -441,7 +441,10 @@ mod tests {
             assert_eq!(IpAddr::from(ip(text)).to_string(), text);
         }
         let network = IpAddr::from(ip("2001:db8:1:2:3::4"));
-        assert_eq!((network.to_string().as_str(), Ip::from(network)), ("2001:db8:1:2::", ip("2001:db8:1:2:3::4")));
+        assert_eq!(
+            (network.to_string().as_str(), Ip::from(network)),
+            ("2001:db8:1:2::", ip("2001:db8:1:2:3::4"))
+        );
     }
 
     #[test]

@@ -497,7 +497,7 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         ("[server.extra]\n", "throng.toml:1: server.extra", None),
         ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
         ("[[event]]\non = 1\n", "throng.toml:1: event", Some("[[events]]")),
-        ("[tls]\ncertificate = \"x\"\n", "throng.toml:1: tls", None),
+        ("[proxy]\ncertificate = \"x\"\n", "throng.toml:1: proxy", None),
     ] {
         let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
         check_problem(&wrong(file, &[], ""), &format!("{key}: there is no such setting{hint}"));

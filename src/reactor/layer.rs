@@ -15,9 +15,9 @@ use crate::wire::proxy::{self, Preface};
 use mio::net::TcpStream;
 use rustls::HandshakeKind;
 use std::io::{self, ErrorKind, Write as _};
+use std::mem;
 use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
-use std::{fmt, mem};
 
 /// What lies between one socket and its shard.
 pub(super) enum Layer {
@@ -160,6 +160,10 @@ impl Layers {
         now: Time,
     ) {
         if let Some(Layer::Preface(kept)) = layer.as_deref_mut() {
+            if !shard.is_from_proxy(slot) {
+                // It was hung up, and nothing that it says is listened to.
+                return;
+            }
             match proxy::parse(bytes) {
                 Ok(Preface::Partial) => return self.keep_preface(kept, bytes),
                 Ok(Preface::Whole { client, length }) => {
@@ -304,11 +308,11 @@ impl Layers {
 
     /// Seals and writes, piece by piece. Answers of how many bytes the records have been written or are kept to be written first.
     fn send(&mut self, secured: &mut Secured, stream: &TcpStream, slices: &[&[u8]]) -> io::Result<usize> {
-        let mut count = 0;
         if secured.refused {
             return Ok(0);
         }
         if let [bytes] = slices {
+            let mut count = 0;
             for piece in bytes.chunks(SEALED_BYTES_MAX) {
                 count += piece.len();
                 if !self.send_piece(secured, stream, piece)? {
@@ -318,25 +322,40 @@ impl Layers {
             return Ok(count);
         }
         let mut piece = mem::take(&mut self.plain);
+        let result = self.send_gathered(secured, stream, slices, &mut piece);
+        self.plain = piece;
+        result
+    }
+
+    /// The same for several pieces of memory, which `piece` brings together so that short frames share a record.
+    fn send_gathered(
+        &mut self,
+        secured: &mut Secured,
+        stream: &TcpStream,
+        slices: &[&[u8]],
+        piece: &mut Vec<u8>,
+    ) -> io::Result<usize> {
+        let mut count = 0;
         piece.clear();
-        for (place, slice) in slices.iter().enumerate() {
+        for slice in slices {
             let mut rest = *slice;
-            let is_last = place + 1 == slices.len();
             while !rest.is_empty() {
                 let taken = rest.len().min(SEALED_BYTES_MAX - piece.len());
                 piece.extend_from_slice(&rest[..taken]);
                 rest = &rest[taken..];
-                if piece.len() == SEALED_BYTES_MAX || (is_last && rest.is_empty()) {
+                if piece.len() == SEALED_BYTES_MAX {
                     count += piece.len();
-                    if !self.send_piece(secured, stream, &piece)? {
-                        self.plain = piece;
+                    if !self.send_piece(secured, stream, piece)? {
                         return Ok(count);
                     }
                     piece.clear();
                 }
             }
         }
-        self.plain = piece;
+        if !piece.is_empty() {
+            count += piece.len();
+            self.send_piece(secured, stream, piece)?;
+        }
         Ok(count)
     }
 
@@ -471,7 +490,11 @@ impl Layers {
     }
 
     fn fault(&self, fault: Fault) {
-        tracing::debug!(shard = self.id, reason = Fault::LABELS[fault as usize], "a connection has no transport");
+        tracing::debug!(
+            shard = self.id,
+            reason = Fault::LABELS[fault as usize],
+            "a connection has no transport"
+        );
         self.stats().transport_faults[fault as usize].add(1);
     }
 
@@ -487,14 +510,5 @@ impl Layer {
             Layer::Preface(kept) => kept,
             Layer::Tls(secured) => &secured.cut,
         }
-    }
-}
-
-impl fmt::Debug for Layer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Layer::Preface(_) => "Preface",
-            Layer::Tls(_) => "Tls",
-        })
     }
 }

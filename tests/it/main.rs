@@ -19,6 +19,8 @@
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
 //! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
+//! | `tls` | TLS in front of all that: versions, certificates exchanged under way, hostile handshakes, slow readers, the hand-over; stock clients |
+//! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
@@ -52,6 +54,10 @@ mod chaos;
 mod cluster;
 
 mod golden;
+
+mod tls;
+
+mod proxy;
 
 mod foreign;
 

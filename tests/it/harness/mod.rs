@@ -7,6 +7,7 @@ pub(crate) mod numbers;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod schema;
+pub(crate) mod secure;
 pub(crate) mod server;
 
 pub(crate) use client::{Client, Heard};

@@ -262,7 +262,7 @@ impl Layers {
         secured.session = Session::Over;
         if secured.unsent.is_empty() && !last.is_empty() {
             // Who does not take it does not get it.
-            stream.write(last).ok();
+            stream.write_all(last).ok();
         }
         shard.hang_up(slot);
     }
@@ -462,7 +462,7 @@ impl Layers {
             let Secured { session, cut, unsent, .. } = secured;
             session.seal_end(cut, unsent).ok();
             // Who does not take it does not get it.
-            stream.write(unsent).ok();
+            stream.write_all(unsent).ok();
         }
     }
 

@@ -616,7 +616,7 @@ mod tests {
         }
 
         /// What the client wants sent.
-        fn from_client(&mut self) -> Vec<u8> {
+        fn sent_by_client(&mut self) -> Vec<u8> {
             let mut bytes = Vec::new();
             while self.client.wants_write() {
                 self.client.write_tls(&mut bytes).expect("a buffer takes it");
@@ -624,7 +624,7 @@ mod tests {
             bytes
         }
 
-        fn to_client(&mut self, mut bytes: &[u8]) {
+        fn give_client(&mut self, mut bytes: &[u8]) {
             while !bytes.is_empty() {
                 self.client.read_tls(&mut bytes).expect("a buffer gives it");
                 self.client.process_new_packets().expect("the server speaks TLS");
@@ -634,10 +634,10 @@ mod tests {
         /// Exchanges all that both want sent, the client's in pieces of `piece` bytes.
         fn exchange(&mut self, piece: usize) {
             for _ in 0..8 {
-                let bytes = self.from_client();
+                let bytes = self.sent_by_client();
                 for piece in bytes.chunks(piece) {
                     let answer = self.receive(piece).expect("the client speaks TLS");
-                    self.to_client(&answer);
+                    self.give_client(&answer);
                 }
             }
         }
@@ -650,7 +650,7 @@ mod tests {
             }
             let mut read = Vec::new();
             for piece in out.chunks(10_000) {
-                self.to_client(piece);
+                self.give_client(piece);
                 let mut bytes = [0; 20_000];
                 while let Ok(count) = self.client.reader().read(&mut bytes)
                     && count > 0
@@ -699,7 +699,7 @@ mod tests {
             // What is sent while a record has not come whole does not touch it.
             pair.plain.clear();
             pair.client.writer().write_all(b"hello again").expect("it is buffered");
-            let bytes = pair.from_client();
+            let bytes = pair.sent_by_client();
             for piece in [&bytes[..3], &bytes[3..20], &bytes[20..]] {
                 assert_eq!(pair.receive(piece), Ok(Vec::new()));
                 assert_eq!(pair.send(b"meanwhile"), b"meanwhile");
@@ -725,7 +725,7 @@ mod tests {
                 let Session::Light(light) = &mut pair.session else { panic!("{suite:?}") };
                 let mut out = Vec::new();
                 light.update_key(&mut out).expect("a key");
-                pair.to_client(&out);
+                pair.give_client(&out);
                 assert_eq!(pair.send(&[round]), [round]);
             }
             assert_eq!(pair.plain.len(), 20);
@@ -733,7 +733,7 @@ mod tests {
             for _ in 0..=KEY_UPDATES_MAX {
                 pair.client.refresh_traffic_keys().expect("the handshake is done");
             }
-            let bytes = pair.from_client();
+            let bytes = pair.sent_by_client();
             assert_eq!(pair.receive(&bytes), Err(Fault::Malformed));
         }
     }
@@ -767,11 +767,11 @@ mod tests {
         check(&[22, 3, 1, 0, 4, 9, 0, 0, 0], Fault::Malformed);
         check(&[21, 3, 3, 0, 2, 2, 48], Fault::Alert);
         let mut old = Pair::new(&tls, &folder.client(SUITES[3]));
-        let hello = old.from_client();
+        let hello = old.sent_by_client();
         check(&hello, Fault::Version);
         let mut config = (*folder.client(SUITES[0])).clone();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let hello = Pair::new(&tls, &Arc::new(config)).from_client();
+        let hello = Pair::new(&tls, &Arc::new(config)).sent_by_client();
         check(&hello, Fault::NothingInCommon);
     }
 
@@ -784,7 +784,7 @@ mod tests {
                 let mut pair = Pair::new(&tls, &folder.client(suite));
                 pair.exchange(usize::MAX);
                 pair.client.writer().write_all(b"something longer").expect("it is buffered");
-                let mut bytes = pair.from_client();
+                let mut bytes = pair.sent_by_client();
                 bytes[place] ^= 1;
                 let mut out = Vec::new();
                 let opened = pair.session.open(&mut bytes, &mut pair.plain, &mut out);

@@ -534,6 +534,7 @@ impl Direction {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
     use rustls::crypto::ring::cipher_suite;
     use rustls::pki_types::ServerName;
     use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite};
@@ -735,6 +736,113 @@ mod tests {
             }
             let bytes = pair.sent_by_client();
             assert_eq!(pair.receive(&bytes), Err(Fault::Malformed));
+        }
+    }
+
+    /// A client of TLS 1.3 that has shaken hands with a session, and has its keys in its own hand.
+    struct Bare {
+        tx: Direction,
+        rx: Direction,
+        kernel: KernelConnection<ClientConnectionData>,
+        session: Session,
+    }
+
+    impl Bare {
+        fn new(tls: &Tls, config: &Arc<ClientConfig>) -> Bare {
+            let mut config = (**config).clone();
+            config.enable_secret_extraction = true;
+            let name = ServerName::try_from("localhost").expect("a name");
+            let mut client = UnbufferedClientConnection::new(Arc::new(config), name).expect("a client");
+            let mut session = tls.session().expect("a session");
+            let (mut to_server, mut from_server) = (Vec::new(), Vec::new());
+            for _ in 0..20 {
+                let UnbufferedStatus { discard, state } = client.process_tls_records(&mut from_server);
+                match state.expect("the server speaks TLS") {
+                    ConnectionState::EncodeTlsData(mut data) => {
+                        let mut bytes = [0; 4096];
+                        let count = data.encode(&mut bytes).expect("there is room");
+                        to_server.extend_from_slice(&bytes[..count]);
+                    }
+                    ConnectionState::TransmitTlsData(data) => data.done(),
+                    _ => {
+                        let mut bytes = std::mem::take(&mut to_server);
+                        from_server.drain(..discard);
+                        session
+                            .open(&mut bytes, &mut Vec::new(), &mut from_server)
+                            .expect("the client speaks TLS");
+                        continue;
+                    }
+                }
+                from_server.drain(..discard);
+            }
+            assert!(from_server.is_empty() && matches!(session, Session::Light(_)));
+            let (secrets, kernel) = client.dangerous_into_kernel_connection().expect("all is said");
+            Bare { tx: Direction::new(secrets.tx), rx: Direction::new(secrets.rx), kernel, session }
+        }
+
+        /// Gives the server these bytes, and answers what was in them.
+        fn receive(&mut self, mut bytes: Vec<u8>, out: &mut Vec<u8>) -> Result<Vec<u8>, Fault> {
+            let mut plain = Vec::new();
+            self.session.open(&mut bytes, &mut plain, out).map(|_| plain)
+        }
+
+        /// Opens the record at the beginning of `bytes`: its type and what is in it.
+        fn read(&mut self, bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
+            let mut record = bytes.split_off(HEADER_BYTES);
+            let header: [u8; HEADER_BYTES] = std::mem::take(bytes).try_into().expect("a header");
+            *bytes = record.split_off(usize::from(u16::from_be_bytes([header[3], header[4]])));
+            let nonce = self.rx.nonce();
+            self.rx.records += 1;
+            let key = self.rx.key().expect("a key");
+            let inner = key.open_in_place(nonce, Aad::from(header), &mut record).expect("it is the key");
+            let (kind, data) = inner.split_last().expect("a type");
+            (*kind, data.to_vec())
+        }
+    }
+
+    #[test]
+    fn a_client_may_ask_that_our_key_changes_and_send_what_is_allowed_and_nothing_else() {
+        let folder = Folder::new("bare");
+        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        for suite in &SUITES[..3] {
+            let config = folder.client(*suite);
+            let mut bare = Bare::new(&tls, &config);
+            for _ in 0..3 {
+                let (mut bytes, mut out) = (Vec::new(), Vec::new());
+                bare.tx.seal(HANDSHAKE, &KEY_UPDATE_REQUEST, &mut bytes).expect("a key");
+                bare.tx = Direction::new(bare.kernel.update_tx_secret().expect("it has keys"));
+                bare.tx.seal(APPLICATION_DATA, b"after", &mut bytes).expect("a key");
+                // That the user has changed his mind is passed over.
+                bare.tx.seal(ALERT, &[1, 90], &mut bytes).expect("a key");
+                // Zeros behind the type hide how much was said.
+                bare.tx.seal(0, b"padded\x17\0\0\0", &mut bytes).expect("a key");
+                assert_eq!(bare.receive(bytes, &mut out), Ok(b"afterpadded".to_vec()));
+                bare.session.seal(b"answer", &mut [], &mut out).expect("it is open");
+                assert_eq!(bare.read(&mut out), (HANDSHAKE, KEY_UPDATE.to_vec()));
+                bare.rx = Direction::new(bare.kernel.update_rx_secret().expect("it has keys"));
+                assert_eq!(bare.read(&mut out), (APPLICATION_DATA, b"answer".to_vec()));
+                assert!(out.is_empty());
+            }
+            for (kind, data, told) in [
+                (HANDSHAKE, &[24, 0, 0, 1, 2][..], Some(UNEXPECTED_MESSAGE)),
+                (HANDSHAKE, &[1, 0, 0, 0], Some(UNEXPECTED_MESSAGE)),
+                (HANDSHAKE, &[24, 0], Some(UNEXPECTED_MESSAGE)),
+                (20, &[1], Some(UNEXPECTED_MESSAGE)),
+                (0, &[0, 0], Some(UNEXPECTED_MESSAGE)),
+                (ALERT, &[2, 40], None),
+                // An alert with nothing in it.
+                (0, &[ALERT], None),
+            ] {
+                let mut bare = Bare::new(&tls, &config);
+                let (mut bytes, mut out) = (Vec::new(), Vec::new());
+                bare.tx.seal(kind, data, &mut bytes).expect("a key");
+                let fault = bare.receive(bytes, &mut out).expect_err("that is not allowed");
+                assert_eq!(fault, told.map_or(Fault::Alert, |_| Fault::Malformed), "{kind}, {data:?}");
+                if let Some(alert) = told {
+                    assert_eq!(bare.read(&mut out), (ALERT, alert.to_vec()), "{kind}, {data:?}");
+                }
+                assert!(out.is_empty());
+            }
         }
     }
 

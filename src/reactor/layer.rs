@@ -32,8 +32,8 @@ pub(super) struct Secured {
     session: Session,
     /// A record that has not come whole, at most [`CUT_BYTES_MAX`] bytes; in the handshake perhaps some of them.
     cut: Vec<u8>,
-    /// Records that have not been written: those of the handshake until the end of the turn, others while the kernel refuses them, of
-    /// which there are never more than what [`SEALED_BYTES_MAX`] plain bytes make.
+    /// Records that have not been written: those of the handshake until the end of the turn, others while the kernel refuses them. At
+    /// most [`UNSENT_BYTES_MAX`].
     unsent: Vec<u8>,
     /// True exactly when the kernel has refused them and not said since that it takes more.
     refused: bool,
@@ -72,6 +72,8 @@ pub(super) struct Layers {
 
 /// Plain bytes that are sealed before the kernel is asked to take them. It may refuse as much, which then has to be kept.
 const SEALED_BYTES_MAX: usize = 32 << 10;
+/// Bytes of records that may wait to be written: what is sealed at once, and what the handshake adds.
+const UNSENT_BYTES_MAX: usize = 2 * SEALED_BYTES_MAX;
 /// Handshakes answered in one turn, some milliseconds of work: those who are connected do not wait longer for those who want to be.
 const HANDSHAKES_MAX: u32 = 16;
 /// What has not come whole is kept up to this many bytes, whatever the others have.
@@ -228,12 +230,19 @@ impl Layers {
         if !self.sealed.is_empty() {
             // At the end of the turn, together with what the shard has to say.
             secured.unsent.extend_from_slice(&self.sealed);
-            self.unsent.push(slot);
+            if secured.refused {
+                self.stats().outbox_bytes.add(self.sealed.len() as u64);
+            } else {
+                self.unsent.push(slot);
+            }
         }
         let cut = bytes.len() - used;
         self.cut_bytes = self.cut_bytes - secured.cut.len() + cut;
         secured.cut = bytes[used..].to_vec();
-        if cut > CUT_BYTES_MAX || (cut > SMALL_BYTES && self.cut_bytes > self.rules.cut_bytes_max) {
+        let is_too_much =
+            cut > CUT_BYTES_MAX || (cut > SMALL_BYTES && self.cut_bytes > self.rules.cut_bytes_max);
+        // Or it asks for answers, of new keys, and reads none.
+        if is_too_much || secured.unsent.len() > UNSENT_BYTES_MAX {
             self.fault(Fault::Malformed);
             shard.hang_up(slot);
         }
@@ -366,6 +375,7 @@ impl Layers {
         let sealed = secured.session.seal(piece, &mut secured.cut, &mut self.sealed);
         sealed.map_err(|fault| {
             self.fault(fault);
+            secured.session = Session::Over;
             io::Error::from(ErrorKind::InvalidData)
         })?;
         self.write(secured, stream)
@@ -456,13 +466,17 @@ impl Layers {
     pub(super) fn close(&mut self, layer: &mut Layer, mut stream: &TcpStream, has_ended: bool) {
         self.give_away(layer);
         let Layer::Tls(secured) = layer else { return };
-        if secured.session.is_handshaking() {
+        let Secured { session, cut, unsent, ending, .. } = secured;
+        if session.is_handshaking() {
             self.fault(Fault::Unfinished);
-        } else if secured.session.is_open() && !has_ended && !(secured.ending && secured.unsent.is_empty()) {
-            let Secured { session, cut, unsent, .. } = secured;
-            session.seal_end(cut, unsent).ok();
-            // Who does not take it does not get it.
-            stream.write_all(unsent).ok();
+        } else if session.is_open() && !has_ended {
+            if !*ending {
+                session.seal_end(cut, unsent).ok();
+            }
+            if !unsent.is_empty() {
+                // Who does not take it does not get it.
+                stream.write_all(unsent).ok();
+            }
         }
     }
 

@@ -122,7 +122,7 @@ settings! {
         proxy_protocol: bool = "false", Kind::Flag;
         /// New connections a second, for each shard; 0 is no limit.
         accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
-        /// Time for a request's head to be complete.
+        /// Time for a request's head to be complete, with the TLS handshake or the PROXY header before it.
         handshake_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
         /// Length of a request's head.
         head_bytes_max: u32 = "8KiB", Kind::Bytes { min: 512, max: 65_536 };

@@ -419,6 +419,16 @@ fn settings_that_do_not_agree_name_each_other() {
              limits.messages_per_second_max is set, and limits.messages_per_second_max = 0 (default)",
         ),
         (
+            "[limits]\nproxy_protocol = true\n",
+            "throng.toml:2: limits.proxy_protocol = true (throng.toml:2) must be false unless limits.trusted_proxies names the \
+             proxies, and limits.trusted_proxies = [] (default)",
+        ),
+        (
+            "[tls]\ncertificate_file = \"chain.pem\"\n",
+            "throng.toml:2: tls.key_file = \"\" (default) must be there exactly where tls.certificate_file is, \
+             and tls.certificate_file = \"chain.pem\" (throng.toml:2)",
+        ),
+        (
             "[drain]\ntimeout_ms = 999\n",
             "throng.toml:2: drain.spread_ms = 1000 (default) must be at most drain.timeout_ms, \
              and drain.timeout_ms = 999 (throng.toml:2)",

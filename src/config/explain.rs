@@ -89,7 +89,10 @@ impl Config {
             ));
         }
         if limits.proxy_protocol {
-            lines.push("All connections come from those, and begin with a PROXY header that says whose they are.".to_owned());
+            lines.push(
+                "All connections come from those, and begin with a PROXY header that says whose they are."
+                    .to_owned(),
+            );
         }
         if limits.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             lines.push("CAUTION: every client is a trusted proxy and can claim any address.".to_owned());

@@ -834,6 +834,20 @@ fn an_explanation_names_what_was_set_and_where() {
 }
 
 #[test]
+fn an_explanation_says_what_lies_below_http() {
+    let file = "[tls]\ncertificate_file = \"chain.pem\"\nkey_file = \"key.pem\"\n\
+                [limits]\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
+    let text = right(file, &[], "--set tls.version_min=1.3").explain();
+    for line in [
+        "  They speak TLS 1.3 or later, with the certificate in chain.pem.\n",
+        "  Proxies that are believed about their clients: 10.0.0.0/8.\n",
+        "  All connections come from those, and begin with a PROXY header that says whose they are.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+}
+
+#[test]
 fn an_explanation_says_what_socket_io_clients_may_do() {
     let file = "\
         [socketio]\nnamespaces = [\"/\", \"/guild/*\"]\ncors_origins = [\"https://a.example\"]\n\

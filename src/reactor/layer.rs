@@ -74,8 +74,8 @@ pub(super) struct Layers {
 const SEALED_BYTES_MAX: usize = 32 << 10;
 /// Bytes of records that may wait to be written: what is sealed at once, and what the handshake adds.
 const UNSENT_BYTES_MAX: usize = 2 * SEALED_BYTES_MAX;
-/// Handshakes answered in one turn, some milliseconds of work: those who are connected do not wait longer for those who want to be.
-const HANDSHAKES_MAX: u32 = 16;
+/// Handshakes answered in one turn, two milliseconds of work: those who are connected do not wait longer for those who want to be.
+const HANDSHAKES_MAX: u32 = 8;
 /// What has not come whole is kept up to this many bytes, whatever the others have.
 const SMALL_BYTES: usize = 4 << 10;
 

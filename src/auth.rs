@@ -103,6 +103,16 @@ impl From<IpAddr> for Ip {
     }
 }
 
+impl From<Ip> for IpAddr {
+    /// The address, or the first one of the network: an [`Ip`] of it is the same again.
+    fn from(ip: Ip) -> IpAddr {
+        match u32::try_from(ip.0) {
+            Ok(bits) => Ipv4Addr::from_bits(bits).into(),
+            Err(_) => Ipv6Addr::from_bits(u128::from(ip.0) << 64).into(),
+        }
+    }
+}
+
 /// Who a client is, once it has shown that. One for all connections of a user in a shard where that is possible.
 #[derive(Debug, PartialEq, Eq)]
 pub struct User {
@@ -513,6 +523,18 @@ mod tests {
         assert_eq!((gate.open(), gate.admit(ip("10.2.0.1"))), (10, Err(Reject::Full)));
         gate.drain();
         assert_eq!(gate.admit(ip("10.2.0.1")), Err(Reject::Draining));
+    }
+
+    #[test]
+    fn an_address_can_be_had_back() {
+        for text in ["10.0.0.1", "0.0.0.0", "2001:db8:1:2::"] {
+            assert_eq!(IpAddr::from(ip(text)).to_string(), text);
+        }
+        let network = IpAddr::from(ip("2001:db8:1:2:3::4"));
+        assert_eq!(
+            (network.to_string().as_str(), Ip::from(network)),
+            ("2001:db8:1:2::", ip("2001:db8:1:2:3::4"))
+        );
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::stats::Stats;
 use crate::time::Time;
 use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
+use crate::wire::proxy::{self, Preface};
 use rmp::decode::MessageLen;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -51,6 +52,27 @@ pub fn http(data: &[u8]) {
             !matches!(http::parse(&data[..cut]), Ok(Head::Complete(..))),
             "{cut} of {used} bytes are no head"
         );
+    }
+}
+
+/// Headers of the PROXY protocol: what is accepted is bounded, and the same whatever follows; no beginning of it is refused or taken for
+/// the whole.
+pub fn proxy(data: &[u8]) {
+    let parsed = proxy::parse(data);
+    let end = match parsed {
+        Ok(Preface::Whole { length, .. }) => {
+            assert!(length <= data.len() && length <= proxy::PREFACE_BYTES_MAX);
+            assert_eq!(proxy::parse(&data[..length]), parsed);
+            length
+        }
+        Ok(Preface::Partial) => {
+            assert!(data.len() < proxy::PREFACE_BYTES_MAX);
+            data.len()
+        }
+        Err(proxy::NoPreface) => return,
+    };
+    for cut in 0..end {
+        assert_eq!(proxy::parse(&data[..cut]), Ok(Preface::Partial), "{cut} of {end} bytes");
     }
 }
 
@@ -864,6 +886,12 @@ mod tests {
                 b"GET /health HTTP/1.1\r\nHost: a\r\nForwarded: for=1.2.3.4, for=\"[::1]:3\"\r\n\r\n",
             ],
         );
+    }
+
+    #[test]
+    fn proxy_smoke() {
+        let binary = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0e"[..], &[1; 14]].concat();
+        smoke(proxy, &[&binary, b"PROXY TCP6 2001:db8::7 ::1 5 6\r\n", b"PROXY UNKNOWN\r\n"]);
     }
 
     #[test]

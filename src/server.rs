@@ -8,12 +8,13 @@ use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
-use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith};
+use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith, TlsVersion};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
 use crate::reactor::neighbours::{self, Door, Neighbours};
-use crate::reactor::{self, sys};
+use crate::reactor::tls::{BadFile, Files, Tls};
+use crate::reactor::{self, Layers, sys};
 use crate::shard::engineio::Cors;
 use crate::shard::{self, Settings, Shard};
 use crate::stats::Stats;
@@ -68,6 +69,8 @@ pub enum Failure {
         /// What is needed before the first client.
         needed: usize,
     },
+    /// The certificate or its key cannot be used.
+    Tls(BadFile),
     /// The settings of Redis cannot work. That it is away is no failure.
     Redis(Fault),
     /// Threads, signals or the control port's runtime could not be had.
@@ -95,6 +98,7 @@ impl fmt::Display for Failure {
                 f,
                 "the limit on open files is {limit}, and {needed} are needed before the first client: raise it (ulimit -n, or LimitNOFILE= in a systemd unit)"
             ),
+            Failure::Tls(bad) => bad.fmt(f),
             Failure::Redis(fault) => {
                 write!(f, "cannot use Redis as redis.urls and the other settings of [redis] say: {fault}")
             }
@@ -121,6 +125,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         shards => shards,
     };
     let rules = rules(config, shards)?;
+    let layers = layers(config, shards)?;
     let listeners = listen(config.server.listen, shards, config.server.share_port)?;
     let listening = listeners[0].local_addr().map_err(Failure::System)?;
     let shared = config
@@ -181,6 +186,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             stats: stats.clone(),
             clock,
             neighbours,
+            layers: layers.clone(),
         };
         let (kind, cpu) = (kind(config.server.io), pinned.then(|| cpus[id]));
         let stopped = stopped.clone();
@@ -216,12 +222,14 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         // Before anybody is told that we are here: until then a signal ends the process without the order.
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
+        let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
             shards,
             pinned,
             connections_max,
+            tls = layers.tls.is_some(),
             "listening"
         );
         tokio::spawn(control::sample_memory(stats));
@@ -229,12 +237,15 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
         }
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            Some((id, outcome)) = stops.recv() => {
-                let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
-                return Err(Failure::Shard { id, reason });
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                Some(()) = hang_up.recv() => reload(layers.tls.as_deref()),
+                Some((id, outcome)) = stops.recv() => {
+                    let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
+                    return Err(Failure::Shard { id, reason });
+                }
             }
         }
         tracing::info!(connections = gate.open(), "draining");
@@ -261,6 +272,30 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         tracing::info!("stopped");
     }
     result
+}
+
+/// SIGHUP came.
+fn reload(tls: Option<&Tls>) {
+    match tls.map(Tls::reload) {
+        None => tracing::info!("SIGHUP loads certificates anew, and there are none: nothing was done"),
+        Some(Ok(())) => {
+            tracing::info!("SIGHUP: certificate and key were loaded anew; other settings are what they were");
+        }
+        Some(Err(bad)) => tracing::warn!("SIGHUP: {bad}; the certificate stays what it was"),
+    }
+}
+
+/// What lies between sockets and shards.
+fn layers(config: &Config, shards: usize) -> Result<Layers, Failure> {
+    let Config { tls, limits, .. } = config;
+    let files = Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() };
+    let only_13 = tls.version_min == TlsVersion::V13;
+    let tls = (!tls.certificate_file.is_empty()).then(|| Tls::load(files, only_13)).transpose();
+    Ok(Layers {
+        tls: tls.map_err(Failure::Tls)?.map(Arc::new),
+        proxy_protocol: limits.proxy_protocol,
+        cut_bytes_max: limits.receive_bytes_max as usize / shards,
+    })
 }
 
 /// One shard on this thread, to its end.

@@ -117,6 +117,12 @@ pub struct ShardStats {
     pub elsewhere: NamespaceStats,
     /// Sessions that wanted to be recovered, by [`Recovered`].
     pub recoveries: [Counter; Recovered::LABELS.len()],
+    /// TLS handshakes that came to their end.
+    pub tls_handshakes: Counter,
+    /// How many of them a ticket has shortened.
+    pub tls_resumptions: Counter,
+    /// Connections that broke below HTTP, by [`TransportFault`].
+    pub transport_faults: [Counter; TransportFault::LABELS.len()],
     /// Turns of the reactor.
     pub turns: Counter,
     /// From the return of the wait to the end of the turn.
@@ -199,6 +205,41 @@ impl Ending {
     pub fn index(self) -> usize {
         self as usize
     }
+}
+
+/// Why a connection was closed whose transport, that which lies below HTTP, did not come about or broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportFault {
+    /// Something else than TLS, like plain HTTP.
+    NotTls,
+    /// A version of TLS that is not spoken.
+    Version,
+    /// No cipher, group, signature or protocol (ALPN) that both know.
+    NothingInCommon,
+    /// The client said that something is wrong: it does not like the certificate, for one.
+    Alert,
+    /// The client broke TLS, or somebody between us did.
+    Malformed,
+    /// The connection ended before its handshake was done.
+    Unfinished,
+    /// PROXY headers are expected, and it does not come from a proxy that is trusted.
+    Untrusted,
+    /// The header of the PROXY protocol is none.
+    ProxyHeader,
+}
+
+impl TransportFault {
+    /// The labels of all faults, in the order of the numbers.
+    pub const LABELS: [&'static str; 8] = [
+        "not_tls",
+        "version",
+        "nothing_in_common",
+        "alert",
+        "malformed",
+        "unfinished",
+        "untrusted",
+        "proxy_header",
+    ];
 }
 
 /// A number that only grows. One thread writes it.

@@ -5,8 +5,10 @@ use super::presence::Attendance;
 use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
+use std::any::Any;
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -166,8 +168,14 @@ impl Mail {
 pub struct Handed {
     /// The socket.
     pub socket: OwnedFd,
+    /// Whose it is, when its own address does not tell.
+    pub client: Option<IpAddr>,
     /// What was read from it and not used.
     pub bytes: Vec<u8>,
+    /// What the reactor keeps of it besides, like its TLS session: what that is, is the reactors' business.
+    pub layer: Option<Box<dyn Any + Send>>,
+    /// True when nothing has been done with it but to accept it.
+    pub is_new: bool,
 }
 
 /// A queue with many writers and one reader. Bounded by [`MAIL_MAX`] and [`MAIL_BYTES_MAX`]: when it is full, publications are

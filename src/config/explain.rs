@@ -27,7 +27,7 @@ impl Config {
     }
 
     fn in_words(&self) -> Vec<String> {
-        let Config { server, limits, heartbeat, outbox, socketio, engineio, drain, log, .. } = self;
+        let Config { server, limits, tls, heartbeat, outbox, socketio, engineio, drain, log, .. } = self;
         let mut lines = Vec::new();
         let everywhere =
             |ip: IpAddr| if ip.is_unspecified() { " (every address of this machine)" } else { "" };
@@ -35,6 +35,13 @@ impl Config {
         let echo = if server.echo { "and /echo" } else { "(/echo is off)" };
         let listen = server.listen;
         lines.push(format!("Clients connect to {listen}{}{port}, at /ws {echo}.", everywhere(listen.ip())));
+        if !tls.certificate_file.is_empty() {
+            lines.push(format!(
+                "They speak TLS {} or later, with the certificate in {}.",
+                tls.version_min.word(),
+                tls.certificate_file
+            ));
+        }
         lines.push(match server.control {
             None => "There is no control port and there are no metrics.".to_owned(),
             Some(control) if control.ip().is_loopback() => {
@@ -83,6 +90,12 @@ impl Config {
                 "Proxies that are believed about their clients: {}.",
                 list(&limits.trusted_proxies)
             ));
+        }
+        if limits.proxy_protocol {
+            lines.push(
+                "All connections come from those, and begin with a PROXY header that says whose they are."
+                    .to_owned(),
+            );
         }
         if limits.trusted_proxies.iter().any(|network| network.prefix_len() == 0) {
             lines.push("CAUTION: every client is a trusted proxy and can claim any address.".to_owned());

@@ -129,9 +129,12 @@ settings! {
         trusted_proxies: Vec<IpNet> = "[]", Kind::Networks;
         /// The header in which they say it. The other one is not looked at: they may pass it on as clients wrote it.
         forwarded_header: ForwardedHeader = "x-forwarded-for", Kind::Word(ForwardedHeader::WORDS);
+        /// Connections begin with a header of the PROXY protocol, version 1 or 2, that says whose they are. Those that are not from
+        /// `limits.trusted_proxies` are closed.
+        proxy_protocol: bool = "false", Kind::Flag;
         /// New connections a second, for each shard; 0 is no limit.
         accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
-        /// Time for a request's head to be complete.
+        /// Time for a request's head to be complete, with the TLS handshake or the PROXY header before it.
         handshake_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
         /// Length of a request's head.
         head_bytes_max: u32 = "8KiB", Kind::Bytes { min: 512, max: 65_536 };
@@ -162,6 +165,16 @@ settings! {
         receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
         /// Origins whose pages may connect; empty is any. `https://*.example.com` is every subdomain.
         origins: Vec<String> = "[]", Kind::Origins;
+    }
+
+    /// TLS for clients. Without a certificate they speak plain HTTP, and with one nothing else than TLS.
+    tls: Tls {
+        /// File with the certificate chain in PEM, the server's own certificate first; empty is no TLS. SIGHUP loads it anew.
+        certificate_file: String = "", Kind::FileOrNone;
+        /// File with its private key in PEM.
+        key_file: String = "", Kind::FileOrNone;
+        /// The oldest version of TLS that is spoken.
+        version_min: TlsVersion = "1.2", Kind::Word(TlsVersion::WORDS);
     }
 
     /// How a connection shows that it is alive.
@@ -349,6 +362,14 @@ words! {
         Drop = "drop",
     }
 
+    /// A version of TLS.
+    TlsVersion {
+        /// What clients without 1.3 need.
+        V12 = "1.2",
+        /// What all others speak.
+        V13 = "1.3",
+    }
+
     /// What the URLs of Redis are of.
     RedisKind {
         /// One server.
@@ -410,6 +431,18 @@ const AGREEMENTS: &[Agreement] = &[
         other: "server.listen",
         holds: |config| config.server.control.is_none_or(|control| !overlap(control, config.server.listen)),
         must: "not take the port of server.listen",
+    },
+    Agreement {
+        key: "limits.proxy_protocol",
+        other: "limits.trusted_proxies",
+        holds: |config| !config.limits.proxy_protocol || !config.limits.trusted_proxies.is_empty(),
+        must: "be false unless limits.trusted_proxies names the proxies",
+    },
+    Agreement {
+        key: "tls.key_file",
+        other: "tls.certificate_file",
+        holds: |config| config.tls.key_file.is_empty() == config.tls.certificate_file.is_empty(),
+        must: "be there exactly where tls.certificate_file is",
     },
     Agreement {
         key: "limits.messages_burst_max",

@@ -338,6 +338,10 @@ fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
         ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
         ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
         ("engineio", "echo_path = \"echo\"", "\"echo\"", "like \"/socket.io/\", or \"\""),
+        ("limits", "proxy_protocol = 2", "2", "true or false"),
+        ("tls", "certificate_file = true", "true", "the path of a file, or \"\""),
+        ("tls", "key_file = 1", "1", "the path of a file, or \"\""),
+        ("tls", "version_min = \"1.1\"", "\"1.1\"", "\"1.2\" or \"1.3\""),
         ("drain", "timeout_ms = 600001", "600001", "a time from 0 to 600000 ms"),
         (
             "log",
@@ -420,6 +424,16 @@ fn settings_that_do_not_agree_name_each_other() {
              limits.messages_per_second_max is set, and limits.messages_per_second_max = 0 (default)",
         ),
         (
+            "[limits]\nproxy_protocol = true\n",
+            "throng.toml:2: limits.proxy_protocol = true (throng.toml:2) must be false unless limits.trusted_proxies names the \
+             proxies, and limits.trusted_proxies = [] (default)",
+        ),
+        (
+            "[tls]\ncertificate_file = \"chain.pem\"\n",
+            "throng.toml:2: tls.key_file = \"\" (default) must be there exactly where tls.certificate_file is, \
+             and tls.certificate_file = \"chain.pem\" (throng.toml:2)",
+        ),
+        (
             "[drain]\ntimeout_ms = 999\n",
             "throng.toml:2: drain.spread_ms = 1000 (default) must be at most drain.timeout_ms, \
              and drain.timeout_ms = 999 (throng.toml:2)",
@@ -498,7 +512,7 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         ("[server.extra]\n", "throng.toml:1: server.extra", None),
         ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
         ("[[event]]\non = 1\n", "throng.toml:1: event", Some("[[events]]")),
-        ("[tls]\ncertificate = \"x\"\n", "throng.toml:1: tls", None),
+        ("[proxy]\ncertificate = \"x\"\n", "throng.toml:1: proxy", None),
     ] {
         let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
         check_problem(&wrong(file, &[], ""), &format!("{key}: there is no such setting{hint}"));
@@ -910,6 +924,20 @@ fn an_explanation_names_what_was_set_and_where() {
     }
     assert!(!text.contains("refuse_with"), "what is said as it is by default is not away from it\n{text}");
     assert!(text.lines().count() <= 40);
+}
+
+#[test]
+fn an_explanation_says_what_lies_below_http() {
+    let file = "[tls]\ncertificate_file = \"chain.pem\"\nkey_file = \"key.pem\"\n\
+                [limits]\nproxy_protocol = true\ntrusted_proxies = [\"10.0.0.0/8\"]\n";
+    let text = right(file, &[], "--set tls.version_min=1.3").explain();
+    for line in [
+        "  They speak TLS 1.3 or later, with the certificate in chain.pem.\n",
+        "  Proxies that are believed about their clients: 10.0.0.0/8.\n",
+        "  All connections come from those, and begin with a PROXY header that says whose they are.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub enum Kind {
     NameOrNone,
     /// What nobody is to read in what is printed.
     Secret,
+    /// The path of a file, or an empty text. Whether it is there shows when it is read.
+    FileOrNone,
 }
 
 impl Kind {
@@ -103,6 +105,7 @@ impl Kind {
             }
             Kind::NameOrNone => "a text of at most 100 letters without spaces, or \"\"".to_owned(),
             Kind::Secret => "a text".to_owned(),
+            Kind::FileOrNone => "the path of a file, or \"\"".to_owned(),
         }
     }
 
@@ -189,6 +192,10 @@ impl Kind {
                 given.text().filter(is_name).map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
             }
             Kind::Secret => given.text().map(|text| Value::Secret(text.to_owned())).ok_or_else(whole),
+            Kind::FileOrNone => {
+                let path = given.text().filter(|text| !text.contains('\0'));
+                path.map(|path| Value::Text(path.to_owned())).ok_or_else(whole)
+            }
         }
     }
 }

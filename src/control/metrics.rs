@@ -4,7 +4,7 @@ use super::{Control, process};
 use crate::bridge::Bridge;
 use crate::bus::presence::PresenceStats;
 use crate::message::Reject;
-use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
+use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats, TransportFault};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -68,7 +68,7 @@ static GAUGES: [Number; 9] = [
     }),
 ];
 
-static COUNTERS: [Number; 22] = [
+static COUNTERS: [Number; 24] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -133,6 +133,12 @@ static COUNTERS: [Number; 22] = [
         None,
         |shard| shard.handovers_refused.value(),
     ),
+    ("throng_tls_handshakes", "TLS handshakes that came to their end.", None, |shard| {
+        shard.tls_handshakes.value()
+    }),
+    ("throng_tls_resumptions", "How many of them a ticket has shortened.", None, |shard| {
+        shard.tls_resumptions.value()
+    }),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];
 
@@ -177,8 +183,14 @@ const NO_PATTERN: &str = "none";
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
 
-static BY_REASON: [ByReason; 3] = [
+static BY_REASON: [ByReason; 4] = [
     ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
+    (
+        "throng_transport_faults",
+        "Connections whose TLS or PROXY header did not come about or broke.",
+        &TransportFault::LABELS,
+        |shard| &shard.transport_faults,
+    ),
     ("throng_disconnects", "WebSocket connections that ended.", &Ending::LABELS, |shard| &shard.endings),
     ("throng_recoveries", "Socket.IO sessions that clients wanted back.", &Recovered::LABELS, |shard| {
         &shard.recoveries

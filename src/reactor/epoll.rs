@@ -6,6 +6,7 @@
 //! announced together with data, the socket is read once more in the next turn, since no further edge will come for it.
 
 use super::Parts;
+use super::layer::{Layer, Layers};
 use super::neighbours::Neighbours;
 use super::sys;
 use crate::bus::Bus;
@@ -16,7 +17,8 @@ use crate::shard::{Farewell, Owner, Shard};
 use crate::stats::Stats;
 use crate::time::{Clock, Time};
 use mio::net::{TcpListener, TcpStream};
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
+use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
@@ -55,6 +57,7 @@ pub(super) struct Epoll {
     stats: Arc<Stats>,
     clock: Clock,
     neighbours: Option<Neighbours>,
+    layers: Layers,
     /// Sockets that may have something to read, in the order in which they became so; each at most once. Who was served and may have
     /// more goes to the end, and who could not be served keeps its place: one that sends without end delays the others by a
     /// read each.
@@ -80,11 +83,28 @@ struct Socket {
     ending: bool,
     /// True exactly when the kernel tells us that it can be written.
     writer_armed: bool,
+    /// What lies between it and the shard, if bytes do not go through as they are.
+    layer: Option<Box<Layer>>,
 }
 
 // A debug build of mio keeps more.
 #[cfg(not(debug_assertions))]
-const _: () = assert!(size_of::<Option<Socket>>() == 8);
+const _: () = assert!(size_of::<Option<Socket>>() == 16);
+
+impl Socket {
+    /// Asks to be told when it can be written. False when that cannot be had.
+    fn arm_writer(&mut self, registry: &Registry, slot: Slot) -> bool {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        if !self.writer_armed
+            && let Err(error) = registry.reregister(&mut self.stream, Token(slot as usize), both)
+        {
+            tracing::warn!(%error, "cannot watch a slow connection");
+            return false;
+        }
+        self.writer_armed = true;
+        true
+    }
+}
 
 /// Whether there may be connections to accept.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -108,7 +128,7 @@ struct LastCall {
 
 impl Epoll {
     pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
-        let Parts { shard, id, listener, bus, stats, clock, neighbours } = parts;
+        let Parts { shard, id, listener, bus, stats, clock, neighbours, layers } = parts;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), BELL)?;
         bus.mailbox(id).hang_bell(Box::new(move || {
@@ -128,6 +148,7 @@ impl Epoll {
             shard,
             id,
             bus,
+            layers: Layers::new(layers, id, stats.clone()),
             stats,
             clock,
             neighbours,
@@ -152,6 +173,7 @@ impl Epoll {
         self.wait()?;
         let now = self.clock.now();
         self.shard.begin_turn(now);
+        self.layers.begin_turn();
         self.read_all(now);
         self.adopt_all(now);
         self.shard.deliver(now);
@@ -216,7 +238,14 @@ impl Epoll {
             };
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
             if event.is_writable() {
-                self.shard.writable(slot);
+                match &mut socket.layer {
+                    None => self.shard.writable(slot),
+                    Some(layer) => match self.layers.writable(layer, &socket.stream) {
+                        Ok(true) => self.shard.writable(slot),
+                        Ok(false) => {}
+                        Err(_) => self.shard.hang_up(slot),
+                    },
+                }
             }
             let ending = event.is_read_closed() || event.is_error();
             socket.ending |= ending;
@@ -230,6 +259,12 @@ impl Epoll {
                 break;
             }
             let Some(slot) = self.unread.pop_front() else { break };
+            if let Some(Some(socket)) = self.sockets.get(slot as usize)
+                && !self.layers.may_read(socket.layer.as_deref())
+            {
+                self.unread.push_back(slot);
+                continue;
+            }
             self.read(slot, now);
         }
     }
@@ -238,14 +273,25 @@ impl Epoll {
     fn read(&mut self, slot: Slot, now: Time) {
         let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
         socket.unread = false;
-        let more = match socket.stream.read(&mut self.scratch) {
+        let cut = socket.layer.as_ref().map_or(0, |layer| {
+            let cut = layer.cut();
+            self.scratch[..cut.len()].copy_from_slice(cut);
+            cut.len()
+        });
+        let more = match socket.stream.read(&mut self.scratch[cut..]) {
             Ok(0) => {
                 self.shard.hang_up(slot);
                 false
             }
             Ok(count) => {
-                self.shard.receive(slot, &mut self.scratch[..count], now);
-                socket.ending || count == self.scratch.len()
+                let bytes = &mut self.scratch[..cut + count];
+                match &mut socket.layer {
+                    None => self.shard.receive(slot, bytes, now),
+                    layer => {
+                        self.layers.receive(layer, &socket.stream, slot, bytes, &mut self.shard, now);
+                    }
+                }
+                socket.ending || cut + count == self.scratch.len()
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => false,
             Err(error) if error.kind() == ErrorKind::Interrupted => true,
@@ -271,7 +317,11 @@ impl Epoll {
             self.accepting = Accepting::Ready;
         }
         let mut budget = ACCEPTS_MAX;
-        while self.accepting == Accepting::Ready && budget > 0 && !self.shard.is_full() {
+        while self.accepting == Accepting::Ready
+            && budget > 0
+            && self.layers.may_accept()
+            && !self.shard.is_full()
+        {
             let Some(listener) = &self.listener else { return };
             if !self.shard.may_accept(now) {
                 self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
@@ -341,7 +391,8 @@ impl Epoll {
 
     fn welcome(&mut self, stream: TcpStream, peer: IpAddr, now: Time) {
         let slot = self.shard.accept(peer, now);
-        self.place(slot, stream);
+        let layer = self.layers.welcome(slot, peer, &mut self.shard);
+        self.place(slot, stream, layer);
         // In a storm the request is there by now, and the answer leaves with this turn. Watched only after that, so that the kernel
         // does not report what was read already; what has come in between it reports at once.
         self.read(slot, now);
@@ -349,12 +400,12 @@ impl Epoll {
     }
 
     /// Keeps a socket under its slot.
-    fn place(&mut self, slot: Slot, stream: TcpStream) {
+    fn place(&mut self, slot: Slot, stream: TcpStream, layer: Option<Box<Layer>>) {
         let at = slot as usize;
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
-        self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false });
+        self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false, layer });
     }
 
     /// Asks to be told when a socket can be read.
@@ -375,8 +426,16 @@ impl Epoll {
             && let Some(slot) = self.shard.next_dirty()
         {
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
-            let stream = &mut socket.stream;
+            if let Some(layer) = &mut socket.layer {
+                let (count, refused) = self.layers.flush(layer, &socket.stream, slot, &mut self.shard);
+                written += count;
+                if refused && !socket.arm_writer(self.poll.registry(), slot) {
+                    self.shard.hang_up(slot);
+                }
+                continue;
+            }
             loop {
+                let stream = &mut socket.stream;
                 let (offered, result) = match self.shard.gather(slot) {
                     Gathered::Nothing => break,
                     Gathered::One(bytes) => (bytes.len(), stream.write(bytes)),
@@ -395,19 +454,23 @@ impl Epoll {
                 };
                 written += count;
                 let more = self.shard.sent(slot, offered, count);
-                if count < offered && !socket.writer_armed {
-                    let both = Interest::READABLE | Interest::WRITABLE;
-                    match self.poll.registry().reregister(stream, Token(slot as usize), both) {
-                        Ok(()) => socket.writer_armed = true,
-                        Err(error) => {
-                            tracing::warn!(%error, shard = self.id, "cannot watch a slow connection");
-                            self.shard.hang_up(slot);
-                        }
-                    }
+                if count < offered && !socket.arm_writer(self.poll.registry(), slot) {
+                    self.shard.hang_up(slot);
                 }
                 if !more {
                     break;
                 }
+            }
+        }
+        while let Some(slot) = self.layers.next_unsent() {
+            let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
+            let Some(layer) = &mut socket.layer else { continue };
+            let is_well = match self.layers.flush_unsent(layer, &socket.stream) {
+                Ok(refused) => !refused || socket.arm_writer(self.poll.registry(), slot),
+                Err(_) => false,
+            };
+            if !is_well {
+                self.shard.hang_up(slot);
             }
         }
     }
@@ -416,23 +479,39 @@ impl Epoll {
         while let Some(farewell) = self.shard.next_farewell() {
             match farewell {
                 Farewell::EndStream(slot) => {
-                    if let Some(Some(socket)) = self.sockets.get(slot as usize)
-                        && socket.stream.shutdown(Shutdown::Write).is_err()
-                    {
+                    let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
+                    let is_well = match &mut socket.layer {
+                        None => socket.stream.shutdown(Shutdown::Write).is_ok(),
+                        Some(layer) => match self.layers.end_stream(layer, &socket.stream) {
+                            Ok(refused) => !refused || socket.arm_writer(self.poll.registry(), slot),
+                            Err(_) => false,
+                        },
+                    };
+                    if !is_well {
                         // There is nobody left to end it for.
                         self.shard.hang_up(slot);
                     }
                 }
                 Farewell::Close(slot) => {
                     // Closing a descriptor takes it out of epoll. A session that is polled has none.
-                    if let Some(socket) = self.sockets.get_mut(slot as usize) {
-                        *socket = None;
+                    if let Some(Some(Socket { stream, ending, layer, .. })) =
+                        self.sockets.get_mut(slot as usize).map(Option::take)
+                        && let Some(mut layer) = layer
+                    {
+                        self.layers.close(&mut layer, &stream, ending);
                     }
                     self.shard.release(slot);
                 }
                 Farewell::HandOver { slot, owner: Owner::Shard(shard), bytes } => {
-                    if let Some(socket) = self.take_out(slot) {
-                        self.bus.mailbox(shard).hand(Handed { socket: socket.into(), bytes: bytes.into() });
+                    let client = self.layers.client(slot, &self.shard);
+                    if let Some(Socket { stream, mut layer, .. }) = self.take_out(slot) {
+                        if let Some(layer) = &mut layer {
+                            self.layers.give_away(layer);
+                        }
+                        let layer = layer.map(|layer| -> Box<dyn Any + Send> { layer });
+                        let (socket, bytes) = (stream.into(), bytes.into());
+                        let handed = Handed { socket, client, bytes, layer, is_new: false };
+                        self.bus.mailbox(shard).hand(handed);
                     }
                     self.shard.release(slot);
                 }
@@ -453,22 +532,25 @@ impl Epoll {
         }
     }
 
-    /// Gives a socket to another process as well.
+    /// Gives a socket to another process as well, unless this one knows more of it than can be given.
     fn give(&self, slot: Slot, tag: ProcessTag, shard: ShardId, bytes: &[u8]) -> io::Result<()> {
         let (Some(neighbours), Some(Some(socket))) = (&self.neighbours, self.sockets.get(slot as usize))
         else {
             return Err(ErrorKind::NotFound.into());
         };
+        if socket.layer.is_some() || self.layers.client(slot, &self.shard).is_some() {
+            return Err(ErrorKind::Unsupported.into());
+        }
         neighbours.give(tag, shard, socket.stream.as_fd(), bytes)
     }
 
     /// Takes a socket out of what is watched here.
-    fn take_out(&mut self, slot: Slot) -> Option<TcpStream> {
+    fn take_out(&mut self, slot: Slot) -> Option<Socket> {
         let mut socket = self.sockets.get_mut(slot as usize).and_then(Option::take)?;
         if let Err(error) = self.poll.registry().deregister(&mut socket.stream) {
             tracing::debug!(%error, shard = self.id, "a socket that is given away was not watched");
         }
-        Some(socket.stream)
+        Some(socket)
     }
 
     /// Takes the sockets that other shards, and other processes, have given away before this turn's events were asked for: what had come to
@@ -477,12 +559,21 @@ impl Epoll {
         if self.shard.is_full() || self.is_crowded {
             return;
         }
-        for Handed { socket, mut bytes } in std::mem::take(&mut self.handed) {
+        for Handed { socket, client, mut bytes, layer, is_new } in std::mem::take(&mut self.handed) {
             let stream = TcpStream::from_std(socket.into());
-            let Ok(peer) = stream.peer_addr() else { continue };
-            let slot = self.shard.adopt(peer.ip(), now);
-            self.place(slot, stream);
-            self.shard.receive(slot, &mut bytes, now);
+            let Some(client) = client.or_else(|| Some(stream.peer_addr().ok()?.ip())) else { continue };
+            // All reactors of a process are of one kind.
+            let mut layer = layer.and_then(|layer| layer.downcast::<Layer>().ok());
+            let slot = self.shard.adopt(client, now);
+            if let Some(layer) = &layer {
+                self.layers.adopt(slot, layer);
+            } else if is_new {
+                layer = self.layers.welcome(slot, client, &mut self.shard);
+            }
+            self.place(slot, stream, layer);
+            if !is_new {
+                self.shard.receive(slot, &mut bytes, now);
+            }
             self.watch(slot);
         }
     }

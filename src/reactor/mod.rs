@@ -23,13 +23,22 @@
 //!    later connection.
 //! 10. [`Shard::end_turn`], with the clock read again.
 //!
+//! What the shard receives and gathers is bytes of HTTP. Where clients speak TLS or come through a proxy that says whose connection it is
+//! (PROXY protocol), the reactor opens and seals records in between; the shard notices neither. Then "the kernel took" means in
+//! [`Shard::sent`] that a record was made, of which at most some tens of kilobytes wait in the reactor, and [`Shard::introduce`] may follow
+//! [`Shard::accept`], before the first [`Shard::receive`].
+//!
 //! The simulator (`sim.rs`) is one more caller of the same methods.
 //!
 //! [`Mailbox::fall_asleep`]: crate::bus::mailbox::Mailbox::fall_asleep
 
 mod epoll;
+mod layer;
 pub mod neighbours;
 pub mod sys;
+pub mod tls;
+
+pub use layer::Rules as Layers;
 
 use crate::bus::Bus;
 use crate::shard::Shard;
@@ -64,6 +73,8 @@ pub struct Parts {
     pub clock: Clock,
     /// The other processes on the port, when it is shared.
     pub neighbours: Option<Neighbours>,
+    /// What lies between sockets and the shard.
+    pub layers: Layers,
 }
 
 /// Runs a shard on this thread until it has been drained.

@@ -180,9 +180,10 @@ fn hear(
         tracing::debug!("a process gave something that is no socket of a client");
         return Poll::Ready(());
     };
-    let shard = if *shard == ANY { turns.next() } else { Some(*shard) };
+    let is_new = *shard == ANY;
+    let shard = if is_new { turns.next() } else { Some(*shard) };
     if let Some(shard) = shard.filter(|shard| usize::from(*shard) < bus.shards()) {
-        bus.mailbox(shard).hand(Handed { socket, bytes: bytes.into() });
+        bus.mailbox(shard).hand(Handed { socket, client: None, bytes: bytes.into(), layer: None, is_new });
     }
     Poll::Ready(())
 }

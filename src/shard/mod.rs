@@ -4,7 +4,7 @@
 //! the shard never calls back. What it wants done it answers when asked.
 //!
 //! ```text
-//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · adopt · sent · stay · release
+//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · introduce · adopt · sent · stay · release
 //! asked   has_mail · may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
 //! ```
 
@@ -668,6 +668,27 @@ impl Shard {
             self.turn_away(slot, reject, now);
         }
         slot
+    }
+
+    /// A trusted proxy has said whose connection this is. Before any byte of it is received.
+    pub fn introduce(&mut self, slot: Slot, client: IpAddr, now: Time) {
+        let Some(conn) = self.conns.get_mut(slot as usize) else { return };
+        let (ip, from_proxy) = (Ip::from(client), self.gate.trusts(client));
+        self.gate.leave_socket(conn.ip, conn.from_proxy);
+        (conn.ip, conn.from_proxy) = (ip, from_proxy);
+        if let Err(reject) = self.gate.enter_socket(ip, from_proxy) {
+            self.turn_away(slot, reject, now);
+        }
+    }
+
+    /// True when this connection comes from a proxy whose word is believed.
+    pub fn is_from_proxy(&self, slot: Slot) -> bool {
+        self.conns.get(slot as usize).is_some_and(|conn| conn.from_proxy)
+    }
+
+    /// The address that counts for a connection; of IPv6 only the network is known.
+    pub fn client_address(&self, slot: Slot) -> Option<IpAddr> {
+        self.conns.get(slot as usize).map(|conn| conn.ip.into())
     }
 
     /// True when the reactor should read no more in this turn: the shard has done enough, or its mailbox takes no more publications.

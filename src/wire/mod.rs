@@ -4,3 +4,4 @@
 pub mod close;
 pub mod frame;
 pub mod http;
+pub mod proxy;

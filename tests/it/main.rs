@@ -23,6 +23,8 @@
 //! | `balancers` | nginx and HAProxy, set up as `tuning/` says, in front of throngs: all get through, addresses arrive, a drain is noticed |
 //! | `chaos` | Redis stopped, killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
+//! | `tls` | TLS in front of all that: versions, certificates exchanged under way, hostile handshakes, slow readers, the hand-over; stock clients |
+//! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
@@ -61,6 +63,10 @@ mod presence;
 mod port;
 
 mod golden;
+
+mod tls;
+
+mod proxy;
 
 mod foreign;
 

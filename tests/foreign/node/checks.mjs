@@ -83,7 +83,7 @@ export async function until(what, look) {
 // The address given on the command line, with the flags after it.
 export function address(usage) {
   const [url, ...flags] = process.argv.slice(2);
-  if (!url?.startsWith("http://")) {
+  if (!/^https?:\/\//.test(url ?? "")) {
     console.error(`usage: ${usage}`);
     process.exit(1);
   }

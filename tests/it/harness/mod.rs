@@ -8,6 +8,7 @@ pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod schema;
+pub(crate) mod secure;
 pub(crate) mod server;
 
 pub(crate) use client::{Client, Heard};

@@ -7,7 +7,8 @@ use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
 use crate::cluster::Limits;
-use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith};
+use crate::config::{Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith};
+use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
@@ -184,6 +185,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         started_unix_ms,
         sockets_max,
         bridge,
+        api: Api::new(api_settings(config)),
         history: History::default(),
     });
     let runtime =
@@ -277,7 +279,9 @@ fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// What the door goes by, within what the limit on open files allows.
 fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     let limit = sys::descriptors_max();
-    let kept = DESCRIPTORS_KEPT + shards * DESCRIPTORS_PER_SHARD;
+    let has_api = !config.api.key.is_empty() || !config.api_keys.is_empty();
+    let of_api = if has_api { config.api.connections_max as usize } else { 0 };
+    let kept = DESCRIPTORS_KEPT + of_api + shards * DESCRIPTORS_PER_SHARD;
     let sockets_max = limit.saturating_sub(kept).min(SOCKETS_MAX);
     if sockets_max < 16 {
         return Err(Failure::Descriptors { limit, needed: kept + 16 });
@@ -309,6 +313,35 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         },
         origins: limits.origins.clone(),
     })
+}
+
+/// What backends may do.
+fn api_settings(config: &Config) -> api::Settings {
+    let Config { api, limits, .. } = config;
+    let scope = |word: &&str| match *word {
+        "publish" => Scope::Publish,
+        "read" => Scope::Read,
+        _ => Scope::Admin,
+    };
+    let listed = config.api_keys.iter().map(|key| {
+        let scopes: Vec<Scope> = key.scopes.iter().map(scope).collect();
+        match &key.secret {
+            KeySecret::Key(text) => Key::of(key.name.clone(), text, &scopes),
+            KeySecret::Sha256(digest) => Key::new(key.name.clone(), *digest, &scopes),
+        }
+    });
+    let all = [Scope::Publish, Scope::Read, Scope::Admin];
+    let single = (!api.key.is_empty()).then(|| Key::of("api.key".to_owned(), &api.key, &all));
+    api::Settings {
+        keys: single.into_iter().chain(listed).collect(),
+        connections_max: api.connections_max as usize,
+        batch_max: api.batch_max as usize,
+        idempotency_window_ms: api.idempotency_window_ms.into(),
+        idempotency_keys_max: api.idempotency_keys_max as usize,
+        message_bytes_max: limits.message_bytes_max as usize,
+        rooms_max: limits.rooms_per_connection_max as usize,
+        room_name_bytes_max: limits.room_name_bytes_max as usize,
+    }
 }
 
 /// How this process is connected to others.

@@ -1,5 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
+use super::inquiry::Inquiry;
 use super::outside::Order;
 use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
@@ -47,6 +48,8 @@ pub enum Mail {
     },
     /// Something is to be done to sockets.
     Order(Arc<Order>),
+    /// Somebody wants to know of connections here, or something of one of them.
+    Inquiry(Box<Inquiry>),
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -139,7 +142,8 @@ impl Mail {
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
-            | Mail::Order(_) => 0,
+            | Mail::Order(_)
+            | Mail::Inquiry(_) => 0,
         }
     }
 }

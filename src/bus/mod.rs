@@ -5,11 +5,13 @@
 //! one order.
 
 pub mod directory;
+pub mod inquiry;
 pub mod mailbox;
 pub mod outside;
 
 use crate::message::{
-    Asker, Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id,
+    Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
+    read_socket_id,
 };
 use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;
@@ -54,6 +56,24 @@ impl Bus {
     /// True for an id that was made in this process. One of 65,536 others is taken for such.
     pub fn is_own(&self, id: &SocketId) -> bool {
         id[13..] == self.sum(id) && usize::from(id[0]) < self.mailboxes.len()
+    }
+
+    /// The id of a connection that is no Socket.IO client's: opaque, the same as long as it lives, and nobody's afterwards.
+    pub fn id_of(&self, conn: ConnId) -> SocketId {
+        let mut id = [conn.shard; 15];
+        id[1..5].copy_from_slice(&conn.slot.to_be_bytes());
+        id[5..9].copy_from_slice(&conn.stamp.to_be_bytes());
+        let sum = self.key.hash_one((conn.shard, conn.slot, conn.stamp)).to_be_bytes();
+        id[9..13].copy_from_slice(&sum[..4]);
+        self.sign(&mut id);
+        id
+    }
+
+    /// The connection that [`Bus::id_of`] has given this id. It may have gone.
+    pub fn conn_of(&self, id: &SocketId) -> Option<ConnId> {
+        let word = |at: usize| u32::from_be_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
+        let conn = ConnId { shard: id[0], slot: word(1), stamp: word(5) };
+        (usize::from(conn.shard) < self.mailboxes.len() && self.id_of(conn) == *id).then_some(conn)
     }
 
     fn sum(&self, id: &SocketId) -> [u8; 2] {
@@ -124,6 +144,16 @@ impl Bus {
         self.directory.namespaces_by_pattern()
     }
 
+    /// Rooms from a place on, as [`Directory::walk`].
+    pub fn walk(&self, from: u64, most: u64, each: impl FnMut(&str, u32) -> bool) -> Option<u64> {
+        self.directory.walk(from, most, each)
+    }
+
+    /// The id of the room `name`, the shards that have members of it, and how many those are.
+    pub fn look_up(&self, name: &str) -> Option<(RoomId, ShardSet, u32)> {
+        self.directory.look_up(name)
+    }
+
     /// Rooms with a member anywhere.
     pub fn rooms(&self) -> usize {
         self.directory.rooms()
@@ -183,6 +213,16 @@ impl Bus {
             shards.iter().for_each(|shard| self.post(shard, Mail::Order(order.clone())));
             shards
         })
+    }
+
+    /// The same in other processes as well, where there are some, and without exceptions.
+    pub fn order_everywhere(&self, namespace: &str, names: &[&str], deed: Deed) -> ShardSet {
+        if let Some(outside) = &self.outside {
+            let rooms = names.iter().map(|name| CompactString::from(*name)).collect();
+            outside.push(Outgoing::Order { namespace: namespace.into(), rooms, deed: deed.clone() });
+            outside.ring();
+        }
+        self.order(namespace, names, &[], deed)
     }
 
     /// Calls `act` with the members of rooms, and the shards that have some, inside the stripes of all the rooms.
@@ -315,6 +355,21 @@ mod tests {
             mail.len()
         };
         assert_eq!((waiting(0), waiting(1), waiting(2)), (1, 0, 2));
+    }
+
+    #[test]
+    fn an_id_names_its_connection_and_nobody_makes_one_up() {
+        let bus = Bus::new(2, 100);
+        let conn = ConnId { shard: 1, slot: 70_000, stamp: u32::MAX };
+        let id = bus.id_of(conn);
+        assert_eq!((bus.conn_of(&id), bus.is_own(&id)), (Some(conn), true));
+        assert_eq!(bus.socket_of(&crate::message::write_socket_id(&id)), Some(id), "it can stand for a room");
+        for at in 0..id.len() {
+            let mut other = id;
+            other[at] ^= 1;
+            assert_eq!(bus.conn_of(&other), None, "byte {at}");
+        }
+        assert_eq!(Bus::new(2, 100).conn_of(&id), None, "of another process");
     }
 
     #[test]

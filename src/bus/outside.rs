@@ -14,6 +14,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// The most bytes of publications that may wait for the bridge. Further ones are delivered here and nowhere else, and counted in
 /// [`Outside::lost`].
 pub const OUT_BYTES_MAX: usize = 32 << 20;
+/// The longest reason that a close frame has room for, in bytes.
+pub const REASON_BYTES_MAX: usize = 123;
 
 /// What the bridge takes out.
 #[derive(Debug)]
@@ -34,6 +36,15 @@ pub enum Outgoing {
     },
     /// One of them has answered.
     Answer(Box<Answer>),
+    /// Something is to be done to sockets of other processes.
+    Order {
+        /// The namespace. Only sockets that are in it are meant.
+        namespace: CompactString,
+        /// Those in any of these rooms.
+        rooms: Vec<CompactString>,
+        /// What.
+        deed: Deed,
+    },
     /// The sockets of one shard that were asked for.
     Found {
         /// The number of the [`Deed::Find`].
@@ -74,6 +85,13 @@ pub enum Deed {
     Disconnect {
         /// True when their connections end as well.
         close: bool,
+    },
+    /// Their connections end, whatever else they are in.
+    Close {
+        /// The close code, one that may be on the wire. Other processes close with 1000.
+        code: u16,
+        /// At most [`REASON_BYTES_MAX`] bytes.
+        reason: CompactString,
     },
     /// They are told to the bridge, as [`Outgoing::Found`] with this number.
     Find(u64),
@@ -175,7 +193,7 @@ impl Outgoing {
                 publication.size() + names.as_ref().map_or(0, |names| names.size())
             }
             Outgoing::Answer(answer) => answer.size(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
+            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Order { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }

@@ -2,15 +2,17 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever is wrong is
+//! list in `docs/configuration.md`. Only `[[namespaces]]`, `[[events]]` and `[[api.keys]]`, lists of tables, stand apart. Whatever is wrong is
 //! reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
 mod events;
+mod keys;
 mod namespaces;
 mod explain;
 
+pub use keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::rules::{Allowance, Namespaces, Rule, Rules};
@@ -60,6 +62,8 @@ macro_rules! settings {
             $($(#[doc = $about])+ pub $section: $Section,)+
             /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
             pub events: Rules,
+            /// The `[[api.keys]]` of the file.
+            pub api_keys: Vec<ApiKey>,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -77,6 +81,7 @@ macro_rules! settings {
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
                 events: Rules::default(),
+                api_keys: Vec::new(),
                 changed: Vec::new(),
             }
         }
@@ -245,6 +250,20 @@ settings! {
         waiting_bytes_max: u64 = "32MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
     }
 
+    /// The HTTP API for backends, on the control port.
+    api: Api {
+        /// A key that may do everything. Others, for less, are in `[[api.keys]]`. Empty is none; without any key there is no API.
+        key: String = "", Kind::KeyOrNone;
+        /// Connections of the control port that have shown a key and may stay open between requests.
+        connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        /// Publications that one request may hold in a list.
+        batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
+        /// How long the answer to a request with an `Idempotency-Key` is kept.
+        idempotency_window_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        /// How many such answers are kept; beyond, the oldest are forgotten early.
+        idempotency_keys_max: u32 = "10000", Kind::Number { min: 1, max: 1_000_000 };
+    }
+
     /// How the server shuts down on SIGTERM.
     drain: Drain {
         /// Time after which the server ends, whether all connections are closed or not.
@@ -368,7 +387,7 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 2] = [namespaces::TABLES, events::TABLES];
+const LISTS: [Tables; 3] = [namespaces::TABLES, events::TABLES, keys::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -559,6 +578,9 @@ pub struct Said {
     /// The `[[namespaces]]`, likewise.
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
+    /// The `[[api.keys]]`, likewise.
+    keys: Vec<ApiKey>,
+    keys_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -633,7 +655,9 @@ impl Said {
         let tables = [
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
+            (keys::TABLES, self.keys_source, self.keys.len()),
         ];
+        config.api_keys = self.keys;
         config.events = Rules::new(self.events);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
         let patterns = config.socketio.namespaces.iter().len();
@@ -698,7 +722,15 @@ impl Said {
                 DeValue::Table(table) if known => {
                     for (field, value) in table {
                         let key = format!("{name}.{}", field.get_ref());
-                        let source = source(field.span().start);
+                        let start = field.span().start;
+                        if key == keys::TABLES.name {
+                            let problems = &mut self.problems;
+                            let file = Reading { text, source: &source, problems };
+                            self.keys = keys::read(value.get_ref(), start, file);
+                            self.keys_source = Some(source(start));
+                            continue;
+                        }
+                        let source = source(start);
                         match position(&key) {
                             Some(setting) => {
                                 let given = Given::from_toml(value.get_ref(), text);

@@ -59,6 +59,8 @@ pub enum Kind {
     NameOrNone,
     /// What nobody is to read in what is printed.
     Secret,
+    /// A key of the HTTP API, likewise, or an empty text.
+    KeyOrNone,
 }
 
 impl Kind {
@@ -103,6 +105,7 @@ impl Kind {
             }
             Kind::NameOrNone => "a text of at most 100 letters without spaces, or \"\"".to_owned(),
             Kind::Secret => "a text".to_owned(),
+            Kind::KeyOrNone => format!("{KEY}, or \"\""),
         }
     }
 
@@ -189,8 +192,22 @@ impl Kind {
                 given.text().filter(is_name).map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
             }
             Kind::Secret => given.text().map(|text| Value::Secret(text.to_owned())).ok_or_else(whole),
+            Kind::KeyOrNone => {
+                let key = given.text().filter(|text| text.is_empty() || is_key(text));
+                let hide = || vec![Wrong { given: "what it is".to_owned(), line: None }];
+                key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hide)
+            }
         }
     }
+}
+
+/// What a key of the HTTP API is, to stand behind "it takes". Letters as RFC 6750 has them for what follows `Bearer`.
+pub(super) const KEY: &str = "a text of 16 to 256 letters, digits and -._~+/=";
+
+/// True for such a text.
+pub(super) fn is_key(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    (16..=256).contains(&text.len()) && text.bytes().all(is_letter)
 }
 
 /// A URL without its password, which stands before the host, or as `pass` behind a path.
@@ -273,7 +290,7 @@ impl Given {
     }
 
     /// The elements, each read by `read`.
-    fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
+    pub(super) fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
         let items: Vec<(Given, Option<usize>)> = match self {
             Given::List(items) => items.iter().map(|(item, line)| (item.clone(), Some(*line))).collect(),
             Given::Bare(text) => {

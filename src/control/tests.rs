@@ -162,6 +162,7 @@ fn control() -> Control {
         clock: Clock::start(),
         started_unix_ms: 1_700_000_000_250,
         sockets_max: 1_100,
+        api: Api::new(api::Settings::default()),
         history: History::default(),
     }
 }
@@ -233,7 +234,10 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
     for pair in rest.strip_suffix('}').expect("labels end").split(',') {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
-        assert!(["shard", "reason", "le", "version", "transport", "namespace"].contains(&key), "{series}");
+        assert!(
+            ["shard", "reason", "le", "version", "transport", "namespace", "route", "status"].contains(&key),
+            "{series}"
+        );
         let bare = value.replace("\\\\", "").replace("\\\"", "");
         assert!(!value.is_empty() && !bare.contains(['"', '\\']), "{series}");
         assert!(labels.insert(key, value).is_none(), "{series} has a label twice");

@@ -21,6 +21,7 @@ pub mod turn;
 mod commands;
 mod frames;
 mod heads;
+mod inquiries;
 mod orders;
 mod socketio;
 mod special;
@@ -562,6 +563,11 @@ impl Shard {
                         self.carry_out(&order, now);
                     }
                 }
+                Mail::Inquiry(_) => {
+                    if let Some(Mail::Inquiry(inquiry)) = mail.pop_front() {
+                        self.inquire(*inquiry, now);
+                    }
+                }
                 Mail::Answer(_) => {
                     if let Some(Mail::Answer(answer)) = mail.pop_front() {
                         self.note_answer(*answer);
@@ -1083,7 +1089,7 @@ impl Shard {
     }
 
     /// Closes a WebSocket from our side: the peer is told why, and has a while to answer.
-    fn close(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
+    fn close(&mut self, slot: Slot, code: impl Into<u16>, reason: &str, ending: Ending, now: Time) {
         let Some(conn) = self.conns.get(slot as usize) else { return };
         let Stage::Open(dialect) = conn.stage else { return };
         if !conn.has_socket {
@@ -1111,7 +1117,7 @@ impl Shard {
         self.finish_unless_pending(slot);
     }
 
-    fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+    fn send_close(&mut self, slot: Slot, code: impl Into<u16>, reason: &str) {
         // A session that polls is told in the words of Engine.IO: where all outboxes are full, there would be no room for a frame.
         if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.has_socket) {
             let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));

@@ -280,7 +280,7 @@ fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
 fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     let limit = sys::descriptors_max();
     let has_api = !config.api.key.is_empty() || !config.api_keys.is_empty();
-    let of_api = if has_api { config.api.connections_max as usize } else { 0 };
+    let of_api = if has_api { config.api.kept_connections_max as usize } else { 0 };
     let kept = DESCRIPTORS_KEPT + of_api + shards * DESCRIPTORS_PER_SHARD;
     let sockets_max = limit.saturating_sub(kept).min(SOCKETS_MAX);
     if sockets_max < 16 {
@@ -334,7 +334,7 @@ fn api_settings(config: &Config) -> api::Settings {
     let single = (!api.key.is_empty()).then(|| Key::of("api.key".to_owned(), &api.key, &all));
     api::Settings {
         keys: single.into_iter().chain(listed).collect(),
-        connections_max: api.connections_max as usize,
+        connections_max: api.kept_connections_max as usize,
         batch_max: api.batch_max as usize,
         idempotency_window_ms: api.idempotency_window_ms.into(),
         idempotency_keys_max: api.idempotency_keys_max as usize,

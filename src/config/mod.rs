@@ -255,7 +255,7 @@ settings! {
         /// A key that may do everything. Others, for less, are in `[[api.keys]]`. Empty is none; without any key there is no API.
         key: String = "", Kind::KeyOrNone;
         /// Connections of the control port that have shown a key and may stay open between requests.
-        connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
         /// Publications that one request may hold in a list.
         batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
         /// How long the answer to a request with an `Idempotency-Key` is kept.

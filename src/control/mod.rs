@@ -251,18 +251,20 @@ pub fn router(control: Arc<Control>) -> Router {
         .with_state(control)
 }
 
-async fn index() -> &'static str {
-    concat!(
+async fn index() -> String {
+    let about = concat!(
         "throng ",
         env!("CARGO_PKG_VERSION"),
         "\n\n\
          /health   is the process alive\n\
          /ready    may clients be sent here; 503 while it shuts down\n\
          /stats    all numbers, as JSON\n\
-         /metrics  all numbers, for Prometheus\n\n\
-         /v1/…          the HTTP API for backends\n\
-         /openapi.json  what it is\n"
-    )
+         /metrics  all numbers, for Prometheus\n\
+         \n\
+         For backends with a key:\n"
+    );
+    let api = api::routes().into_iter().map(|route| format!("{:4} {}\n", route.method, route.path));
+    about.to_owned() + &api.collect::<String>()
 }
 
 /// The answer to a probe.

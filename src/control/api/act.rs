@@ -2,8 +2,6 @@
 //!
 //! To one connection it is done before the answer. To the members of a room it is ordered, in other processes as well.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
 use super::keys::MayAdmin;
 use super::look::{connection_id, no_connection};
 use super::request::{Query, Text, check_type, object, path, present, whole};
@@ -11,6 +9,8 @@ use super::{ANSWER_TIMEOUT, ask};
 use crate::bus::directory::room_key;
 use crate::bus::inquiry::{Answer, Question};
 use crate::bus::outside::{Deed, REASON_BYTES_MAX};
+use crate::control::Control;
+use crate::control::refusal::Refusal;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -200,7 +200,7 @@ async fn close(control: &Control, headers: &HeaderMap, body: Body) -> Result<Clo
     #[serde(deny_unknown_fields, default, expecting = "an object")]
     struct Said<'a> {
         #[serde(deserialize_with = "present")]
-        code: Option<u16>,
+        code: Option<f64>,
         #[serde(borrow, deserialize_with = "present")]
         reason: Option<Text<'a>>,
     }
@@ -210,16 +210,19 @@ async fn close(control: &Control, headers: &HeaderMap, body: Body) -> Result<Clo
     check_type(headers, &["application/json"])?;
     let (body, _share) = whole(control, body).await?;
     let Said { code, reason } = object(&body)?;
-    let code = code.unwrap_or(CLOSE_CODE);
-    if !matches!(code, 1000 | 1008 | 4000..=4999) {
+    // To JSON 4000 and 4000.0 are one number.
+    let whole = code.map_or(Some(CLOSE_CODE), |code| (code.fract() == 0.0).then_some(code as u16));
+    let Some(code @ (1000 | 1008 | 4000..=4999)) = whole else {
         return Err(Refusal::wrong("`code` is 1000, 1008 or one from 4000 to 4999"));
-    }
+    };
     let reason = reason.map_or(CompactString::default(), |Text(reason)| CompactString::from(&*reason));
-    if reason.len() > REASON_BYTES_MAX {
+    let letters = reason.chars().count();
+    if letters > REASON_BYTES_MAX {
         return Err(Refusal::wrong(format!(
-            "`reason` has {} bytes; at most {REASON_BYTES_MAX} fit",
-            reason.len()
+            "`reason` has {letters} letters; at most {REASON_BYTES_MAX} fit"
         )));
     }
-    Ok(Close { code, reason })
+    // Letters may have several bytes.
+    let fits = reason.floor_char_boundary(REASON_BYTES_MAX);
+    Ok(Close { code, reason: reason[..fits].into() })
 }

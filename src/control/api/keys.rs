@@ -1,8 +1,8 @@
 //! Who may use the API, and for what.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
-use super::super::seat::Seat;
+use crate::control::Control;
+use crate::control::refusal::Refusal;
+use crate::control::seat::Seat;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};

@@ -1,12 +1,12 @@
 //! Looking at rooms and connections. All of it is about this process.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
 use super::keys::MayRead;
 use super::request::{Page, Query, path, write_cursor};
 use super::{ANSWER_TIMEOUT, ask};
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::inquiry::{Answer, Connection, Listed, Question};
+use crate::control::Control;
+use crate::control::refusal::Refusal;
 use crate::message::{ShardId, SocketId, read_socket_id, write_socket_id};
 use axum::Json;
 use axum::extract::rejection::PathRejection;

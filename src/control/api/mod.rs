@@ -182,8 +182,9 @@ impl ApiStats {
 }
 
 /// The paths of the API.
-const ROUTES: [&str; 15] = [
+const ROUTES: [&str; 16] = [
     "/v1/publish",
+    "/v1/publish/bytes",
     "/v1/publish/stream",
     "/v1/rooms",
     "/v1/rooms/{room}",
@@ -208,6 +209,7 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::new("GET", "/openapi.json", get(openapi)),
         Route::new("POST", "/v1/publish", post(publish::publish)),
+        Route::new("POST", "/v1/publish/bytes", post(publish::publish_bytes)),
         Route::new("POST", "/v1/publish/stream", post(stream::publish_stream)),
         Route::new("GET", "/v1/rooms", get(look::rooms)),
         Route::new("GET", "/v1/rooms/{room}", get(look::room)),

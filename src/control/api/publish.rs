@@ -1,12 +1,12 @@
 //! Events from backends: one, or a list of them, as JSON; or bytes.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
 use super::Api;
 use super::keys::{MayPublish, sha256};
 use super::replays::{Known, Name};
-use super::request::{Query, Text, check_namespace, check_type, content_type, object, present, whole};
+use super::request::{Query, Text, check_namespace, check_type, object, present, whole};
 use crate::bus::directory::room_key;
+use crate::control::Control;
+use crate::control::refusal::Refusal;
 use crate::dialect::native::{DEPTH_MAX, EVENT_BYTES_MAX, is_too_deep, name_fault};
 use crate::message::{Draft, ShardSet};
 use crate::time::Time;
@@ -23,6 +23,8 @@ use std::sync::{Arc, PoisonError};
 
 const JSON: &str = "application/json";
 const BYTES: &str = "application/octet-stream";
+/// The answer to one publication.
+const PUBLISHED: Bytes = Bytes::from_static(br#"{"published":1}"#);
 /// The header with a request's name.
 pub(super) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Tells that an answer is the one that the request with this name got before.
@@ -38,16 +40,57 @@ pub(super) async fn publish(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    check_type(&headers, &[JSON, BYTES])?;
-    let is_binary = content_type(&headers) == BYTES;
-    let name = request_name(&headers, key)?;
-    let (body, _share) = whole(&control, body).await?;
+    check_type(&headers, &[JSON])?;
+    Query::read(&uri)?.end()?;
+    once(&control, key, &uri, &headers, body, publish_json).await
+}
+
+/// `POST /v1/publish/bytes`.
+pub(super) async fn publish_bytes(
+    State(control): State<Arc<Control>>,
+    MayPublish { key }: MayPublish,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    check_type(&headers, &[BYTES])?;
+    let mut query = Query::read(&uri)?;
+    let texts = |names: Vec<Cow<'_, str>>| -> Vec<Text<'static>> {
+        names.into_iter().map(|name| Text(name.into_owned().into())).collect()
+    };
+    let said = Said {
+        rooms: Some(texts(query.all("room"))),
+        event: texts(query.one("event")?.into_iter().collect()).pop(),
+        namespace: texts(query.one("namespace")?.into_iter().collect()).pop(),
+        except: Some(texts(query.all("except"))),
+        volatile: query.flag("volatile")?,
+        ..Said::default()
+    };
+    query.end()?;
+    once(&control, key, &uri, &headers, body, |control, body, now, bells| {
+        counted(control, publish_payload(control, &said, (body, true), now, bells))?;
+        Ok(Published { body: PUBLISHED, is_final: true })
+    })
+    .await
+}
+
+/// Reads a body, and has `carry_out` publish what it says, unless a request with this name has done so before.
+async fn once(
+    control: &Control,
+    key: usize,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: Body,
+    carry_out: impl FnOnce(&Control, &[u8], Time, &mut ShardSet) -> Result<Published, Refusal>,
+) -> Result<Response, Refusal> {
+    let name = request_name(headers, key)?;
+    let (body, _share) = whole(control, body).await?;
     let now = control.clock.now();
     let api = &control.api;
     let replays = || api.replays.lock().unwrap_or_else(PoisonError::into_inner);
     let name = name.map(|name| {
-        let what = format!("{}\n{}\n{is_binary}\n", uri.path(), uri.query().unwrap_or_default());
-        (name, sha256(&[what.as_bytes(), &body]))
+        let place = uri.path_and_query().map_or("", |place| place.as_str());
+        (name, sha256(&[place.as_bytes(), b"\n", &body]))
     });
     if let Some((name, digest)) = &name {
         match replays().find(name, *digest, now) {
@@ -65,11 +108,7 @@ pub(super) async fn publish(
         }
     }
     let mut bells = ShardSet::default();
-    let published = if is_binary {
-        publish_bytes(&control, &uri, &body, now, &mut bells)
-    } else {
-        publish_json(&control, &uri, &body, now, &mut bells)
-    };
+    let published = carry_out(control, &body, now, &mut bells);
     control.bus.ring(bells);
     let Published { body, is_final } = published?;
     if let Some((name, digest)) = name.filter(|_| is_final) {
@@ -90,11 +129,17 @@ struct Published {
 fn request_name(headers: &HeaderMap, key: usize) -> Result<Option<Name>, Refusal> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let name = value.to_str().ok().filter(|name| (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&name.len()));
+    let is_name = |name: &&str| {
+        (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let name = value.to_str().ok().filter(is_name);
     match (name, values.next()) {
         (Some(name), None) => Ok(Some((key, name.into()))),
         _ => {
-            let message = format!("Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} letters");
+            let message = format!(
+                "Idempotency-Key is one text of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} letters without spaces"
+            );
             Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", message))
         }
     }
@@ -163,16 +208,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for List<'a> {
 
 fn publish_json(
     control: &Control,
-    uri: &Uri,
     body: &[u8],
     now: Time,
     bells: &mut ShardSet,
 ) -> Result<Published, Refusal> {
-    Query::read(uri)?.end()?;
     let said: Said<'_> = object(body)?;
     let Some(List(items)) = &said.publications else {
         counted(control, publish_one(control, &said, now, bells))?;
-        return Ok(Published { body: Bytes::from_static(br#"{"published":1}"#), is_final: true });
+        return Ok(Published { body: PUBLISHED, is_final: true });
     };
     if said.has_publication() {
         return Err(Refusal::wrong("beside `publications` there is nothing else"));
@@ -205,34 +248,6 @@ fn publish_json(
     }
     let head = format!(r#"{{"published":{published},"results":["#);
     Ok(Published { body: [head.as_bytes(), &results, b"]}"].concat().into(), is_final })
-}
-
-fn publish_bytes(
-    control: &Control,
-    uri: &Uri,
-    body: &[u8],
-    now: Time,
-    bells: &mut ShardSet,
-) -> Result<Published, Refusal> {
-    let mut query = Query::read(uri)?;
-    let names =
-        |names: Vec<Cow<'static, str>>| -> Vec<Text<'static>> { names.into_iter().map(Text).collect() };
-    let owned =
-        |names: Vec<Cow<'_, str>>| names.into_iter().map(|name| Cow::from(name.into_owned())).collect();
-    let rooms = names(owned(query.all("room")));
-    let all = query.flag("all")?;
-    let said = Said {
-        rooms: (!rooms.is_empty()).then_some(rooms),
-        all: all.then_some(true),
-        namespace: query.one("namespace")?.map(Text),
-        event: query.one("event")?.map(Text),
-        except: Some(names(owned(query.all("except")))),
-        volatile: query.flag("volatile")?,
-        ..Said::default()
-    };
-    query.end()?;
-    counted(control, publish_payload(control, &said, (body, true), now, bells))?;
-    Ok(Published { body: Bytes::from_static(br#"{"published":1}"#), is_final: true })
 }
 
 impl Said<'_> {

@@ -1,8 +1,8 @@
 //! What a request says besides its path: its query and its body, each within bounds.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
 use super::{BODY_TIMEOUT, unit_permits};
+use crate::control::Control;
+use crate::control::refusal::Refusal;
 use axum::body::{Body, Bytes};
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;

@@ -3,12 +3,12 @@
 //! What is not carried out yet is not read, so a backend that is faster than the shards waits in its own socket. A line is parsed where it
 //! arrived; only one that is cut short is copied.
 
-use super::super::Control;
-use super::super::refusal::Refusal;
 use super::keys::MayPublish;
 use super::publish::{IDEMPOTENCY_KEY, Said, publish_one};
 use super::request::{Query, check_type, object};
 use super::unit_permits;
+use crate::control::Control;
+use crate::control::refusal::Refusal;
 use crate::message::ShardSet;
 use axum::Json;
 use axum::body::Body;

@@ -138,11 +138,11 @@ impl Mail {
         match self {
             Mail::Publication(publication) => publication.size(),
             Mail::Answer(answer) => answer.size(),
+            Mail::Order(order) => order.size(),
             Mail::Drain { .. }
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
-            | Mail::Order(_)
             | Mail::Inquiry(_) => 0,
         }
     }

@@ -74,6 +74,13 @@ pub struct Order {
     pub deed: Deed,
 }
 
+impl Order {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        size_of::<Order>() + self.audience.size() + self.deed.size()
+    }
+}
+
 /// See [`Order`].
 #[derive(Clone, Debug)]
 pub enum Deed {
@@ -95,6 +102,15 @@ pub enum Deed {
     },
     /// They are told to the bridge, as [`Outgoing::Found`] with this number.
     Find(u64),
+}
+
+impl Deed {
+    fn size(&self) -> usize {
+        match self {
+            Deed::Join(rooms) | Deed::Leave(rooms) => size_of_names(rooms),
+            Deed::Disconnect { .. } | Deed::Close { .. } | Deed::Find(_) => 0,
+        }
+    }
 }
 
 /// A socket that was asked for.
@@ -144,13 +160,14 @@ impl Outside {
         }
     }
 
-    /// Adds something that goes out. A publication for which there is no room is lost.
+    /// Adds something that goes out. A publication or an order for which there is no room is lost.
     pub fn push(&self, outgoing: Outgoing) {
         let bytes = outgoing.size();
-        let is_publication = matches!(outgoing, Outgoing::Publication { .. });
+        // What is ordered is lost like what is published; answers are waited for.
+        let may_be_lost = matches!(outgoing, Outgoing::Publication { .. } | Outgoing::Order { .. });
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so there is one writer.
-        if is_publication && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
+        if may_be_lost && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
             self.lost.add(1);
             return;
         }
@@ -193,7 +210,8 @@ impl Outgoing {
                 publication.size() + names.as_ref().map_or(0, |names| names.size())
             }
             Outgoing::Answer(answer) => answer.size(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Order { .. } => 0,
+            Outgoing::Order { rooms, deed, .. } => size_of_names(rooms) + deed.size(),
+            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }
@@ -201,7 +219,10 @@ impl Outgoing {
 
 impl Names {
     fn size(&self) -> usize {
-        let all = self.rooms.iter().chain(&self.except);
-        all.map(|name| size_of::<CompactString>() + name.len()).sum::<usize>()
+        size_of_names(&self.rooms) + size_of_names(&self.except)
     }
+}
+
+fn size_of_names(names: &[CompactString]) -> usize {
+    names.iter().map(|name| size_of::<CompactString>() + name.len()).sum()
 }

@@ -142,7 +142,11 @@ impl<'a> Table<'a> {
         let (at, value) = self.entry(key)?;
         let meant = Given::from_toml(value.get_ref(), self.file.text).text().and_then(read);
         if meant.is_none() {
-            self.tell(key, at, Fault::Value { given: "what it is".to_owned(), allowed: allowed.to_owned() });
+            self.tell(
+                key,
+                at,
+                Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() },
+            );
         }
         meant
     }
@@ -170,7 +174,7 @@ impl<'a> Table<'a> {
     /// Tells that `key` must not be as it is, which is not shown.
     pub(super) fn tell_conflict(&mut self, key: &str, allowed: &str) {
         let at = self.entry(key).map_or(self.start, |(at, _)| at);
-        self.tell(key, at, Fault::Value { given: "what it is".to_owned(), allowed: allowed.to_owned() });
+        self.tell(key, at, Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() });
     }
 
     fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {

@@ -747,11 +747,11 @@ fn a_wrong_key_of_the_api_names_its_line_and_is_not_shown() {
     for (table, problem) in [
         (good.replace("name = \"a\"", ""), format!("2: api.keys.name is missing, it takes {name}")),
         (good.replace("\"a\"", "\"a b\""), format!("3: api.keys.name: \"a b\" is wrong, it takes {name}")),
-        (good.replace("abcdef", ""), format!("4: api.keys.key: what it is is wrong, it takes {key}")),
+        (good.replace("abcdef", ""), format!("4: api.keys.key: what was given is wrong, it takes {key}")),
         (good.replace("key = \"0123456789abcdef\"", ""), format!("2: api.keys.key is missing, it takes {key}; or sha256 in its place")),
         (
             good.replace("key =", "sha256 ="),
-            "4: api.keys.sha256: what it is is wrong, it takes the SHA-256 of a key, in 64 hexadecimal digits".to_owned(),
+            "4: api.keys.sha256: what was given is wrong, it takes the SHA-256 of a key, in 64 hexadecimal digits".to_owned(),
         ),
         (good.replace("scopes = [\"read\"]", ""), format!("2: api.keys.scopes is missing, it takes {scopes}")),
         (good.replace("[\"read\"]", "[]"), format!("5: api.keys.scopes: [] is wrong, it takes {scopes}")),
@@ -764,7 +764,7 @@ fn a_wrong_key_of_the_api_names_its_line_and_is_not_shown() {
     let problems = wrong("", &[("THRONG_API_KEY", "short")], "");
     check_problem(
         &problems,
-        &format!("THRONG_API_KEY: api.key: what it is is wrong, it takes {key}, or \"\""),
+        &format!("THRONG_API_KEY: api.key: what was given is wrong, it takes {key}, or \"\""),
     );
 }
 

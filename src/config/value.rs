@@ -194,7 +194,7 @@ impl Kind {
             Kind::Secret => given.text().map(|text| Value::Secret(text.to_owned())).ok_or_else(whole),
             Kind::KeyOrNone => {
                 let key = given.text().filter(|text| text.is_empty() || is_key(text));
-                let hide = || vec![Wrong { given: "what it is".to_owned(), line: None }];
+                let hide = || vec![Wrong { given: "what was given".to_owned(), line: None }];
                 key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hide)
             }
         }

@@ -292,6 +292,37 @@ fn rooms_and_connections_are_listed_whole() {
 }
 
 #[test]
+fn who_stays_is_listed_while_others_come_and_go() {
+    let server = Server::with(&[WITH_KEY]);
+    let mut stay = server.crowd(20);
+    let mut go: Vec<Client> = (0..20).map(|_| server.client()).collect();
+    // In turn, so that those who go stand among those who stay.
+    for (one, other) in stay.iter_mut().zip(&mut go) {
+        one.join(&["crowd", "stay"]);
+        other.join(&["crowd"]);
+    }
+    let mut backend = Backend::of(&server);
+    let ids = |list: Vec<Value>| -> BTreeSet<String> {
+        list.iter().map(|one| one["id"].as_str().expect("an id").to_owned()).collect()
+    };
+    let expected = ids(backend.list("/v1/rooms/stay/members", "members"));
+    let (mut seen, mut cursor) = (BTreeSet::new(), String::new());
+    for _ in 0..1000 {
+        let page = backend.get(&format!("/v1/rooms/crowd/members?limit=3{cursor}"));
+        seen.extend(ids(page["members"].as_array().expect("a list").clone()));
+        for mut client in go.pop().into_iter().chain(go.pop()) {
+            client.leave(&["crowd"]);
+        }
+        server.client().join(&["crowd"]);
+        match page["next"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => break,
+        }
+    }
+    assert!(seen.is_superset(&expected), "{:?} are missing", expected.difference(&seen));
+}
+
+#[test]
 fn what_is_ordered_is_done() {
     let server = Server::with(&[WITH_KEY, "limits.rooms_per_connection_max=4"]);
     let mut members = server.crowd(3);

@@ -5,12 +5,13 @@
 use super::keys::MayAdmin;
 use super::look::{connection_id, no_connection};
 use super::request::{Query, Text, check_type, object, path, present, whole};
-use super::{ANSWER_TIMEOUT, ask};
+use super::{ANSWER_TIMEOUT, ask, check_mailbox};
 use crate::bus::directory::room_key;
 use crate::bus::inquiry::{Answer, Question};
 use crate::bus::outside::{Deed, REASON_BYTES_MAX};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
+use crate::message::ShardId;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -84,7 +85,7 @@ pub(super) async fn members_join(
 ) -> Result<Response, Refusal> {
     let of = Members::read(&control, room, &uri)?;
     let rooms = rooms(&control, &headers, body).await?;
-    Ok(of.order(&control, key, Deed::Join(of.keys(&rooms))))
+    of.order(&control, key, Deed::Join(of.keys(&rooms)))
 }
 
 /// `POST /v1/rooms/{room}/leave`.
@@ -98,7 +99,7 @@ pub(super) async fn members_leave(
 ) -> Result<Response, Refusal> {
     let of = Members::read(&control, room, &uri)?;
     let rooms = rooms(&control, &headers, body).await?;
-    Ok(of.order(&control, key, Deed::Leave(of.keys(&rooms))))
+    of.order(&control, key, Deed::Leave(of.keys(&rooms)))
 }
 
 /// `POST /v1/rooms/{room}/disconnect`.
@@ -112,7 +113,7 @@ pub(super) async fn disconnect_members(
 ) -> Result<Response, Refusal> {
     let of = Members::read(&control, room, &uri)?;
     let Close { code, reason } = close(&control, &headers, body).await?;
-    Ok(of.order(&control, key, Deed::Close { code, reason }))
+    of.order(&control, key, Deed::Close { code, reason })
 }
 
 /// Whom an order is for.
@@ -138,16 +139,17 @@ impl Members {
     }
 
     /// Tells all shards that have members, and other processes.
-    fn order(&self, control: &Control, key: usize, deed: Deed) -> Response {
+    fn order(&self, control: &Control, key: usize, deed: Deed) -> Result<Response, Refusal> {
         #[derive(Serialize)]
         struct Ordered {
             /// How many there are in this process.
             members: u32,
         }
+        (0..control.bus.shards()).try_for_each(|shard| check_mailbox(control, shard as ShardId))?;
         let members = control.bus.look_up(&self.key).map_or(0, |(_, _, members)| members);
         tracing::debug!(key = control.api.key_name(key), room = self.key, ?deed, "ordered of a room");
         control.bus.order_everywhere(&self.namespace, &[&self.key], deed);
-        (StatusCode::ACCEPTED, Json(Ordered { members })).into_response()
+        Ok((StatusCode::ACCEPTED, Json(Ordered { members })).into_response())
     }
 }
 

@@ -250,6 +250,7 @@ async fn ask(
     question: Question,
     until: Instant,
 ) -> Result<Answer, Refusal> {
+    check_mailbox(control, shard)?;
     let (back, mut answers) = mpsc::channel(1);
     control.bus.post(shard, Mail::Inquiry(Box::new(Inquiry { question, back })));
     match timeout_at(until, answers.recv()).await {
@@ -260,6 +261,14 @@ async fn ask(
             Err(Refusal::busy(format!("shard {shard} of {shards} has not answered in time")))
         }
     }
+}
+
+/// Refuses what would go into a mailbox that is full: what is not a publication is taken there whatever the bound.
+fn check_mailbox(control: &Control, shard: ShardId) -> Result<(), Refusal> {
+    if control.bus.mailbox(shard).is_full() {
+        return Err(Refusal::busy(format!("shard {shard} has all the mail that it can take")));
+    }
+    Ok(())
 }
 
 /// So many units of memory are `bytes`.

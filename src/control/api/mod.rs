@@ -15,11 +15,11 @@ mod look;
 
 pub use keys::{Key, Scope, Stranger};
 
-use super::refusal::Refusal;
-use super::seat::Seats;
-use super::{Control, Route};
 use crate::bus::inquiry::{Answer, Inquiry, Question};
 use crate::bus::mailbox::Mail;
+use crate::control::refusal::Refusal;
+use crate::control::seat::Seats;
+use crate::control::{Control, Route};
 use crate::dialect::native::name_fault;
 use crate::message::ShardId;
 use crate::stats::Counter;

@@ -14,6 +14,9 @@ pub type ShardId = u8;
 /// The most shards one process can have: a set of shards is one 128-bit word.
 pub const SHARDS_MAX: usize = 128;
 
+/// What tells processes that share a port apart; 0 is a process that has its port for itself.
+pub type ProcessTag = u16;
+
 /// The place of a connection in its shard's slab.
 pub type Slot = u32;
 
@@ -381,6 +384,8 @@ pub enum Reject {
     EngineIo,
     /// More connections from one address than allowed.
     PerIp,
+    /// More connections of one user than allowed.
+    PerUser,
     /// More connections in all than allowed.
     Full,
     /// The server is shutting down.
@@ -389,7 +394,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 14] = [
+    pub const LABELS: [&'static str; 15] = [
         "malformed",
         "not_found",
         "method",
@@ -404,6 +409,7 @@ impl Reject {
         "large_body",
         "length_required",
         "engine_io",
+        "per_user",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -423,6 +429,7 @@ impl Reject {
             Reject::LargeBody => 11,
             Reject::LengthRequired => 12,
             Reject::EngineIo => 13,
+            Reject::PerUser => 14,
         }
     }
 
@@ -438,7 +445,7 @@ impl Reject {
             Reject::Origin => (403, "Forbidden"),
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
-            Reject::PerIp => (429, "Too Many Requests"),
+            Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
             Reject::Full | Reject::Draining => (503, "Service Unavailable"),
         }
     }
@@ -458,6 +465,7 @@ impl Reject {
             Reject::LengthRequired => "a body needs a Content-Length",
             Reject::EngineIo => "Engine.IO does not allow this",
             Reject::PerIp => "too many connections from this address",
+            Reject::PerUser => "too many connections of this user",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",
         }

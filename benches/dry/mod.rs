@@ -12,6 +12,7 @@ use throng::bus::Bus;
 use throng::config::Config;
 use throng::dialect::Paths;
 use throng::message::Slot;
+use throng::rules::EventLimits;
 use throng::shard::turn::Gathered;
 use throng::shard::{Farewell, Settings, Shard};
 use throng::stats::{ShardStats, Stats};
@@ -36,8 +37,14 @@ pub(crate) struct DryReactor {
 impl DryReactor {
     /// A shard that space for `connections` is reserved for, with the server's default limits otherwise.
     pub(crate) fn new(connections: usize) -> DryReactor {
+        DryReactor::with_limits(connections, EventLimits::default())
+    }
+
+    /// The same with these limits on events.
+    pub(crate) fn with_limits(connections: usize, events: EventLimits) -> DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
+            process: 0,
             connections_reserved: connections,
             paths: Paths { echo: true, ..Paths::default() },
             // More than the default, for a bench that puts many rooms on few connections.
@@ -45,7 +52,13 @@ impl DryReactor {
             ping_interval_ms: PING_INTERVAL_MS,
             ..throng::server::settings(&Config::default(), 1, connections)
         };
-        let rules = Rules { connections_max: connections, sockets_max: connections, ..Rules::default() };
+        let rules = Rules {
+            connections_max: connections,
+            sockets_max: connections,
+            events,
+            event_windows_max: 1_000_000,
+            ..Rules::default()
+        };
         let bus = Arc::new(Bus::new(1, 10_000_000));
         let stats = Arc::new(Stats::new(1));
         let shard = Shard::new(0, settings, bus.clone(), Arc::new(Gate::new(rules)), stats.clone(), now);

@@ -7,6 +7,7 @@
 mod metrics;
 mod process;
 mod report;
+mod rooms;
 
 pub mod api;
 mod refusal;
@@ -234,6 +235,7 @@ fn routes() -> Vec<Route> {
         Route::new("GET", "/ready", get(ready)),
         Route::new("GET", "/stats", get(stats)),
         Route::new("GET", "/metrics", get(metrics)),
+        Route::new("GET", "/rooms/{room}", get(rooms::room)),
     ];
     routes.extend(api::routes());
     routes
@@ -260,6 +262,7 @@ async fn index() -> String {
          /ready    may clients be sent here; 503 while it shuts down\n\
          /stats    all numbers, as JSON\n\
          /metrics  all numbers, for Prometheus\n\
+         /rooms/a  how many are in the room a, as JSON; ?namespace=/b for another namespace\n\
          \n\
          For backends with a key:\n"
     );

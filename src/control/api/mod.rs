@@ -5,7 +5,7 @@
 
 mod keys;
 mod replays;
-mod request;
+pub(super) mod request;
 
 mod publish;
 mod stream;

@@ -26,11 +26,11 @@ const NAMESPACE_BYTES_MAX: usize = 1_024;
 
 /// The query of a request: each parameter is asked for once, and what nobody has asked for is refused.
 #[derive(Debug)]
-pub(super) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+pub(in crate::control) struct Query<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
 impl<'a> Query<'a> {
     /// Reads a query. Bounded by the head it stands in.
-    pub(super) fn read(uri: &'a Uri) -> Result<Query<'a>, Refusal> {
+    pub(in crate::control) fn read(uri: &'a Uri) -> Result<Query<'a>, Refusal> {
         let parts = uri.query().unwrap_or_default().split('&').filter(|part| !part.is_empty());
         let text = |text: &'a str| -> Result<Cow<'a, str>, Refusal> {
             let spaced: Cow<'a, str> =
@@ -80,7 +80,7 @@ impl<'a> Query<'a> {
     }
 
     /// The namespace, `/` if nothing is said.
-    pub(super) fn namespace(&mut self) -> Result<Cow<'a, str>, Refusal> {
+    pub(in crate::control) fn namespace(&mut self) -> Result<Cow<'a, str>, Refusal> {
         let namespace = self.one("namespace")?.unwrap_or("/".into());
         check_namespace(&namespace)?;
         Ok(namespace)
@@ -109,7 +109,7 @@ impl<'a> Query<'a> {
     }
 
     /// There are no others.
-    pub(super) fn end(self) -> Result<(), Refusal> {
+    pub(in crate::control) fn end(self) -> Result<(), Refusal> {
         match self.0.first() {
             None => Ok(()),
             Some((name, _)) => Err(Refusal::wrong(format!("there is no parameter `{name}`"))),
@@ -138,7 +138,7 @@ fn read_cursor(text: &str) -> Option<u64> {
 }
 
 /// The part of the path that a room's name or an id is.
-pub(super) fn path(path: Result<Path<String>, PathRejection>) -> Result<String, Refusal> {
+pub(in crate::control) fn path(path: Result<Path<String>, PathRejection>) -> Result<String, Refusal> {
     path.map(|Path(text)| text).map_err(|_| not_text())
 }
 

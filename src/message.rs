@@ -223,7 +223,8 @@ pub struct Audience {
 }
 
 impl Audience {
-    fn size(&self) -> usize {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
         let names: usize =
             self.rooms.iter().map(|(_, name)| size_of::<(RoomId, CompactString)>() + name.len()).sum();
         let sockets = self.sockets.len() + self.except_sockets.len();

@@ -8,7 +8,10 @@ use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
-use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith, TlsVersion};
+use crate::config::{
+    Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith, TlsVersion,
+};
+use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
@@ -214,6 +217,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         started_unix_ms,
         sockets_max,
         bridge,
+        api: Api::new(api_settings(config)),
         history: History::default(),
     });
     let runtime =
@@ -365,7 +369,9 @@ fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
 /// What the door goes by, within what the limit on open files allows.
 fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     let limit = sys::descriptors_max();
-    let kept = DESCRIPTORS_KEPT + shards * DESCRIPTORS_PER_SHARD;
+    let has_api = !config.api.key.is_empty() || !config.api_keys.is_empty();
+    let of_api = if has_api { config.api.kept_connections_max as usize } else { 0 };
+    let kept = DESCRIPTORS_KEPT + of_api + shards * DESCRIPTORS_PER_SHARD;
     let sockets_max = limit.saturating_sub(kept).min(SOCKETS_MAX);
     if sockets_max < 16 {
         return Err(Failure::Descriptors { limit, needed: kept + 16 });
@@ -400,6 +406,35 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         },
         origins: limits.origins.clone(),
     })
+}
+
+/// What backends may do.
+fn api_settings(config: &Config) -> api::Settings {
+    let Config { api, limits, .. } = config;
+    let scope = |word: &&str| match *word {
+        "publish" => Scope::Publish,
+        "read" => Scope::Read,
+        _ => Scope::Admin,
+    };
+    let listed = config.api_keys.iter().map(|key| {
+        let scopes: Vec<Scope> = key.scopes.iter().map(scope).collect();
+        match &key.secret {
+            KeySecret::Key(text) => Key::of(key.name.clone(), text, &scopes),
+            KeySecret::Sha256(digest) => Key::new(key.name.clone(), *digest, &scopes),
+        }
+    });
+    let all = [Scope::Publish, Scope::Read, Scope::Admin];
+    let single = (!api.key.is_empty()).then(|| Key::of("api.key".to_owned(), &api.key, &all));
+    api::Settings {
+        keys: single.into_iter().chain(listed).collect(),
+        connections_max: api.kept_connections_max as usize,
+        batch_max: api.batch_max as usize,
+        idempotency_window_ms: api.idempotency_window_ms.into(),
+        idempotency_keys_max: api.idempotency_keys_max as usize,
+        message_bytes_max: limits.message_bytes_max as usize,
+        rooms_max: limits.rooms_per_connection_max as usize,
+        room_name_bytes_max: limits.room_name_bytes_max as usize,
+    }
 }
 
 /// How questions about who is in a room are answered.

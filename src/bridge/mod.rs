@@ -21,7 +21,7 @@ mod wire;
 
 use crate::auth::Gate;
 use crate::bus::Bus;
-use crate::bus::directory::{namespace_of, room_key};
+use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::{Deed, Names, Outgoing, Outside};
 use crate::bus::presence::Question;
@@ -31,6 +31,7 @@ use crate::message::{Ask, Asker, Draft, Publication};
 use crate::stats::Counter;
 use crate::time::{Clock, Time};
 use asking::{Asking, Purpose};
+use compact_str::CompactString;
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
 use numbers::{Inbound, Outbound};
@@ -216,6 +217,9 @@ impl Core {
                     let passed = self.asking(|asking| asking.answered(*answer));
                     passed.into_iter().for_each(|message| self.say(&message));
                 }
+                Outgoing::Order { namespace, rooms, deed } => {
+                    self.pass_on(&namespace, &rooms, &deed);
+                }
                 Outgoing::Found { number, sockets } => {
                     let found = self.asking(|asking| asking.found(number, sockets));
                     found.into_iter().for_each(|message| self.say(&message));
@@ -302,6 +306,23 @@ impl Core {
             self.asking(|asking| asking.open(request_id.clone(), ask));
             tokio::spawn(self.clone().count_servers(namespace.to_owned(), request_id, ask.number));
         }
+    }
+
+    /// Tells others what is to be done to their sockets.
+    fn pass_on(&self, namespace: &str, rooms: &[CompactString], deed: &Deed) {
+        let short = |rooms: &[CompactString]| -> Vec<Cow<'static, str>> {
+            rooms.iter().map(|room| room_of(room).to_owned().into()).collect()
+        };
+        let target = Target { rooms: Some(short(rooms)), except: Vec::new() };
+        let body = match deed {
+            Deed::Join(rooms) => Body::Join { target, rooms: short(rooms) },
+            Deed::Leave(rooms) => Body::Leave { target, rooms: short(rooms) },
+            Deed::Disconnect { close } => Body::Disconnect { target, close: *close },
+            // The others' words for it have no place for the code.
+            Deed::Close { .. } => Body::Disconnect { target, close: true },
+            Deed::Find(_) => return,
+        };
+        self.say(&self.message(namespace, body));
     }
 
     /// Tells a shard how many other processes its question has gone to, and what came from them in the meantime.

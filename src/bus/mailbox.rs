@@ -1,5 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
+use super::inquiry::Inquiry;
 use super::outside::Order;
 use super::presence::Attendance;
 use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, SocketId};
@@ -50,6 +51,8 @@ pub enum Mail {
     },
     /// Something is to be done to sockets.
     Order(Arc<Order>),
+    /// Somebody wants to know of connections here, or something of one of them.
+    Inquiry(Box<Inquiry>),
     /// Who is in this room? The shard says it with [`Bus::tell_presence`](super::Bus::tell_presence).
     Who {
         /// The number of the question.
@@ -152,11 +155,12 @@ impl Mail {
         match self {
             Mail::Publication(publication) => publication.size(),
             Mail::Answer(answer) => answer.size(),
+            Mail::Order(order) => order.size(),
             Mail::Drain { .. }
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
-            | Mail::Order(_)
+            | Mail::Inquiry(_)
             | Mail::Who { .. }
             | Mail::Presence { .. } => 0,
         }

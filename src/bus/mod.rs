@@ -5,6 +5,7 @@
 //! one order.
 
 pub mod directory;
+pub mod inquiry;
 pub mod mailbox;
 pub mod outside;
 pub mod presence;
@@ -74,6 +75,13 @@ impl Bus {
         id[9..13].copy_from_slice(&sum.to_be_bytes());
         self.sign(&mut id);
         id
+    }
+
+    /// The connection that [`Bus::id_of`] has given this id. It may have gone.
+    pub fn conn_of(&self, id: &SocketId) -> Option<ConnId> {
+        let word = |at: usize| u32::from_be_bytes([id[at], id[at + 1], id[at + 2], id[at + 3]]);
+        let conn = ConnId { shard: id[0], slot: word(1), stamp: word(5) };
+        (usize::from(conn.shard) < self.mailboxes.len() && self.id_of(conn) == *id).then_some(conn)
     }
 
     fn sum(&self, id: &SocketId) -> [u8; 2] {
@@ -147,6 +155,16 @@ impl Bus {
     /// The patterns of namespaces, and how many of each have a member anywhere or the ghost of one.
     pub fn namespaces_by_pattern(&self) -> impl Iterator<Item = (&Pattern, usize)> {
         self.directory.namespaces_by_pattern()
+    }
+
+    /// Rooms from a place on, as [`Directory::walk`].
+    pub fn walk(&self, from: u64, most: u64, each: impl FnMut(&str, u32) -> bool) -> Option<u64> {
+        self.directory.walk(from, most, each)
+    }
+
+    /// The id of the room `name`, the shards that have members of it, and how many those are.
+    pub fn look_up(&self, name: &str) -> Option<(RoomId, ShardSet, u32)> {
+        self.directory.members(name)
     }
 
     /// Rooms with a member anywhere.
@@ -234,6 +252,16 @@ impl Bus {
             shards.iter().for_each(|shard| self.post(shard, Mail::Order(order.clone())));
             shards
         })
+    }
+
+    /// The same in other processes as well, where there are some, and without exceptions.
+    pub fn order_everywhere(&self, namespace: &str, names: &[&str], deed: Deed) -> ShardSet {
+        if let Some(outside) = &self.outside {
+            let rooms = names.iter().map(|name| CompactString::from(*name)).collect();
+            outside.push(Outgoing::Order { namespace: namespace.into(), rooms, deed: deed.clone() });
+            outside.ring();
+        }
+        self.order(namespace, names, &[], deed)
     }
 
     /// Asks who is in a room, here and in all other processes. The answer is known, or comes when everybody has told or has had the time
@@ -451,6 +479,21 @@ mod tests {
             mail.len()
         };
         assert_eq!((waiting(0), waiting(1), waiting(2)), (1, 0, 2));
+    }
+
+    #[test]
+    fn an_id_names_its_connection_and_nobody_makes_one_up() {
+        let bus = Bus::new(2, 100);
+        let conn = ConnId { shard: 1, slot: 70_000, stamp: u32::MAX };
+        let id = bus.id_of(conn);
+        assert_eq!((bus.conn_of(&id), bus.is_own(&id)), (Some(conn), true));
+        assert_eq!(bus.socket_of(&crate::message::write_socket_id(&id)), Some(id), "it can stand for a room");
+        for at in 0..id.len() {
+            let mut other = id;
+            other[at] ^= 1;
+            assert_eq!(bus.conn_of(&other), None, "byte {at}");
+        }
+        assert_eq!(Bus::new(2, 100).conn_of(&id), None, "of another process");
     }
 
     #[test]

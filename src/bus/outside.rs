@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// The most bytes of publications that may wait for the bridge. Further ones are delivered here and nowhere else, and counted in
 /// [`Outside::lost`].
 pub const OUT_BYTES_MAX: usize = 32 << 20;
+/// The longest reason that a close frame has room for, in bytes.
+pub const REASON_BYTES_MAX: usize = 123;
 
 /// Events for one room that follow each other go out together, up to so many bytes.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
@@ -51,6 +53,15 @@ pub enum Outgoing {
     },
     /// One of them has answered.
     Answer(Box<Answer>),
+    /// Something is to be done to sockets of other processes.
+    Order {
+        /// The namespace. Only sockets that are in it are meant.
+        namespace: CompactString,
+        /// Those in any of these rooms.
+        rooms: Vec<CompactString>,
+        /// What.
+        deed: Deed,
+    },
     /// The sockets of one shard that were asked for.
     Found {
         /// The number of the [`Deed::Find`].
@@ -88,6 +99,13 @@ pub struct Order {
     pub deed: Deed,
 }
 
+impl Order {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        size_of::<Order>() + self.audience.size() + self.deed.size()
+    }
+}
+
 /// See [`Order`].
 #[derive(Clone, Debug)]
 pub enum Deed {
@@ -100,8 +118,24 @@ pub enum Deed {
         /// True when their connections end as well.
         close: bool,
     },
+    /// Their connections end, whatever else they are in.
+    Close {
+        /// The close code, one that may be on the wire. Other processes close with 1000.
+        code: u16,
+        /// At most [`REASON_BYTES_MAX`] bytes.
+        reason: CompactString,
+    },
     /// They are told to the bridge, as [`Outgoing::Found`] with this number.
     Find(u64),
+}
+
+impl Deed {
+    fn size(&self) -> usize {
+        match self {
+            Deed::Join(rooms) | Deed::Leave(rooms) => size_of_names(rooms),
+            Deed::Disconnect { .. } | Deed::Close { .. } | Deed::Find(_) => 0,
+        }
+    }
 }
 
 /// A socket that was asked for.
@@ -192,13 +226,14 @@ impl Outside {
         true
     }
 
-    /// Adds something that goes out. A publication for which there is no room is lost.
+    /// Adds something that goes out. A publication or an order for which there is no room is lost.
     pub fn push(&self, outgoing: Outgoing) {
         let bytes = outgoing.size();
-        let is_publication = matches!(outgoing, Outgoing::Publication { .. });
+        // What is ordered is lost like what is published; answers are waited for.
+        let may_be_lost = matches!(outgoing, Outgoing::Publication { .. } | Outgoing::Order { .. });
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so there is one writer.
-        if is_publication && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
+        if may_be_lost && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
             self.lost.add(1);
             return;
         }
@@ -243,6 +278,7 @@ impl Outgoing {
                 publication.size() + names.as_ref().map_or(0, |names| names.size())
             }
             Outgoing::Answer(answer) => answer.size(),
+            Outgoing::Order { rooms, deed, .. } => size_of_names(rooms) + deed.size(),
             Outgoing::Envelope { bytes, .. } => bytes.len(),
             Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Presence { .. } => 0,
         };
@@ -252,7 +288,10 @@ impl Outgoing {
 
 impl Names {
     fn size(&self) -> usize {
-        let all = self.rooms.iter().chain(&self.except);
-        all.map(|name| size_of::<CompactString>() + name.len()).sum::<usize>()
+        size_of_names(&self.rooms) + size_of_names(&self.except)
     }
+}
+
+fn size_of_names(names: &[CompactString]) -> usize {
+    names.iter().map(|name| size_of::<CompactString>() + name.len()).sum()
 }

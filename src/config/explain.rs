@@ -154,6 +154,10 @@ impl Config {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
         lines.extend(self.redis_in_words());
+        let keys = self.api_keys.len() + usize::from(!self.api.key.is_empty());
+        if keys > 0 {
+            lines.push(format!("Keys that open the HTTP API on the control port: {keys}."));
+        }
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
             time(drain.spread_ms),

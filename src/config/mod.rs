@@ -2,16 +2,18 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[limits.events]]`, `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever
-//! is wrong is reported at once, each [`Problem`] with its place.
+//! list in `docs/configuration.md`. Only `[[limits.events]]`, `[[namespaces]]`, `[[events]]` and `[[api.keys]]`, lists of tables, stand apart.
+//! Whatever is wrong is reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
 mod events;
+mod keys;
 mod namespaces;
 mod event_limits;
 mod explain;
 
+pub use keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Rule, Rules};
@@ -61,6 +63,8 @@ macro_rules! settings {
             $($(#[doc = $about])+ pub $section: $Section,)+
             /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
             pub events: Rules,
+            /// The `[[api.keys]]` of the file.
+            pub api_keys: Vec<ApiKey>,
             /// How often clients may send events: the `[[limits.events]]` of the file.
             pub event_limits: EventLimits,
             /// What was set away from its default, for [`Config::explain`].
@@ -80,6 +84,7 @@ macro_rules! settings {
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
                 events: Rules::default(),
+                api_keys: Vec::new(),
                 event_limits: EventLimits::default(),
                 changed: Vec::new(),
             }
@@ -273,6 +278,20 @@ settings! {
         waiting_bytes_max: u64 = "32MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
     }
 
+    /// The HTTP API for backends, on the control port.
+    api: Api {
+        /// A key that may do everything. Others, for less, are in `[[api.keys]]`. Empty is none; without any key there is no API.
+        key: String = "", Kind::KeyOrNone;
+        /// Connections of the control port that have shown a key and may stay open between requests.
+        kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        /// Publications that one request may hold in a list.
+        batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
+        /// How long the answer to a request with an `Idempotency-Key` is kept.
+        idempotency_window_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        /// How many such answers are kept; beyond, the oldest are forgotten early.
+        idempotency_keys_max: u32 = "10000", Kind::Number { min: 1, max: 1_000_000 };
+    }
+
     /// Who is in a room, for those who ask.
     presence: Presence {
         /// How old an answer may be that is given again; 0 is not at all.
@@ -414,7 +433,7 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 3] = [event_limits::TABLES, namespaces::TABLES, events::TABLES];
+const LISTS: [Tables; 4] = [event_limits::TABLES, namespaces::TABLES, events::TABLES, keys::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -617,6 +636,9 @@ pub struct Said {
     /// The `[[namespaces]]`, likewise.
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
+    /// The `[[api.keys]]`, likewise.
+    keys: Vec<ApiKey>,
+    keys_source: Option<Source>,
     /// The `[[limits.events]]`, likewise.
     event_limits: Vec<EventLimit>,
     event_limits_source: Option<Source>,
@@ -695,7 +717,9 @@ impl Said {
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
+            (keys::TABLES, self.keys_source, self.keys.len()),
         ];
+        config.api_keys = self.keys;
         config.events = Rules::new(self.events);
         config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
@@ -761,6 +785,14 @@ impl Said {
                 DeValue::Table(table) if known => {
                     for (field, value) in table {
                         let key = format!("{name}.{}", field.get_ref());
+                        let start = field.span().start;
+                        if key == keys::TABLES.name {
+                            let problems = &mut self.problems;
+                            let file = Reading { text, source: &source, problems };
+                            self.keys = keys::read(value.get_ref(), start, file);
+                            self.keys_source = Some(source(start));
+                            continue;
+                        }
                         if key == event_limits::TABLES.name {
                             let at = field.span().start;
                             let file = Reading { text, source: &source, problems: &mut self.problems };

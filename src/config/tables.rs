@@ -94,8 +94,8 @@ impl<'a> Table<'a> {
         allowed: &str,
         read: impl Fn(&str) -> Option<T>,
     ) -> Option<T> {
-        if self.entry(key).is_none() {
-            self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });
+        if !self.has(key) {
+            self.tell_missing(key, allowed);
         }
         self.read(key, allowed, read)
     }
@@ -131,6 +131,51 @@ impl<'a> Table<'a> {
         let allowed = Kind::Number { min: min.into(), max: max.into() }.allowed();
         let read = |given: &Given| u32::try_from(given.number()?).ok();
         self.read_given(key, &allowed, |given| read(given).filter(|number| (min..=max).contains(number)))
+    }
+
+    /// What `key` stands for, a text that is not shown; `None` as with [`Table::read`].
+    pub(super) fn secret<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let (at, value) = self.entry(key)?;
+        let meant = Given::from_toml(value.get_ref(), self.file.text).text().and_then(read);
+        if meant.is_none() {
+            self.tell(
+                key,
+                at,
+                Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() },
+            );
+        }
+        meant
+    }
+
+    /// The words that `key` lists, which must be there: at least one, and all of them `known`.
+    pub(super) fn words(&mut self, key: &str, known: &'static [&'static str]) -> Option<Vec<&'static str>> {
+        let allowed = format!("a list of at least one of \"{}\"", known.join("\", \""));
+        if !self.has(key) {
+            self.tell_missing(key, &allowed);
+        }
+        let word = |text: &str| known.iter().find(|word| **word == text).copied();
+        self.read_given(key, &allowed, |given| given.list(word).ok().filter(|words| !words.is_empty()))
+    }
+
+    /// True when `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// Tells that `key` must be there.
+    pub(super) fn tell_missing(&mut self, key: &str, allowed: &str) {
+        self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });
+    }
+
+    /// Tells that `key` must not be as it is, which is not shown.
+    pub(super) fn tell_conflict(&mut self, key: &str, allowed: &str) {
+        let at = self.entry(key).map_or(self.start, |(at, _)| at);
+        self.tell(key, at, Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() });
     }
 
     /// The number that `key` stands for, which must be there and be of this kind.

@@ -823,6 +823,59 @@ fn a_wrong_namespace_names_its_key_its_line_and_what_is_allowed() {
 }
 
 #[test]
+fn keys_of_the_api_are_read_and_never_shown() {
+    let digest = "0123456789abcdefABCDEF0000000000".repeat(2);
+    let file = format!(
+        "[api]\nkey = \"the-first-secret\"\nbatch_max = 7\n\
+         [[api.keys]]\nname = \"shop\"\nkey = \"another-secret-1\"\nscopes = [\"publish\"]\n\
+         [[api.keys]]\nname = \"eyes\"\nsha256 = \"{digest}\"\nscopes = [\"read\", \"admin\"]\n"
+    );
+    let config = right(&file, &[], "");
+    assert_eq!((config.api.key.as_str(), config.api.batch_max), ("the-first-secret", 7));
+    let KeySecret::Sha256(bytes) = config.api_keys[1].secret else { panic!("a digest") };
+    assert_eq!((bytes[0], bytes[7], bytes[8]), (0x01, 0xef, 0xab));
+    let scopes: Vec<_> =
+        config.api_keys.iter().map(|key| (key.name.as_str(), key.scopes.as_slice())).collect();
+    assert_eq!(scopes, [("shop", &["publish"][..]), ("eyes", &["read", "admin"][..])]);
+    let text = config.explain();
+    assert!(text.contains("  [[api.keys]], 2 in all "), "{text}");
+    assert!(text.contains("  Keys that open the HTTP API on the control port: 3.\n"), "{text}");
+    let shown = format!("{text}{:?}", config.api_keys);
+    assert!(!shown.contains("secret-") && !shown.contains("first-secret"), "{shown}");
+    assert_eq!(right("", &[("THRONG_API_KEY", "0123456789abcdefg")], "").api.key, "0123456789abcdefg");
+}
+
+#[test]
+fn a_wrong_key_of_the_api_names_its_line_and_is_not_shown() {
+    let key = "a text of 16 to 256 letters, digits and -._~+/=";
+    let name = "a text of 1 to 64 letters without spaces, which no [[api.keys]] before this one has";
+    let scopes = "a list of at least one of \"publish\", \"read\", \"admin\"";
+    let good = "name = \"a\"\nkey = \"0123456789abcdef\"\nscopes = [\"read\"]\n";
+    for (table, problem) in [
+        (good.replace("name = \"a\"", ""), format!("2: api.keys.name is missing, it takes {name}")),
+        (good.replace("\"a\"", "\"a b\""), format!("3: api.keys.name: \"a b\" is wrong, it takes {name}")),
+        (good.replace("abcdef", ""), format!("4: api.keys.key: what was given is wrong, it takes {key}")),
+        (good.replace("key = \"0123456789abcdef\"", ""), format!("2: api.keys.key is missing, it takes {key}; or sha256 in its place")),
+        (
+            good.replace("key =", "sha256 ="),
+            "4: api.keys.sha256: what was given is wrong, it takes the SHA-256 of a key, in 64 hexadecimal digits".to_owned(),
+        ),
+        (good.replace("scopes = [\"read\"]", ""), format!("2: api.keys.scopes is missing, it takes {scopes}")),
+        (good.replace("[\"read\"]", "[]"), format!("5: api.keys.scopes: [] is wrong, it takes {scopes}")),
+        (good.replace("[\"read\"]", "[\"write\"]"), format!("5: api.keys.scopes: [\"write\"] is wrong, it takes {scopes}")),
+        (format!("{good}scope = 1\n"), "6: api.keys.scope: there is no such setting; did you mean api.keys.scopes?".to_owned()),
+        (format!("{good}[[api.keys]]\n{good}"), format!("7: api.keys.name: \"a\" is wrong, it takes {name}")),
+    ] {
+        check_problem(&wrong(&format!("\n[[api.keys]]\n{table}"), &[], ""), &format!("throng.toml:{problem}"));
+    }
+    let problems = wrong("", &[("THRONG_API_KEY", "short")], "");
+    check_problem(
+        &problems,
+        &format!("THRONG_API_KEY: api.key: what was given is wrong, it takes {key}, or \"\""),
+    );
+}
+
+#[test]
 fn there_may_be_two_hundred_patterns_in_all() {
     let tables = |count| (0..count).map(|n| format!("[[namespaces]]\nname = \"/{n}\"\n")).collect::<String>();
     // With the one that is there by default.

@@ -61,6 +61,8 @@ pub enum Kind {
     Secret,
     /// The path of a file, or an empty text. Whether it is there shows when it is read.
     FileOrNone,
+    /// A key of the HTTP API, likewise, or an empty text.
+    KeyOrNone,
 }
 
 impl Kind {
@@ -106,6 +108,7 @@ impl Kind {
             Kind::NameOrNone => "a text of at most 100 letters without spaces, or \"\"".to_owned(),
             Kind::Secret => "a text".to_owned(),
             Kind::FileOrNone => "the path of a file, or \"\"".to_owned(),
+            Kind::KeyOrNone => format!("{KEY}, or \"\""),
         }
     }
 
@@ -196,8 +199,22 @@ impl Kind {
                 let path = given.text().filter(|text| !text.contains('\0'));
                 path.map(|path| Value::Text(path.to_owned())).ok_or_else(whole)
             }
+            Kind::KeyOrNone => {
+                let key = given.text().filter(|text| text.is_empty() || is_key(text));
+                let hide = || vec![Wrong { given: "what was given".to_owned(), line: None }];
+                key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hide)
+            }
         }
     }
+}
+
+/// What a key of the HTTP API is, to stand behind "it takes". Letters as RFC 6750 has them for what follows `Bearer`.
+pub(super) const KEY: &str = "a text of 16 to 256 letters, digits and -._~+/=";
+
+/// True for such a text.
+pub(super) fn is_key(text: &str) -> bool {
+    let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
+    (16..=256).contains(&text.len()) && text.bytes().all(is_letter)
 }
 
 /// A URL without its password, which stands before the host, or as `pass` behind a path.
@@ -280,7 +297,7 @@ impl Given {
     }
 
     /// The elements, each read by `read`.
-    fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
+    pub(super) fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
         let items: Vec<(Given, Option<usize>)> = match self {
             Given::List(items) => items.iter().map(|(item, line)| (item.clone(), Some(*line))).collect(),
             Given::Bare(text) => {

@@ -1,5 +1,6 @@
 //! `/metrics`: the numbers in OpenMetrics text, read from the shards at each scrape. There is no second set of them.
 
+use super::api::{Api, Stranger};
 use super::{Control, process};
 use crate::bridge::Bridge;
 use crate::bus::presence::PresenceStats;
@@ -375,6 +376,7 @@ impl Collector for Numbers {
         self.encode_event_limits(&mut encoder)?;
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
+        encode_api(&self.0.api, &mut encoder)?;
         self.encode_process(&mut encoder)
     }
 }
@@ -583,6 +585,42 @@ fn encode_redis(bridge: &Bridge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     let mut family = encoder.encode_descriptor("throng_redis_faults", faults, None, MetricType::Counter)?;
     for (kind, count) in bridge.faults() {
         encode(family.encode_family(&[("reason", kind)])?, MetricType::Counter, count)?;
+    }
+    Ok(())
+}
+
+/// Of the process, likewise.
+fn encode_api(api: &Api, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    gauge(
+        encoder,
+        "throng_api_connections",
+        "Connections of the control port that have shown a key.",
+        None,
+        api.connections() as u64,
+    )?;
+    let stats = &api.stats;
+    for (name, help, counter) in [
+        ("throng_api_publications", "Events that backends published.", &stats.publications),
+        (
+            "throng_api_publications_refused",
+            "Events of backends that were refused.",
+            &stats.publications_refused,
+        ),
+        ("throng_api_replays", "Requests that came again and were answered as before.", &stats.replays),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encode(metric, MetricType::Counter, counter.value())?;
+    }
+    let help = "Requests of the API that were not let in.";
+    let mut family = encoder.encode_descriptor("throng_api_strangers", help, None, MetricType::Counter)?;
+    for (reason, counter) in Stranger::LABELS.iter().zip(&stats.strangers) {
+        encode(family.encode_family(&[("reason", *reason)])?, MetricType::Counter, counter.value())?;
+    }
+    let help = "Requests of the API by what they were answered with.";
+    let mut family = encoder.encode_descriptor("throng_api_requests", help, None, MetricType::Counter)?;
+    for (route, status, count) in stats.requests() {
+        let labels = ([("route", route)], [("status", status)]);
+        encode(family.encode_family(&labels)?, MetricType::Counter, count)?;
     }
     Ok(())
 }

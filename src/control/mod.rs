@@ -1,13 +1,17 @@
-//! The control port: what throng says about itself over HTTP, to people, probes and Prometheus.
+//! The control port: what throng says about itself over HTTP, to people, probes and Prometheus, and does for backends.
 //!
-//! It runs beside the shards on a thread of its own and only reads what they count, so a scrape costs them nothing but the cache
-//! lines it looks at. Everything a client of this port can hold is bounded: how many connections there are, how long one
-//! may take over a request, and how long it may live.
+//! It runs beside the shards on a thread of its own. What it says by itself it reads from what they count, so a scrape costs them
+//! nothing but the cache lines it looks at; backends with a key publish and ask by the [API](api). Everything a client of this port can
+//! hold is bounded: how many connections there are, how long one may take over a request, and, without a key, how long it may live.
 
 mod metrics;
 mod process;
 mod report;
 mod rooms;
+
+pub mod api;
+mod refusal;
+mod seat;
 
 pub use process::sample_memory;
 pub use report::History;
@@ -17,14 +21,21 @@ use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::stats::Stats;
 use crate::time::Clock;
+use api::Api;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use refusal::Refusal;
+use seat::{Due, Seat, Seated};
 use serde::Serialize;
 use std::io;
 use std::pin::pin;
@@ -33,7 +44,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 /// What the control port can see.
 #[derive(Debug)]
@@ -52,6 +63,8 @@ pub struct Control {
     pub sockets_max: usize,
     /// What connects this process to others, if anything does.
     pub bridge: Option<Bridge>,
+    /// The HTTP API for backends.
+    pub api: Api,
     /// What is remembered of the last seconds; begins as `History::default()`, and [`serve`] fills it.
     pub history: History,
 }
@@ -59,11 +72,13 @@ pub struct Control {
 /// What a client of the control port may hold.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    /// Connections served at once. Further ones wait in the kernel's queue.
+    /// Connections served at once, besides those that have shown a key. Further ones wait in the kernel's queue.
     connections_max: usize,
     /// From the start of a connection, or the end of the last answer on it, to the end of the next request's head.
     head_timeout: Duration,
-    /// The age from which a connection gets no further request.
+    /// The same for a connection that has shown a key.
+    idle_timeout: Duration,
+    /// The age from which a connection gets no further request, unless it has shown a key.
     age_max: Duration,
     /// How long the answer under way may then still take. A client that does not read is cut off here.
     last_answer_timeout: Duration,
@@ -73,6 +88,7 @@ impl Limits {
     const DEFAULT: Limits = Limits {
         connections_max: 64,
         head_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(75),
         age_max: Duration::from_secs(30),
         last_answer_timeout: Duration::from_secs(2),
     };
@@ -113,10 +129,12 @@ async fn serve_within(
             () = &mut until => break,
             _ = seconds.tick() => control.history.sample(&control.stats, control.clock.now()),
             Some(ended) = connections.join_next() => report_panic(ended),
-            accepted = listener.accept(), if connections.len() < limits.connections_max => match accepted {
+            accepted = listener.accept(),
+                if connections.len() < limits.connections_max + control.api.seats.taken() => match accepted {
                 Ok((stream, _)) => {
                     refused = false;
-                    connections.spawn(attend(limits, stream, router.clone(), stopping.clone()));
+                    let seat = Arc::new(Seat::new(control.api.seats.clone()));
+                    connections.spawn(attend(limits, stream, seat, router.clone(), stopping.clone()));
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
@@ -137,17 +155,44 @@ async fn serve_within(
 }
 
 /// Serves one connection to its end. `stopping` closes when the port does.
-async fn attend(limits: Limits, stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>) {
+async fn attend(
+    limits: Limits,
+    stream: TcpStream,
+    seat: Arc<Seat>,
+    router: Router,
+    mut stopping: watch::Receiver<()>,
+) {
+    // Answers leave at once. Without this they only leave a little later.
+    stream.set_nodelay(true).ok();
+    let router = TowerToHyperService::new(router);
+    let serving = seat.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        serving.asked();
+        request.extensions_mut().insert(serving.clone());
+        let (answer, seat) = (router.call(request.map(Body::new)), serving.clone());
+        async move { answer.await.map(|response| response.map(|body| Seated { body, seat })) }
+    });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(Limits::BUFFER_BYTES_MAX);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
-    let ended = tokio::select! {
-        ended = &mut connection => Some(ended),
-        () = sleep(limits.age_max) => None,
-        // It is never sent to, so this is the sender's end.
-        _ = stopping.changed() => None,
+    http.max_buf_size(Limits::BUFFER_BYTES_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let ended = loop {
+        let due = seat.due(&limits);
+        let at = match due {
+            Due::Cut(at) | Due::LastAnswer(at) => at,
+            Due::Nothing => Instant::now() + limits.idle_timeout,
+        };
+        tokio::select! {
+            ended = &mut connection => break Some(ended),
+            // What was due may have changed meanwhile.
+            () = sleep_until(at) => match due {
+                _ if seat.due(&limits) != due => {}
+                Due::Cut(_) => return,
+                Due::LastAnswer(_) => break None,
+                Due::Nothing => {}
+            },
+            // It is never sent to, so this is the sender's end.
+            _ = stopping.changed() => break None,
+        }
     };
     let ended = match ended {
         Some(ended) => ended,
@@ -168,22 +213,48 @@ fn report_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
+/// What is served at a path.
+struct Route {
+    /// `GET` stands for `HEAD` as well.
+    method: &'static str,
+    path: &'static str,
+    handler: MethodRouter<Arc<Control>>,
+}
+
+impl Route {
+    fn new(method: &'static str, path: &'static str, handler: MethodRouter<Arc<Control>>) -> Route {
+        Route { method, path, handler }
+    }
+}
+
+/// All that is served.
+fn routes() -> Vec<Route> {
+    let mut routes = vec![
+        Route::new("GET", "/", get(index)),
+        Route::new("GET", "/health", get(health)),
+        Route::new("GET", "/ready", get(ready)),
+        Route::new("GET", "/stats", get(stats)),
+        Route::new("GET", "/metrics", get(metrics)),
+        Route::new("GET", "/rooms/{room}", get(rooms::room)),
+    ];
+    routes.extend(api::routes());
+    routes
+}
+
 /// The routes of the control port.
 pub fn router(control: Arc<Control>) -> Router {
-    Router::new()
-        .route("/", get(index))
-        .route("/health", get(health))
-        .route("/ready", get(ready))
-        .route("/stats", get(stats))
-        .route("/metrics", get(metrics))
-        .route("/rooms/{room}", get(rooms::room))
+    let add = |router: Router<Arc<Control>>, route: Route| router.route(route.path, route.handler);
+    routes()
+        .into_iter()
+        .fold(Router::new(), add)
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(control.clone(), api::count))
         .with_state(control)
 }
 
-async fn index() -> &'static str {
-    concat!(
+async fn index() -> String {
+    let about = concat!(
         "throng ",
         env!("CARGO_PKG_VERSION"),
         "\n\n\
@@ -191,8 +262,12 @@ async fn index() -> &'static str {
          /ready    may clients be sent here; 503 while it shuts down\n\
          /stats    all numbers, as JSON\n\
          /metrics  all numbers, for Prometheus\n\
-         /rooms/a  how many are in the room a, as JSON; ?namespace=/b for another namespace\n"
-    )
+         /rooms/a  how many are in the room a, as JSON; ?namespace=/b for another namespace\n\
+         \n\
+         For backends with a key:\n"
+    );
+    let api = api::routes().into_iter().map(|route| format!("{:4} {}\n", route.method, route.path));
+    about.to_owned() + &api.collect::<String>()
 }
 
 /// The answer to a probe.
@@ -239,27 +314,19 @@ async fn metrics(State(control): State<Arc<Control>>) -> Response {
     match metrics::text(control) {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(std::fmt::Error) => {
-            failure(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the metrics cannot be written as text")
+            let message = "the metrics cannot be written as text";
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message).into_response()
         }
     }
 }
 
-async fn not_found() -> Response {
-    failure(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path; / lists what is")
+async fn not_found() -> Refusal {
+    Refusal::new(StatusCode::NOT_FOUND, "not_found", "nothing is served at this path; / lists what is")
 }
 
-async fn method_not_allowed() -> Response {
-    failure(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "this path is served to GET and HEAD")
-}
-
-/// An answer that is none: a stable code, and a sentence for people.
-fn failure(status: StatusCode, error: &'static str, message: &'static str) -> Response {
-    #[derive(Serialize)]
-    struct Failure {
-        error: &'static str,
-        message: &'static str,
-    }
-    (status, Json(Failure { error, message })).into_response()
+async fn method_not_allowed() -> Refusal {
+    let message = "this path is served to other methods; the header Allow lists them";
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message)
 }
 
 #[cfg(test)]

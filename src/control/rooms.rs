@@ -1,20 +1,16 @@
 //! `/rooms/ROOM`: how many are in a room, here and in other processes.
 
-use super::{Control, failure};
+use super::Control;
+use super::api::request::{Query, path};
+use super::refusal::Refusal;
 use crate::bus::directory::room_key;
 use crate::bus::presence::{Asker, Attendance, Question, TooManyQuestions};
-use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{Uri, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
 use std::sync::Arc;
 use tokio::sync::oneshot;
-
-/// The namespace that the room is in.
-#[derive(Debug, Deserialize)]
-pub(super) struct Of {
-    namespace: Option<String>,
-}
 
 impl Control {
     /// Asks who is in a room, everywhere, and waits for the answer: as long as other processes may take.
@@ -33,25 +29,25 @@ impl Control {
     }
 }
 
+/// `GET /rooms/{room}`.
 pub(super) async fn room(
     State(control): State<Arc<Control>>,
-    Path(room): Path<String>,
-    Query(Of { namespace }): Query<Of>,
-) -> Response {
-    let namespace = namespace.unwrap_or_else(|| "/".to_owned());
+    room: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    let room = path(room)?;
+    let mut query = Query::read(&uri)?;
+    let namespace = query.namespace()?;
+    query.end()?;
     // The zero byte of the directory's names is one.
-    if !namespace.starts_with('/') || [&room, &namespace].iter().any(|name| name.contains(char::is_control)) {
-        return failure(StatusCode::BAD_REQUEST, "bad_room", "no room or no namespace can be called so");
+    if room.contains(char::is_control) {
+        return Err(Refusal::wrong("a room name must not have control characters"));
     }
     let question = Question { room: room_key(&namespace, &room).as_ref().into(), who: false };
-    match control.attendance(&question).await {
-        Ok(attendance) => {
-            let age_ms = attendance.age_ms(control.clock.now());
-            let json = format!(r#"{{{},"age_ms":{age_ms}}}"#, attendance.fields());
-            ([(header::CONTENT_TYPE, "application/json")], json).into_response()
-        }
-        Err(TooManyQuestions) => {
-            failure(StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many questions wait for answers")
-        }
-    }
+    let asked = control.attendance(&question).await;
+    let attendance =
+        asked.map_err(|TooManyQuestions| Refusal::busy("too many questions wait for answers"))?;
+    let age_ms = attendance.age_ms(control.clock.now());
+    let json = format!(r#"{{{},"age_ms":{age_ms}}}"#, attendance.fields());
+    Ok(([(header::CONTENT_TYPE, "application/json")], json).into_response())
 }

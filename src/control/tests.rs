@@ -188,6 +188,7 @@ fn control() -> Control {
         clock: Clock::start(),
         started_unix_ms: 1_700_000_000_250,
         sockets_max: 1_100,
+        api: Api::new(api::Settings::default()),
         history: History::default(),
     }
 }
@@ -260,7 +261,8 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
         assert!(
-            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per"].contains(&key),
+            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per", "route", "status"]
+                .contains(&key),
             "{series}"
         );
         let bare = value.replace("\\\\", "").replace("\\\"", "");
@@ -456,7 +458,12 @@ fn the_front_page_lists_what_is_here() {
     let answer = port.ask("GET", "/");
     assert_eq!((answer.status, &*answer.headers["content-type"]), (200, "text/plain; charset=utf-8"));
     let paths: Vec<&str> = answer.body.split_whitespace().filter(|word| word.starts_with('/')).collect();
-    assert_eq!(paths, ["/health", "/ready", "/stats", "/metrics", "/rooms/a"]);
+    let of_api = api::routes().into_iter().map(|route| route.path);
+    assert_eq!(
+        paths,
+        ["/health", "/ready", "/stats", "/metrics", "/rooms/a"].into_iter().chain(of_api).collect::<Vec<_>>()
+    );
+    let paths = paths.into_iter().filter(|path| !path.starts_with("/v1"));
     for path in paths {
         assert_eq!(port.ask("GET", path).status, 200, "{path}");
         let head = port.ask("HEAD", path);
@@ -479,7 +486,7 @@ fn rooms_are_counted() {
     check("/rooms/%C3%A9%20%2F", "\u{e9} /", 1);
     check("/rooms/a?namespace=%2Fb", "a", 0);
     for wrong in ["/rooms/a%00b", "/rooms/a?namespace=b", "/rooms/a?namespace=%2Fb%0A"] {
-        assert_eq!(port.ask("GET", wrong).status, 400, "{wrong}");
+        assert_eq!(port.ask("GET", wrong).status, 422, "{wrong}");
     }
     assert_eq!(port.ask("GET", "/rooms/").status, 404);
 }
@@ -728,4 +735,22 @@ fn list_fields(path: &str, value: &Value, fields: &mut BTreeSet<String>) {
             }
         }
     }
+}
+
+#[test]
+fn the_document_of_the_api_lists_every_route() {
+    let document: Value = serde_json::from_str(include_str!("../../docs/openapi.json")).expect("it is JSON");
+    assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+    let paths = document["paths"].as_object().expect("an object");
+    let listed: BTreeSet<(String, String)> = paths
+        .iter()
+        .flat_map(|(path, methods)| {
+            let methods = methods.as_object().expect("an object").keys();
+            methods.map(|method| (method.to_uppercase(), path.clone()))
+        })
+        .collect();
+    let served = routes().into_iter().map(|route| (route.method.to_owned(), route.path.to_owned()));
+    assert_eq!(listed, served.collect());
+    let port = Port::open(Limits::DEFAULT);
+    assert_eq!(port.json("/openapi.json"), document);
 }

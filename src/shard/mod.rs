@@ -22,6 +22,7 @@ pub mod turn;
 mod commands;
 mod frames;
 mod heads;
+mod inquiries;
 mod orders;
 mod socketio;
 mod special;
@@ -585,6 +586,11 @@ impl Shard {
                 Mail::Order(_) => {
                     if let Some(Mail::Order(order)) = mail.pop_front() {
                         self.carry_out(&order, now);
+                    }
+                }
+                Mail::Inquiry(_) => {
+                    if let Some(Mail::Inquiry(inquiry)) = mail.pop_front() {
+                        self.inquire(*inquiry, now);
                     }
                 }
                 Mail::Who { number, room } => {
@@ -1152,7 +1158,7 @@ impl Shard {
     }
 
     /// Closes a WebSocket from our side: the peer is told why, and has a while to answer.
-    fn close(&mut self, slot: Slot, code: CloseCode, reason: &str, ending: Ending, now: Time) {
+    fn close(&mut self, slot: Slot, code: impl Into<u16>, reason: &str, ending: Ending, now: Time) {
         let Some(conn) = self.conns.get(slot as usize) else { return };
         let Stage::Open(dialect) = conn.stage else { return };
         if !conn.has_socket {
@@ -1180,7 +1186,7 @@ impl Shard {
         self.finish_unless_pending(slot);
     }
 
-    fn send_close(&mut self, slot: Slot, code: CloseCode, reason: &str) {
+    fn send_close(&mut self, slot: Slot, code: impl Into<u16>, reason: &str) {
         // A session that polls is told in the words of Engine.IO: where all outboxes are full, there would be no room for a frame.
         if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.has_socket) {
             let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));

@@ -19,6 +19,7 @@ impl Shard {
             let conn = shard.conns.get(slot as usize);
             let session = conn.filter(|conn| conn.is_open()).and_then(|conn| conn.session.as_ref());
             session.is_some_and(|session| session.joined(namespace).is_some())
+                || (namespace == "/" && shard.is_native(slot))
         };
         let slots: Vec<Slot> =
             self.recipients(audience, namespace).into_iter().map(|(slot, _)| slot).collect();
@@ -38,6 +39,10 @@ impl Shard {
                         self.leave(slot, room);
                     }
                 }
+                // A client of the native dialect is in one namespace and nowhere else.
+                Deed::Disconnect { .. } if self.is_native(slot) => {
+                    self.close(slot, CloseCode::Normal, "", Ending::Server, now);
+                }
                 Deed::Disconnect { close } => {
                     self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, namespace));
                     self.leave_namespace(slot, namespace);
@@ -45,6 +50,7 @@ impl Shard {
                         self.close(slot, CloseCode::Normal, "", Ending::Server, now);
                     }
                 }
+                Deed::Close { code, reason } => self.dismiss(slot, *code, reason, now),
                 Deed::Find(_) => found.extend(self.tell_of(slot, namespace)),
             }
         }

@@ -128,10 +128,11 @@ impl Shard {
 
     /// The connection with this id in a namespace, if it is here.
     fn socket(&self, id: &SocketId, namespace: &str) -> Option<Slot> {
-        self.sockets.find(id).find(|slot| {
+        let socket = self.sockets.find(id).find(|slot| {
             let session = self.conns.get(*slot as usize).and_then(|conn| conn.session.as_ref());
             session.and_then(|session| session.joined(namespace)).is_some_and(|joined| joined.sid == *id)
-        })
+        });
+        socket.or_else(|| self.unnamed(id).filter(|slot| namespace == "/" && self.is_native(*slot)))
     }
 }
 

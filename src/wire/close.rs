@@ -27,13 +27,19 @@ pub enum CloseCode {
     Slow = 4001,
 }
 
+impl From<CloseCode> for u16 {
+    fn from(code: CloseCode) -> u16 {
+        code as u16
+    }
+}
+
 /// The longest reason that fits a close frame, in bytes (RFC 6455 section 5.5: 125 with the code).
 pub const REASON_BYTES_MAX: usize = 123;
 
 /// A whole close frame of the server. `reason` has at most [`REASON_BYTES_MAX`] bytes.
-pub fn frame(code: CloseCode, reason: &str) -> Vec<u8> {
+pub fn frame(code: impl Into<u16>, reason: &str) -> Vec<u8> {
     let (header, used) = frame::header(Opcode::Close, 2 + reason.len());
-    [&header[..used], &(code as u16).to_be_bytes(), reason.as_bytes()].concat()
+    [&header[..used], &code.into().to_be_bytes(), reason.as_bytes()].concat()
 }
 
 /// Registered with IANA since RFC 6455, and taken by other servers; a client that is itself a gateway may send it.

@@ -185,7 +185,7 @@ pub(crate) fn check(script: Command, install: &str, checks_min: u32) {
 ///
 /// # Panics
 /// With what it printed, when it is missing, fails or takes too long.
-fn run(mut command: Command, install: &str, time: Duration) -> String {
+pub(crate) fn run(mut command: Command, install: &str, time: Duration) -> String {
     let shown = format!("{command:?}");
     let log = Log::new();
     let open = || {

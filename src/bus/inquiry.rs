@@ -1,0 +1,127 @@
+//! What the control port wants of one shard: to know of connections, or to have something done to one. The shard answers in its turn.
+
+use crate::message::{RoomId, Slot, SocketId};
+use compact_str::CompactString;
+use tokio::sync::mpsc::Sender;
+
+/// The most connections that one answer lists. More are asked for again, so that a long list does not hold up the shard's clients.
+pub const LISTED_MAX: usize = 1_000;
+/// The most places that one answer looks at, whether somebody is there or not.
+pub const LOOKED_AT_MAX: u32 = 16_384;
+/// The most rooms of one connection that are named.
+pub const ROOMS_NAMED_MAX: usize = 1_024;
+
+/// A question with the way back. Whoever asks waits for one answer, and may have gone before it comes.
+#[derive(Clone, Debug)]
+pub struct Inquiry {
+    /// What is asked.
+    pub question: Question,
+    /// Where the answer goes. It has room for one, so the shard never waits.
+    pub back: Sender<Answer>,
+}
+
+/// See [`Inquiry`].
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Connections from a slot on, ascending. Answered with [`Answer::Page`].
+    Connections {
+        /// The first slot to look at.
+        from: Slot,
+        /// How many at the most, of which [`LISTED_MAX`] are given.
+        most: usize,
+    },
+    /// Members of a room, from the last to the first, so that whoever stays is not passed by when others go. Answered with
+    /// [`Answer::Page`].
+    Members {
+        /// The room.
+        room: RoomId,
+        /// Members at this place and behind it have been told; `None` when nobody has.
+        below: Option<u32>,
+        /// As above.
+        most: usize,
+    },
+    /// One connection. Answered with [`Answer::Connection`] or [`Answer::Unknown`].
+    Connection(SocketId),
+    /// One connection joins all of these rooms or none. Answered with [`Answer::Done`], [`Answer::Refused`] or [`Answer::Unknown`].
+    Join {
+        /// Which connection, and in which of its namespaces.
+        id: SocketId,
+        /// The rooms' names within the namespace, checked.
+        rooms: Vec<CompactString>,
+    },
+    /// One connection leaves rooms. Answered likewise.
+    Leave {
+        /// As above.
+        id: SocketId,
+        /// As above.
+        rooms: Vec<CompactString>,
+    },
+    /// One connection is closed. Answered likewise.
+    Close {
+        /// Which connection.
+        id: SocketId,
+        /// The close code, one that may be on the wire.
+        code: u16,
+        /// At most [`REASON_BYTES_MAX`](super::outside::REASON_BYTES_MAX) bytes.
+        reason: CompactString,
+    },
+}
+
+/// See [`Inquiry`].
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Some of the connections.
+    Page {
+        /// Those that there are, at most as many as were asked for.
+        listed: Vec<Listed>,
+        /// Where to go on: a slot, or a place among the members. `None` at the end.
+        next: Option<u32>,
+    },
+    /// The connection.
+    Connection(Box<Connection>),
+    /// It is as was wished.
+    Done,
+    /// It cannot be: why, for people.
+    Refused(String),
+    /// There is no such connection.
+    Unknown,
+}
+
+/// A connection in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id: of a Socket.IO client that in the namespace that was asked about, or in the first that it joined.
+    pub id: SocketId,
+    /// What it speaks: `native`, `socketio`, `echo` or `engineio`.
+    pub dialect: &'static str,
+    /// The address that limits count it for.
+    pub address: String,
+    /// Its user, if that is known.
+    pub user: Option<Box<str>>,
+}
+
+/// All that is known of a connection.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// As in a list.
+    pub listed: Listed,
+    /// `websocket` or `polling`.
+    pub transport: &'static str,
+    /// Its namespaces. A client of the native dialect is in `/`.
+    pub namespaces: Vec<Namespace>,
+    /// How many rooms it is in. At most [`ROOMS_NAMED_MAX`] of them are named.
+    pub memberships: usize,
+    /// Bytes that wait for it because the kernel took no more.
+    pub waiting_bytes: usize,
+}
+
+/// A namespace that a connection is in.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    /// Its name.
+    pub name: CompactString,
+    /// The connection's id there.
+    pub id: SocketId,
+    /// Its rooms there.
+    pub rooms: Vec<CompactString>,
+}

@@ -1,0 +1,186 @@
+//! What the control port asks of a shard: lists of connections, piece by piece, one connection, and things to be done to one.
+
+use super::Shard;
+use super::conn::{Conn, Stage};
+use super::session::Transport;
+use crate::bus::directory::{namespace_of, room_key, room_of};
+use crate::bus::inquiry::{
+    Answer, Connection, Inquiry, LISTED_MAX, LOOKED_AT_MAX, Listed, Namespace, Question, ROOMS_NAMED_MAX,
+};
+use crate::dialect::{Dialect, socketio};
+use crate::message::{ConnId, RoomId, Slot, SocketId};
+use crate::stats::Ending;
+use crate::time::Time;
+use compact_str::CompactString;
+use std::borrow::Cow;
+
+impl Shard {
+    /// Answers an inquiry.
+    pub(super) fn inquire(&mut self, inquiry: Inquiry, now: Time) {
+        let Inquiry { question, back } = inquiry;
+        let answer = match question {
+            Question::Connections { from, most } => self.connections_from(from, most),
+            Question::Members { room, below, most } => self.members_below(room, below, most),
+            Question::Connection(id) => {
+                let found = self.find_connection(&id);
+                found.map_or(Answer::Unknown, |(slot, _)| {
+                    Answer::Connection(Box::new(self.describe(slot, id)))
+                })
+            }
+            Question::Join { id, rooms } => {
+                self.with_rooms(&id, &rooms, |shard, slot, keys| match shard.join(slot, keys) {
+                    Ok(_) => Answer::Done,
+                    Err(refusal) => Answer::Refused(refusal.message.into_owned()),
+                })
+            }
+            Question::Leave { id, rooms } => self.with_rooms(&id, &rooms, |shard, slot, keys| {
+                for room in keys.iter().filter_map(|name| shard.bus.find(name)).collect::<Vec<_>>() {
+                    shard.leave(slot, room);
+                }
+                Answer::Done
+            }),
+            Question::Close { id, code, reason } => match self.find_connection(&id) {
+                Some((slot, _)) => {
+                    self.dismiss(slot, code, &reason, now);
+                    Answer::Done
+                }
+                None => Answer::Unknown,
+            },
+        };
+        // Who has asked may no longer be waiting.
+        back.try_send(answer).ok();
+    }
+
+    /// Ends a connection, all of its namespaces included: a client of Socket.IO is told in its words first.
+    pub(super) fn dismiss(&mut self, slot: Slot, code: u16, reason: &str, now: Time) {
+        let session = self.conns.get(slot as usize).and_then(|conn| conn.session.as_ref());
+        let namespaces: Vec<CompactString> = session
+            .map(|session| session.namespaces.iter().map(|joined| joined.name.clone()).collect())
+            .unwrap_or_default();
+        for namespace in namespaces {
+            self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, &namespace));
+            self.leave_namespace(slot, &namespace);
+        }
+        self.close(slot, code, reason, Ending::Server, now);
+    }
+
+    /// The open connection with this id, which is not that of a socket of Socket.IO, if it is here.
+    pub(super) fn unnamed(&self, id: &SocketId) -> Option<Slot> {
+        let conn = self.bus.conn_of(id).filter(|conn| conn.shard == self.id)?;
+        let there = self.conns.get(conn.slot as usize)?;
+        (there.stamp == conn.stamp && there.is_open()).then_some(conn.slot)
+    }
+
+    /// True for an open connection of the native dialect.
+    pub(super) fn is_native(&self, slot: Slot) -> bool {
+        self.conns.get(slot as usize).is_some_and(|conn| conn.stage == Stage::Open(Dialect::Native))
+    }
+
+    fn connections_from(&self, from: Slot, most: usize) -> Answer {
+        let most = most.min(LISTED_MAX);
+        let end = (self.slots as Slot).min(from.saturating_add(LOOKED_AT_MAX));
+        let mut listed = Vec::new();
+        let mut slot = from;
+        while slot < end && listed.len() < most {
+            listed.extend(self.conns.get(slot as usize).and_then(|conn| self.list(slot, conn, None)));
+            slot += 1;
+        }
+        Answer::Page { listed, next: ((slot as usize) < self.slots).then_some(slot) }
+    }
+
+    fn members_below(&self, room: RoomId, below: Option<u32>, most: usize) -> Answer {
+        let members = self.rooms.members(room);
+        // One who leaves is replaced by the last, who has been told: so nobody who stays is passed by.
+        let end = below.map_or(members.len(), |below| members.len().min(below as usize));
+        let namespace = self.bus.name(room).map(|name| CompactString::from(namespace_of(&name)));
+        let mut listed = Vec::new();
+        let mut at = end;
+        while at > 0 && listed.len() < most.min(LISTED_MAX) && end - at < LOOKED_AT_MAX as usize {
+            at -= 1;
+            let slot = members[at].slot;
+            let conn = self.conns.get(slot as usize);
+            listed.extend(conn.and_then(|conn| self.list(slot, conn, namespace.as_deref())));
+        }
+        Answer::Page { listed, next: (at > 0).then_some(at as u32) }
+    }
+
+    /// A connection as lists have it, with its id in `namespace` where there is one. A session that has joined no namespace has no id
+    /// that it would keep, and is nobody yet.
+    fn list(&self, slot: Slot, conn: &Conn, namespace: Option<&str>) -> Option<Listed> {
+        let Stage::Open(dialect) = conn.stage else { return None };
+        let dialect_name = match dialect {
+            Dialect::Native => "native",
+            Dialect::Echo => "echo",
+            Dialect::SocketIo => "socketio",
+            Dialect::EngineIo => "engineio",
+        };
+        let id = match &conn.session {
+            Some(session) if dialect == Dialect::SocketIo => {
+                let joined = namespace.and_then(|namespace| session.joined(namespace));
+                joined.or_else(|| session.namespaces.first())?.sid
+            }
+            _ => self.bus.id_of(ConnId { shard: self.id, slot, stamp: conn.stamp }),
+        };
+        let user = conn.user.as_ref().map(|user| user.name.clone());
+        Some(Listed { id, dialect: dialect_name, address: conn.ip.to_string(), user })
+    }
+
+    /// The open connection with this id, and the namespace that the id is for.
+    fn find_connection(&self, id: &SocketId) -> Option<(Slot, CompactString)> {
+        let named = self.sockets.find(id).find_map(|slot| {
+            let conn = self.conns.get(slot as usize).filter(|conn| conn.is_open())?;
+            let joined = conn.session.as_ref()?.namespaces.iter().find(|joined| joined.sid == *id)?;
+            Some((slot, joined.name.clone()))
+        });
+        named.or_else(|| Some((self.unnamed(id)?, "/".into())))
+    }
+
+    fn describe(&self, slot: Slot, id: SocketId) -> Connection {
+        let conn = &self.conns[slot as usize];
+        let listed = self.list(slot, conn, None);
+        let mut namespaces: Vec<Namespace> = match &conn.session {
+            Some(session) => session
+                .namespaces
+                .iter()
+                .map(|joined| Namespace { name: joined.name.clone(), id: joined.sid, rooms: Vec::new() })
+                .collect(),
+            None => vec![Namespace { name: "/".into(), id, rooms: Vec::new() }],
+        };
+        let rooms = self.rooms.of(&self.conns, slot);
+        // Those that stand for namespaces are not counted.
+        let own = if conn.session.is_some() { namespaces.len() } else { 0 };
+        let memberships = rooms.len().saturating_sub(own);
+        for name in rooms.iter().take(ROOMS_NAMED_MAX + own).filter_map(|room| self.bus.name(*room)) {
+            let of_name = namespaces.iter_mut().find(|namespace| namespace.name == namespace_of(&name));
+            if let Some(namespace) = of_name.filter(|_| !room_of(&name).is_empty()) {
+                namespace.rooms.push(room_of(&name).into());
+            }
+        }
+        let is_polling =
+            conn.session.as_ref().is_some_and(|session| matches!(session.transport, Transport::Polling(_)));
+        Connection {
+            listed: listed.unwrap_or(Listed {
+                id,
+                dialect: "socketio",
+                address: conn.ip.to_string(),
+                user: None,
+            }),
+            transport: if is_polling { "polling" } else { "websocket" },
+            namespaces,
+            memberships,
+            waiting_bytes: conn.outbox.as_ref().map_or(0, |outbox| outbox.len()),
+        }
+    }
+
+    /// Does something to the connection with this id and rooms of its namespace, which `act` gets by the names that the directory knows.
+    fn with_rooms(
+        &mut self,
+        id: &SocketId,
+        rooms: &[CompactString],
+        act: impl FnOnce(&mut Shard, Slot, &[Cow<'_, str>]) -> Answer,
+    ) -> Answer {
+        let Some((slot, namespace)) = self.find_connection(id) else { return Answer::Unknown };
+        let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(&namespace, room)).collect();
+        act(self, slot, &keys)
+    }
+}

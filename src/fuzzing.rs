@@ -117,7 +117,7 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_joined(&mut out, id.unwrap_or("0"), rooms.iter().map(|name| (&**name, 1)));
             return json(&out);
         }
-        Ok(Command::Leave { id, .. } | Command::Ping { id }) => {
+        Ok(Command::Leave { id, .. } | Command::Ping { id } | Command::Auth { id, .. }) => {
             let mut out = Vec::new();
             native::encode_pong(&mut out, id);
             return json(&out);
@@ -488,6 +488,7 @@ impl World {
                 engineio: Some("/engine.io/".to_owned()),
             },
             socketio: Arc::new(socketio),
+            access: Arc::default(),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
             handshake_timeout_ms: 10_000,

@@ -3,7 +3,7 @@
 use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
-use crate::message::SOCKET_ID_CHARS;
+use crate::message::{SOCKET_ID_CHARS, user_of};
 
 /// Whom a process shares its rooms with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +38,10 @@ impl Wire {
         &self.uid
     }
 
-    /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere is told to all.
+    /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere, or a user's own
+    /// room, is told to all.
     pub(super) fn envelopes(&self, room: &str) -> Option<String> {
-        let may_be_socket = room_of(room).len() == SOCKET_ID_CHARS;
-        (self.cluster == Cluster::Throng && !may_be_socket).then(|| self.throng.room(room))
+        (self.cluster == Cluster::Throng && !may_be_anywhere(room_of(room))).then(|| self.throng.room(room))
     }
 
     /// The room that envelopes on this channel are for.
@@ -60,7 +60,7 @@ impl Wire {
         };
         let [room] = rooms.as_slice() else { return None };
         // Who has a socket listens for no room of that name.
-        let is_enclosed = self.cluster == Cluster::Throng && room.len() != SOCKET_ID_CHARS;
+        let is_enclosed = self.cluster == Cluster::Throng && !may_be_anywhere(room);
         let (_, payload) = is_enclosed.then(|| self.sharded.encode(message))??;
         Some((self.throng.room(&room_key(&message.namespace, room)), payload))
     }
@@ -146,4 +146,9 @@ impl Wire {
             Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
         }
     }
+}
+
+/// True for the id of a socket and for a user's own room: nobody listens for a room of that name.
+fn may_be_anywhere(room: &str) -> bool {
+    room.len() == SOCKET_ID_CHARS || user_of(room).is_some()
 }

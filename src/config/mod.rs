@@ -2,18 +2,22 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[namespaces]]` and `[[events]]`, lists of tables, stand apart. Whatever is wrong is
+//! list in `docs/configuration.md`. Only lists of tables, like `[[namespaces]]` and `[[events]]`, stand apart. Whatever is wrong is
 //! reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
 mod events;
 mod namespaces;
+mod keys;
+mod permissions;
 mod explain;
 
 pub use value::Kind;
 
+use crate::permissions::{Permission, Permissions};
 use crate::rules::{Allowance, Namespaces, Rule, Rules};
+use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -60,6 +64,10 @@ macro_rules! settings {
             $($(#[doc = $about])+ pub $section: $Section,)+
             /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
             pub events: Rules,
+            /// The keys that vouch for tokens: the `[[auth.keys]]` of the file.
+            pub keys: Vec<KeySource>,
+            /// What clients may do with rooms: the `[[permissions]]` of the file.
+            pub permissions: Permissions,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -77,6 +85,8 @@ macro_rules! settings {
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
                 events: Rules::default(),
+                keys: Vec::new(),
+                permissions: Permissions::default(),
                 changed: Vec::new(),
             }
         }
@@ -147,6 +157,38 @@ settings! {
         receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
         /// Origins whose pages may connect; empty is any. `https://*.example.com` is every subdomain.
         origins: Vec<String> = "[]", Kind::Origins;
+    }
+
+    /// Tokens, which say who a client is.
+    auth: Auth {
+        /// Refuse clients that bring no token. Without it, who brings none is nobody.
+        required: bool = "false", Kind::Flag;
+        /// The secret that tokens are signed with, by HS256; empty is none. For other kinds of keys there is `[[auth.keys]]`.
+        secret: String = "", Kind::LongSecret { bytes_min: 32 };
+        /// A set of public keys (JWKS), in a file or at a URL; empty is none.
+        jwks: String = "", Kind::PlaceOrNone;
+        /// How often files with keys and the set are read again.
+        refresh_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        /// How long after one reading the next may follow when it failed, or when a token names a key that is not there.
+        retry_ms: u32 = "10000", Kind::Ms { min: 100, max: 3_600_000 };
+        /// Issuers of tokens (`iss`) that are taken; empty is any.
+        issuers: Vec<String> = "[]", Kind::Texts;
+        /// Audiences that tokens (`aud`) may be for; when empty, they must not name any.
+        audiences: Vec<String> = "[]", Kind::Texts;
+        /// By how much the clock of who issues tokens may differ.
+        leeway_ms: u32 = "5000", Kind::Ms { min: 0, max: 600_000 };
+        /// Refuse tokens that never expire (`exp`).
+        expiry_required: bool = "true", Kind::Flag;
+        /// Time after the expiry of its token, and the leeway, in which a client can bring another before it is closed with 4011.
+        grace_ms: u32 = "10000", Kind::Ms { min: 0, max: 86_400_000 };
+        /// Time for a native client to bring its token as a message, where one is required.
+        timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
+        /// The parameter of a request's query that may hold a token; empty is none. Queries are in the logs of proxies.
+        query_parameter: String = "token", Kind::NameOrNone;
+        /// The claim that holds the user's name.
+        user_claim: String = "sub", Kind::Name;
+        /// Length of a token. One in a header is bounded by `limits.head_bytes_max` as well.
+        token_bytes_max: u32 = "8KiB", Kind::Bytes { min: 128, max: 65_536 };
     }
 
     /// How a connection shows that it is alive.
@@ -368,7 +410,7 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 2] = [namespaces::TABLES, events::TABLES];
+const LISTS: [Tables; 4] = [namespaces::TABLES, events::TABLES, keys::TABLES, permissions::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -397,6 +439,15 @@ const AGREEMENTS: &[Agreement] = &[
         other: "limits.message_bytes_max",
         holds: |config| config.limits.receive_bytes_max >= u64::from(config.limits.message_bytes_max),
         must: "be at least limits.message_bytes_max",
+    },
+    Agreement {
+        key: "auth.required",
+        other: "auth.secret",
+        holds: |config| {
+            let Auth { required, secret, jwks, .. } = &config.auth;
+            !required || !secret.is_empty() || !jwks.is_empty() || !config.keys.is_empty()
+        },
+        must: "be false unless there is a key: auth.secret, auth.jwks or [[auth.keys]]",
     },
     Agreement {
         key: "outbox.bytes_max",
@@ -559,6 +610,12 @@ pub struct Said {
     /// The `[[namespaces]]`, likewise.
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
+    /// The `[[auth.keys]]`, likewise.
+    keys: Vec<KeySource>,
+    keys_source: Option<Source>,
+    /// The `[[permissions]]`, likewise.
+    permissions: Vec<Permission>,
+    permissions_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -627,13 +684,17 @@ impl Said {
             }
         }
         let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
+        config.keys = self.keys;
         if !self.file_lost {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
         let tables = [
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
+            (keys::TABLES, self.keys_source, config.keys.len()),
+            (permissions::TABLES, self.permissions_source, self.permissions.len()),
         ];
+        config.permissions = Permissions::new(self.permissions);
         config.events = Rules::new(self.events);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
         let patterns = config.socketio.namespaces.iter().len();
@@ -693,11 +754,23 @@ impl Said {
                 self.namespaces_source = Some(source(at));
                 continue;
             }
+            if name == permissions::TABLES.name {
+                self.permissions = permissions::read(content.get_ref(), at, file);
+                self.permissions_source = Some(source(at));
+                continue;
+            }
             let known = SETTINGS.iter().any(|setting| setting.section() == name);
             match content.get_ref() {
                 DeValue::Table(table) if known => {
                     for (field, value) in table {
                         let key = format!("{name}.{}", field.get_ref());
+                        if key == keys::TABLES.name {
+                            let at = field.span().start;
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.keys = keys::read(value.get_ref(), at, file);
+                            self.keys_source = Some(source(at));
+                            continue;
+                        }
                         let source = source(field.span().start);
                         match position(&key) {
                             Some(setting) => {

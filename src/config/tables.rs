@@ -132,6 +132,54 @@ impl<'a> Table<'a> {
         self.read_given(key, &allowed, |given| read(given).filter(|number| (min..=max).contains(number)))
     }
 
+    /// The date that `key` stands for, if it is there: a date of TOML, or a text.
+    pub(super) fn date<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.read_given(key, allowed, |given| match given {
+            Given::Other(text) => read(text),
+            given => given.text().and_then(&read),
+        })
+    }
+
+    /// What the list of words that `key` stands for, which must be there, means.
+    pub(super) fn words<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&[String]) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });
+        }
+        self.read_given(key, allowed, |given| read(&given.list(|word| Some(word.to_owned())).ok()?))
+    }
+
+    /// What `key` stands for, a text that is not shown when it is wrong.
+    pub(super) fn secret<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let (at, value) = self.entry(key)?;
+        let given = Given::from_toml(value.get_ref(), self.file.text);
+        let meant = given.text().and_then(read);
+        if meant.is_none() {
+            let fault = Fault::Value { given: "\"***\"".to_owned(), allowed: allowed.to_owned() };
+            self.tell(key, at, fault);
+        }
+        meant
+    }
+
+    /// True when `key` is there.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
     fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {
         let (at, value) = self.entry(key)?;
         let given = Given::from_toml(value.get_ref(), self.file.text);

@@ -59,6 +59,17 @@ pub enum Kind {
     NameOrNone,
     /// What nobody is to read in what is printed.
     Secret,
+    /// The same, of at least so many bytes, or an empty text.
+    LongSecret {
+        /// The least, in bytes.
+        bytes_min: usize,
+    },
+    /// Letters without spaces.
+    Name,
+    /// A list of texts.
+    Texts,
+    /// A path or a URL, or an empty text.
+    PlaceOrNone,
 }
 
 impl Kind {
@@ -103,6 +114,10 @@ impl Kind {
             }
             Kind::NameOrNone => "a text of at most 100 letters without spaces, or \"\"".to_owned(),
             Kind::Secret => "a text".to_owned(),
+            Kind::LongSecret { bytes_min } => format!("a text of at least {bytes_min} bytes, or \"\""),
+            Kind::Name => "a text of 1 to 100 letters without spaces".to_owned(),
+            Kind::Texts => "a list of texts".to_owned(),
+            Kind::PlaceOrNone => "a path, or a URL of http or https, or \"\"".to_owned(),
         }
     }
 
@@ -189,6 +204,22 @@ impl Kind {
                 given.text().filter(is_name).map(|name| Value::Text(name.to_owned())).ok_or_else(whole)
             }
             Kind::Secret => given.text().map(|text| Value::Secret(text.to_owned())).ok_or_else(whole),
+            Kind::LongSecret { bytes_min } => {
+                let secret = given.text().filter(|text| text.is_empty() || text.len() >= bytes_min);
+                let hidden = || vec![Wrong { given: "\"***\"".to_owned(), line: None }];
+                secret.map(|text| Value::Secret(text.to_owned())).ok_or_else(hidden)
+            }
+            Kind::Name => match given.text() {
+                Some("") => Err(whole()),
+                _ => Kind::NameOrNone.read(given),
+            },
+            Kind::Texts => {
+                given.list(|text| (!text.is_empty()).then(|| text.to_owned())).map(Value::Origins)
+            }
+            Kind::PlaceOrNone => {
+                let place = given.text().filter(|text| !text.contains(char::is_control));
+                place.map(|place| Value::Text(place.to_owned())).ok_or_else(whole)
+            }
         }
     }
 }
@@ -273,7 +304,7 @@ impl Given {
     }
 
     /// The elements, each read by `read`.
-    fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
+    pub(super) fn list<T>(&self, read: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Vec<Wrong>> {
         let items: Vec<(Given, Option<usize>)> = match self {
             Given::List(items) => items.iter().map(|(item, line)| (item.clone(), Some(*line))).collect(),
             Given::Bare(text) => {

@@ -2,8 +2,9 @@
 
 use super::{Control, process};
 use crate::bridge::Bridge;
-use crate::message::Reject;
+use crate::message::{Reject, TokenFault};
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
+use crate::token::Tokens;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -66,7 +67,7 @@ static GAUGES: [Number; 9] = [
     }),
 ];
 
-static COUNTERS: [Number; 21] = [
+static COUNTERS: [Number; 22] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -125,6 +126,7 @@ static COUNTERS: [Number; 21] = [
         None,
         |shard| shard.handovers.value(),
     ),
+    ("throng_tokens", "Tokens that were found to be good.", None, |shard| shard.tokens.value()),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];
 
@@ -169,8 +171,9 @@ const NO_PATTERN: &str = "none";
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
 
-static BY_REASON: [ByReason; 3] = [
+static BY_REASON: [ByReason; 4] = [
     ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
+    ("throng_token_refusals", "Tokens that were refused.", &TokenFault::LABELS, |shard| &shard.token_faults),
     ("throng_disconnects", "WebSocket connections that ended.", &Ending::LABELS, |shard| &shard.endings),
     ("throng_recoveries", "Socket.IO sessions that clients wanted back.", &Recovered::LABELS, |shard| {
         &shard.recoveries
@@ -312,6 +315,7 @@ impl Collector for Numbers {
         self.encode_shards(&mut encoder)?;
         self.encode_namespaces(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
+        self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
     }
 }
@@ -485,6 +489,19 @@ fn encode_redis(bridge: &Bridge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     let mut family = encoder.encode_descriptor("throng_redis_faults", faults, None, MetricType::Counter)?;
     for (kind, count) in bridge.faults() {
         encode(family.encode_family(&[("reason", kind)])?, MetricType::Counter, count)?;
+    }
+    Ok(())
+}
+
+/// Of the process, which reads keys for all shards.
+fn encode_keys(tokens: &Tokens, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    gauge(encoder, "throng_keys", "Keys that vouch for tokens.", None, tokens.key_count.value())?;
+    for (name, help, counter) in [
+        ("throng_key_refreshes", "How often keys were read again.", &tokens.refreshes),
+        ("throng_key_refresh_failures", "How often keys could not be read.", &tokens.refresh_failures),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encode(metric, MetricType::Counter, counter.value())?;
     }
     Ok(())
 }

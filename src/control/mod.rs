@@ -13,6 +13,7 @@ pub use report::History;
 
 use crate::auth::Gate;
 use crate::bridge::Bridge;
+use crate::token::Tokens;
 use crate::bus::Bus;
 use crate::stats::Stats;
 use crate::time::Clock;
@@ -51,6 +52,8 @@ pub struct Control {
     pub sockets_max: usize,
     /// What connects this process to others, if anything does.
     pub bridge: Option<Bridge>,
+    /// What checks tokens, when there are keys.
+    pub tokens: Option<Arc<Tokens>>,
     /// What is remembered of the last seconds; begins as `History::default()`, and [`serve`] fills it.
     pub history: History,
 }

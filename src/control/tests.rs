@@ -156,6 +156,7 @@ fn control() -> Control {
     bridge.stats.events.add(70);
     Control {
         bridge: Some(bridge),
+        tokens: None,
         stats,
         bus,
         gate: Arc::new(Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, ..Rules::default() })),

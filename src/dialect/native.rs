@@ -47,6 +47,26 @@ pub enum Command<'a> {
         /// See [`Id`].
         id: Option<Id<'a>>,
     },
+    /// To be known as the bearer of a token.
+    Auth {
+        /// The token, not checked.
+        token: Cow<'a, str>,
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+}
+
+impl<'a> Command<'a> {
+    /// See [`Id`].
+    pub fn id(&self) -> Option<Id<'a>> {
+        match self {
+            Command::Join { id, .. }
+            | Command::Leave { id, .. }
+            | Command::Ping { id }
+            | Command::Auth { id, .. } => *id,
+            Command::Publish(publish) => publish.id,
+        }
+    }
 }
 
 /// An event that a client wants to send.
@@ -110,6 +130,14 @@ pub enum Code {
     RateLimited,
     /// The server cannot take it now.
     Overloaded,
+    /// This client may not do that.
+    Forbidden,
+    /// Only who brings a token may do anything.
+    TokenMissing,
+    /// The token has expired.
+    TokenExpired,
+    /// The token is not good.
+    TokenRefused,
 }
 
 impl Code {
@@ -125,6 +153,10 @@ impl Code {
             Code::TooManyMessages => "too_many_messages",
             Code::RateLimited => "rate_limited",
             Code::Overloaded => "overloaded",
+            Code::Forbidden => "forbidden",
+            Code::TokenMissing => "token_missing",
+            Code::TokenExpired => "token_expired",
+            Code::TokenRefused => "token_refused",
         }
     }
 }
@@ -188,6 +220,8 @@ struct Fields<'a> {
     except: Option<Vec<Name<'a>>>,
     volatile: Option<bool>,
     ask_ms: Option<u64>,
+    #[serde(borrow)]
+    token: Option<Name<'a>>,
 }
 
 /// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
@@ -307,8 +341,12 @@ fn interpret<'a>(
             Ok(Command::Publish(publish))
         }
         Some("ping") => Ok(Command::Ping { id }),
+        Some("auth") => {
+            let Name(token) = fields.token.ok_or_else(|| lacks("token"))?;
+            Ok(Command::Auth { token, id })
+        }
         Some(_) => {
-            let known = "`type` is join, leave, publish or ping";
+            let known = "`type` is join, leave, publish, ping or auth";
             Err(Refusal::new(Code::UnknownType, known).with_id(id))
         }
         None => Err(lacks("type")),

@@ -4,7 +4,9 @@ use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
-use crate::message::{ConnId, Draft, RoomId, Slot};
+use super::users::{close_code, refuse_token};
+use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
+use crate::permissions::Act;
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::wire::close::CloseCode;
@@ -69,6 +71,7 @@ impl Shard {
                 let token = self.take_token(slot, now);
                 let token = token.map_err(|retry_ms| refuse_rate(retry_ms, native::id_of_binary(bytes)));
                 match token.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
+                    Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
                     Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
                     Ok(_) => {}
                     Err(refusal) => self.refuse(slot, &refusal),
@@ -93,12 +96,15 @@ impl Shard {
             return self.refuse(slot, &refuse_rate(retry_ms, native::id_of(message)));
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
+            Ok(Command::Auth { token, id }) => self.token_message(slot, &token, id, now),
+            Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
             // Events that are on their way were published before: they find the members of then, as far as this core can tell.
             Ok(Command::Join { rooms, id } | Command::Leave { rooms, id })
                 if self.names_too_many(slot, &rooms, id) => {}
             Ok(Command::Join { rooms, id }) => {
                 self.deliver(now);
-                match (self.join(slot, &rooms), id) {
+                let forbidden = self.forbid(slot, &rooms, Act::Join);
+                match (forbidden.map_or_else(|| self.join(slot, &rooms), Err), id) {
                     (Ok(members), Some(id)) => {
                         let rooms = rooms.iter().map(|name| &**name).zip(members);
                         self.reply(slot, Opcode::Text, |out| native::encode_joined(out, id, rooms));
@@ -120,6 +126,22 @@ impl Shard {
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }
+    }
+
+    /// A native client brings a token. One who has none that is good is closed.
+    fn token_message(&mut self, slot: Slot, token: &str, id: Option<Id<'_>>, now: Time) {
+        self.deliver(now);
+        let Err(fault) = self.bring_token(slot, token, now) else {
+            return self.acknowledge(slot, id, Ok(()));
+        };
+        self.refuse(slot, &refuse_token(fault).with_id(id));
+        if self.conns[slot as usize].user.is_none() {
+            self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
+        }
+    }
+
+    fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {
+        self.refuse(slot, &refuse_token(TokenFault::Missing).with_id(id));
     }
 
     /// True when a message names more rooms than a connection can be in, which is then told so.
@@ -209,6 +231,9 @@ impl Shard {
         if let Some(refusal) = self.too_many(rooms.len().max(except.len())) {
             return Err(refusal);
         }
+        if let Some(refusal) = self.forbid(slot, rooms, Act::Publish) {
+            return Err(refusal);
+        }
         let ask = match (publish.ask_ms, publish.id) {
             (Some(ask_ms), Some(id)) => Some((self.new_ask(slot, ask_ms, now)?, id)),
             (Some(_), None) => {
@@ -275,9 +300,9 @@ impl Shard {
     /// # Errors
     /// The milliseconds after which it may send one again.
     pub(super) fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
-        match self.settings.messages_per_second_max {
-            0 => Ok(()),
-            rate => self.conns[slot as usize].bucket.take(rate, self.settings.messages_burst_max, now),
+        match self.rate(slot) {
+            (0, _) => Ok(()),
+            (rate, burst) => self.conns[slot as usize].bucket.take(rate, burst, now),
         }
     }
 }

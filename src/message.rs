@@ -140,8 +140,8 @@ impl Publication {
         let Some(audience) = self.special.as_ref().and_then(|special| special.audience.as_ref()) else {
             return rooms.contains(&self.room);
         };
-        let is_meant =
-            audience.rooms.iter().any(|(room, _)| rooms.contains(room)) || audience.sockets.contains(&socket)
+        let is_meant = audience.rooms.iter().any(|(room, _)| rooms.contains(room))
+            || audience.sockets.contains(&socket)
             || user.is_some_and(|user| audience.users.iter().any(|meant| meant == user));
         let is_excepted = audience.except.iter().any(|room| rooms.contains(room))
             || audience.except_sockets.contains(&socket);

@@ -31,8 +31,7 @@ impl Permissions {
         let by_rule = |rule: &Permission| {
             rule.who.is(subject) && rule.grant.covers(namespace, room, act, subject.name.unwrap_or_default())
         };
-        let by_token =
-            |grant: &Grant| grant.covers(namespace, room, act, subject.name.unwrap_or_default());
+        let by_token = |grant: &Grant| grant.covers(namespace, room, act, subject.name.unwrap_or_default());
         self.0.iter().any(by_rule) || subject.grants.is_some_and(|grants| grants.iter().any(by_token))
     }
 
@@ -79,7 +78,9 @@ impl Who {
         match text {
             "anyone" => Some(Who::Anyone),
             "user" => Some(Who::User),
-            _ => text.strip_prefix("role:").filter(|role| !role.is_empty()).map(|role| Who::Role(role.into())),
+            _ => {
+                text.strip_prefix("role:").filter(|role| !role.is_empty()).map(|role| Who::Role(role.into()))
+            }
         }
     }
 
@@ -308,9 +309,9 @@ mod tests {
                     room.char_indices().any(|(at, _)| plain(rest, &room[at..], user)) || plain(rest, "", user)
                 }
                 Some('{') => room.strip_prefix(user).is_some_and(|room| plain(&pattern[6..], room, user)),
-                Some(letter) => {
-                    room.strip_prefix(letter).is_some_and(|room| plain(&pattern[letter.len_utf8()..], room, user))
-                }
+                Some(letter) => room
+                    .strip_prefix(letter)
+                    .is_some_and(|room| plain(&pattern[letter.len_utf8()..], room, user)),
             }
         }
         let mut random = 0x9e37_79b9_7f4a_7c15_u64;
@@ -329,7 +330,11 @@ mod tests {
             let (room, user) = (draw(&["a", "b", "é"], 8), draw(&["a", "b"], 3) + "a");
             if let Some(compiled) = RoomPattern::parse(&pattern) {
                 tried += 1;
-                assert_eq!(compiled.matches(&room, &user), plain(&pattern, &room, &user), "{pattern} {room} {user}");
+                assert_eq!(
+                    compiled.matches(&room, &user),
+                    plain(&pattern, &room, &user),
+                    "{pattern} {room} {user}"
+                );
             }
         }
         assert!(tried > 50_000, "most patterns are right");
@@ -358,13 +363,26 @@ mod tests {
         assert!(none.allow(&nobody, "/", "a", Act::Publish) && none.allow(&user, "/x", "a", Act::Join));
         assert!(none.allow(&granted, "/", "news:1", Act::Publish), "by its token");
         assert!(!none.allow(&granted, "/", "a", Act::Publish), "its token says what it may");
-        assert!(!none.allow(&Subject { grants: Some(&[]), ..user }, "/", "a", Act::Join), "which may be nothing");
-        assert!(some.allow(&nobody, "/", "lobby", Act::Join) && some.allow(&nobody, "/x", "lobby", Act::Join));
+        assert!(
+            !none.allow(&Subject { grants: Some(&[]), ..user }, "/", "a", Act::Join),
+            "which may be nothing"
+        );
+        assert!(
+            some.allow(&nobody, "/", "lobby", Act::Join) && some.allow(&nobody, "/x", "lobby", Act::Join)
+        );
         assert!(!some.allow(&nobody, "/", "lobby", Act::Publish));
-        assert!(some.allow(&user, "/", "user:7", Act::Presence) && !some.allow(&user, "/x", "user:7", Act::Join));
+        assert!(
+            some.allow(&user, "/", "user:7", Act::Presence) && !some.allow(&user, "/x", "user:7", Act::Join)
+        );
         assert!(!some.allow(&nobody, "/", "user:", Act::Join), "nobody has no room of a user");
-        assert!(some.allow(&admin, "/guild/1", "a", Act::Join) && !some.allow(&admin, "/guild/1", "a", Act::Publish));
-        assert!(some.allow(&granted, "/", "news:1", Act::Publish) && some.allow(&granted, "/", "lobby", Act::Join));
+        assert!(
+            some.allow(&admin, "/guild/1", "a", Act::Join)
+                && !some.allow(&admin, "/guild/1", "a", Act::Publish)
+        );
+        assert!(
+            some.allow(&granted, "/", "news:1", Act::Publish)
+                && some.allow(&granted, "/", "lobby", Act::Join)
+        );
         for wrong in ["join", "fly:a", ":a", "join,:a", "join:", "join *"] {
             assert_eq!(Grant::parse(wrong), None, "{wrong}");
         }

@@ -9,7 +9,8 @@ pub mod mailbox;
 pub mod outside;
 
 use crate::message::{
-    Asker, Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId, read_socket_id, user_of,
+    Asker, Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
+    read_socket_id, user_of,
 };
 use crate::rules::{Namespaces, Pattern};
 use compact_str::CompactString;

@@ -191,10 +191,16 @@ impl Config {
             }
         }
         if auth.jwks.starts_with("http://") {
-            lines.push("CAUTION: the set of keys comes by plain http: who is in between can let anybody in.".to_owned());
+            lines.push(
+                "CAUTION: the set of keys comes by plain http: who is in between can let anybody in."
+                    .to_owned(),
+            );
         }
         if self.permissions.is_empty() {
-            lines.push("Clients may do anything with rooms, but for those whose token says what they may.".to_owned());
+            lines.push(
+                "Clients may do anything with rooms, but for those whose token says what they may."
+                    .to_owned(),
+            );
         }
         lines.extend(self.permissions.iter().map(permission_in_words));
         lines

@@ -56,7 +56,8 @@ fn unix_s(date: &Datetime) -> Option<u64> {
         1 | 2 => (i64::from(day.year) - 1, i64::from(day.month) + 9),
         month => (i64::from(day.year), i64::from(month) - 3),
     };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(day.day) - 1;
+    let days =
+        365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + i64::from(day.day) - 1;
     let seconds = date.time.map_or(0, |time| {
         i64::from(time.hour) * 3_600 + i64::from(time.minute) * 60 + i64::from(time.second.unwrap_or(0))
     });

@@ -213,9 +213,7 @@ impl Kind {
                 Some("") => Err(whole()),
                 _ => Kind::NameOrNone.read(given),
             },
-            Kind::Texts => {
-                given.list(|text| (!text.is_empty()).then(|| text.to_owned())).map(Value::Origins)
-            }
+            Kind::Texts => given.list(|text| (!text.is_empty()).then(|| text.to_owned())).map(Value::Origins),
             Kind::PlaceOrNone => {
                 let place = given.text().filter(|text| !text.contains(char::is_control));
                 place.map(|place| Value::Text(place.to_owned())).ok_or_else(whole)

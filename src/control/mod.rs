@@ -13,10 +13,10 @@ pub use report::History;
 
 use crate::auth::Gate;
 use crate::bridge::Bridge;
-use crate::token::Tokens;
 use crate::bus::Bus;
 use crate::stats::Stats;
 use crate::time::Clock;
+use crate::token::Tokens;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};

@@ -8,6 +8,7 @@ use crate::message::Reject;
 use crate::rules::{Namespaces, Pattern};
 use crate::stats::Ending;
 use crate::time::Time;
+use crate::token::{self, Tokens};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
@@ -156,7 +157,7 @@ fn control() -> Control {
     bridge.stats.events.add(70);
     Control {
         bridge: Some(bridge),
-        tokens: None,
+        tokens: Some(Arc::new(Tokens::new(token::Settings::default()))),
         stats,
         bus,
         gate: Arc::new(Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, ..Rules::default() })),

@@ -1,10 +1,10 @@
 //! What a whole message makes a shard do.
 
 use super::conn::Stage;
+use super::users::{close_code, refuse_token};
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
-use super::users::{close_code, refuse_token};
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
 use crate::stats::Ending;

@@ -565,7 +565,14 @@ impl Shard {
                     let bytes_max = self.settings.socketio.recovery_session_bytes_max;
                     let user = self.user_name(ghost.slot);
                     self.history
-                        .missed(since, &namespace, (sid, pid), (ghost.was, user.as_deref()), &rooms, bytes_max)
+                        .missed(
+                            since,
+                            &namespace,
+                            (sid, pid),
+                            (ghost.was, user.as_deref()),
+                            &rooms,
+                            bytes_max,
+                        )
                         .unwrap_or_default()
                 });
                 self.give_up(pid);

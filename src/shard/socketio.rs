@@ -6,11 +6,11 @@
 use super::Shard;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
+use super::users::{refuse_token, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
-use super::users::{refuse_token, token_in};
 use crate::message::{Slot, TokenFault, write_socket_id};
 use crate::permissions::Act;
 use crate::rules::Action;

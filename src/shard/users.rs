@@ -211,7 +211,8 @@ impl Shard {
         let tag = self.tag(&user.name);
         // Most connections of a user come with one token: they share what it said.
         let head = self.users.head(&self.conns, tag, &user.name);
-        let shared = head.and_then(|head| self.conns[head as usize].user.clone()).filter(|other| **other == user);
+        let shared =
+            head.and_then(|head| self.conns[head as usize].user.clone()).filter(|other| **other == user);
         self.conns[slot as usize].user = Some(shared.unwrap_or_else(|| Arc::new(user)));
         if is_new {
             self.users.insert(&self.conns, tag, slot);
@@ -297,7 +298,8 @@ impl Shard {
             return None;
         }
         let subject = user.map_or_else(Subject::default, User::subject);
-        let is_allowed = |key: &Cow<'_, str>| permissions.allow(&subject, namespace_of(key), room_of(key), act);
+        let is_allowed =
+            |key: &Cow<'_, str>| permissions.allow(&subject, namespace_of(key), room_of(key), act);
         let message = match act {
             Act::Join => "this client may not join this room",
             Act::Publish => "this client may not publish to this room",
@@ -310,15 +312,15 @@ impl Shard {
     pub(super) fn rate(&self, slot: Slot) -> (u32, u32) {
         let user = self.conns[slot as usize].user.as_ref();
         let granted = user.and_then(|user| user.granted.as_ref()?.messages_per_second_max);
-        granted.map_or(
-            (self.settings.messages_per_second_max, self.settings.messages_burst_max),
-            |rate| (rate, rate),
-        )
+        granted.map_or((self.settings.messages_per_second_max, self.settings.messages_burst_max), |rate| {
+            (rate, rate)
+        })
     }
 
     /// Sets the timer of an open connection that is not a session, which has no ping under way: no later than its token is over, or has to be there.
     pub(super) fn arm_open(&mut self, slot: Slot, now: Time, ahead_ms: u32) {
-        let is_awaited = self.lacks_user(slot) && self.conns[slot as usize].stage == Stage::Open(Dialect::Native);
+        let is_awaited =
+            self.lacks_user(slot) && self.conns[slot as usize].stage == Stage::Open(Dialect::Native);
         let ahead_ms = if is_awaited {
             self.settings.access.timeout_ms
         } else {

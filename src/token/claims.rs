@@ -114,12 +114,14 @@ impl<'a> Claims<'a> {
             return Err(TokenFault::Claims);
         }
         let LimitsClaim { messages_per_second_max, connections_max } = self.limits.unwrap_or_default();
-        let granted =
-            Granted { roles: roles.into(), permissions, messages_per_second_max, connections_max };
+        let granted = Granted { roles: roles.into(), permissions, messages_per_second_max, connections_max };
         // Rounded up: it is good until then. What lies beyond any date is never.
         let expires_at_s = self.expires_s.map(|expires_s| expires_s.ceil() as u64);
         let granted = (granted != Granted::default()).then(|| Box::new(granted));
-        Ok(Vouched { user: User { name: user, expires_at_s: expires_at_s.unwrap_or(u64::MAX), granted }, rooms })
+        Ok(Vouched {
+            user: User { name: user, expires_at_s: expires_at_s.unwrap_or(u64::MAX), granted },
+            rooms,
+        })
     }
 }
 

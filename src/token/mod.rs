@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 const TRIED_MAX: usize = 4;
 
 /// What a token has to be like, and what its claims are called.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// The longest token, in bytes.
     pub token_bytes_max: usize,

@@ -83,7 +83,10 @@ pub async fn keep_fresh(tokens: Arc<Tokens>, clock: Clock) {
 }
 
 /// Milliseconds from 1970 to now.
-#[expect(clippy::disallowed_methods, reason = "tokens are dated: this and clock.now() tie the two times together")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "tokens are dated: this and clock.now() tie the two times together"
+)]
 pub fn unix_ms() -> u64 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since_1970.map_or(0, |since| since.as_millis() as u64)

@@ -20,14 +20,14 @@ const INSTALL_MAX: Duration = Duration::from_secs(180);
 static INSTALLING: Mutex<()> = Mutex::new(());
 
 pub(crate) const SOCKETIO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/socketio-compliance.toml");
-const NAMESPACES: &str = r#"socketio.namespaces=["/","/custom","/guild/*"]"#;
+pub(crate) const NAMESPACES: &str = r#"socketio.namespaces=["/","/custom","/guild/*"]"#;
 /// For stock clients, which may be busy for longer than the 200 ms that the protocols' suites give a pong.
 pub(crate) const PATIENT: &str = "heartbeat.ping_timeout_ms=5000";
 /// Who drops out can come back, for so long that busy clients do, and not for longer than a test may wait.
 const RECOVERY: &str = "socketio.recovery_ms=5000";
 pub(crate) const NODE: &str =
     "install Node 18 or later with npm (Debian and Ubuntu: apt-get install nodejs npm)";
-const PYTHON: &str =
+pub(crate) const PYTHON: &str =
     "install Python 3.11 or later with venv (Debian and Ubuntu: apt-get install python3 python3-venv)";
 
 #[test]
@@ -116,7 +116,7 @@ pub(crate) fn node(script: &str) -> Command {
 }
 
 /// A script for Python, its packages being there.
-fn python(script: &str) -> Command {
+pub(crate) fn python(script: &str) -> Command {
     let installing = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = Path::new(FOREIGN).join("python");
     let requirements = folder.join("requirements.txt");
@@ -185,7 +185,7 @@ pub(crate) fn check(script: Command, install: &str, checks_min: u32) {
 ///
 /// # Panics
 /// With what it printed, when it is missing, fails or takes too long.
-fn run(mut command: Command, install: &str, time: Duration) -> String {
+pub(crate) fn run(mut command: Command, install: &str, time: Duration) -> String {
     let shown = format!("{command:?}");
     let log = Log::new();
     let open = || {

@@ -374,7 +374,7 @@ pub(super) fn close_code(fault: TokenFault) -> CloseCode {
 }
 
 /// The token in an object with a field `token`, or in a text alone, in JSON.
-pub(super) fn token_in(json: &str) -> Option<Cow<'_, str>> {
+pub fn token_in(json: &str) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Object<'a> {
         #[serde(borrow)]
@@ -389,4 +389,46 @@ pub(super) fn token_in(json: &str) -> Option<Cow<'_, str>> {
         serde_json::from_str::<Object<'_>>(json).ok()?.token
     };
     Some(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    #[test]
+    fn it_agrees_with_plain_sets() {
+        const SLOTS: usize = 30;
+        let mut conns: Slab<Conn> = Slab::new();
+        for stamp in 0..SLOTS {
+            conns.insert(Conn::new(stamp as u32, Default::default(), Time::default()));
+        }
+        let mut users = Users::default();
+        let mut model: BTreeMap<String, BTreeSet<Slot>> = BTreeMap::new();
+        let mut random = 0x0123_4567_89ab_cdef_u64;
+        // Of two users each the tags are the same: the name tells.
+        let tag = |name: &str| (name.len() as u32) / 2;
+        for _ in 0..50_000 {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            let slot = (random % SLOTS as u64) as Slot;
+            let name = "u".repeat((random >> 32) as usize % 5 + 1);
+            match conns[slot as usize].user.take() {
+                Some(user) => {
+                    users.remove(tag(&user.name), slot);
+                    assert!(model.get_mut(&*user.name).expect("a user").remove(&slot));
+                }
+                None => {
+                    conns[slot as usize].user = Some(Arc::new(User::named(&name)));
+                    users.insert(&conns, tag(&name), slot);
+                    model.entry(name.clone()).or_default().insert(slot);
+                }
+            }
+            let found: Vec<Slot> = users.from(users.head(&conns, tag(&name), &name)).collect();
+            let expected = model.get(&name).cloned().unwrap_or_default();
+            assert_eq!((found.len(), BTreeSet::from_iter(found)), (expected.len(), expected));
+            assert_eq!(users.connections(), model.values().map(BTreeSet::len).sum::<usize>());
+        }
+    }
 }

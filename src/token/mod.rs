@@ -1,8 +1,8 @@
 //! Tokens: JSON Web Tokens (RFC 7519) that say who a client is, and the keys that vouch for them.
 //!
 //! The signature is checked by `ring`, which is here for TLS anyway, with keys that were set up when they were read: what is left for a
-//! handshake is one hash, and the claims are parsed once. The `jsonwebtoken` crate, which reads the keys, would parse a header three
-//! times, set the key up for each token, read the clock itself and bring a second cryptography library (`docs/decisions/0004`).
+//! handshake is one hash, and the claims are parsed once. The `jsonwebtoken` crate, which reads the keys, would parse each token several
+//! times, read the clock itself and bring a second cryptography library (`docs/decisions/0004-tokens.md`).
 
 pub mod keys;
 pub mod claims;

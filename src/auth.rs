@@ -2,7 +2,7 @@
 //! believed.
 
 use crate::message::Reject;
-use crate::permissions::{Grant, Subject};
+use crate::permissions::{Actor, Grant};
 use crate::wire::http::Forwarded;
 use compact_str::CompactString;
 use ipnet::IpNet;
@@ -128,9 +128,9 @@ impl User {
     }
 
     /// The user as permissions see it.
-    pub fn subject(&self) -> Subject<'_> {
+    pub fn actor(&self) -> Actor<'_> {
         let granted = self.granted.as_deref();
-        Subject {
+        Actor {
             name: Some(&self.name),
             roles: granted.map_or(&[], |granted| &granted.roles),
             grants: granted.and_then(|granted| granted.permissions.as_deref()),

@@ -130,10 +130,10 @@ pub fn token(data: &[u8]) {
     assert!(!user.name.is_empty() && user.name.len() <= claims::NAME_BYTES_MAX);
     assert!(!user.name.contains(char::is_control));
     assert!(rooms.len() <= ROOMS_MAX && rooms.iter().all(|room| room.len() <= ROOM_NAME_BYTES_MAX));
-    let subject = user.subject();
-    assert!(subject.grants.is_none_or(|grants| grants.len() <= claims::GRANTS_MAX));
+    let actor = user.actor();
+    assert!(actor.grants.is_none_or(|grants| grants.len() <= claims::GRANTS_MAX));
     // It does not panic, whatever the patterns.
-    Permissions::default().allow(&subject, "/a", &String::from_utf8_lossy(data), Act::Join);
+    Permissions::default().allow(&actor, "/a", &String::from_utf8_lossy(data), Act::Join);
 }
 
 /// Of the tokens here; it is 1970.

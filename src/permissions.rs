@@ -21,18 +21,18 @@ impl Permissions {
         self.0.is_empty()
     }
 
-    /// True when `subject` may `act` on `room` of `namespace`: by one of the rules, or by one of its own grants. A client whose
+    /// True when `actor` may `act` on `room` of `namespace`: by one of the rules, or by one of its own grants. A client whose
     /// token grants something, if only nothing, is held to that where there are no rules. Costs a comparison for each rule, and
     /// makes no text.
-    pub fn allow(&self, subject: &Subject<'_>, namespace: &str, room: &str, act: Act) -> bool {
-        if self.0.is_empty() && subject.grants.is_none() {
+    pub fn allow(&self, actor: &Actor<'_>, namespace: &str, room: &str, act: Act) -> bool {
+        if self.0.is_empty() && actor.grants.is_none() {
             return true;
         }
         let by_rule = |rule: &Permission| {
-            rule.who.is(subject) && rule.grant.covers(namespace, room, act, subject.name.unwrap_or_default())
+            rule.who.is(actor) && rule.grant.covers(namespace, room, act, actor.name.unwrap_or_default())
         };
-        let by_token = |grant: &Grant| grant.covers(namespace, room, act, subject.name.unwrap_or_default());
-        self.0.iter().any(by_rule) || subject.grants.is_some_and(|grants| grants.iter().any(by_token))
+        let by_token = |grant: &Grant| grant.covers(namespace, room, act, actor.name.unwrap_or_default());
+        self.0.iter().any(by_rule) || actor.grants.is_some_and(|grants| grants.iter().any(by_token))
     }
 
     /// All rules, in the order of the configuration.
@@ -43,7 +43,7 @@ impl Permissions {
 
 /// Who wants something.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Subject<'a> {
+pub struct Actor<'a> {
     /// The user's name; `None` for somebody whom nobody vouches for.
     pub name: Option<&'a str>,
     /// What its token calls it.
@@ -84,11 +84,11 @@ impl Who {
         }
     }
 
-    fn is(&self, subject: &Subject<'_>) -> bool {
+    fn is(&self, actor: &Actor<'_>) -> bool {
         match self {
             Who::Anyone => true,
-            Who::User => subject.name.is_some(),
-            Who::Role(role) => subject.roles.contains(role),
+            Who::User => actor.name.is_some(),
+            Who::Role(role) => actor.roles.contains(role),
         }
     }
 }
@@ -355,16 +355,16 @@ mod tests {
             rule("user", Some("/"), "*:user:{user}"),
             rule("role:admin", Some("/guild/*"), "join,presence:*"),
         ]);
-        let nobody = Subject::default();
-        let user = Subject { name: Some("7"), ..nobody };
-        let admin = Subject { roles: &["admin".into()], ..user };
+        let nobody = Actor::default();
+        let user = Actor { name: Some("7"), ..nobody };
+        let admin = Actor { roles: &["admin".into()], ..user };
         let grants = [Grant::parse("publish:news:*").expect("a grant")];
-        let granted = Subject { grants: Some(&grants), ..user };
+        let granted = Actor { grants: Some(&grants), ..user };
         assert!(none.allow(&nobody, "/", "a", Act::Publish) && none.allow(&user, "/x", "a", Act::Join));
         assert!(none.allow(&granted, "/", "news:1", Act::Publish), "by its token");
         assert!(!none.allow(&granted, "/", "a", Act::Publish), "its token says what it may");
         assert!(
-            !none.allow(&Subject { grants: Some(&[]), ..user }, "/", "a", Act::Join),
+            !none.allow(&Actor { grants: Some(&[]), ..user }, "/", "a", Act::Join),
             "which may be nothing"
         );
         assert!(

@@ -6,6 +6,7 @@
 
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
+use super::users::close_code;
 use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
@@ -658,7 +659,9 @@ impl Shard {
         if let Some(vouched) = vouched {
             // Events that are on their way were published before it was in any room.
             self.deliver(now);
-            self.identify(slot, vouched, now).expect("a new connection has no other user");
+            if let Err(fault) = self.identify(slot, vouched, now) {
+                self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::bus::directory::{namespace_of, room_of};
 use crate::dialect::Dialect;
 use crate::dialect::native::{Code, Refusal};
 use crate::message::{Slot, TokenFault};
-use crate::permissions::{Act, Permissions, Subject};
+use crate::permissions::{Act, Actor, Permissions};
 use crate::time::{Bucket, Time};
 use crate::token::{Tokens, Vouched};
 use crate::wire::http::Request;
@@ -297,9 +297,8 @@ impl Shard {
         if permissions.is_empty() && user.is_none_or(|user| user.granted.is_none()) {
             return None;
         }
-        let subject = user.map_or_else(Subject::default, User::subject);
-        let is_allowed =
-            |key: &Cow<'_, str>| permissions.allow(&subject, namespace_of(key), room_of(key), act);
+        let actor = user.map_or_else(Actor::default, User::actor);
+        let is_allowed = |key: &Cow<'_, str>| permissions.allow(&actor, namespace_of(key), room_of(key), act);
         let message = match act {
             Act::Join => "this client may not join this room",
             Act::Publish => "this client may not publish to this room",

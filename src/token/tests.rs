@@ -79,10 +79,10 @@ fn a_good_token_says_who_one_is_and_what_one_may_do() {
         (&*user.name, user.expires_at_s, rooms.as_slice()),
         ("7", NOW_S + 60, &["a", "räume"].map(Into::into)[..])
     );
-    let allows = |namespace, room, act| Permissions::default().allow(&user.subject(), namespace, room, act);
+    let allows = |namespace, room, act| Permissions::default().allow(&user.actor(), namespace, room, act);
     assert!(allows("/", "a:1", Act::Join) && !allows("/", "a:1", Act::Publish));
     assert!(allows("/guild/1", "x", Act::Publish));
-    assert_eq!(user.subject().roles, [Box::<str>::from("admin")]);
+    assert_eq!(user.actor().roles, [Box::<str>::from("admin")]);
     let granted = user.granted.expect("there is more");
     assert_eq!((granted.messages_per_second_max, granted.connections_max), (Some(5), Some(2)));
     let bare = plain().check(&with(json!({})), Time::default()).expect("it is good").user;

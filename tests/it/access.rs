@@ -127,7 +127,7 @@ fn socketio_clients_of_node_bring_tokens() {
         let server = for_stock_clients(shards);
         let mut script = node("node/access.mjs");
         script.arg(format!("http://{}", server.address())).arg(&folder.0);
-        check(script, NODE, 8);
+        check(script, NODE, 9);
         server.wait_for_number("connections", 0);
     }
 }

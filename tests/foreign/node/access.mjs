@@ -117,6 +117,14 @@ run({
     same((await ask(guild, "join", "read")).error, undefined, "in the namespace that it is for");
     same((await ask(guild, "publish", "read", "e", 1)).error?.code, "forbidden", "but no more than that");
   },
+  "a token bounds what its user may send": async () => {
+    const socket = connect({ auth: { token: await token("7", { limits: { messages_per_second_max: 2 } }) } });
+    await once(socket, "connect");
+    const leave = () => socket.timeout(WAIT_MS).emitWithAck("leave", "nowhere");
+    const answers = await Promise.all([leave(), leave(), leave(), leave(), leave()]);
+    const refused = answers.filter(({ error }) => error?.code === "rate_limited").length;
+    if (refused < 1 || refused > 3) fail(`${refused} of 5 were refused`);
+  },
   "who comes back is who it was": async () => {
     for (const [user, expected] of [["7", true], ["8", false]]) {
       let current = "7";

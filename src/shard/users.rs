@@ -240,19 +240,22 @@ impl Shard {
 
     /// A connection has no user any more: it is closed, or is about to be. The one place where it loses its user.
     pub(super) fn lose_user(&mut self, slot: Slot) {
-        let Some(user) = &self.conns[slot as usize].user else { return };
-        let tag = self.tag(&user.name);
-        self.users.remove(tag, slot);
-        self.conns[slot as usize].user = None;
+        self.take_user(slot);
     }
 
     /// A session has moved from one connection to another, and its user with it.
     pub(super) fn move_user(&mut self, from: Slot, to: Slot) {
-        let Some(user) = self.conns[from as usize].user.clone() else { return };
-        self.lose_user(from);
+        let Some(user) = self.take_user(from) else { return };
         let tag = self.tag(&user.name);
         self.conns[to as usize].user = Some(user);
         self.users.insert(&self.conns, tag, to);
+    }
+
+    fn take_user(&mut self, slot: Slot) -> Option<Arc<User>> {
+        let user = self.conns[slot as usize].user.take()?;
+        let tag = self.tag(&user.name);
+        self.users.remove(tag, slot);
+        Some(user)
     }
 
     /// The connections here of the user called `name` that are in a namespace.

@@ -21,6 +21,7 @@
 //! When all have left, the shard keeps its table of connections and its list of timers for the next ones: the pages of both stay
 //! resident. Everything else is given back, and asserted to be.
 
+#[allow(dead_code, reason = "every bench takes from it what it needs")]
 mod dry;
 
 use dry::{BATCH, DryReactor, client_frame, token};

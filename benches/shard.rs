@@ -25,6 +25,7 @@ use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use throng::message::Slot;
+use throng::rules::{EventLimit, EventLimits, Over, Per};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 fn main() {
@@ -77,7 +78,11 @@ struct Room {
 impl Room {
     /// Connections join in this `order`.
     fn new(members: usize, order: &[usize]) -> Room {
-        let mut reactor = DryReactor::new(members + 1);
+        Room::with_limits(members, order, EventLimits::default())
+    }
+
+    fn with_limits(members: usize, order: &[usize], limits: EventLimits) -> Room {
+        let mut reactor = DryReactor::with_limits(members + 1, limits);
         let mut slots = Vec::new();
         reactor.connect("/ws", members + 1, &mut slots);
         let joining: Vec<Slot> = order.iter().map(|at| slots[*at]).collect();
@@ -109,25 +114,41 @@ impl Room {
     }
 }
 
-/// From the bytes of a publish to a publication in the mailbox: unmask, decode, directory, copy. The delivery is not in it.
+/// From the bytes of a publish to a publication in the mailbox: unmask, decode, directory, copy. The delivery is not in it. What limits
+/// on events add to that is the difference between the figures.
 fn publishes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("publish");
-    let mut room = LazyCell::new(|| Room::new(1, &[0]));
-    group.bench_function("100 bytes", |bencher| {
-        let Room { reactor, publisher, .. } = LazyCell::force_mut(&mut room);
-        let mut frames = publish().repeat(BATCH);
-        let mut mail = VecDeque::new();
-        bencher.iter_custom(|count| {
-            time_within(count, BATCH as u64, |watch| {
-                reactor.shard.begin_turn(reactor.now);
-                watch.time(|| reactor.shard.receive(*publisher, &mut frames, reactor.now));
-                reactor.bus.mailbox(0).collect(&mut mail);
-                assert_eq!(mail.len(), BATCH, "each was taken");
-                mail.clear();
-                black_box(reactor.shard.end_turn(reactor.now));
-            })
+    let limit = |event: &str, per| EventLimit {
+        event: Some(event.to_owned()),
+        namespace: None,
+        per,
+        count: u32::MAX,
+        window_ms: 60_000,
+        over: Over::Error,
+    };
+    for (name, limits) in [
+        ("100 bytes", vec![]),
+        ("100 bytes, limits on others", vec![limit("other", Per::Ip)]),
+        ("100 bytes, a limit per connection", vec![limit("bid", Per::Connection)]),
+        ("100 bytes, a limit per address", vec![limit("bid", Per::Ip)]),
+    ] {
+        let mut room = LazyCell::new(|| Room::with_limits(1, &[0], EventLimits::new(limits.clone())));
+        group.bench_function(name, |bencher| {
+            let Room { reactor, publisher, .. } = LazyCell::force_mut(&mut room);
+            let mut frames = publish().repeat(BATCH);
+            let mut mail = VecDeque::new();
+            bencher.iter_custom(|count| {
+                time_within(count, BATCH as u64, |watch| {
+                    reactor.shard.begin_turn(reactor.now);
+                    watch.time(|| reactor.shard.receive(*publisher, &mut frames, reactor.now));
+                    reactor.bus.mailbox(0).collect(&mut mail);
+                    assert_eq!(mail.len(), BATCH, "each was taken");
+                    mail.clear();
+                    black_box(reactor.shard.end_turn(reactor.now));
+                })
+            });
         });
-    });
+    }
     group.finish();
 }
 

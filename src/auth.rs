@@ -1,18 +1,22 @@
-//! Who may come in: how many connections in all and per address, which origins, and whose word on a client's address is
-//! believed.
+//! Who may come in: how many connections in all, per address and per user, which origins, and whose word on a client's address is
+//! believed. And how many events those inside may send.
+
+pub mod tally;
 
 use crate::message::Reject;
 use crate::permissions::{Actor, Grant};
+use crate::rules::EventLimits;
 use crate::wire::http::Forwarded;
 use compact_str::CompactString;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tally::Tally;
 
 /// The rules of the door.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,12 @@ pub struct Rules {
     /// Sockets of one address, open connections included, but for those of trusted proxies; `None` for no limit. Above `per_ip_max`,
     /// so that there is room for handshakes and to say no.
     pub sockets_per_ip_max: Option<u32>,
+    /// Open connections of one user; `None` for no limit.
+    pub per_user_max: Option<u32>,
+    /// How often events may come.
+    pub events: EventLimits,
+    /// Windows of these limits that are counted at a time for addresses and users, and as many again for connections.
+    pub event_windows_max: usize,
     /// Networks of proxies that are believed about their clients' addresses.
     pub trusted_proxies: Vec<IpNet>,
     /// What trusted proxies say it in. The other is passed on as clients write it.
@@ -44,8 +54,8 @@ pub enum Believed {
     Forwarded,
 }
 
-/// The door of the process, shared by all shards. Its counts are exact; its table of addresses holds one entry for each
-/// address with a socket, so it is bounded by `sockets_max`, and it is empty when there is no limit per address.
+/// The door of the process, shared by all shards. Its counts are exact; its table holds one entry for each address with a socket and
+/// each user with a connection, so it is bounded by twice `sockets_max`, and there are none of a kind that has no limit.
 #[derive(Debug)]
 pub struct Gate {
     rules: Rules,
@@ -54,12 +64,13 @@ pub struct Gate {
     peak: AtomicUsize,
     draining: AtomicBool,
     hasher: RandomState,
-    per_ip: [Mutex<HashMap<Ip, Counted>>; Gate::STRIPES],
-    /// Where addresses are noted whose open connections have changed, when other processes count them as well.
-    changed: OnceLock<Mutex<HashSet<Ip>>>,
+    subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
+    /// Where it is noted whose open connections have changed, when other processes count them as well.
+    changed: OnceLock<Mutex<HashSet<Subject>>>,
+    tally: Tally,
 }
 
-/// What there is of one address.
+/// What there is of one address or user. Users have open connections only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counted {
     open: u32,
@@ -138,70 +149,114 @@ impl User {
     }
 }
 
+/// Who has a limit for itself: an address, or a user, whatever else is known of that. Sixteen bytes.
+#[derive(Clone, Debug)]
+pub enum Subject {
+    /// All connections of an address.
+    Ip(Ip),
+    /// All connections of a user.
+    User(Arc<User>),
+}
+
+impl PartialEq for Subject {
+    fn eq(&self, other: &Subject) -> bool {
+        match (self, other) {
+            (Subject::Ip(one), Subject::Ip(other)) => one == other,
+            (Subject::User(one), Subject::User(other)) => one.name == other.name,
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Subject {}
+
+impl Hash for Subject {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Subject::Ip(ip) => ip.hash(state),
+            Subject::User(user) => user.name.hash(state),
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    /// What it is called among processes. No address is like a user.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Ip(ip) => ip.fmt(f),
+            Subject::User(user) => write!(f, "user:{}", user.name),
+        }
+    }
+}
+
 impl Gate {
     const STRIPES: usize = 16;
 
     /// A gate with these rules and nobody inside.
     pub fn new(rules: Rules) -> Gate {
         Gate {
+            tally: Tally::new(rules.events.clone(), rules.event_windows_max),
             rules,
             sockets: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             hasher: RandomState::new(),
-            per_ip: Default::default(),
+            subjects: Default::default(),
             changed: OnceLock::new(),
         }
     }
 
-    /// From now on the connections of an address are counted over several processes: what changes here is noted for
-    /// [`Gate::take_changed`], and what is elsewhere counts here. False when there is no limit per address, so that nothing is counted.
+    /// From now on the connections of addresses and users are counted over several processes: what changes here is noted for
+    /// [`Gate::take_changed`], and what is elsewhere counts here. False when neither has a limit, so that nothing is counted.
     pub fn share(&self) -> bool {
-        self.rules.per_ip_max.is_some() && self.changed.set(Mutex::default()).is_ok()
+        let has_limit = self.rules.per_ip_max.is_some() || self.rules.per_user_max.is_some();
+        has_limit && self.changed.set(Mutex::default()).is_ok()
     }
 
-    /// The addresses whose open connections have changed, with how many they have now.
-    pub fn take_changed(&self) -> Vec<(Ip, u32)> {
+    /// The addresses and users whose open connections have changed, with how many they have now.
+    pub fn take_changed(&self) -> Vec<(Subject, u32)> {
         let changed = self
             .changed
             .get()
             .map(|changed| mem::take(&mut *changed.lock().unwrap_or_else(PoisonError::into_inner)));
-        let open = |ip: Ip| self.table(ip).get(&ip).map_or(0, |counted| counted.open);
-        changed.into_iter().flatten().map(|ip| (ip, open(ip))).collect()
+        let with_open = |subject: Subject| {
+            let open = self.table(&subject).get(&subject).map_or(0, |counted| counted.open);
+            (subject, open)
+        };
+        changed.into_iter().flatten().map(with_open).collect()
     }
 
-    /// All addresses with open connections, as if they had changed.
-    pub fn take_all(&self) -> Vec<(Ip, u32)> {
+    /// All addresses and users with open connections, as if they had changed.
+    pub fn take_all(&self) -> Vec<(Subject, u32)> {
         self.take_changed();
         let mut all = Vec::new();
-        for stripe in &self.per_ip {
+        for stripe in &self.subjects {
             let table = stripe.lock().unwrap_or_else(PoisonError::into_inner);
-            all.extend(
-                table.iter().filter(|(_, counted)| counted.open > 0).map(|(ip, counted)| (*ip, counted.open)),
-            );
+            let open = table.iter().filter(|(_, counted)| counted.open > 0);
+            all.extend(open.map(|(subject, counted)| (subject.clone(), counted.open)));
         }
         all
     }
 
-    /// An address has so many open connections in other processes.
-    pub fn set_elsewhere(&self, ip: Ip, elsewhere: u32) {
-        if let Some(counted) = self.table(ip).get_mut(&ip) {
+    /// An address or user has so many open connections in other processes.
+    pub fn set_elsewhere(&self, subject: &Subject, elsewhere: u32) {
+        if let Some(counted) = self.table(subject).get_mut(subject) {
             counted.elsewhere = elsewhere;
         }
     }
 
     /// Nobody knows of other processes: what is open here is all that counts.
     pub fn forget_elsewhere(&self) {
-        for stripe in &self.per_ip {
+        for stripe in &self.subjects {
             let mut table = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             table.values_mut().for_each(|counted| counted.elsewhere = 0);
         }
     }
 
-    fn note_changed(&self, ip: Ip) {
+    fn note_changed(&self, subject: Subject) {
         if let Some(changed) = self.changed.get() {
-            changed.lock().unwrap_or_else(PoisonError::into_inner).insert(ip);
+            changed.lock().unwrap_or_else(PoisonError::into_inner).insert(subject);
         }
     }
 
@@ -214,8 +269,9 @@ impl Gate {
         self.sockets.fetch_add(1, Relaxed);
         match self.rules.sockets_per_ip_max.filter(|_| !from_proxy) {
             Some(max) => {
-                let mut table = self.table(ip);
-                let counted = table.entry(ip).or_default();
+                let subject = Subject::Ip(ip);
+                let mut table = self.table(&subject);
+                let counted = table.entry(subject).or_default();
                 counted.sockets += 1;
                 if counted.sockets > max { Err(Reject::PerIp) } else { Ok(()) }
             }
@@ -232,7 +288,7 @@ impl Gate {
     pub fn leave_socket(&self, ip: Ip, from_proxy: bool) {
         self.sockets.fetch_sub(1, Relaxed);
         if self.rules.sockets_per_ip_max.is_some() && !from_proxy {
-            self.uncount(ip, |counted| counted.sockets -= 1);
+            self.uncount(&Subject::Ip(ip), |counted| counted.sockets -= 1);
         }
     }
 
@@ -247,19 +303,11 @@ impl Gate {
         if !take_place(&self.open, self.rules.connections_max) {
             return Err(Reject::Full);
         }
-        if let Some(max) = self.rules.per_ip_max {
-            let mut table = self.table(ip);
-            let counted = table.entry(ip).or_default();
-            if counted.open.saturating_add(counted.elsewhere) >= max {
-                self.open.fetch_sub(1, Relaxed);
-                drop(table);
-                // Perhaps some of those elsewhere are gone.
-                self.note_changed(ip);
-                return Err(Reject::PerIp);
-            }
-            counted.open += 1;
-            drop(table);
-            self.note_changed(ip);
+        if let Some(max) = self.rules.per_ip_max
+            && !self.take_one(Subject::Ip(ip), max)
+        {
+            self.open.fetch_sub(1, Relaxed);
+            return Err(Reject::PerIp);
         }
         self.peak.fetch_max(self.open(), Relaxed);
         Ok(())
@@ -269,17 +317,54 @@ impl Gate {
     pub fn dismiss(&self, ip: Ip) {
         self.open.fetch_sub(1, Relaxed);
         if self.rules.per_ip_max.is_some() {
-            self.uncount(ip, |counted| counted.open -= 1);
-            self.note_changed(ip);
+            self.give_one_back(Subject::Ip(ip));
         }
+    }
+
+    /// Counts an open connection as one of `user`, once it is known to be.
+    ///
+    /// # Errors
+    /// [`Reject::PerUser`]; then nothing was counted.
+    pub fn admit_user(&self, user: &Arc<User>) -> Result<(), Reject> {
+        match self.rules.per_user_max {
+            Some(max) if !self.take_one(Subject::User(user.clone()), max) => Err(Reject::PerUser),
+            _ => Ok(()),
+        }
+    }
+
+    /// A connection that was counted as one of `user` has ended.
+    pub fn dismiss_user(&self, user: &Arc<User>) {
+        if self.rules.per_user_max.is_some() {
+            self.give_one_back(Subject::User(user.clone()));
+        }
+    }
+
+    /// Counts an open connection. False when there are `max` already, here and elsewhere.
+    fn take_one(&self, subject: Subject, max: u32) -> bool {
+        let mut table = self.table(&subject);
+        let before = table.get(&subject).copied().unwrap_or_default();
+        let has_place = before.open.saturating_add(before.elsewhere) < max;
+        if has_place {
+            table.entry(subject.clone()).or_default().open += 1;
+        }
+        drop(table);
+        // Also when there is no place: perhaps some of those elsewhere are gone.
+        self.note_changed(subject);
+        has_place
+    }
+
+    fn give_one_back(&self, subject: Subject) {
+        self.uncount(&subject, |counted| counted.open -= 1);
+        self.note_changed(subject);
     }
 
     /// Counts a session that drops out and may come back. False when `ip` has as many of them as it may have connections: then it may
     /// not.
     pub fn haunt(&self, ip: Ip) -> bool {
         let Some(max) = self.rules.per_ip_max else { return true };
-        let mut table = self.table(ip);
-        let counted = table.entry(ip).or_default();
+        let subject = Subject::Ip(ip);
+        let mut table = self.table(&subject);
+        let counted = table.entry(subject).or_default();
         let has_place = counted.ghosts < max;
         counted.ghosts += u32::from(has_place);
         has_place
@@ -288,17 +373,17 @@ impl Gate {
     /// Such a session has come back, or will not.
     pub fn exorcise(&self, ip: Ip) {
         if self.rules.per_ip_max.is_some() {
-            self.uncount(ip, |counted| counted.ghosts -= 1);
+            self.uncount(&Subject::Ip(ip), |counted| counted.ghosts -= 1);
         }
     }
 
-    /// Takes one away of what is counted for `ip`, and forgets the address when nothing is left.
-    fn uncount(&self, ip: Ip, take: impl FnOnce(&mut Counted)) {
-        let mut table = self.table(ip);
-        if let Some(counted) = table.get_mut(&ip) {
+    /// Takes one away of what is counted for `subject`, which is forgotten when nothing is left.
+    fn uncount(&self, subject: &Subject, take: impl FnOnce(&mut Counted)) {
+        let mut table = self.table(subject);
+        if let Some(counted) = table.get_mut(subject) {
             take(counted);
             if (Counted { elsewhere: 0, ..*counted }) == Counted::default() {
-                table.remove(&ip);
+                table.remove(subject);
                 if table.is_empty() {
                     table.shrink_to_fit();
                 }
@@ -309,9 +394,9 @@ impl Gate {
     /// A connection that was counted for one address is now of another.
     pub fn transfer(&self, from: Ip, to: Ip) {
         if self.rules.per_ip_max.is_some() {
-            self.uncount(from, |counted| counted.open -= 1);
-            self.table(to).entry(to).or_default().open += 1;
-            self.note_changed(from);
+            let to = Subject::Ip(to);
+            self.give_one_back(Subject::Ip(from));
+            self.table(&to).entry(to.clone()).or_default().open += 1;
             self.note_changed(to);
         }
     }
@@ -324,6 +409,11 @@ impl Gate {
     /// The most open connections at once so far.
     pub fn peak(&self) -> usize {
         self.peak.load(Relaxed)
+    }
+
+    /// What those inside have used of the limits on events.
+    pub fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// How many there may be.
@@ -384,9 +474,9 @@ impl Gate {
         client
     }
 
-    fn table(&self, ip: Ip) -> std::sync::MutexGuard<'_, HashMap<Ip, Counted>> {
-        let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
-        self.per_ip[stripe].lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self, subject: &Subject) -> MutexGuard<'_, HashMap<Subject, Counted>> {
+        let stripe = self.hasher.hash_one(subject) as usize % Gate::STRIPES;
+        self.subjects[stripe].lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -483,7 +573,52 @@ mod tests {
         gate.leave_socket(ip("10.0.0.1"), true);
         assert_eq!(enter(false), Err(Reject::PerIp), "the one that was refused is counted until it is gone");
         (0..4).for_each(|_| gate.leave_socket(ip("10.0.0.1"), false));
-        assert!(gate.table(ip("10.0.0.1")).is_empty(), "an address without sockets is forgotten");
+        assert!(
+            gate.table(&Subject::Ip(ip("10.0.0.1"))).is_empty(),
+            "an address without sockets is forgotten"
+        );
+    }
+
+    fn user(name: &str) -> Arc<User> {
+        Arc::new(User::named(name))
+    }
+
+    #[test]
+    fn connections_of_a_user_have_a_limit_of_their_own() {
+        let gate = gate(Rules { per_user_max: Some(2), ..Rules::default() });
+        // Two that are told apart by nothing but where they are known.
+        let (here, there) = (user("7"), user("7"));
+        assert_eq!((gate.admit_user(&here), gate.admit_user(&there)), (Ok(()), Ok(())));
+        assert_eq!(gate.admit_user(&there), Err(Reject::PerUser));
+        gate.admit_user(&user("8")).expect("somebody else");
+        gate.dismiss_user(&here);
+        gate.admit_user(&there).expect("a place was freed");
+        (0..2).for_each(|_| gate.dismiss_user(&there));
+        gate.dismiss_user(&user("8"));
+        assert!(gate.subjects.iter().all(|table| table.lock().expect("nobody panicked").is_empty()));
+
+        let unlimited = Gate::new(Rules::default());
+        (0..100).for_each(|_| unlimited.admit_user(&here).expect("there is no limit"));
+    }
+
+    #[test]
+    fn what_other_processes_have_counts_for_users_and_addresses() {
+        let rules = Rules { per_user_max: Some(3), per_ip_max: Some(3), ..Rules::default() };
+        let (gate, anna, address) = (gate(rules), user("anna"), ip("10.0.0.1"));
+        assert!(gate.share(), "there is something to share");
+        gate.admit_user(&anna).expect("the first");
+        gate.admit(address).expect("the first");
+        let mut changed = gate.take_changed();
+        changed.sort_by_key(|(subject, _)| subject.to_string());
+        let names: Vec<String> = changed.iter().map(|(subject, open)| format!("{subject} {open}")).collect();
+        assert_eq!(names, ["10.0.0.1 1", "user:anna 1"]);
+        changed.iter().for_each(|(subject, _)| gate.set_elsewhere(subject, 2));
+        assert_eq!((gate.admit_user(&anna), gate.admit(address)), (Err(Reject::PerUser), Err(Reject::PerIp)));
+        assert_eq!(gate.take_changed().len(), 2, "who was refused is asked about again");
+        gate.forget_elsewhere();
+        assert_eq!((gate.admit_user(&anna), gate.admit(address)), (Ok(()), Ok(())));
+        assert_eq!(gate.take_all().len(), 2);
+        assert!(!Gate::new(Rules::default()).share(), "there is nothing");
     }
 
     #[test]

@@ -13,10 +13,10 @@ use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
 use crate::permissions::{Act, Grant, Permission, Permissions, Who};
-use crate::rules::{Namespaces, Pattern};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::shard::turn::Gathered;
 use crate::shard::users::{Access, token_in};
-use crate::shard::{Farewell, Holdings, OutboxPolicy, Settings, Shard, SocketIo};
+use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, SocketIo};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::token::keys::{Algorithm, KeySource, Place};
@@ -178,6 +178,11 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_pong(&mut out, id);
             return json(&out);
         }
+        Ok(Command::Presence { id, .. }) => {
+            let mut out = Vec::new();
+            native::encode_presence(&mut out, id.expect("there is one"), r#""members":0"#, 0);
+            return json(&out);
+        }
         Ok(Command::Publish(publish)) => publish,
     };
     let native::Publish { rooms, event, payload, id, .. } = publish;
@@ -219,8 +224,9 @@ fn json(bytes: &[u8]) {
 /// Engine.IO: what is read is part of what was said, ids are the same after they were written, and the packets of a polling body come
 /// back out of the bodies that their frames are joined to.
 pub fn engineio(data: &[u8]) {
-    if let Some([shard, a, b, c, d, secret @ ..]) = data.first_chunk::<15>() {
-        let sid = Sid::new(*shard, u32::from_le_bytes([*a, *b, *c, *d]), *secret);
+    if let Some([shard, a, b, c, d, e, f, secret @ ..]) = data.first_chunk::<15>() {
+        let process = u16::from_le_bytes([*e, *f]);
+        let sid = Sid::new(process, *shard, u32::from_le_bytes([*a, *b, *c, *d]), *secret);
         assert_eq!(Sid::parse(&sid.to_string()), Some(sid));
     }
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -553,7 +559,24 @@ const SPECIAL: [&str; 16] = [
 impl World {
     fn new(kind: u8) -> World {
         let per_ip_max = Some(6);
-        let rules = Rules { connections_max: 8, sockets_max: 12, per_ip_max, ..Rules::default() };
+        // Some of those that may say much may say little of a kind.
+        let limit = |event: &str, per, count, over| EventLimit {
+            event: (event != "*").then(|| event.to_owned()),
+            namespace: None,
+            per,
+            count,
+            window_ms: 2_000,
+            over,
+        };
+        let limits = match kind >> 6 {
+            2 => vec![limit("e", Per::Ip, 2, Over::Drop), limit("*", Per::Connection, 9, Over::Error)],
+            3 => vec![limit("join", Per::User, 1, Over::Error), limit("e", Per::Connection, 1, Over::Close)],
+            _ => Vec::new(),
+        };
+        let (events, event_windows_max) = (EventLimits::new(limits), 3);
+        let (connections_max, sockets_max) = (8, 12);
+        let rules =
+            Rules { connections_max, sockets_max, per_ip_max, events, event_windows_max, ..Rules::default() };
         World::with_rules(kind, rules)
     }
 
@@ -570,6 +593,7 @@ impl World {
             ..SocketIo::default()
         };
         let settings = Settings {
+            process: if kind & 4 == 0 { 0 } else { 1 },
             connections_reserved: 0,
             paths: Paths {
                 echo: true,
@@ -747,7 +771,17 @@ impl World {
                     slots.retain(|other| *other != slot);
                     it.release(slot);
                 }
-                Farewell::HandOver { slot, shard: other, bytes } => {
+                Farewell::HandOver { slot, owner: Owner::Process { tag, .. }, bytes } => {
+                    assert!(tag > 1 && !bytes.is_empty());
+                    // One process takes it, another is not there.
+                    if tag & 1 == 0 {
+                        slots.retain(|other| *other != slot);
+                        it.release(slot);
+                    } else {
+                        it.stay(slot, &bytes, now);
+                    }
+                }
+                Farewell::HandOver { slot, owner: Owner::Shard(other), bytes } => {
                     assert!(usize::from(other) != shard && !bytes.is_empty());
                     slots.retain(|other| *other != slot);
                     self.handed[usize::from(other)].push(bytes.into());

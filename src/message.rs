@@ -14,6 +14,9 @@ pub type ShardId = u8;
 /// The most shards one process can have: a set of shards is one 128-bit word.
 pub const SHARDS_MAX: usize = 128;
 
+/// What tells processes that share a port apart; 0 is a process that has its port for itself.
+pub type ProcessTag = u16;
+
 /// The place of a connection in its shard's slab.
 pub type Slot = u32;
 
@@ -386,6 +389,8 @@ pub enum Reject {
     Unauthorized(TokenFault),
     /// More connections from one address than allowed.
     PerIp,
+    /// More connections of one user than allowed.
+    PerUser,
     /// More connections in all than allowed.
     Full,
     /// The server is shutting down.
@@ -394,7 +399,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "malformed",
         "not_found",
         "method",
@@ -409,6 +414,7 @@ impl Reject {
         "large_body",
         "length_required",
         "engine_io",
+        "per_user",
         "unauthorized",
     ];
 
@@ -429,7 +435,8 @@ impl Reject {
             Reject::LargeBody => 11,
             Reject::LengthRequired => 12,
             Reject::EngineIo => 13,
-            Reject::Unauthorized(_) => 14,
+            Reject::PerUser => 14,
+            Reject::Unauthorized(_) => 15,
         }
     }
 
@@ -446,7 +453,7 @@ impl Reject {
             Reject::Unauthorized(_) => (401, "Unauthorized"),
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
-            Reject::PerIp => (429, "Too Many Requests"),
+            Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
             Reject::Full | Reject::Draining => (503, "Service Unavailable"),
         }
     }
@@ -467,6 +474,7 @@ impl Reject {
             Reject::EngineIo => "Engine.IO does not allow this",
             Reject::Unauthorized(fault) => fault.reason(),
             Reject::PerIp => "too many connections from this address",
+            Reject::PerUser => "too many connections of this user",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",
         }
@@ -500,11 +508,13 @@ pub enum TokenFault {
     Claims,
     /// It is another user's than the connection.
     OtherUser,
+    /// It is good, and its user has as many connections as allowed.
+    PerUser,
 }
 
 impl TokenFault {
     /// The labels of all faults, in their order.
-    pub const LABELS: [&'static str; 12] = [
+    pub const LABELS: [&'static str; 13] = [
         "missing",
         "too_long",
         "malformed",
@@ -517,6 +527,7 @@ impl TokenFault {
         "audience",
         "claims",
         "other_user",
+        "per_user",
     ];
 
     /// The place of this fault in [`TokenFault::LABELS`].
@@ -548,6 +559,7 @@ impl TokenFault {
             TokenFault::Audience => "the token is for another audience",
             TokenFault::Claims => "a claim of the token is missing or wrong",
             TokenFault::OtherUser => "the token is another user's",
+            TokenFault::PerUser => "too many connections of this user",
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What an event of a Socket.IO client does, and which namespaces there are: rules, as a configuration gives them.
+//! What an event of a Socket.IO client does, which namespaces there are, and how often events may come: rules, as a configuration
+//! gives them.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -16,7 +17,7 @@ impl Rules {
     /// The most rules that a configuration may have.
     pub const CONFIGURED_MAX: usize = 1000;
 
-    /// `configured`, and behind them `join`, `leave` and `publish`, which do what they are called, but for one that `configured`
+    /// `configured`, and behind them `join`, `leave`, `publish` and `presence`, which do what they are called, but for one that `configured`
     /// has for every namespace.
     pub fn new(configured: Vec<Rule>) -> Rules {
         let mut rules = configured;
@@ -31,6 +32,7 @@ impl Rules {
                     data_field: Action::DATA_FIELD.to_owned(),
                 },
             ),
+            ("presence", Action::Presence { room_fields: Action::room_fields() }),
         ] {
             if !rules.iter().any(|rule| rule.on == on && rule.namespace.is_none()) {
                 rules.push(Rule { namespace: None, on: on.to_owned(), action });
@@ -101,6 +103,11 @@ pub enum Action {
         event_field: String,
         /// Holds the data that they get.
         data_field: String,
+    },
+    /// The client is told who is in a room.
+    Presence {
+        /// Which.
+        room_fields: Vec<String>,
     },
     /// The client is sent the arguments back.
     Reply {
@@ -211,6 +218,124 @@ impl Namespaces {
     }
 }
 
+/// How often clients may send events: all limits that are configured. An event counts against each that is for it.
+#[derive(Clone, Debug, Default)]
+pub struct EventLimits {
+    limits: Vec<EventLimit>,
+    /// For each event's name that a limit has, those for it, as ascending indices of `limits`; with those for all events.
+    by_event: HashMap<String, Vec<u16>>,
+    /// Those for all events.
+    for_all: Vec<u16>,
+    /// The length of the longest name in `by_event`, in bytes.
+    name_bytes_max: usize,
+}
+
+impl EventLimits {
+    /// The most limits that a configuration may have.
+    pub const CONFIGURED_MAX: usize = 500;
+
+    /// These, of which those beyond [`EventLimits::CONFIGURED_MAX`] are left out.
+    pub fn new(mut limits: Vec<EventLimit>) -> EventLimits {
+        limits.truncate(EventLimits::CONFIGURED_MAX);
+        let numbered = || (0..).zip(&limits);
+        let for_all = numbered().filter(|(_, limit)| limit.event.is_none()).map(|(index, _)| index).collect();
+        let names = limits.iter().filter_map(|limit| limit.event.clone());
+        let with_all = |name: String| {
+            let is_for = |limit: &EventLimit| limit.event.as_ref().is_none_or(|event| *event == name);
+            let indices = numbered().filter(|(_, limit)| is_for(limit)).map(|(index, _)| index).collect();
+            (name, indices)
+        };
+        let by_event: HashMap<String, Vec<u16>> = names.map(with_all).collect();
+        let name_bytes_max = by_event.keys().map(String::len).max().unwrap_or(0);
+        EventLimits { limits, by_event, for_all, name_bytes_max }
+    }
+
+    /// True when there are none.
+    pub fn is_empty(&self) -> bool {
+        self.limits.is_empty()
+    }
+
+    /// The limits for an event in `namespace`, which clients of the native protocol have none of, with their places. Costs a hash of
+    /// the name, if a limit could have one that long, then a comparison for each limit with the name.
+    pub fn find(&self, namespace: Option<&str>, event: &str) -> impl Iterator<Item = (u16, &EventLimit)> {
+        let named = if event.len() <= self.name_bytes_max { self.by_event.get(event) } else { None };
+        let indices = named.unwrap_or(&self.for_all).iter();
+        let limits = indices.map(|index| (*index, &self.limits[usize::from(*index)]));
+        limits.filter(move |(_, limit)| {
+            limit.namespace.as_ref().is_none_or(|pattern| namespace.is_some_and(|name| pattern.matches(name)))
+        })
+    }
+
+    /// All limits, in the order of their places.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &EventLimit> {
+        self.limits.iter()
+    }
+
+    /// The limit in this place.
+    pub fn at(&self, place: u16) -> Option<&EventLimit> {
+        self.limits.get(usize::from(place))
+    }
+}
+
+/// One limit on events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventLimit {
+    /// The event's name; `None` for all events together.
+    pub event: Option<String>,
+    /// Where the limit holds; `None` is every namespace, and the native protocol.
+    pub namespace: Option<Pattern>,
+    /// Who has as many for itself.
+    pub per: Per,
+    /// How many events there may be in a window, at least 1.
+    pub count: u32,
+    /// How long a window lasts, in milliseconds, from its first event.
+    pub window_ms: u32,
+    /// What happens to one too many.
+    pub over: Over,
+}
+
+/// Who a limit on events is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Each connection.
+    Connection,
+    /// All connections of one address, for IPv6 of one /64.
+    Ip,
+    /// All connections of one user. Who is no user counts by its address.
+    User,
+}
+
+impl Per {
+    /// The words for them in a configuration, in their order.
+    pub const WORDS: [&'static str; 3] = ["connection", "ip", "user"];
+
+    /// The word for this one.
+    pub fn word(self) -> &'static str {
+        Per::WORDS[self as usize]
+    }
+}
+
+/// What happens to an event over a limit. It is not carried out in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Over {
+    /// The client is told.
+    Error,
+    /// The client is told only if it has asked for an answer.
+    Drop,
+    /// The client is closed with 1008.
+    Close,
+}
+
+impl Over {
+    /// The words for them in a configuration, in their order.
+    pub const WORDS: [&'static str; 3] = ["error", "drop", "close"];
+
+    /// The word for this one.
+    pub fn word(self) -> &'static str {
+        Over::WORDS[self as usize]
+    }
+}
+
 /// True when an event may be called `text`. Socket.IO keeps some names for itself, and its clients refuse events with them.
 pub fn is_event_name(text: &str) -> bool {
     const RESERVED: [&str; 6] =
@@ -238,6 +363,7 @@ mod tests {
             Action::Join { .. } => "join",
             Action::Leave { .. } => "leave",
             Action::Publish { .. } => "publish",
+            Action::Presence { .. } => "presence",
             Action::Ack => "ack",
         })
     }
@@ -305,9 +431,9 @@ mod tests {
     }
 
     #[test]
-    fn three_rules_are_built_in() {
+    fn four_rules_are_built_in() {
         let rules = Rules::default();
-        for name in ["join", "leave", "publish"] {
+        for name in ["join", "leave", "publish", "presence"] {
             assert_eq!(found(&rules, "/", name), Some(name));
             assert_eq!(found(&rules, "/guild/7", name), Some(name));
         }
@@ -317,7 +443,7 @@ mod tests {
         assert_eq!(room_fields, ["room", "rooms"]);
         let publish = Action::Publish { room_fields, event_field: "event".into(), data_field: "data".into() };
         assert_eq!(rules.find("/", "publish"), Some(&publish));
-        assert_eq!(rules.iter().count(), 3);
+        assert_eq!(rules.iter().count(), 4);
     }
 
     #[test]
@@ -342,7 +468,11 @@ mod tests {
         assert_eq!(found(&rules, "/", "leave"), Some("never"));
         assert_eq!(found(&rules, "/a", "publish"), Some("publish"));
         let order: Vec<&str> = rules.iter().map(|rule| rule.on.as_str()).collect();
-        assert_eq!(order, ["join", "leave", "join", "publish"], "what can never count is left out");
+        assert_eq!(
+            order,
+            ["join", "leave", "join", "publish", "presence"],
+            "what can never count is left out"
+        );
     }
 
     #[test]
@@ -359,5 +489,38 @@ mod tests {
         ] {
             assert_eq!(is_event_name(text), is_name, "{text:?}");
         }
+    }
+    fn limit(event: Option<&str>, namespace: Option<&str>) -> EventLimit {
+        EventLimit {
+            event: event.map(str::to_owned),
+            namespace: namespace.map(pattern),
+            per: Per::Connection,
+            count: 1,
+            window_ms: 1000,
+            over: Over::Error,
+        }
+    }
+
+    #[test]
+    fn an_event_counts_against_every_limit_that_is_for_it() {
+        let limits = EventLimits::new(vec![
+            limit(Some("bid"), None),
+            limit(None, None),
+            limit(Some("bid"), Some("/lots/*")),
+            limit(Some("join"), Some("/")),
+            limit(None, Some("/")),
+        ]);
+        let found = |namespace, event: &str| {
+            limits.find(namespace, event).map(|(place, _)| place).collect::<Vec<u16>>()
+        };
+        assert_eq!(found(None, "bid"), [0, 1], "native clients are in no namespace");
+        assert_eq!(found(Some("/lots/7"), "bid"), [0, 1, 2]);
+        assert_eq!(found(Some("/"), "bid"), [0, 1, 4]);
+        assert_eq!(found(Some("/"), "join"), [1, 3, 4]);
+        assert_eq!(found(Some("/lots/7"), "join"), [1]);
+        assert_eq!(found(None, "*"), [1], "which is no name");
+        assert_eq!(found(None, &"bid".repeat(400_000)), [1]);
+        assert!(!limits.is_empty() && EventLimits::default().is_empty());
+        assert_eq!(EventLimits::default().find(None, "").count(), 0);
     }
 }

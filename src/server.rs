@@ -6,11 +6,13 @@ use crate::bridge::{self, link};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
+use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{Cluster, Config, ForwardedHeader, Io, OutboxPolicy, RedisKind, RefuseWith};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
+use crate::reactor::neighbours::{self, Door, Neighbours};
 use crate::reactor::{self, sys};
 use crate::shard::engineio::Cors;
 use crate::shard::users::Access;
@@ -44,6 +46,9 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// How often each connection to Redis is tried, and how long nothing may be heard from it. So it is known within two seconds.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const WATCH_PATIENCE: Duration = Duration::from_millis(1_500);
+/// How often a port that is to be shared is tried, and the pause between: another process may have it for a moment, or start as well.
+const CLAIMS_MAX: usize = 10;
+const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
@@ -123,8 +128,20 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     };
     let tokens = tokens(config, clock)?;
     let rules = rules(config, shards)?;
-    let listeners = listen(config.server.listen, shards)?;
+    let listeners = listen(config.server.listen, shards, config.server.share_port)?;
     let listening = listeners[0].local_addr().map_err(Failure::System)?;
+    let shared = config
+        .server
+        .share_port
+        .then(|| Neighbours::join(listening.port()))
+        .transpose()
+        .map_err(Failure::System)?;
+    let (neighbours, door) = shared.unzip();
+    if config.server.share_port && config.redis.urls.is_empty() {
+        tracing::warn!(
+            "server.share_port is set and redis.urls is not: each process on the port has rooms of its own"
+        );
+    }
     let control_listener = config.server.control.map(listen_for_control).transpose()?;
     let controlling =
         control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
@@ -133,7 +150,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let gate = Arc::new(Gate::new(rules));
     let namespaces = config.socketio.namespaces.clone();
     let stats = Arc::new(Stats::by_pattern(shards, namespaces.iter().len()));
-    let mut bus = Bus::new(shards, config.limits.rooms_max as usize).with_namespaces(namespaces);
+    let mut bus = Bus::new(shards, config.limits.rooms_max as usize)
+        .with_namespaces(namespaces)
+        .with_presence(presence_settings(config, listening));
     let outside = (!config.redis.urls.is_empty()).then(|| Arc::new(Outside::default()));
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());
@@ -147,10 +166,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         })
         .transpose()
         .map_err(Failure::Redis)?;
-    let settings = Settings {
-        access: Arc::new(access(config, tokens.clone())),
-        ..settings(config, shards, sockets_max)
-    };
+    let process = neighbours.as_ref().map_or(0, Neighbours::tag);
+    let access = Arc::new(access(config, tokens.clone()));
+    let settings = Settings { process, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
     let (stopped, mut stops) = mpsc::unbounded_channel();
@@ -170,6 +188,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             bus: bus.clone(),
             stats: stats.clone(),
             clock,
+            neighbours,
         };
         let (kind, cpu) = (kind(config.server.io), pinned.then(|| cpus[id]));
         let stopped = stopped.clone();
@@ -183,6 +202,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             .map_err(Failure::System)?;
     }
     drop(stopped);
+    if let Some(door) = door {
+        serve_door(door, bus.clone(), gate.clone())?;
+    }
     // What is asked of the control port must not cost the shards their processors.
     sys::give_way();
 
@@ -266,17 +288,46 @@ fn run_shard(kind: reactor::Kind, parts: reactor::Parts, cpu: Option<usize>) -> 
     }
 }
 
+/// Takes the sockets that other processes on the port give to this one, on a thread of its own, to the end of the process.
+fn serve_door(door: Door, bus: Arc<Bus>, gate: Arc<Gate>) -> Result<(), Failure> {
+    let serve = move || {
+        let error = door.serve(&bus, || gate.has_place());
+        tracing::error!(%error, "cannot take sockets of other processes any more");
+    };
+    thread::Builder::new().name("neighbours".to_owned()).spawn(serve).map(drop).map_err(Failure::System)
+}
+
 /// As many listeners as shards, on one port.
-fn listen(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Failure> {
+fn listen(address: SocketAddr, shards: usize, is_shared: bool) -> Result<Vec<TcpListener>, Failure> {
     let failure = |error| Failure::Listen { setting: "server.listen", address, error };
     if address.port() != 0 {
-        sys::claim(address).map_err(failure)?;
+        claim(address, is_shared).map_err(failure)?;
     }
     let first = sys::listen(address).map_err(failure)?;
     // With port 0 the first one chooses.
     let chosen = first.local_addr().map_err(failure)?;
     let others = (1..shards).map(|_| sys::listen(chosen).map_err(failure));
     std::iter::once(Ok(first)).chain(others).collect()
+}
+
+/// Makes sure that nobody has the port, or that it is shared by whoever has it.
+fn claim(address: SocketAddr, is_shared: bool) -> io::Result<()> {
+    for _ in 1..CLAIMS_MAX {
+        match sys::claim(address) {
+            Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+        if neighbours::is_shared(address.port()) {
+            return Ok(());
+        }
+        // Perhaps it is another that is about to share it.
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "nothing else runs yet, and nobody tells when another process has come so far"
+        )]
+        thread::sleep(CLAIM_AGAIN);
+    }
+    sys::claim(address)
 }
 
 fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
@@ -314,6 +365,9 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         sockets_max: (connections_max + SOCKETS_TO_REFUSE).min(sockets_max),
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
+        per_user_max: (limits.connections_per_user_max > 0).then_some(limits.connections_per_user_max),
+        events: config.event_limits.clone(),
+        event_windows_max: limits.event_windows_max as usize,
         trusted_proxies: limits.trusted_proxies.clone(),
         believed: match limits.forwarded_header {
             ForwardedHeader::XForwardedFor => Believed::XForwardedFor,
@@ -321,6 +375,22 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         },
         origins: limits.origins.clone(),
     })
+}
+
+/// How questions about who is in a room are answered.
+fn presence_settings(config: &Config, listening: SocketAddr) -> presence::Settings {
+    let node = match config.server.node.as_str() {
+        "" if config.server.share_port => {
+            format!("{}:{}/{}", sys::host_name(), listening.port(), std::process::id())
+        }
+        "" => format!("{}:{}", sys::host_name(), listening.port()),
+        node => node.to_owned(),
+    };
+    presence::Settings {
+        node,
+        age_max_ms: config.presence.age_max_ms,
+        listed_max: config.presence.listed_max as usize,
+    }
 }
 
 /// How this process is connected to others.
@@ -364,6 +434,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         },
         cluster,
         prefix: prefix.to_owned(),
+        presence_timeout: ms(config.presence.timeout_ms),
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.
             message_bytes_max: 2 * limits.message_bytes_max as usize + (1 << 20),
@@ -378,6 +449,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
 pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, socketio, .. } = config;
     Settings {
+        process: 0,
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
         paths: Paths {

@@ -83,7 +83,7 @@ pub struct ShardStats {
     pub volatile_drops: Counter,
     /// Messages refused with an error.
     pub errors: Counter,
-    /// Messages refused because a connection sent more a second than it may.
+    /// Messages refused because a connection sent more a second than it may, or somebody more events of a kind.
     pub rate_limited: Counter,
     /// Publications refused because a mailbox was full.
     pub overloads: Counter,
@@ -109,6 +109,8 @@ pub struct ShardStats {
     pub session_upgrades_failed: Counter,
     /// Sockets that this shard was given by others, because they asked for a session of its.
     pub handovers: Counter,
+    /// Sockets that another process on the port did not take, because it is gone or too busy.
+    pub handovers_refused: Counter,
     /// Socket.IO namespaces that clients joined.
     pub namespace_joins: Counter,
     /// Socket.IO namespaces that clients were refused.

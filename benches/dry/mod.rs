@@ -14,6 +14,7 @@ use throng::bus::Bus;
 use throng::config::Config;
 use throng::dialect::Paths;
 use throng::message::Slot;
+use throng::rules::EventLimits;
 use throng::shard::turn::Gathered;
 use throng::shard::users::Access;
 use throng::shard::{Farewell, Settings, Shard};
@@ -41,7 +42,7 @@ pub(crate) struct DryReactor {
 impl DryReactor {
     /// A shard that space for `connections` is reserved for, with the server's default limits otherwise.
     pub(crate) fn new(connections: usize) -> DryReactor {
-        DryReactor::with(connections, Access::default())
+        DryReactor::with(connections, Access::default(), EventLimits::default())
     }
 
     /// The same where tokens are taken: those of [`token`].
@@ -57,15 +58,19 @@ impl DryReactor {
         let key = KeySource { kid: None, algorithm: Algorithm::Hs256, until_s: None, place };
         tokens.set_named_keys(vec![key.read().expect("a good secret")]);
         let query_parameter = "token".to_owned();
-        DryReactor::with(
-            connections,
-            Access { tokens: Some(Arc::new(tokens)), query_parameter, ..Access::default() },
-        )
+        let access = Access { tokens: Some(Arc::new(tokens)), query_parameter, ..Access::default() };
+        DryReactor::with(connections, access, EventLimits::default())
     }
 
-    fn with(connections: usize, access: Access) -> DryReactor {
+    /// The same as with nothing, with these limits on events.
+    pub(crate) fn with_limits(connections: usize, events: EventLimits) -> DryReactor {
+        DryReactor::with(connections, Access::default(), events)
+    }
+
+    fn with(connections: usize, access: Access, events: EventLimits) -> DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
+            process: 0,
             connections_reserved: connections,
             paths: Paths { echo: true, ..Paths::default() },
             // More than the default, for a bench that puts many rooms on few connections.
@@ -74,7 +79,13 @@ impl DryReactor {
             access: Arc::new(access),
             ..throng::server::settings(&Config::default(), 1, connections)
         };
-        let rules = Rules { connections_max: connections, sockets_max: connections, ..Rules::default() };
+        let rules = Rules {
+            connections_max: connections,
+            sockets_max: connections,
+            events,
+            event_windows_max: 1_000_000,
+            ..Rules::default()
+        };
         let bus = Arc::new(Bus::new(1, 10_000_000));
         let stats = Arc::new(Stats::new(1));
         let shard = Shard::new(0, settings, bus.clone(), Arc::new(Gate::new(rules)), stats.clone(), now);

@@ -357,7 +357,7 @@ impl Clients {
 
     /// Where a connection goes, and how it asks there.
     fn target(&self, id: usize) -> &(SocketAddr, Vec<u8>) {
-        let place = if id < self.spread { (self.first as usize + id) % self.targets.len() } else { 0 };
+        let place = if id < self.spread { (self.first as usize + id + 1) % self.targets.len() } else { 0 };
         &self.targets[place]
     }
 

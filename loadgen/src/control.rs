@@ -25,7 +25,7 @@ pub(crate) struct Plan {
     /// This worker has connections `first .. first + connections` of all.
     pub(crate) first: u32,
     pub(crate) connections: u32,
-    /// At least one. Connection `i` of all goes to target `i` modulo their count; publishers go to the first.
+    /// At least one. Connection `i` of all goes to target `i + 1` modulo their count; publishers go to the first.
     pub(crate) targets: Vec<Place>,
     pub(crate) protocol: Protocol,
     /// With its query.

@@ -292,7 +292,7 @@ impl FanoutLoad {
         self.received += u64::from(self.run.measures(now_ns));
         if self.run.measures(event.due_ns) {
             self.latency.record(now_ns.saturating_sub(event.due_ns));
-            if self.servers > 1 && !(self.first + id).is_multiple_of(self.servers) {
+            if self.servers > 1 && !(self.first + id + 1).is_multiple_of(self.servers) {
                 self.latency_elsewhere.record(now_ns.saturating_sub(event.due_ns));
             }
         }

@@ -1,9 +1,9 @@
--- Counts open connections of addresses over all processes. Each process has a hash of its own counts, and one hash has the sums. A
--- process that has not been heard of for a while is taken out of the sums, at most 1,000 addresses at a time.
+-- Counts open connections of addresses and users over all processes. Each process has a hash of its own counts, and one hash has the sums. A
+-- process that has not been heard of for a while is taken out of the sums, at most 1,000 of them at a time.
 --
 -- KEYS  the processes with when they were last heard of; the sums; the counts of the one that calls
--- ARGV  its name; milliseconds after which a process counts as gone; what the keys of counts begin with; then address and count in turn
--- Answers 1 when it was not known, so that it has to say all its counts; then for each address how many it has elsewhere.
+-- ARGV  its name; milliseconds after which a process counts as gone; what the keys of counts begin with; then address or user and count in turn
+-- Answers 1 when it was not known, so that it has to say all its counts; then for each how many it has elsewhere.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local answer = { redis.call('ZADD', KEYS[1], now, ARGV[1]) }

@@ -9,6 +9,8 @@ use crate::time::{Clock, Time};
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, ConnectionAddr};
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::iter::Sum;
+use std::ops::{AddAssign, SubAssign};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 
@@ -45,8 +47,7 @@ pub(super) struct Lane {
     pub(super) breaker: Breaker,
     waiting: VecDeque<Outgoing>,
     /// How many publications wait or are under way, and their bytes.
-    held: usize,
-    held_bytes: usize,
+    held: Weight,
     subscriptions: [HashMap<Arc<[u8]>, Entry>; Way::COUNT],
     /// How many of `subscriptions` are wanted, and how many are made.
     wanted: usize,
@@ -73,13 +74,45 @@ pub(super) struct Ends {
     pub(super) address: watch::Sender<Option<ConnectionAddr>>,
 }
 
-/// A publication that waits.
+/// A message that waits.
 pub(super) struct Outgoing {
     pub(super) cmd: Cmd,
-    pub(super) bytes: usize,
+    pub(super) weight: Weight,
     pub(super) slot: usize,
     /// How often it was answered that its slot is elsewhere.
     pub(super) moves: u8,
+}
+
+/// How much something counts for the bounds of what may wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Weight {
+    /// Publications; one message may hold several.
+    pub(super) publications: usize,
+    /// Bytes, with [`OVERHEAD_BYTES`] for each message.
+    pub(super) bytes: usize,
+}
+
+impl AddAssign for Weight {
+    fn add_assign(&mut self, more: Weight) {
+        self.publications += more.publications;
+        self.bytes += more.bytes;
+    }
+}
+
+impl SubAssign for Weight {
+    fn sub_assign(&mut self, less: Weight) {
+        self.publications -= less.publications;
+        self.bytes -= less.bytes;
+    }
+}
+
+impl Sum for Weight {
+    fn sum<I: Iterator<Item = Weight>>(weights: I) -> Weight {
+        weights.fold(Weight::default(), |mut sum, weight| {
+            sum += weight;
+            sum
+        })
+    }
 }
 
 /// A subscription: what is wanted, what Redis has confirmed, and whether it is among the changes.
@@ -147,25 +180,32 @@ impl Shared {
     }
 
     /// Puts a publication into the lane of its server.
-    pub(super) fn publish(&self, way: Way, channel: &[u8], payload: &[u8]) -> Result<(), Loss> {
+    pub(super) fn publish(
+        &self,
+        way: Way,
+        channel: &[u8],
+        payload: &[u8],
+        publications: usize,
+    ) -> Result<(), Loss> {
         let mut cmd = Cmd::with_capacity(3, 10 + channel.len() + payload.len());
         cmd.arg(if way == Way::Sharded { "SPUBLISH" } else { "PUBLISH" }).arg(channel).arg(payload);
-        let bytes = channel.len() + payload.len() + OVERHEAD_BYTES;
+        let weight = Weight { publications, bytes: channel.len() + payload.len() + OVERHEAD_BYTES };
         let slot = self.slot(channel);
         let mut lanes = self.lock();
         let lane = lanes.of_slot(slot);
         let settings = &self.settings;
-        let full = lane.held >= settings.waiting_max || lane.held_bytes + bytes > settings.waiting_bytes_max;
+        // A message that is heavier than all that may wait can still go alone.
+        let full = lane.held.publications > 0 && lane.held.publications + publications > settings.waiting_max
+            || lane.held.bytes + weight.bytes > settings.waiting_bytes_max;
         if lane.breaker != Breaker::Closed || full {
             let loss = if lane.breaker != Breaker::Closed { Loss::Down } else { Loss::Full };
-            self.stats.lost[loss.index()].add(1);
+            self.stats.lost[loss.index()].add(publications as u64);
             return Err(loss);
         }
-        lane.held += 1;
-        lane.held_bytes += bytes;
-        lane.waiting.push_back(Outgoing { cmd, bytes, slot, moves: 0 });
-        self.stats.waiting.add(1);
-        self.stats.waiting_bytes.add(bytes as u64);
+        lane.held += weight;
+        lane.waiting.push_back(Outgoing { cmd, weight, slot, moves: 0 });
+        self.stats.waiting.add(publications as u64);
+        self.stats.waiting_bytes.add(weight.bytes as u64);
         if lane.waiting.len() == 1 {
             lane.ends.publish.notify_one();
         }
@@ -193,7 +233,7 @@ impl Shared {
         let mut left = bytes;
         let fits = |outgoing: &&Outgoing| {
             let before = left;
-            left = left.saturating_sub(outgoing.bytes);
+            left = left.saturating_sub(outgoing.weight.bytes);
             before > 0
         };
         let count = lane.waiting.iter().take(count).take_while(fits).count();
@@ -211,13 +251,12 @@ impl Shared {
     }
 
     /// Publications are no longer held: they arrived, or are lost.
-    pub(super) fn settle(&self, id: u32, count: usize, bytes: usize, loss: Option<Loss>) {
+    pub(super) fn settle(&self, id: u32, weight: Weight, loss: Option<Loss>) {
         let mut lanes = self.lock();
         // A lane that is gone has counted them when it went.
         if let Some(lane) = lanes.lanes.get_mut(&id) {
-            lane.held -= count;
-            lane.held_bytes -= bytes;
-            self.count_settled(count, bytes, loss);
+            lane.held -= weight;
+            self.count_settled(weight, loss);
         }
     }
 
@@ -240,11 +279,9 @@ impl Shared {
         lane.conn = None;
         if open {
             lane.breaker = Breaker::Open;
-            let count = lane.waiting.len();
-            let bytes = lane.waiting.drain(..).map(|outgoing| outgoing.bytes).sum();
-            lane.held -= count;
-            lane.held_bytes -= bytes;
-            self.count_settled(count, bytes, Some(Loss::Down));
+            let weight = lane.waiting.drain(..).map(|outgoing| outgoing.weight).sum();
+            lane.held -= weight;
+            self.count_settled(weight, Some(Loss::Down));
         }
         self.note(lanes, id, Some(fault));
     }
@@ -402,11 +439,9 @@ impl Shared {
             lane.waiting = stay;
             // In reverse and to the front: what waits there already came later.
             for outgoing in go.into_iter().rev() {
-                lane.held -= 1;
-                lane.held_bytes -= outgoing.bytes;
+                lane.held -= outgoing.weight;
                 let Some(target) = lanes.lanes.get_mut(&lanes.slots[outgoing.slot]) else { continue };
-                target.held += 1;
-                target.held_bytes += outgoing.bytes;
+                target.held += outgoing.weight;
                 target.waiting.push_front(outgoing);
             }
             for way in Way::ALL {
@@ -433,7 +468,7 @@ impl Shared {
             }
             if is_gone {
                 // What is left is under way, and who waits for its answer is ended.
-                self.count_settled(lane.held, lane.held_bytes, Some(Loss::Unknown));
+                self.count_settled(lane.held, Some(Loss::Unknown));
             } else {
                 lanes.lanes.insert(id, lane);
             }
@@ -471,12 +506,13 @@ impl Shared {
         self.stats.subscriptions_wanted.set(sum(|lane| lane.wanted));
     }
 
-    fn count_settled(&self, count: usize, bytes: usize, loss: Option<Loss>) {
-        self.stats.waiting.sub(count as u64);
-        self.stats.waiting_bytes.sub(bytes as u64);
+    fn count_settled(&self, weight: Weight, loss: Option<Loss>) {
+        let publications = weight.publications as u64;
+        self.stats.waiting.sub(publications);
+        self.stats.waiting_bytes.sub(weight.bytes as u64);
         match loss {
-            None => self.stats.published.add(count as u64),
-            Some(loss) => self.stats.lost[loss.index()].add(count as u64),
+            None => self.stats.published.add(publications),
+            Some(loss) => self.stats.lost[loss.index()].add(publications),
         }
     }
 }
@@ -500,8 +536,7 @@ impl Lanes {
             conn: None,
             breaker: Breaker::Closed,
             waiting: VecDeque::new(),
-            held: 0,
-            held_bytes: 0,
+            held: Weight::default(),
             subscriptions: Default::default(),
             wanted: 0,
             made: 0,

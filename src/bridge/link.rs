@@ -13,7 +13,7 @@ use super::stats::{LinkStats, Loss};
 use super::{publisher, subscriber};
 use crate::time::{Clock, Time};
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
-use redis::{Cmd, ConnectionAddr};
+use redis::{Cmd, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -45,9 +45,9 @@ pub struct Settings {
     pub backoff_min: Duration,
     /// The longest of these pauses. Delivery is back at most this much, and the time to connect, after Redis.
     pub backoff_max: Duration,
-    /// Publications that may wait for one server, those without an answer included.
+    /// Publications that may wait for one server, those without an answer included. One message may hold several.
     pub waiting_max: usize,
-    /// The bytes of these: channel, payload, and 200 more for each.
+    /// The bytes of these: channel, payload, and 200 more for each message.
     pub waiting_bytes_max: usize,
     /// How often each connection is tried.
     pub watch_interval: Duration,
@@ -222,12 +222,13 @@ impl Link {
         }
     }
 
-    /// Publishes. Publications to one channel arrive in the order of these calls.
+    /// Publishes a message. Those to one channel arrive in the order of these calls. For what is counted, and for the bound on what waits, it is
+    /// `publications`.
     ///
     /// # Errors
     /// When it was given up at once: [`Loss::Full`] or [`Loss::Down`]. What is lost later is only counted.
-    pub fn publish(&self, way: Way, channel: &[u8], payload: &[u8]) -> Result<(), Loss> {
-        self.shared.publish(way, channel, payload)
+    pub fn publish(&self, way: Way, channel: &[u8], payload: &[u8], publications: usize) -> Result<(), Loss> {
+        self.shared.publish(way, channel, payload, publications)
     }
 
     /// Subscribes to channels or patterns. It lasts over all connections until [`Link::unsubscribe`]; twice is once.
@@ -246,7 +247,7 @@ impl Link {
     /// # Errors
     /// What Redis answered, or why there is no answer; after a time-out the command may have been carried out.
     pub async fn ask(&self, near: &[u8], words: &[&[u8]]) -> Result<Value, Fault> {
-        self.ask_on(self.shared.conn(near), words).await
+        self.ask_on(self.conn(near)?, words).await
     }
 
     /// Asks all servers of a cluster the same, one after the other, or the one server there is.
@@ -256,9 +257,32 @@ impl Link {
     pub async fn ask_each(&self, words: &[&[u8]]) -> Vec<Result<Value, Fault>> {
         let mut answers = Vec::new();
         for conn in self.shared.conns() {
-            answers.push(self.ask_on(conn, words).await);
+            answers.push(match conn {
+                Some(conn) => self.ask_on(conn, words).await,
+                None => Err(no_connection()),
+            });
         }
         answers
+    }
+
+    /// Runs a script on `keys`, at least one, which in a cluster are all in one slot. Its text is sent only when Redis does not have it.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub async fn run_script(&self, script: &Script, keys: &[&[u8]], args: &[&[u8]]) -> Result<Value, Fault> {
+        let near = keys.first().copied().unwrap_or_default();
+        let count = keys.len().to_string();
+        let words = |command: &'static str, which: &str| {
+            let mut words = Cmd::new();
+            words.arg(command).arg(which).arg(&count).arg(keys).arg(args);
+            words
+        };
+        let mut conn = self.conn(near)?;
+        let mut answer = put(&mut conn, &words("EVALSHA", &script.hash)).await;
+        if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
+            answer = put(&mut conn, &words("EVAL", script.text)).await;
+        }
+        answer.map_err(|error| self.fault(error))
     }
 
     /// What the link counts.
@@ -266,18 +290,42 @@ impl Link {
         self.shared.stats.clone()
     }
 
-    async fn ask_on(&self, conn: Option<MultiplexedConnection>, words: &[&[u8]]) -> Result<Value, Fault> {
-        let Some(mut conn) = conn else {
-            return Err(Fault::new(FaultKind::Unreachable, "there is no connection to Redis"));
-        };
+    fn conn(&self, near: &[u8]) -> Result<MultiplexedConnection, Fault> {
+        self.shared.conn(near).ok_or_else(no_connection)
+    }
+
+    async fn ask_on(&self, mut conn: MultiplexedConnection, words: &[&[u8]]) -> Result<Value, Fault> {
         let mut question = Cmd::new();
         question.arg(words);
-        let answer = conn.send_packed_command(&question).await.and_then(Value::extract_error);
-        answer.map_err(|error| {
-            let fault = Fault::from(error);
-            self.shared.count_fault(&fault);
-            fault
-        })
+        put(&mut conn, &question).await.map_err(|error| self.fault(error))
+    }
+
+    fn fault(&self, error: RedisError) -> Fault {
+        let fault = Fault::from(error);
+        self.shared.count_fault(&fault);
+        fault
+    }
+}
+
+async fn put(conn: &mut MultiplexedConnection, question: &Cmd) -> Result<Value, RedisError> {
+    conn.send_packed_command(question).await.and_then(Value::extract_error)
+}
+
+fn no_connection() -> Fault {
+    Fault::new(FaultKind::Unreachable, "there is no connection to Redis")
+}
+
+/// A script for Redis, and what Redis calls it.
+#[derive(Debug)]
+pub struct Script {
+    text: &'static str,
+    hash: String,
+}
+
+impl Script {
+    /// The script with this text.
+    pub fn new(text: &'static str) -> Script {
+        Script { text, hash: redis::Script::new(text).get_hash().to_owned() }
     }
 }
 

@@ -12,9 +12,11 @@ mod asking;
 mod counts;
 mod lanes;
 mod numbers;
+mod presence;
 mod publisher;
 mod servers;
 mod subscriber;
+mod used;
 mod wire;
 
 use crate::auth::Gate;
@@ -22,6 +24,7 @@ use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::{Deed, Names, Outgoing, Outside};
+use crate::bus::presence::Question;
 use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
 use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication};
@@ -30,12 +33,13 @@ use crate::time::{Clock, Time};
 use asking::{Asking, Purpose};
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
-use numbers::{Inbound, Outbound, Place};
+use numbers::{Inbound, Outbound};
+use presence::Questions;
 use stats::{BridgeStats, LinkStats, Loss};
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
-use std::{io, mem, thread};
+use std::{io, thread};
 use tokio::sync::Notify;
 use wire::Wire;
 
@@ -43,8 +47,8 @@ pub use wire::Cluster;
 
 /// Who is in this room is told when events of other processes may have been missed, by an event `gap`.
 pub const GAPS_ROOM: &str = "throng:gaps";
-/// Publications to one room that follow each other go out together, up to so many bytes.
-const ENVELOPE_BYTES_MAX: usize = 64 << 10;
+/// Events from elsewhere that are put into the mailboxes at a time.
+const DRAFTS_MAX: usize = 64;
 /// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
 const ASK_MS: u64 = 5_000;
 /// How often what is waited for is looked through.
@@ -61,6 +65,8 @@ pub struct Settings {
     pub prefix: String,
     /// What is taken from others.
     pub limits: Limits,
+    /// How long others may take to tell who is in a room.
+    pub presence_timeout: Duration,
 }
 
 /// What others may know of the bridge.
@@ -104,6 +110,7 @@ struct Core {
     clock: Clock,
     wire: Wire,
     limits: Limits,
+    presence_timeout: Duration,
     /// Microseconds from 1970 to the clock's origin.
     origin_us: u64,
     stats: Arc<BridgeStats>,
@@ -117,6 +124,7 @@ struct State {
     outbound: Outbound,
     inbound: Inbound,
     asking: Asking,
+    questions: Questions,
 }
 
 /// Starts the bridge. It holds until the process ends.
@@ -140,6 +148,7 @@ pub fn spawn(
         clock,
         wire,
         limits: settings.limits,
+        presence_timeout: settings.presence_timeout,
         origin_us,
         stats: Arc::default(),
         link: OnceLock::new(),
@@ -147,6 +156,7 @@ pub fn spawn(
             outbound: Outbound::new(),
             inbound: Inbound::default(),
             asking: Asking::default(),
+            questions: Questions::default(),
         }),
     });
     let hearing = core.clone();
@@ -158,12 +168,17 @@ pub fn spawn(
         link.subscribe(way, [channel]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+    core.outside.set_pen(core.wire.pen(origin_us));
     let bell = Arc::new(Notify::new());
     let ringing = bell.clone();
     core.outside.hang_bell(Box::new(move || ringing.notify_one()));
-    let uid = core.wire.uid().to_owned();
+    let (uid, own_stats) = (core.wire.uid().to_owned(), core.stats.clone());
     let work = move || {
         runtime.block_on(async move {
+            if !gate.tally().limits().is_empty() {
+                let names = (settings.prefix.clone(), uid.clone());
+                tokio::spawn(used::run(link.clone(), gate.clone(), names, clock, own_stats));
+            }
             if gate.share() {
                 tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
             }
@@ -186,20 +201,12 @@ impl Core {
         if !changed.is_empty() {
             self.follow(changed.iter().map(|(name, begun)| (name.as_str(), *begun)));
         }
-        let mut outgoing = Vec::new();
-        self.outside.take(&mut outgoing);
-        let mut envelope = Envelope::default();
-        for outgoing in outgoing {
+        for outgoing in self.outside.take() {
             match outgoing {
                 Outgoing::Publication { publication, names } => {
-                    let is_plain = names.is_none() && is_plain(&publication);
-                    match self.wire.envelopes(publication.room_name()).filter(|_| is_plain) {
-                        Some(channel) => {
-                            self.enclose(&mut envelope, channel, |out| self.write(out, &publication));
-                        }
-                        None => self.broadcast(&mut envelope, &publication, names.as_deref()),
-                    }
+                    self.broadcast(&publication, names.as_deref());
                 }
+                Outgoing::Envelope { room, entries, bytes } => self.send(&room, entries, bytes),
                 Outgoing::Asked { number, sockets } => {
                     let counted = self.asking(|asking| asking.asked(number, sockets));
                     counted.into_iter().for_each(|message| self.say(&message));
@@ -212,9 +219,9 @@ impl Core {
                     let found = self.asking(|asking| asking.found(number, sockets));
                     found.into_iter().for_each(|message| self.say(&message));
                 }
+                Outgoing::Presence { number, question } => self.ask_elsewhere(number, &question),
             }
         }
-        self.send(&mut envelope);
         let now = self.clock.now();
         self.asking(|asking| asking.forget(now));
     }
@@ -238,49 +245,15 @@ impl Core {
         }
     }
 
-    /// Adds an entry to the envelope, or to a new one when that is for another channel or long enough.
-    fn enclose(&self, envelope: &mut Envelope, channel: String, write: impl FnOnce(&mut Vec<u8>)) {
-        if envelope.channel != channel || envelope.bytes.len() >= ENVELOPE_BYTES_MAX {
-            self.send(envelope);
-            envelope.channel = channel;
-        }
-        let head = self.state(|state| state.outbound.count(&envelope.channel));
-        if envelope.bytes.is_empty() {
-            throng::encode_head(&mut envelope.bytes, head);
-        }
-        write(&mut envelope.bytes);
-    }
-
-    fn write(&self, out: &mut Vec<u8>, publication: &Publication) {
-        let volatile = publication.special.as_ref().is_some_and(|special| special.volatile);
-        throng::encode_publication(
-            out,
-            &throng::Publication {
-                room: publication.room_name(),
-                event: publication.event(),
-                payload: publication.payload(),
-                binary: publication.binary,
-                volatile,
-                except: None,
-                published_at_us: self.origin_us + publication.published_at.ns() / 1_000,
-            },
-        );
-    }
-
-    fn send(&self, envelope: &mut Envelope) {
-        let Envelope { channel, bytes } = mem::take(envelope);
-        if !bytes.is_empty() {
-            self.publish(&channel, &bytes);
-        }
+    /// Numbers an envelope for a room and sends it.
+    fn send(&self, room: &str, entries: u64, mut envelope: Vec<u8>) {
+        let channel = self.wire.room(room);
+        throng::set_head(&mut envelope, self.state(|state| state.outbound.count(&channel, entries)));
+        self.publish(&channel, &envelope, usize::try_from(entries).unwrap_or(usize::MAX));
     }
 
     /// Tells others of an event that takes more words.
-    fn broadcast(
-        self: &Arc<Core>,
-        envelope: &mut Envelope,
-        publication: &Publication,
-        names: Option<&Names>,
-    ) {
+    fn broadcast(self: &Arc<Core>, publication: &Publication, names: Option<&Names>) {
         let namespace = namespace_of(publication.room_name());
         let everybody = room_key(namespace, "");
         let short = |name: &str| -> Cow<'_, str> {
@@ -316,14 +289,13 @@ impl Core {
         };
         let message = Message { attachments, ..self.message(namespace, body) };
         match self.wire.enclosed(&message) {
-            Some((channel, payload)) => {
-                self.enclose(envelope, channel, |out| throng::encode_message(out, &payload));
+            Some((room, payload)) => {
+                let mut bytes = Vec::new();
+                throng::encode_head(&mut bytes, throng::Head::default());
+                throng::encode_message(&mut bytes, &payload);
+                self.send(&room, 1, bytes);
             }
-            None => {
-                // In its place among the others.
-                self.send(envelope);
-                self.say(&message);
-            }
+            None => self.say(&message),
         }
         if let (Some(ask), Some(request_id)) = (ask, request_id) {
             self.asking(|asking| asking.open(request_id.clone(), ask));
@@ -385,30 +357,36 @@ impl Core {
         if self.state(|state| state.outbound.is_own(head)) {
             return;
         }
+        let expected = self.state(|state| state.inbound.expected(channel, head.process));
+        self.stats.missed.add(expected.map_or(0, |expected| head.sequence.saturating_sub(expected)));
+        let now = self.clock.now();
         // One that cannot be read has its number, too.
-        for (place, entry) in (0..).zip(entries) {
-            let sequence = head.sequence.wrapping_add(place);
-            match self.state(|state| state.inbound.count(channel, head.process, sequence)) {
-                Place::Next => {}
-                Place::After(missed) => self.stats.missed.add(missed),
-                Place::Again => {
-                    self.stats.repeated.add(1);
-                    continue;
-                }
+        let mut sequence = head.sequence;
+        let mut drafts = Vec::new();
+        for entry in entries {
+            let is_again = expected.is_some_and(|expected| sequence < expected);
+            sequence = sequence.wrapping_add(1);
+            if is_again {
+                self.stats.repeated.add(1);
+                continue;
             }
-            match entry.map(|entry| entry.said) {
+            let said = entry.map(|entry| entry.said);
+            if let Ok(throng::Said::Publication(publication)) = &said
+                && publication.except.is_none()
+            {
+                let throng::Publication { event, payload, binary, volatile, .. } = *publication;
+                drafts.push(Draft { binary, volatile, ..Draft::new(room, event, payload, now) });
+                continue;
+            }
+            self.deliver_all(&drafts);
+            drafts.clear();
+            match said {
                 Ok(throng::Said::Publication(publication)) => {
-                    let throng::Publication { room, event, payload, binary, volatile, except, .. } =
-                        publication;
+                    let throng::Publication { event, payload, binary, volatile, except, .. } = publication;
                     let except: Vec<Cow<'_, str>> =
                         except.iter().map(|id| room_key(namespace_of(room), id)).collect();
-                    let draft = Draft {
-                        binary,
-                        volatile,
-                        except_rooms: &except,
-                        ..Draft::new(room, event, payload, self.clock.now())
-                    };
-                    self.deliver(&draft);
+                    let draft = Draft::new(room, event, payload, now);
+                    self.deliver(&Draft { binary, volatile, except_rooms: &except, ..draft });
                 }
                 Ok(throng::Said::Message(message)) => match self.wire.open(room, message, &self.limits) {
                     Ok(Some(message)) => self.hear_message(message),
@@ -417,6 +395,19 @@ impl Core {
                 },
                 Ok(throng::Said::Unknown(_)) => self.stats.unknown.add(1),
                 Err(_) => self.stats.malformed.add(1),
+            }
+        }
+        self.deliver_all(&drafts);
+        self.state(|state| state.inbound.heard(channel, head.process, sequence));
+    }
+
+    /// Delivers events from elsewhere that are for the members of one room.
+    fn deliver_all(&self, drafts: &[Draft<'_>]) {
+        for drafts in drafts.chunks(DRAFTS_MAX) {
+            self.stats.events.add(drafts.len() as u64);
+            match self.bus.publish_all_here(drafts) {
+                Ok(shards) => self.bus.ring(shards),
+                Err(crate::bus::Overloaded) => self.stats.overloads.add(drafts.len() as u64),
             }
         }
     }
@@ -498,6 +489,16 @@ impl Core {
             Body::Leave { target, rooms } => drop(order(&target, Deed::Leave(compact(keys(&rooms))))),
             Body::Disconnect { target, close } => drop(order(&target, Deed::Disconnect { close })),
             Body::Fetch { target, request_id } => find(&target, &request_id, Purpose::Sockets),
+            Body::Presence { room, of, who, request_id } => {
+                let room = room_key(of.as_deref().unwrap_or(&namespace), &room).as_ref().into();
+                self.tell_elsewhere(&namespace, uid, &Question { room, who }, &request_id);
+            }
+            Body::PresenceAnswer { request_id, node, members, who } => {
+                self.heard_part(&request_id, presence::of_throng(&node, members, who));
+            }
+            Body::FetchAnswer { request_id, sockets } => {
+                self.heard_part(&request_id, presence::of_node(uid, sockets));
+            }
             Body::Sockets { rooms, request_id } => {
                 find(&Target { rooms, except: Vec::new() }, &request_id, Purpose::Ids);
             }
@@ -521,7 +522,6 @@ impl Core {
             // Answers to what this process never asks, and signs of life.
             Body::ServerSideEmit { request_id: None, .. }
             | Body::ServerSideEmitAnswer { .. }
-            | Body::FetchAnswer { .. }
             | Body::SocketsAnswer { .. }
             | Body::RoomsAnswer { .. }
             | Body::Heartbeat { .. }
@@ -563,14 +563,14 @@ impl Core {
             }
         };
         if let Some((channel, payload)) = self.wire.encode(message) {
-            self.publish(&channel, &payload);
+            self.publish(&channel, &payload, 1);
         }
     }
 
-    fn publish(&self, channel: &str, payload: &[u8]) {
+    fn publish(&self, channel: &str, payload: &[u8], publications: usize) {
         if let Some(link) = self.link.get() {
             // What is lost is counted there.
-            link.publish(self.wire.way(), channel.as_bytes(), payload).ok();
+            link.publish(self.wire.way(), channel.as_bytes(), payload, publications).ok();
         }
     }
 
@@ -581,24 +581,6 @@ impl Core {
     fn state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-/// Publications to one room on their way out.
-#[derive(Debug, Default)]
-struct Envelope {
-    channel: String,
-    bytes: Vec<u8>,
-}
-
-/// True for an event that an envelope can hold.
-fn is_plain(publication: &Publication) -> bool {
-    let is_plain = |special: &crate::message::Special| {
-        special.audience.is_none()
-            && special.attachments.is_empty()
-            && special.ask.is_none()
-            && !special.is_list
-    };
-    publication.special.as_deref().is_none_or(is_plain)
 }
 
 fn no_thread(error: io::Error) -> Fault {

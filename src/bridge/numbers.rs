@@ -30,24 +30,13 @@ pub(super) struct Inbound {
     next: HashMap<Vec<u8>, VecDeque<(u64, u64)>>,
 }
 
-/// What the number of an entry says of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// It is the next, or the first that is heard of this process.
-    Next,
-    /// So many before it have not come.
-    After(u64),
-    /// It has come already, or others that were published after it.
-    Again,
-}
-
 impl Outbound {
     pub(super) fn new() -> Outbound {
         Outbound { names: [random()].into(), next: HashMap::new(), channels_max: CHANNELS_MAX }
     }
 
-    /// Counts the next entry on a channel. Answers the head of an envelope that begins with it.
-    pub(super) fn count(&mut self, channel: &str) -> Head {
+    /// Counts an envelope of so many entries on a channel. Answers its head.
+    pub(super) fn count(&mut self, channel: &str, entries: u64) -> Head {
         if !self.next.contains_key(channel) {
             if self.next.len() >= self.channels_max {
                 self.next.clear();
@@ -59,11 +48,11 @@ impl Outbound {
             self.next.insert(channel.to_owned(), 0);
         }
         let process = self.names.back().copied().unwrap_or_default();
-        let next = self.next.get_mut(channel).map_or(0, |next| {
-            *next += 1;
-            *next - 1
+        let sequence = self.next.get_mut(channel).map_or(0, |next| {
+            *next += entries;
+            *next - entries
         });
-        Head { process, sequence: next }
+        Head { process, sequence }
     }
 
     /// True for what this process has published itself.
@@ -73,28 +62,31 @@ impl Outbound {
 }
 
 impl Inbound {
-    /// Counts an entry of a process on a channel.
-    pub(super) fn count(&mut self, channel: &[u8], process: u64, sequence: u64) -> Place {
+    /// The number of the next entry of a process on a channel. `None` when nothing has been heard of it: then any may be the next. What has
+    /// a lower number has come already, or is behind others that were published after it.
+    pub(super) fn expected(&self, channel: &[u8], process: u64) -> Option<u64> {
+        let processes = self.next.get(channel)?;
+        processes.iter().find(|(known, _)| *known == process).map(|(_, next)| *next)
+    }
+
+    /// An envelope has been read, up to before the entry of number `next`.
+    pub(super) fn heard(&mut self, channel: &[u8], process: u64, next: u64) {
         if !self.next.contains_key(channel) {
             if self.next.len() >= CHANNELS_MAX {
-                return Place::Next;
+                return;
             }
             self.next.insert(channel.to_vec(), VecDeque::new());
         }
-        let Some(processes) = self.next.get_mut(channel) else { return Place::Next };
-        let Some((_, next)) = processes.iter_mut().find(|(known, _)| *known == process) else {
-            if processes.len() >= PROCESSES_MAX {
-                processes.pop_front();
+        let Some(processes) = self.next.get_mut(channel) else { return };
+        match processes.iter_mut().find(|(known, _)| *known == process) {
+            Some((_, expected)) => *expected = next.max(*expected),
+            None => {
+                if processes.len() >= PROCESSES_MAX {
+                    processes.pop_front();
+                }
+                processes.push_back((process, next));
             }
-            processes.push_back((process, sequence.wrapping_add(1)));
-            return Place::Next;
-        };
-        let expected = *next;
-        if sequence < expected {
-            return Place::Again;
         }
-        *next = sequence.wrapping_add(1);
-        if sequence == expected { Place::Next } else { Place::After(sequence - expected) }
     }
 
     /// Nobody listens to this channel any more, or somebody does again: what is heard next is the first.
@@ -115,23 +107,25 @@ mod tests {
     #[test]
     fn each_channel_is_counted_by_itself() {
         let mut outbound = Outbound::new();
-        let numbers = ["a", "b", "a", "a", "b"].map(|channel| outbound.count(channel).sequence);
+        let numbers = ["a", "b", "a", "a", "b"].map(|channel| outbound.count(channel, 1).sequence);
         assert_eq!(numbers, [0, 0, 1, 2, 1]);
+        assert_eq!(outbound.count("b", 5).sequence, 2);
+        assert_eq!(outbound.count("b", 1).sequence, 7);
     }
 
     #[test]
     fn too_many_channels_begin_anew_under_another_name() {
         let mut outbound = Outbound { channels_max: 2, ..Outbound::new() };
-        let first = outbound.count("a");
-        outbound.count("a");
-        outbound.count("b");
-        let third = outbound.count("c");
+        let first = outbound.count("a", 1);
+        outbound.count("a", 1);
+        outbound.count("b", 1);
+        let third = outbound.count("c", 1);
         assert_ne!(third.process, first.process);
-        assert_eq!((third.sequence, outbound.count("a").sequence), (0, 0));
+        assert_eq!((third.sequence, outbound.count("a", 1).sequence), (0, 0));
         assert!(outbound.is_own(first) && outbound.is_own(third), "what is under way still comes back");
         assert!(!outbound.is_own(Head { process: first.process ^ 1, sequence: 0 }));
         for channel in 0..100 {
-            outbound.count(&channel.to_string());
+            outbound.count(&channel.to_string(), 1);
         }
         assert!(outbound.names.len() <= NAMES_MAX && outbound.next.len() <= 2);
     }
@@ -139,15 +133,18 @@ mod tests {
     #[test]
     fn what_is_missing_and_what_comes_twice_is_noticed() {
         let mut inbound = Inbound::default();
-        let mut at = |channel: &str, process, sequence| inbound.count(channel.as_bytes(), process, sequence);
-        assert_eq!(at("a", 1, 40), Place::Next, "what is heard first sets the number");
-        assert_eq!(
-            [at("a", 1, 41), at("a", 1, 41), at("a", 1, 40)],
-            [Place::Next, Place::Again, Place::Again]
-        );
-        assert_eq!([at("a", 1, 45), at("a", 1, 46)], [Place::After(3), Place::Next]);
-        assert_eq!([at("b", 1, 7), at("a", 2, 0), at("a", 2, 1)], [Place::Next; 3], "others are others");
+        let hear = |inbound: &mut Inbound, channel: &str, process, next| {
+            let expected = inbound.expected(channel.as_bytes(), process);
+            inbound.heard(channel.as_bytes(), process, next);
+            expected
+        };
+        assert_eq!(hear(&mut inbound, "a", 1, 41), None, "what is heard first sets the number");
+        assert_eq!(hear(&mut inbound, "a", 1, 43), Some(41));
+        assert_eq!(hear(&mut inbound, "a", 1, 42), Some(43));
+        assert_eq!(hear(&mut inbound, "a", 1, 44), Some(43), "what comes again does not set it back");
+        assert_eq!(hear(&mut inbound, "b", 1, 8), None, "others are others");
+        assert_eq!(hear(&mut inbound, "a", 2, 1), None);
         inbound.forget("a");
-        assert_eq!(inbound.count(b"a", 1, 90), Place::Next);
+        assert_eq!(inbound.expected(b"a", 1), None);
     }
 }

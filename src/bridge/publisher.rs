@@ -1,7 +1,7 @@
 //! What is published to one server: gathered into pipelines, several of them under way, in order, and never sent twice.
 
 use super::fault::{Fault, FaultKind};
-use super::lanes::{Ends, Outgoing, Shared};
+use super::lanes::{Ends, Outgoing, Shared, Weight};
 use super::link::{Backoff, wait_for_change};
 use super::stats::Loss;
 use redis::aio::{MultiplexedConnection, SendError};
@@ -29,8 +29,8 @@ type Answer = (Pipeline, RedisResult<Vec<Value>>);
 
 /// A pipeline under way.
 struct Flight {
-    /// Slot, moves and bytes of each publication; empty when it only asks for a sign of life.
-    outgoing: Vec<(usize, u8, usize)>,
+    /// Slot, moves and weight of each message; empty when it only asks for a sign of life.
+    outgoing: Vec<(usize, u8, Weight)>,
     answer: Pin<Box<dyn Future<Output = Answer> + Send>>,
 }
 
@@ -58,8 +58,8 @@ pub(super) async fn publish(shared: Arc<Shared>, lane: Arc<Ends>) {
                     fault = wait_for_change(&lane, &address) => fault,
                 };
                 for flight in flights {
-                    let bytes = flight.outgoing.iter().map(|(.., bytes)| bytes).sum();
-                    shared.settle(lane.id, flight.outgoing.len(), bytes, Some(Loss::Unknown));
+                    let weight = flight.outgoing.iter().map(|(.., weight)| *weight).sum();
+                    shared.settle(lane.id, weight, Some(Loss::Unknown));
                 }
                 shared.put_back(lane.id, moved);
                 fault
@@ -115,7 +115,7 @@ async fn serve(
             () = ended.notified() => return Fault::new(FaultKind::Closed, "the connection has ended"),
             () = lane.publish.notified(), if flights.len() < PIPELINES_MAX => {}
             _ = signs.tick(), if flights.is_empty() => {
-                let probe = Outgoing { cmd: shared.places.probe(), bytes: 0, slot: 0, moves: 0 };
+                let probe = Outgoing { cmd: shared.places.probe(), weight: Weight::default(), slot: 0, moves: 0 };
                 let mut flight = depart(conn.clone(), vec![probe]).await;
                 flight.outgoing.clear();
                 flights.push_back(flight);
@@ -129,7 +129,7 @@ async fn depart(mut conn: MultiplexedConnection, outgoing: Vec<Outgoing>) -> Fli
     let mut pipeline = Pipeline::with_capacity(outgoing.len());
     let mut notes = Vec::with_capacity(outgoing.len());
     for outgoing in outgoing {
-        notes.push((outgoing.slot, outgoing.moves, outgoing.bytes));
+        notes.push((outgoing.slot, outgoing.moves, outgoing.weight));
         pipeline.add_command(outgoing.cmd);
     }
     let count = notes.len();
@@ -179,13 +179,12 @@ fn land(
         return answers.iter().try_for_each(|answer| shared.places.check_probe(answer));
     }
     let mut useless = None;
-    let (mut arrived, mut arrived_bytes) = (0, 0);
+    let mut arrived = Weight::default();
     let answered = flight.outgoing.iter().zip(pipeline.cmd_iter()).zip(&answers);
-    for (((slot, moves, bytes), cmd), answer) in answered {
+    for (((slot, moves, weight), cmd), answer) in answered {
         let (fault, is_moved) = match answer {
             Value::Int(_) => {
-                arrived += 1;
-                arrived_bytes += bytes;
+                arrived += *weight;
                 continue;
             }
             Value::ServerError(error) => (
@@ -198,14 +197,14 @@ fn land(
         };
         shared.count_fault(&fault);
         if is_moved && *moves < MOVES_MAX {
-            moved.push(Outgoing { cmd: cmd.clone(), bytes: *bytes, slot: *slot, moves: moves + 1 });
+            moved.push(Outgoing { cmd: cmd.clone(), weight: *weight, slot: *slot, moves: moves + 1 });
             continue;
         }
-        shared.settle(lane.id, 1, *bytes, Some(Loss::Refused));
+        shared.settle(lane.id, *weight, Some(Loss::Refused));
         if fault.kind.is_of_the_server() {
             useless = Some(fault);
         }
     }
-    shared.settle(lane.id, arrived, arrived_bytes, None);
+    shared.settle(lane.id, arrived, None);
     useless.map_or(Ok(()), Err)
 }

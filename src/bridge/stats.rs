@@ -50,6 +50,10 @@ pub struct BridgeStats {
     pub repeated: Counter,
     /// Times in which events of other processes may have been missed.
     pub gaps: Counter,
+    /// Calls that told Redis what was used of limits on events.
+    pub limit_batches: Counter,
+    /// Those of them that failed.
+    pub limit_batches_failed: Counter,
 }
 
 /// Why a publication did not get to Redis, or may not have got there.

@@ -2,7 +2,8 @@
 
 use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key, room_of};
-use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng};
+use crate::bus::outside::Pen;
+use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng, throng};
 use crate::message::{SOCKET_ID_CHARS, user_of};
 
 /// Whom a process shares its rooms with.
@@ -38,10 +39,43 @@ impl Wire {
         &self.uid
     }
 
-    /// Where one publication to one room goes as an envelope, among throngs. What may be the id of a socket somewhere, or a user's own
-    /// room, is told to all.
-    pub(super) fn envelopes(&self, room: &str) -> Option<String> {
-        (self.cluster == Cluster::Throng && !may_be_anywhere(room_of(room))).then(|| self.throng.room(room))
+    /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere, or a
+    /// user's own room, is told to all.
+    pub(super) fn encloses(&self, room: &str) -> bool {
+        self.cluster == Cluster::Throng && !may_be_anywhere(room_of(room))
+    }
+
+    /// What writes events into envelopes. `origin_us` is the clock's origin, in microseconds since 1970.
+    pub(super) fn pen(&self, origin_us: u64) -> Pen {
+        let wire = self.clone();
+        Box::new(move |draft, out| {
+            let is_plain = draft.is_for_one_room()
+                && draft.attachments.is_empty()
+                && draft.ask.is_none()
+                && !draft.is_list;
+            if !is_plain || !wire.encloses(draft.room) {
+                return false;
+            }
+            if out.is_empty() {
+                throng::encode_head(out, throng::Head::default());
+            }
+            let publication = throng::Publication {
+                room: draft.room,
+                event: draft.event,
+                payload: draft.payload,
+                binary: draft.binary,
+                volatile: draft.volatile,
+                except: None,
+                published_at_us: origin_us + draft.published_at.ns() / 1_000,
+            };
+            throng::encode_publication(out, &publication);
+            true
+        })
+    }
+
+    /// Where the envelopes for a room go.
+    pub(super) fn room(&self, room: &str) -> String {
+        self.throng.room(room)
     }
 
     /// The room that envelopes on this channel are for.
@@ -51,7 +85,7 @@ impl Wire {
     }
 
     /// Among throngs, what is for the members of one room and needs no answer goes as an envelope, too: so only those hear it who have
-    /// members there, and in its place among the publications to the room. Answers the channel and what the envelope is to hold.
+    /// members there, and in its place among the publications to the room. Answers the room and what the envelope is to hold.
     pub(super) fn enclosed(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {
         let Body::Broadcast { target: Target { rooms: Some(rooms), .. }, request_id: None, .. } =
             &message.body
@@ -59,10 +93,9 @@ impl Wire {
             return None;
         };
         let [room] = rooms.as_slice() else { return None };
-        // Who has a socket listens for no room of that name.
-        let is_enclosed = self.cluster == Cluster::Throng && !may_be_anywhere(room);
-        let (_, payload) = is_enclosed.then(|| self.sharded.encode(message))??;
-        Some((self.throng.room(&room_key(&message.namespace, room)), payload))
+        let room = room_key(&message.namespace, room);
+        let (_, payload) = self.encloses(&room).then(|| self.sharded.encode(message))??;
+        Some((room.into_owned(), payload))
     }
 
     /// The message that an envelope for this room holds.
@@ -81,6 +114,11 @@ impl Wire {
             Cluster::Throng | Cluster::SocketIo => Way::Plain,
             Cluster::SocketIoSharded => Way::Sharded,
         }
+    }
+
+    /// The namespace in which it is asked who is in a room of `namespace`. Among throngs that is one where all listen.
+    pub(super) fn asks_in<'n>(&self, namespace: &'n str) -> &'n str {
+        if self.cluster == Cluster::Throng { "/" } else { namespace }
     }
 
     pub(super) fn encode(&self, message: &Message<'_>) -> Option<(String, Vec<u8>)> {

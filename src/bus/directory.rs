@@ -200,6 +200,14 @@ impl Directory {
         stripe.find(hash, name).map(|at| room_id(number, at, stripe.rooms[at as usize].stamp))
     }
 
+    /// The id of the room `name`, its shards, and how many members it has.
+    pub fn members(&self, name: &str) -> Option<(RoomId, ShardSet, u32)> {
+        let (hash, number, stripe) = self.stripe(name);
+        let at = stripe.find(hash, name)?;
+        let room = &stripe.rooms[at as usize];
+        Some((room_id(number, at, room.stamp), room.shards, room.members))
+    }
+
     /// Calls `act` inside the stripe with the room's id and its shards, if there is such a room.
     pub fn with_room<R>(&self, name: &str, act: impl FnOnce(Option<(RoomId, ShardSet)>) -> R) -> R {
         let (hash, number, stripe) = self.stripe(name);

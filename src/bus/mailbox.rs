@@ -1,7 +1,8 @@
 //! A shard's mailbox: what other threads want of it.
 
 use super::outside::Order;
-use crate::message::{ConnId, Publication, ShardId, ShardSet, SocketId};
+use super::presence::Attendance;
+use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
 use compact_str::CompactString;
 use std::collections::VecDeque;
@@ -47,6 +48,20 @@ pub enum Mail {
     },
     /// Something is to be done to sockets.
     Order(Arc<Order>),
+    /// Who is in this room? The shard says it with [`Bus::tell_presence`](super::Bus::tell_presence).
+    Who {
+        /// The number of the question.
+        number: u64,
+        /// The room.
+        room: RoomId,
+    },
+    /// A question about who is in a room is answered.
+    Presence {
+        /// Its number.
+        number: u64,
+        /// The answer.
+        attendance: Arc<Attendance>,
+    },
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -141,12 +156,14 @@ impl Mail {
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
-            | Mail::Order(_) => 0,
+            | Mail::Order(_)
+            | Mail::Who { .. }
+            | Mail::Presence { .. } => 0,
         }
     }
 }
 
-/// A socket on its way from one shard to another.
+/// A socket on its way from one shard to another, or from another process.
 #[derive(Debug)]
 pub struct Handed {
     /// The socket.
@@ -160,10 +177,10 @@ pub struct Handed {
 #[derive(Default)]
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
-    /// Sockets that other shards have given away. As many as there are sockets at the most.
+    /// Sockets that other shards have given away, and other processes. As many as there are sockets at the most, and some.
     handed: Mutex<Vec<Handed>>,
-    /// True exactly when there are some.
-    has_handed: AtomicBool,
+    /// How many there are, readable without its lock.
+    handed_count: AtomicUsize,
     /// Pieces and bytes in `queue`, readable without its lock.
     pieces: AtomicUsize,
     bytes: AtomicUsize,
@@ -198,22 +215,36 @@ impl Mailbox {
         self.pieces.store(queue.len(), Ordering::SeqCst);
     }
 
+    /// Adds publications at the end.
+    pub fn post_all(&self, publications: &[Arc<Publication>]) {
+        let bytes = publications.iter().map(|publication| publication.size()).sum();
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        queue.extend(publications.iter().map(|publication| Mail::Publication(publication.clone())));
+        self.pieces.store(queue.len(), Ordering::SeqCst);
+    }
+
     /// Gives a socket to the owner, and wakes it.
     pub fn hand(&self, handed: Handed) {
         let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
         queue.push(handed);
-        self.has_handed.store(true, Ordering::SeqCst);
+        self.handed_count.store(queue.len(), Ordering::SeqCst);
         drop(queue);
         self.ring();
     }
 
     /// Moves all sockets that were handed over to the end of `into`. For the owner.
     pub fn collect_handed(&self, into: &mut Vec<Handed>) {
-        if self.has_handed.load(Ordering::SeqCst) {
+        if self.handed() > 0 {
             let mut queue = self.handed.lock().unwrap_or_else(PoisonError::into_inner);
             into.append(&mut queue);
-            self.has_handed.store(false, Ordering::SeqCst);
+            self.handed_count.store(0, Ordering::SeqCst);
         }
+    }
+
+    /// How many sockets wait for the owner.
+    pub fn handed(&self) -> usize {
+        self.handed_count.load(Ordering::SeqCst)
     }
 
     /// True when there is nothing to collect.

@@ -7,16 +7,19 @@
 pub mod directory;
 pub mod mailbox;
 pub mod outside;
+pub mod presence;
 
 use crate::message::{
-    Asker, Audience, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
+    Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
     read_socket_id, user_of,
 };
 use crate::rules::{Namespaces, Pattern};
+use crate::time::Time;
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
 use outside::{Deed, Names, Order, Outgoing, Outside};
+use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -28,6 +31,7 @@ pub struct Bus {
     /// What the ids of sockets are signed with, so that a room's name is not taken for one.
     key: RandomState,
     outside: Option<Arc<Outside>>,
+    presence: Presence,
 }
 
 /// A mailbox on the way is full: nothing was published.
@@ -43,6 +47,7 @@ impl Bus {
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
             key: RandomState::new(),
             outside: None,
+            presence: Presence::default(),
         }
     }
 
@@ -57,6 +62,20 @@ impl Bus {
         id[13..] == self.sum(id) && usize::from(id[0]) < self.mailboxes.len()
     }
 
+    /// The id by which others know a connection of the native dialect, for as long as it lives. Nothing is kept for that: it is made of
+    /// where the connection is and signed, so no socket has it, and nobody can make one up.
+    pub fn id_of(&self, conn: ConnId) -> SocketId {
+        let ConnId { shard, slot, stamp } = conn;
+        let mut id = SocketId::default();
+        id[0] = shard;
+        id[1..5].copy_from_slice(&slot.to_be_bytes());
+        id[5..9].copy_from_slice(&stamp.to_be_bytes());
+        let sum = self.key.hash_one((shard, slot, stamp)) as u32;
+        id[9..13].copy_from_slice(&sum.to_be_bytes());
+        self.sign(&mut id);
+        id
+    }
+
     fn sum(&self, id: &SocketId) -> [u8; 2] {
         (self.key.hash_one(&id[..13]) as u16).to_be_bytes()
     }
@@ -69,6 +88,11 @@ impl Bus {
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
     pub fn with_namespaces(self, allowed: Namespaces) -> Bus {
         Bus { directory: self.directory.with_namespaces(allowed), ..self }
+    }
+
+    /// This bus, before it is used, which answers questions about who is in a room as `settings` say.
+    pub fn with_presence(self, settings: presence::Settings) -> Bus {
+        Bus { presence: Presence::new(settings), ..self }
     }
 
     /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
@@ -147,6 +171,25 @@ impl Bus {
         self.publish_with(draft, None)
     }
 
+    /// The same for several, all for the members of one room and nobody else.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`]; then none is delivered.
+    pub fn publish_all_here(&self, drafts: &[Draft<'_>]) -> Result<ShardSet, Overloaded> {
+        let Some(first) = drafts.first() else { return Ok(ShardSet::default()) };
+        debug_assert!(drafts.iter().all(|draft| draft.is_for_one_room() && draft.room == first.room));
+        self.directory.with_room(first.room, |found| {
+            let Some((room, shards)) = found else { return Ok(ShardSet::default()) };
+            if self.is_any_full(shards) {
+                return Err(Overloaded);
+            }
+            let publications: Vec<Arc<Publication>> =
+                drafts.iter().map(|draft| Arc::new(Publication::new(room, draft))).collect();
+            shards.iter().for_each(|shard| self.mailboxes[usize::from(shard)].post_all(&publications));
+            Ok(shards)
+        })
+    }
+
     fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
         let is_room = self.socket_of(draft.room).is_none() && user_of(room_of(draft.room)).is_none();
         if !draft.is_for_one_room() || !is_room {
@@ -155,8 +198,15 @@ impl Bus {
         self.directory.with_room(draft.room, |found| {
             let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
             // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
-            // by one publication for each stripe: it is a bound on memory, not an exact number.
-            self.post_to(shards, outside, || (Publication::new(room, draft), None))
+            // by some publications for each stripe: it is a bound on memory, not an exact number.
+            let shards = self.post_to(shards, None, || (Publication::new(room, draft), None))?;
+            if let Some(outside) = outside
+                && !outside.write(draft)
+            {
+                let publication = Arc::new(Publication::new(room, draft));
+                outside.push(Outgoing::Publication { publication, names: None });
+            }
+            Ok(shards)
         })
     }
 
@@ -185,6 +235,82 @@ impl Bus {
             shards.iter().for_each(|shard| self.post(shard, Mail::Order(order.clone())));
             shards
         })
+    }
+
+    /// Asks who is in a room, here and in all other processes. The answer is known, or comes when everybody has told or has had the time
+    /// for it.
+    ///
+    /// # Errors
+    /// [`TooManyQuestions`] when as many as may be are under way.
+    pub fn ask_presence(
+        &self,
+        question: &Question,
+        asker: presence::Asker,
+        now: Time,
+    ) -> Result<Asked, TooManyQuestions> {
+        let (room, shards, members) = self.audience_of(question);
+        let to_come = shards.iter().count() + usize::from(self.outside.is_some());
+        match self.presence.put(question, asker, members, to_come, now)? {
+            Put::Known(attendance) => Ok(Asked::Known(attendance)),
+            Put::Waits(number) => Ok(Asked::Waits(number)),
+            Put::Begins(number) => {
+                shards.iter().for_each(|shard| self.post(shard, Mail::Who { number, room }));
+                if let Some(outside) = &self.outside {
+                    outside.push(Outgoing::Presence { number, question: question.clone() });
+                    outside.ring();
+                }
+                Ok(Asked::Waits(number))
+            }
+        }
+    }
+
+    /// Asks who is in a room here, for another process: `call` is called with the answer.
+    ///
+    /// # Errors
+    /// As [`Bus::ask_presence`].
+    pub fn ask_presence_here(
+        &self,
+        question: &Question,
+        call: Call,
+        now: Time,
+    ) -> Result<(), TooManyQuestions> {
+        let (room, shards, members) = self.audience_of(question);
+        if let Put::Begins(number) =
+            self.presence.put_here(question, call, members, shards.iter().count(), now)?
+        {
+            shards.iter().for_each(|shard| self.post(shard, Mail::Who { number, room }));
+        }
+        Ok(())
+    }
+
+    /// The room of a question, the shards that have to be asked for its members, and how many it has. To count them no shard is asked.
+    fn audience_of(&self, question: &Question) -> (RoomId, ShardSet, u64) {
+        let (room, shards, members) =
+            self.directory.members(&question.room).unwrap_or((RoomId::NOWHERE, ShardSet::default(), 0));
+        (room, if question.who { shards } else { ShardSet::default() }, members.into())
+    }
+
+    /// Takes what one shard tells of the members of a room, for the question with this number.
+    pub fn tell_presence(&self, number: u64, who: Vec<Told>) {
+        self.pass_on(number, self.presence.told_here(number, who));
+    }
+
+    /// Takes what other processes have told, likewise; not `complete` when some may not have.
+    pub fn tell_presence_elsewhere(&self, number: u64, parts: Vec<Part>, complete: bool) {
+        self.pass_on(number, self.presence.told_elsewhere(number, parts, complete));
+    }
+
+    fn pass_on(&self, number: u64, answered: Option<Answered>) {
+        let Some(Answered { attendance, shards, calls }) = answered else { return };
+        for shard in shards.iter() {
+            self.post(shard, Mail::Presence { number, attendance: attendance.clone() });
+        }
+        calls.into_iter().for_each(|call| call(attendance.clone()));
+    }
+
+    /// Who is in rooms, for those who ask.
+    pub fn presence(&self) -> &Presence {
+        &self.presence
     }
 
     /// Calls `act` with the members of rooms, and the shards that have some, inside the stripes of all the rooms.
@@ -228,7 +354,7 @@ impl Bus {
         if shards.is_empty() && outside.is_none() {
             return Ok(shards);
         }
-        if shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full()) {
+        if self.is_any_full(shards) {
             return Err(Overloaded);
         }
         let (publication, names) = publication();
@@ -240,6 +366,10 @@ impl Bus {
             outside.push(Outgoing::Publication { publication, names });
         }
         Ok(shards)
+    }
+
+    fn is_any_full(&self, shards: ShardSet) -> bool {
+        shards.iter().any(|shard| self.mailboxes[usize::from(shard)].is_full())
     }
 
     /// The socket that a room's name is the id of, behind the name of its namespace.
@@ -286,6 +416,11 @@ impl Bus {
     /// The mailbox of `shard`.
     pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
         &self.mailboxes[usize::from(shard)]
+    }
+
+    /// Sockets that wait for the shards they were given to.
+    pub fn handed(&self) -> usize {
+        self.mailboxes.iter().map(Mailbox::handed).sum()
     }
 
     /// How many shards there are.
@@ -336,5 +471,64 @@ mod tests {
         bus.mailbox(0).collect(&mut mail);
         assert_eq!(mail.len(), taken);
         assert_eq!(bus.publish(&draft("a")), Err(Overloaded), "shard 1 is still full");
+    }
+
+    #[test]
+    fn a_question_about_a_room_goes_to_its_shards_and_to_other_processes() {
+        let outside = Arc::new(Outside::default());
+        let bus = Bus::new(3, 100).with_outside(outside.clone());
+        for shard in [0, 0, 2] {
+            bus.enter(shard, "a").expect("there is room");
+        }
+        let collect = |shard| {
+            let mut mail = Vec::new().into();
+            bus.mailbox(shard).collect(&mut mail);
+            Vec::from(mail)
+        };
+        let question = |who| Question { room: "a".into(), who };
+        let ask =
+            |who, shard| bus.ask_presence(&question(who), presence::Asker::Shard(shard), Time::default());
+        // To count them no shard is asked.
+        let Ok(Asked::Waits(number)) = ask(false, 1) else { panic!("others are asked") };
+        assert!((0..3).all(|shard| collect(shard).is_empty()));
+        assert!(matches!(outside.take()[..], [Outgoing::Presence { number: one, .. }] if one == number));
+        let other = Part { node: "other".to_owned(), members: 4, who: Vec::new() };
+        bus.tell_presence_elsewhere(number, vec![other], true);
+        match &collect(1)[..] {
+            [Mail::Presence { number: one, attendance }] => {
+                assert_eq!((*one, attendance.members, attendance.who.is_none()), (number, 7, true));
+            }
+            mail => panic!("{mail:?}"),
+        }
+
+        let Ok(Asked::Waits(number)) = ask(true, 1) else { panic!("others are asked") };
+        assert!(collect(1).is_empty(), "it has no members");
+        bus.tell_presence_elsewhere(number, Vec::new(), false);
+        for shard in [0, 2] {
+            assert!(matches!(collect(shard)[..], [Mail::Who { number: one, .. }] if one == number));
+            assert!(collect(1).is_empty(), "it is not complete");
+            bus.tell_presence(number, vec![Told { id: shard.to_string().into(), user: None }]);
+        }
+        match &collect(1)[..] {
+            [Mail::Presence { attendance, .. }] => {
+                let who = attendance.who.as_ref().expect("it was asked");
+                assert_eq!((attendance.members, who.len(), attendance.cut), (3, 2, true));
+                assert!(!attendance.complete);
+            }
+            mail => panic!("{mail:?}"),
+        }
+    }
+
+    #[test]
+    fn connections_have_ids_that_are_no_names_of_rooms() {
+        let bus = Bus::new(2, 100);
+        let conn = ConnId { shard: 1, slot: 7, stamp: 9 };
+        let id = bus.id_of(conn);
+        assert_eq!(id, bus.id_of(conn), "it stays the same");
+        assert!(bus.is_own(&id) && id[0] == 1);
+        for other in [ConnId { shard: 0, ..conn }, ConnId { slot: 8, ..conn }, ConnId { stamp: 8, ..conn }] {
+            assert_ne!(bus.id_of(other), id);
+        }
+        assert_ne!(Bus::new(2, 100).id_of(conn), id, "of another process");
     }
 }

@@ -2,7 +2,8 @@
 //! sockets goes to the shards from here.
 
 use super::mailbox::Answer;
-use crate::message::{Audience, Publication};
+use super::presence::Question;
+use crate::message::{Audience, Draft, Publication};
 use crate::stats::Counter;
 use compact_str::CompactString;
 use std::collections::HashMap;
@@ -15,9 +16,25 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// [`Outside::lost`].
 pub const OUT_BYTES_MAX: usize = 32 << 20;
 
+/// Events for one room that follow each other go out together, up to so many bytes.
+const ENVELOPE_BYTES_MAX: usize = 64 << 10;
+
+/// Writes what a draft says behind what is there, so that others can read it; the first time, what comes before that. False, with nothing
+/// written, when the draft needs more words.
+pub type Pen = Box<dyn Fn(&Draft<'_>, &mut Vec<u8>) -> bool + Send + Sync>;
+
 /// What the bridge takes out.
 #[derive(Debug)]
 pub enum Outgoing {
+    /// Events for the members of one room in other processes, as the pen of the bridge has written them.
+    Envelope {
+        /// The room.
+        room: CompactString,
+        /// How many there are.
+        entries: u64,
+        /// What was written.
+        bytes: Vec<u8>,
+    },
     /// An event for members of rooms in other processes.
     Publication {
         /// The event. Where it is for several rooms, `names` has them: its audience lists those that have members here.
@@ -40,6 +57,14 @@ pub enum Outgoing {
         number: u64,
         /// The sockets.
         sockets: Vec<Found>,
+    },
+    /// All others are to be asked who is in a room. The bridge says it with
+    /// [`Bus::tell_presence_elsewhere`](super::Bus::tell_presence_elsewhere).
+    Presence {
+        /// The number of the question.
+        number: u64,
+        /// What is asked.
+        question: Question,
     },
 }
 
@@ -100,6 +125,7 @@ pub struct Outside {
     /// True when something waits and the bell has not been rung for it.
     has_news: AtomicBool,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    pen: OnceLock<Pen>,
     /// Publications that found no room here.
     pub lost: Counter,
 }
@@ -116,6 +142,11 @@ impl Outside {
         assert!(self.bell.set(bell).is_ok(), "there is one bridge");
     }
 
+    /// Sets how events are written. Until then, and for those that the pen refuses, they go out as they are.
+    pub fn set_pen(&self, pen: Pen) {
+        assert!(self.pen.set(pen).is_ok(), "there is one bridge");
+    }
+
     /// Wakes the bridge if something waits for it.
     pub fn ring(&self) {
         if self.has_news.load(Ordering::Relaxed)
@@ -124,6 +155,41 @@ impl Outside {
         {
             bell();
         }
+    }
+
+    /// Adds an event for the members of one room, written. False when it cannot be written; then nothing is done. When there is no room for
+    /// it, it is lost.
+    pub fn write(&self, draft: &Draft<'_>) -> bool {
+        let Some(pen) = self.pen.get() else { return false };
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock, so there is one writer.
+        if self.bytes.load(Ordering::Relaxed) + draft.room.len() + draft.payload.len() > OUT_BYTES_MAX {
+            self.lost.add(1);
+            return true;
+        }
+        let written = match queue.last_mut() {
+            Some(Outgoing::Envelope { room, entries, bytes })
+                if room == draft.room && bytes.len() < ENVELOPE_BYTES_MAX =>
+            {
+                let before = bytes.len();
+                let written = pen(draft, bytes).then(|| bytes.len() - before);
+                *entries += u64::from(written.is_some());
+                written
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                let written = pen(draft, &mut bytes).then(|| size_of::<Outgoing>() + bytes.len());
+                if written.is_some() {
+                    queue.push(Outgoing::Envelope { room: draft.room.into(), entries: 1, bytes });
+                }
+                written
+            }
+        };
+        let Some(written) = written else { return false };
+        self.bytes.fetch_add(written, Ordering::Relaxed);
+        drop(queue);
+        self.has_news.store(true, Ordering::Release);
+        true
     }
 
     /// Adds something that goes out. A publication for which there is no room is lost.
@@ -143,10 +209,12 @@ impl Outside {
     }
 
     /// Takes all that goes out, in order.
-    pub fn take(&self, into: &mut Vec<Outgoing>) {
+    pub fn take(&self) -> Vec<Outgoing> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        into.append(&mut queue);
+        // As long as the last one, so that it does not have to grow under the lock.
+        let next = Vec::with_capacity(queue.len().min(4096));
         self.bytes.store(0, Ordering::Relaxed);
+        mem::replace(&mut queue, next)
     }
 
     /// Takes the rooms that have begun or ended.
@@ -175,7 +243,8 @@ impl Outgoing {
                 publication.size() + names.as_ref().map_or(0, |names| names.size())
             }
             Outgoing::Answer(answer) => answer.size(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } => 0,
+            Outgoing::Envelope { bytes, .. } => bytes.len(),
+            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Presence { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }

@@ -1,7 +1,7 @@
 //! How Node's `@socket.io/redis-adapter` 8 and `@socket.io/redis-emitter` 5 say a [`Message`]. Broadcasts, requests and answers have
 //! channels of their own, which exist once for each namespace.
 
-use super::{Body, Fields, Limits, Malformed, Message, Object, Opts, Packet, Text};
+use super::{Body, Fields, Limits, Malformed, Message, Object, Opts, Packet, Target, Text};
 use super::{broadcast, names, rooms_of, short, split_channel, to_msgpack, value};
 use crate::dialect::engineio::Sid;
 use crate::dialect::native::encode_str;
@@ -109,6 +109,10 @@ impl Classic {
                 request(DISCONNECT, None).opts(target).close().boolean("close", *close)
             }
             Body::Fetch { target, request_id } => request(FETCH, Some(request_id)).opts(target).close(),
+            Body::Presence { room, of, who, request_id } => {
+                let object = request(FETCH, Some(request_id)).opts(&Target::of(room)).close();
+                object.presence(of.as_deref(), *who)
+            }
             Body::Sockets { rooms, request_id } => {
                 request(SOCKETS, Some(request_id)).strings("rooms", rooms.as_deref().unwrap_or_default())
             }
@@ -117,6 +121,9 @@ impl Classic {
                 request(SERVER_SIDE_EMIT, request_id.as_deref()).json("data", &format!("[{args}]"))
             }
             Body::FetchAnswer { request_id, sockets } => answer(request_id).sockets("sockets", sockets),
+            Body::PresenceAnswer { request_id, node, members, who } => {
+                answer(request_id).present(node, *members, who)
+            }
             Body::SocketsAnswer { request_id, ids } => answer(request_id).strings("sockets", ids),
             Body::RoomsAnswer { request_id, rooms } => answer(request_id).strings("rooms", rooms),
             Body::ServerSideEmitAnswer { request_id, value } => {
@@ -196,7 +203,7 @@ fn read_request(text: &Text<'_>, _namespace: &str, limits: &Limits) -> Result<Sa
         Some(DISCONNECT) => {
             Body::Disconnect { target: it.target(limits)?, close: it.close.unwrap_or_default() }
         }
-        Some(FETCH) => Body::Fetch { target: it.target(limits)?, request_id: it.request_id()? },
+        Some(FETCH) => it.fetch(limits)?,
         Some(SERVER_SIDE_EMIT) => it.server_side_emit(it.data)?,
         Some(BROADCAST) => it.broadcast(limits)?,
         _ => return Ok(None),

@@ -88,6 +88,28 @@ pub enum Body<'a> {
         /// One for each.
         sockets: Vec<Socket<'a>>,
     },
+    /// Asks who is in a room, in words that Node takes for a [`Body::Fetch`]: a throng answers in few words, which Node does not know.
+    Presence {
+        /// The room.
+        room: Cow<'a, str>,
+        /// The room's namespace, where that is not the one in which it is asked.
+        of: Option<Cow<'a, str>>,
+        /// True when its members are wanted, and not only how many there are.
+        who: bool,
+        /// Comes back with the answer.
+        request_id: Cow<'a, str>,
+    },
+    /// So many are in the room.
+    PresenceAnswer {
+        /// Of the request.
+        request_id: Cow<'a, str>,
+        /// What the process is called.
+        node: Cow<'a, str>,
+        /// How many.
+        members: u64,
+        /// Some of them or all, where that was asked.
+        who: Vec<Member<'a>>,
+    },
     /// Asks for no more than the ids of sockets, as old servers did.
     Sockets {
         /// Of those in any of these rooms; of all when there is none.
@@ -161,6 +183,13 @@ pub struct Target<'a> {
     pub except: Vec<Cow<'a, str>>,
 }
 
+impl<'a> Target<'a> {
+    /// Those in this room.
+    fn of(room: &'a str) -> Target<'a> {
+        Target { rooms: Some(vec![room.into()]), except: Vec::new() }
+    }
+}
+
 /// How a broadcast is delivered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
@@ -181,6 +210,15 @@ pub struct Socket<'a> {
     pub rooms: Vec<Cow<'a, str>>,
     /// JSON: what an application keeps with it.
     pub data: Cow<'a, str>,
+}
+
+/// A member of a room in another throng.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member<'a> {
+    /// Its id.
+    pub id: Cow<'a, str>,
+    /// Who it is, if that is known.
+    pub user: Option<Cow<'a, str>>,
 }
 
 /// What is taken from others. Reading a message takes at most some 20 times its size, and some 200 bytes for each item of its lists.
@@ -216,6 +254,7 @@ impl Body<'_> {
         matches!(
             self,
             Body::FetchAnswer { .. }
+                | Body::PresenceAnswer { .. }
                 | Body::SocketsAnswer { .. }
                 | Body::RoomsAnswer { .. }
                 | Body::ServerSideEmitAnswer { .. }
@@ -278,6 +317,20 @@ struct Fields<'t> {
     #[serde(borrow)]
     sockets: Option<Vec<&'t RawValue>>,
     client_count: Option<u64>,
+    #[serde(borrow)]
+    presence: Option<RawPresence<'t>>,
+}
+
+/// What throngs add to [`Body::Fetch`] and [`Body::FetchAnswer`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawPresence<'t> {
+    nsp: Option<String>,
+    list: bool,
+    node: Option<String>,
+    members: Option<u64>,
+    #[serde(borrow)]
+    who: Option<Vec<&'t RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -349,6 +402,41 @@ impl<'t> Fields<'t> {
         Ok(Body::ClientCount { request_id: self.request_id()?, count })
     }
 
+    /// A request for sockets, or for who is in a room.
+    fn fetch(&mut self, limits: &Limits) -> Result<Body<'static>, Malformed> {
+        let (target, request_id) = (self.target(limits)?, self.request_id()?);
+        let Some(RawPresence { nsp, list, .. }) = self.presence.take() else {
+            return Ok(Body::Fetch { target, request_id });
+        };
+        let room = target.rooms.into_iter().flatten().next().ok_or(LACKS)?;
+        let of = nsp.map(short).transpose()?;
+        Ok(Body::Presence { room, of, who: list, request_id })
+    }
+
+    /// Who is in a room, as a throng tells.
+    fn present(&mut self, presence: RawPresence<'_>, limits: &Limits) -> Result<Body<'static>, Malformed> {
+        #[derive(Deserialize)]
+        struct Present {
+            id: String,
+            user: Option<String>,
+        }
+        let RawPresence { node, members, who, .. } = presence;
+        let who = who.unwrap_or_default();
+        if who.len() > limits.answers_max {
+            return Err(TOO_MANY);
+        }
+        let member = |json: &&RawValue| {
+            let Present { id, user } = parse(json.get())?;
+            Ok(Member { id: short(id)?, user: user.map(short).transpose()? })
+        };
+        Ok(Body::PresenceAnswer {
+            request_id: self.request_id()?,
+            node: short(node.ok_or(LACKS)?)?,
+            members: members.ok_or(LACKS)?,
+            who: who.iter().map(member).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Sockets as they are, or no more than their ids.
     fn fetched(&mut self, limits: &Limits) -> Result<Body<'static>, Malformed> {
         #[derive(Deserialize)]
@@ -360,6 +448,9 @@ impl<'t> Fields<'t> {
             rooms: Option<Vec<&'t RawValue>>,
             #[serde(borrow)]
             data: Option<&'t RawValue>,
+        }
+        if let Some(presence) = self.presence.take() {
+            return self.present(presence, limits);
         }
         let request_id = self.request_id()?;
         let list = self.sockets.as_deref().ok_or(LACKS)?;
@@ -544,6 +635,23 @@ impl Object {
             out.extend_from_slice(&object.0);
         });
         self
+    }
+
+    /// What makes a [`Body::Fetch`] a [`Body::Presence`].
+    fn presence(self, of: Option<&str>, who: bool) -> Object {
+        self.open("presence").optional("nsp", of).boolean("list", who).close()
+    }
+
+    /// What makes a [`Body::FetchAnswer`] without sockets a [`Body::PresenceAnswer`].
+    fn present(self, node: &str, members: u64, who: &[Member<'_>]) -> Object {
+        let mut object = self.sockets("sockets", &[]).open("presence");
+        object = object.string("node", node).number("members", members);
+        object.key("who");
+        object.list(who, |out, member| {
+            let object = Object::new().string("id", &member.id).optional("user", member.user.as_deref());
+            out.extend_from_slice(&object.close().0);
+        });
+        object.close()
     }
 
     /// Begins an object in this one.

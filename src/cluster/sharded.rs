@@ -1,7 +1,7 @@
 //! How the sharded adapter of Node's `@socket.io/redis-adapter` 8 says a [`Message`], by `SPUBLISH` of Redis 7. All messages have one
 //! form; a server hears those for all, those for its public rooms, and the answers to what it has asked.
 
-use super::{Body, Fields, LACKS, Limits, Malformed, Message, Object, Text};
+use super::{Body, Fields, LACKS, Limits, Malformed, Message, Object, Target, Text};
 use super::{is_told_to_all, parse, split_channel, value};
 
 /// The numbers of messages.
@@ -81,6 +81,13 @@ impl Sharded {
             Body::Fetch { target, request_id } => {
                 data(FETCH).opts(target).flags(no_flags).close().string("requestId", request_id).close()
             }
+            Body::Presence { room, of, who, request_id } => {
+                let data = data(FETCH).opts(&Target::of(room)).flags(no_flags).close();
+                data.string("requestId", request_id).presence(of.as_deref(), *who).close()
+            }
+            Body::PresenceAnswer { request_id, node, members, who } => {
+                answer(FETCH_ANSWER, request_id).present(node, *members, who).close()
+            }
             Body::FetchAnswer { request_id, sockets } => {
                 answer(FETCH_ANSWER, request_id).sockets("sockets", sockets).close()
             }
@@ -135,7 +142,7 @@ impl Sharded {
             DISCONNECT => {
                 Body::Disconnect { target: data.target(limits)?, close: data.close.unwrap_or_default() }
             }
-            FETCH => Body::Fetch { target: data.target(limits)?, request_id: data.request_id()? },
+            FETCH => data.fetch(limits)?,
             FETCH_ANSWER => data.fetched(limits)?,
             SERVER_SIDE_EMIT => data.server_side_emit(data.packet)?,
             SERVER_SIDE_EMIT_ANSWER => {

@@ -122,6 +122,14 @@ fn told(message: &Message<'_>) -> String {
             format!("disconnect {}{}", to(target), if *close { " close" } else { "" })
         }
         Body::Fetch { target, request_id } => format!("fetch {} request {request_id}", to(target)),
+        Body::Presence { room, of, who, request_id } => {
+            format!("presence of {room} in {of:?}, who: {who}, request {request_id}")
+        }
+        Body::PresenceAnswer { request_id, node, members, who } => {
+            let told = |it: &Member<'_>| format!("{} {:?}", it.id, it.user);
+            let who: Vec<String> = who.iter().map(told).collect();
+            format!("{members} present at {node}: [{}] request {request_id}", who.join("; "))
+        }
         Body::FetchAnswer { request_id, sockets } => {
             let told = |it: &Socket<'_>| format!("{} in {} data {}", it.id, list(&it.rooms), it.data);
             let sockets: Vec<String> = sockets.iter().map(told).collect();
@@ -255,7 +263,7 @@ impl Random {
         let (target, rooms, request_id) = (self.target(), self.names(), self.name());
         let maybe = (self.below(2) == 0).then(|| request_id.clone());
         let values = &mut attachments;
-        let body = match self.below(16) {
+        let body = match self.below(18) {
             0..=2 => {
                 let timeout_ms = (self.below(2) == 0).then(|| self.below(100_000) as u32);
                 let flags = Flags { volatile: self.below(2) == 0, timeout_ms };
@@ -280,7 +288,16 @@ impl Random {
             11 => Body::RoomsAnswer { request_id, rooms },
             12 => Body::ServerSideEmit { args: self.value(0, values).into(), request_id: maybe },
             13 => Body::ServerSideEmitAnswer { request_id, value: self.value(0, values).into() },
-            14 => Body::ClientCount { request_id, count: self.below(1 << 30) as u64 },
+            14 => {
+                let of = (self.below(2) == 0).then(|| "/guild/7".into());
+                Body::Presence { room: self.name(), of, who: self.below(2) == 0, request_id }
+            }
+            15 => {
+                let member = |_| Member { id: self.name(), user: maybe.clone() };
+                let who = (0..2).map(member).collect();
+                Body::PresenceAnswer { request_id, node: self.name(), members: 7, who }
+            }
+            16 => Body::ClientCount { request_id, count: self.below(1 << 30) as u64 },
             _ => Body::ClientAck { request_id, value: self.value(0, values).into() },
         };
         let namespace = ["/", "/admin", "/é"][self.below(3)].into();

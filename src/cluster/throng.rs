@@ -33,7 +33,7 @@ impl Throng {
 }
 
 /// Who sends an envelope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Head {
     /// A random number that a process takes when it starts. It knows its own envelopes by it.
     pub process: u64,
@@ -83,9 +83,19 @@ pub enum Said<'a> {
 
 /// Begins an envelope. Entries follow, all for one channel.
 pub fn encode_head(out: &mut Vec<u8>, head: Head) {
-    out.push(VERSION);
-    out.extend_from_slice(&head.process.to_be_bytes());
-    out.extend_from_slice(&head.sequence.to_be_bytes());
+    out.extend_from_slice(&[0; HEAD_BYTES]);
+    let begin = out.len() - HEAD_BYTES;
+    set_head(&mut out[begin..], head);
+}
+
+/// Changes the head of an envelope, so that it can be numbered when all of its entries are there.
+///
+/// # Panics
+/// When it has not been begun.
+pub fn set_head(envelope: &mut [u8], head: Head) {
+    envelope[0] = VERSION;
+    envelope[1..9].copy_from_slice(&head.process.to_be_bytes());
+    envelope[9..HEAD_BYTES].copy_from_slice(&head.sequence.to_be_bytes());
 }
 
 /// Adds an entry to an envelope. Names of more than 65,535 bytes and payloads of 4 GiB are a fault of the caller: the dialects refuse them

@@ -12,7 +12,7 @@ pub(super) const TABLES: Tables = Tables {
     most: Rules::CONFIGURED_MAX,
 };
 
-const ACTIONS: &[&str] = &["join", "leave", "publish", "reply", "ack"];
+const ACTIONS: &[&str] = &["join", "leave", "publish", "presence", "reply", "ack"];
 
 /// What the keys take, to stand behind "it takes".
 const EVENT: &str = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
@@ -39,6 +39,7 @@ fn rule(table: &mut Table<'_>) -> Option<Rule> {
             let data_field = field(table, "data").unwrap_or_else(|| Action::DATA_FIELD.to_owned());
             (Action::Publish { room_fields, event_field, data_field }, &["room", "event", "data"])
         }
+        "presence" => (Action::Presence { room_fields: room_fields(table) }, &["room"]),
         "reply" => {
             let event = table.require("event", EVENT, event).unwrap_or_default();
             (Action::Reply { event }, &["event"])

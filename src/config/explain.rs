@@ -3,7 +3,7 @@
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith};
 use crate::permissions::{Grant, Permission, Who};
-use crate::rules::{Action, Allowance, Pattern, Rule};
+use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule};
 use crate::token::keys::{KeySource, Place};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
@@ -74,6 +74,9 @@ impl Config {
         if limits.connections_per_ip_max > 0 {
             lines.push(format!("At most {} connections of one address.", limits.connections_per_ip_max));
         }
+        if limits.connections_per_user_max > 0 {
+            lines.push(format!("At most {} connections of one user.", limits.connections_per_user_max));
+        }
         if limits.accepts_per_second_max > 0 {
             lines.push(format!("Each shard accepts {} connections a second.", limits.accepts_per_second_max));
         }
@@ -103,8 +106,10 @@ impl Config {
                 limits.messages_per_second_max, limits.messages_burst_max
             ));
         }
+        lines.extend(self.event_limits.iter().map(event_limit_in_words));
         let off: Vec<&str> = [
             ("connections_per_ip_max", limits.connections_per_ip_max == 0),
+            ("connections_per_user_max", limits.connections_per_user_max == 0),
             ("accepts_per_second_max", limits.accepts_per_second_max == 0),
             ("messages_per_second_max", limits.messages_per_second_max == 0),
             ("origins", limits.origins.is_empty()),
@@ -299,6 +304,27 @@ fn permission_in_words(permission: &Permission) -> String {
     format!("{who} may do this with rooms {rooms}{namespace}: {acts}.")
 }
 
+fn event_limit_in_words(limit: &EventLimit) -> String {
+    let EventLimit { event, namespace, per, count, window_ms, over } = limit;
+    let events = match event {
+        Some(event) => format!("events {event:?}"),
+        None => "events of all kinds together".to_owned(),
+    };
+    let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    let each = match per {
+        Per::Connection => "Each connection",
+        Per::Ip => "Each address",
+        Per::User => "Each user",
+    };
+    let more = match over {
+        Over::Error => "is told so",
+        Over::Drop => "is told so only if it asked for an answer",
+        Over::Close => "is closed with 1008",
+    };
+    let window = time(*window_ms);
+    format!("{each} may send {count} {events}{namespace} in {window}; who sends more {more}.")
+}
+
 /// What is said about some namespaces in particular.
 fn allowance_in_words(allowance: &Allowance) -> Option<String> {
     let Allowance { pattern, connections_max, namespaces_max } = allowance;
@@ -325,6 +351,7 @@ fn rule_in_words(rule: &Rule) -> String {
             let room = room(room_fields);
             format!("publishes field {data_field:?} to {room}, as the event in field {event_field:?}")
         }
+        Action::Presence { room_fields } => format!("is told who is in {}", room(room_fields)),
         Action::Reply { event } => format!("gets {event:?} with the same arguments"),
         Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
     };

@@ -11,12 +11,13 @@ mod events;
 mod namespaces;
 mod keys;
 mod permissions;
+mod event_limits;
 mod explain;
 
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{Allowance, Namespaces, Rule, Rules};
+use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Rule, Rules};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -68,6 +69,8 @@ macro_rules! settings {
             pub keys: Vec<KeySource>,
             /// What clients may do with rooms: the `[[permissions]]` of the file.
             pub permissions: Permissions,
+            /// How often clients may send events: the `[[limits.events]]` of the file.
+            pub event_limits: EventLimits,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -87,6 +90,7 @@ macro_rules! settings {
                 events: Rules::default(),
                 keys: Vec::new(),
                 permissions: Permissions::default(),
+                event_limits: EventLimits::default(),
                 changed: Vec::new(),
             }
         }
@@ -100,6 +104,12 @@ settings! {
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
         /// Address and port of the control port with metrics, or `off`.
         control: Option<SocketAddr> = "127.0.0.1:7071", Kind::AddressOrOff;
+        /// What this process is called where others are told of it; empty is the name of the machine and the port, like `box1:7070`, and
+        /// where the port is shared the number of the process behind it.
+        node: String = "", Kind::NameOrNone;
+        /// Share the port of `server.listen` with other processes of the same user that have this setting. Without it, a port that
+        /// is taken is an error.
+        share_port: bool = "false", Kind::Flag;
         /// Threads that hold connections; 0 is one for each CPU this process may use.
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
         /// Keep each shard on a CPU of its own, where there are enough.
@@ -120,6 +130,8 @@ settings! {
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// Open connections of one user; 0 is no limit.
+        connections_per_user_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
         /// closes with 1008, which a browser's script can see. Sockets beyond those of one address get a status either way.
         refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
@@ -152,6 +164,9 @@ settings! {
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
         messages_burst_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Windows of `[[limits.events]]` that are counted at a time for addresses and users, some 100 bytes each, and as many again for
+        /// connections, in equal shares for the shards. When there are more, those that end first are forgotten before their end.
+        event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 };
         /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
         /// `limits.message_bytes_max`. A message that finds none closes with 1013.
         receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
@@ -287,6 +302,16 @@ settings! {
         waiting_bytes_max: u64 = "32MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
     }
 
+    /// Who is in a room, for those who ask.
+    presence: Presence {
+        /// How old an answer may be that is given again; 0 is not at all.
+        age_max_ms: u32 = "1000", Kind::Ms { min: 0, max: 600_000 };
+        /// Time for other processes to tell. Without those that are not heard in it the answer is not `complete`.
+        timeout_ms: u32 = "1000", Kind::Ms { min: 10, max: 60_000 };
+        /// Members that an answer lists, where that is asked.
+        listed_max: u32 = "1000", Kind::Number { min: 0, max: 10_000 };
+    }
+
     /// How the server shuts down on SIGTERM.
     drain: Drain {
         /// Time after which the server ends, whether all connections are closed or not.
@@ -410,7 +435,8 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 4] = [namespaces::TABLES, events::TABLES, keys::TABLES, permissions::TABLES];
+const LISTS: [Tables; 5] =
+    [event_limits::TABLES, namespaces::TABLES, events::TABLES, keys::TABLES, permissions::TABLES];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -616,6 +642,9 @@ pub struct Said {
     /// The `[[permissions]]`, likewise.
     permissions: Vec<Permission>,
     permissions_source: Option<Source>,
+    /// The `[[limits.events]]`, likewise.
+    event_limits: Vec<EventLimit>,
+    event_limits_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -689,6 +718,7 @@ impl Said {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
         let tables = [
+            (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
             (keys::TABLES, self.keys_source, config.keys.len()),
@@ -696,6 +726,7 @@ impl Said {
         ];
         config.permissions = Permissions::new(self.permissions);
         config.events = Rules::new(self.events);
+        config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
         let patterns = config.socketio.namespaces.iter().len();
         if let Some(source) = self.namespaces_source.filter(|_| patterns > Namespaces::PATTERNS_MAX) {
@@ -769,6 +800,13 @@ impl Said {
                             let file = Reading { text, source: &source, problems: &mut self.problems };
                             self.keys = keys::read(value.get_ref(), at, file);
                             self.keys_source = Some(source(at));
+                            continue;
+                        }
+                        if key == event_limits::TABLES.name {
+                            let at = field.span().start;
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.event_limits = event_limits::read(value.get_ref(), at, file);
+                            self.event_limits_source = Some(source(at));
                             continue;
                         }
                         let source = source(field.span().start);

@@ -1,5 +1,6 @@
-//! Lists of tables in a configuration file, `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
+//! Lists of tables in a configuration file, like `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
 
+use super::value::Value;
 use super::{Fault, Given, Kind, Problem, Source, nearest};
 use crate::rules::Pattern;
 use toml::Spanned;
@@ -178,6 +179,18 @@ impl<'a> Table<'a> {
     /// True when `key` is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()
+    }
+
+    /// The number that `key` stands for, which must be there and be of this kind.
+    pub(super) fn require_number(&mut self, key: &str, kind: Kind) -> Option<u32> {
+        let allowed = kind.allowed() + kind.also();
+        if self.entry(key).is_none() {
+            self.tell(key, self.start, Fault::Missing { allowed: allowed.clone() });
+        }
+        self.read_given(key, &allowed, |given| match kind.read(given) {
+            Ok(Value::Number(number)) => u32::try_from(number).ok(),
+            _ => None,
+        })
     }
 
     fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {

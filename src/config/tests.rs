@@ -2,7 +2,7 @@
 
 use super::explain::list;
 use super::*;
-use crate::rules::{Action, Pattern};
+use crate::rules::{Action, Over, Pattern, Per};
 use crate::token::keys::{Algorithm, Place};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
@@ -64,6 +64,8 @@ fn nothing_said_means_the_defaults() {
         (limits.connections_max, limits.connections_per_ip_max, limits.accepts_per_second_max),
         (0, 0, 0)
     );
+    assert_eq!((limits.connections_per_user_max, limits.event_windows_max), (0, 1_000_000));
+    assert!(config.event_limits.is_empty());
     assert_eq!((limits.messages_per_second_max, limits.messages_burst_max), (0, 0));
     assert_eq!((limits.refuse_with, limits.handshake_timeout_ms), (RefuseWith::Status, 10_000));
     assert_eq!((limits.head_bytes_max, limits.message_bytes_max), (8192, 1_048_576));
@@ -95,7 +97,8 @@ fn nothing_said_means_the_defaults() {
     };
     assert_eq!(config.socketio, socketio);
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
-    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish"]));
+    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish", "presence"]));
+    assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
     assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
     assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
@@ -133,6 +136,8 @@ fn every_flag_sets_its_key() {
     let server = Server {
         listen: "[::1]:80".parse().expect("an address"),
         control: None,
+        node: String::new(),
+        share_port: false,
         shards: 3,
         pin: true,
         io: Io::Epoll,
@@ -528,6 +533,7 @@ fn events_are_read_into_rules() {
         [[events]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
         [[events]]\non = \"say\"\ndo = \"publish\"\n\
         [[events]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
+        [[events]]\non = \"who\"\ndo = \"presence\"\nroom = \"guild\"\n\
         [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
         [[events]]\non = \"ping\"\ndo = \"ack\"\n";
     let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
@@ -542,6 +548,8 @@ fn events_are_read_into_rules() {
         ("out", Action::Leave { room_fields: fields(&["room", "rooms"]) }),
         ("say", publish(&["room", "rooms"], "event", "data")),
         ("tell", publish(&["to"], "kind", "text")),
+        ("who", Action::Presence { room_fields: fields(&["guild"]) }),
+        ("presence", Action::Presence { room_fields: fields(&["room", "rooms"]) }),
         ("hello", Action::Reply { event: "welcome".to_owned() }),
         ("ping", Action::Ack),
         ("join", Action::Join { room_fields: fields(&["room", "rooms"]) }),
@@ -557,7 +565,7 @@ fn events_are_read_into_rules() {
 #[test]
 fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
     let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
-    let actions = "\"join\", \"leave\", \"publish\", \"reply\" or \"ack\"";
+    let actions = "\"join\", \"leave\", \"publish\", \"presence\", \"reply\" or \"ack\"";
     let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
     for (table, problem) in [
         ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),
@@ -621,10 +629,95 @@ fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
 fn there_may_be_a_thousand_events() {
     let table = "[[events]]\non = \"a\"\ndo = \"ack\"\n";
     let events = right(&table.repeat(1000), &[], "").events;
-    assert_eq!(events.iter().count(), 1003);
+    assert_eq!(events.iter().count(), 1004);
     check_problem(
         &wrong(&table.repeat(1001), &[], ""),
         "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",
+    );
+}
+
+#[test]
+fn limits_on_events_are_read() {
+    let file = "\
+        [limits]\nconnections_max = 7\n\
+        [[limits.events]]\nevent = \"bid\"\nper = \"user\"\ncount = 5\nwindow_ms = 60_000\n\
+        [[limits.events]]\nevent = \"*\"\nper = \"ip\"\ncount = 100\nwindow_ms = \"1s\"\nover = \"drop\"\n\
+        [[limits.events]]\nevent = \"join\"\nnamespace = \"/guild/*\"\nper = \"connection\"\ncount = 1\n\
+        window_ms = 100\nover = \"close\"\n\
+        [log]\nlevel = \"warn\"\n";
+    let config = right(file, &[], "");
+    let limit = |event: Option<&str>, per, count, window_ms, over| EventLimit {
+        event: event.map(str::to_owned),
+        namespace: None,
+        per,
+        count,
+        window_ms,
+        over,
+    };
+    let namespace = Pattern::parse("/guild/*");
+    let expected = [
+        limit(Some("bid"), Per::User, 5, 60_000, Over::Error),
+        limit(None, Per::Ip, 100, 1000, Over::Drop),
+        EventLimit { namespace, ..limit(Some("join"), Per::Connection, 1, 100, Over::Close) },
+    ];
+    assert!(config.event_limits.iter().eq(&expected), "{:?}", config.event_limits);
+    assert_eq!((config.limits.connections_max, config.log.level), (7, LogLevel::Warn));
+    let text = config.explain();
+    for line in [
+        "  [[limits.events]], 3 in all  throng.toml:3\n",
+        "  Each user may send 5 events \"bid\" in 60 s; who sends more is told so.\n",
+        "  Each address may send 100 events of all kinds together in 1 s; \
+         who sends more is told so only if it asked for an answer.\n",
+        "  Each connection may send 1 events \"join\" in /guild/* in 100 ms; who sends more is closed with 1008.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+}
+
+#[test]
+fn a_wrong_limit_on_events_names_its_key_its_line_and_what_is_allowed() {
+    let event = "the name of an event, but not one that Socket.IO reserves, like \"connect\", or \"*\" for all events";
+    let rest = "event = \"a\"\nper = \"ip\"\ncount = 1\nwindow_ms = 1000\n";
+    for (table, problem) in [
+        (rest.replace("event = \"a\"\n", ""), format!("2: limits.events.event is missing, it takes {event}")),
+        (
+            rest.replace("\"a\"", "\"connect\""),
+            format!("3: limits.events.event: \"connect\" is wrong, it takes {event}"),
+        ),
+        (
+            rest.replace("\"ip\"", "\"room\""),
+            "4: limits.events.per: \"room\" is wrong, it takes \"connection\", \"ip\" or \"user\"".to_owned(),
+        ),
+        (
+            rest.replace("count = 1\n", "count = 0\n"),
+            "5: limits.events.count: 0 is wrong, it takes a whole number from 1 to 1000000000".to_owned(),
+        ),
+        (
+            rest.replace("window_ms = 1000\n", ""),
+            "2: limits.events.window_ms is missing, it takes a time from 100 to 86400000 ms, \
+             as a number or like \"25s\""
+                .to_owned(),
+        ),
+        (
+            rest.to_owned() + "over = \"shout\"\n",
+            "7: limits.events.over: \"shout\" is wrong, it takes \"error\", \"drop\" or \"close\"".to_owned(),
+        ),
+        (
+            rest.to_owned() + "window = 1\n",
+            "7: limits.events.window: there is no such setting; did you mean limits.events.window_ms?"
+                .to_owned(),
+        ),
+    ] {
+        let problems = wrong(&format!("\n[[limits.events]]\n{table}"), &[], "");
+        check_problem(&problems, &format!("throng.toml:{problem}"));
+    }
+    check_problem(
+        &wrong("[limits]\nevents = 1\n", &[], ""),
+        "throng.toml:2: limits.events: 1 is wrong, it takes a list of tables, [[limits.events]]",
+    );
+    check_problem(
+        &wrong(&format!("[[limits.events]]\n{rest}").repeat(501), &[], ""),
+        "throng.toml:2501: limits.events: a list of 501 tables is wrong, it takes at most 500",
     );
 }
 
@@ -809,7 +902,7 @@ fn an_explanation_names_what_was_set_and_where() {
         "  limits.trusted_proxies = [\"0.0.0.0/0\"]  --set\n",
         "  At most 50000 connections; ",
         "  A connection may send 20 messages a second, and 20 at once.\n",
-        "  Limits that are off: connections_per_ip_max, accepts_per_second_max, origins.\n",
+        "  Limits that are off: connections_per_ip_max, connections_per_user_max, accepts_per_second_max, origins.\n",
         "  For a slow connection 4 MiB may wait, for all of them 1 GiB; then it is disconnected.\n",
         "CAUTION, whoever reaches that port sees what the server does.\n",
         "  CAUTION: every client is a trusted proxy and can claim any address.\n",

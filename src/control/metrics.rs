@@ -2,6 +2,7 @@
 
 use super::{Control, process};
 use crate::bridge::Bridge;
+use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats};
 use crate::token::Tokens;
@@ -9,6 +10,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,7 +69,7 @@ static GAUGES: [Number; 9] = [
     }),
 ];
 
-static COUNTERS: [Number; 22] = [
+static COUNTERS: [Number; 23] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -99,7 +101,7 @@ static COUNTERS: [Number; 22] = [
     ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
     (
         "throng_rate_limited",
-        "Messages refused because a connection sent more a second than it may.",
+        "Messages refused because there were more a second, or more events of a kind, than allowed.",
         None,
         |shard| shard.rate_limited.value(),
     ),
@@ -127,6 +129,12 @@ static COUNTERS: [Number; 22] = [
         |shard| shard.handovers.value(),
     ),
     ("throng_tokens", "Tokens that were found to be good.", None, |shard| shard.tokens.value()),
+    (
+        "throng_handovers_refused",
+        "Sockets that another process on the port did not take, because it is gone or too busy.",
+        None,
+        |shard| shard.handovers_refused.value(),
+    ),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
 ];
 
@@ -197,7 +205,7 @@ static DURATIONS: [Durations; 2] = [
 /// A number of the way to other processes: name, meaning, unit and type, and where it is.
 type OfRedis = (&'static str, &'static str, Option<Unit>, MetricType, fn(&Bridge) -> u64);
 
-static OF_REDIS: [OfRedis; 17] = [
+static OF_REDIS: [OfRedis; 19] = [
     (
         "throng_redis_servers",
         "Servers of Redis that are published to: one, or the masters of a cluster.",
@@ -243,7 +251,7 @@ static OF_REDIS: [OfRedis; 17] = [
         MetricType::Gauge,
         |bridge| bridge.link_stats.subscriptions_wanted.value(),
     ),
-    ("throng_redis_published", "Messages that Redis has taken.", None, MetricType::Counter, |bridge| {
+    ("throng_redis_published", "Publications that Redis has taken.", None, MetricType::Counter, |bridge| {
         bridge.link_stats.published.value()
     }),
     ("throng_redis_received", "Messages that came from Redis.", None, MetricType::Counter, |bridge| {
@@ -305,6 +313,47 @@ static OF_REDIS: [OfRedis; 17] = [
         MetricType::Counter,
         |bridge| bridge.stats.gaps.value(),
     ),
+    (
+        "throng_redis_limit_batches",
+        "Calls that told Redis what was used of limits on events.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.limit_batches.value(),
+    ),
+    (
+        "throng_redis_limit_batches_failed",
+        "Calls that failed of those that told Redis what was used of limits on events.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.limit_batches_failed.value(),
+    ),
+];
+
+/// A counter of questions about who is in a room: its name, what it means, and where it is.
+type OfPresence = (&'static str, &'static str, fn(&PresenceStats) -> u64);
+
+static OF_PRESENCE: [OfPresence; 5] = [
+    ("throng_presence_questions", "Questions about who is in a room that were put.", |stats| {
+        stats.questions.value()
+    }),
+    (
+        "throng_presence_shared",
+        "Answers about who is in a room that cost no question of their own.",
+        |stats| stats.shared.value(),
+    ),
+    (
+        "throng_presence_incomplete",
+        "Answers about who is in a room that lack what some process might have told.",
+        |stats| stats.incomplete.value(),
+    ),
+    ("throng_presence_elsewhere", "Questions of other processes about who is in a room here.", |stats| {
+        stats.elsewhere.value()
+    }),
+    (
+        "throng_presence_refusals",
+        "Questions about who is in a room that were refused because too many were under way.",
+        |stats| stats.refusals.value(),
+    ),
 ];
 
 #[derive(Debug)]
@@ -314,6 +363,8 @@ impl Collector for Numbers {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_shards(&mut encoder)?;
         self.encode_namespaces(&mut encoder)?;
+        self.encode_event_limits(&mut encoder)?;
+        self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -386,6 +437,15 @@ impl Numbers {
     }
 
     /// Of the process, since there may be many patterns.
+    /// Of the process, since the questions of all shards come together.
+    fn encode_presence(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, number) in &OF_PRESENCE {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            encode(metric, MetricType::Counter, number(&self.0.bus.presence().stats))?;
+        }
+        Ok(())
+    }
+
     fn encode_namespaces(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let stats = &self.0.stats;
         let patterns: Vec<(String, usize)> = (self.0.bus.namespaces_by_pattern())
@@ -420,6 +480,32 @@ impl Numbers {
             encode(family.encode_family(&[("namespace", pattern)])?, MetricType::Counter, sum)?;
         }
         Ok(())
+    }
+
+    /// Only where there are limits: without, there is nothing to tell apart.
+    fn encode_event_limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tally = self.0.gate.tally();
+        if tally.limits().is_empty() {
+            return Ok(());
+        }
+        let mut refused: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for (limit, count) in tally.refused() {
+            *refused.entry((limit.event.as_deref().unwrap_or("*"), limit.per.word())).or_default() += count;
+        }
+        let help = "Times that a limit on events was in the way of one.";
+        let mut family =
+            encoder.encode_descriptor("throng_events_refused", help, None, MetricType::Counter)?;
+        for ((event, per), count) in refused {
+            let labels = ([("event", event)], [("per", per)]);
+            encode(family.encode_family(&labels)?, MetricType::Counter, count)?;
+        }
+        let (held, forgotten) = tally.held();
+        let help = "Windows of limits on events that are kept for addresses and users.";
+        gauge(encoder, "throng_event_windows", help, None, held as u64)?;
+        let help = "Windows that were forgotten before their end because there were too many.";
+        let family =
+            encoder.encode_descriptor("throng_event_windows_forgotten", help, None, MetricType::Counter)?;
+        encode(family, MetricType::Counter, forgotten)
     }
 
     fn encode_process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

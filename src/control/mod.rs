@@ -7,6 +7,7 @@
 mod metrics;
 mod process;
 mod report;
+mod rooms;
 
 pub use process::sample_memory;
 pub use report::History;
@@ -178,6 +179,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/ready", get(ready))
         .route("/stats", get(stats))
         .route("/metrics", get(metrics))
+        .route("/rooms/{room}", get(rooms::room))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(control)
@@ -191,7 +193,8 @@ async fn index() -> &'static str {
          /health   is the process alive\n\
          /ready    may clients be sent here; 503 while it shuts down\n\
          /stats    all numbers, as JSON\n\
-         /metrics  all numbers, for Prometheus\n"
+         /metrics  all numbers, for Prometheus\n\
+         /rooms/a  how many are in the room a, as JSON; ?namespace=/b for another namespace\n"
     )
 }
 

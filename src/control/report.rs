@@ -4,6 +4,7 @@
 use super::Control;
 use crate::bridge::Bridge;
 use crate::bridge::stats::Breaker;
+use crate::bus::presence::PresenceStats;
 use crate::message::Reject;
 use crate::rules::Pattern;
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, ShardStats, Stats};
@@ -27,6 +28,7 @@ pub(super) struct Report {
     #[serde(flatten)]
     figures: Figures,
     namespaces: Vec<Namespaces>,
+    presence: Presence,
     redis: Option<Redis>,
     shards: Vec<ShardReport>,
 }
@@ -48,6 +50,16 @@ struct Namespaces {
     refusals: u64,
     events: u64,
     publications: u64,
+}
+
+/// The numbers of questions about who is in a room. Each has the name it has in `/metrics`.
+#[derive(Debug, Serialize)]
+struct Presence {
+    questions: u64,
+    shared: u64,
+    incomplete: u64,
+    elsewhere: u64,
+    refusals: u64,
 }
 
 /// The numbers of the way to other processes. Each has the name it has in `/metrics`.
@@ -170,6 +182,7 @@ impl Report {
             sockets_max: control.sockets_max,
             figures,
             namespaces: Namespaces::of(control),
+            presence: Presence::new(&control.bus.presence().stats),
             redis: control.bridge.as_ref().map(Redis::new),
             shards: all
                 .map(|shard| ShardReport {
@@ -180,6 +193,18 @@ impl Report {
                     ),
                 })
                 .collect(),
+        }
+    }
+}
+
+impl Presence {
+    fn new(stats: &PresenceStats) -> Presence {
+        Presence {
+            questions: stats.questions.value(),
+            shared: stats.shared.value(),
+            incomplete: stats.incomplete.value(),
+            elsewhere: stats.elsewhere.value(),
+            refusals: stats.refusals.value(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The port on a real socket, with made-up numbers, spoken to as plainly as can be.
 
 use super::*;
-use crate::auth::Rules;
+use crate::auth::tally::Windows;
+use crate::auth::{Ip, Rules};
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
 use crate::message::Reject;
-use crate::rules::{Namespaces, Pattern};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::token::{self, Tokens};
@@ -117,6 +118,31 @@ impl Answer {
     }
 }
 
+/// A gate that has refused events: one bid too many, by two of the three limits on them.
+fn gate() -> Gate {
+    let limit = |per, count| EventLimit {
+        event: Some("bid".to_owned()),
+        namespace: None,
+        per,
+        count,
+        window_ms: 1000,
+        over: Over::Error,
+    };
+    let events = EventLimits::new(vec![
+        limit(Per::User, 1),
+        limit(Per::Ip, 9),
+        limit(Per::User, 1),
+        limit(Per::Ip, 9),
+    ]);
+    let gate = Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, events, ..Rules::default() });
+    let (tally, mut own) = (gate.tally(), Windows::new(1));
+    for _ in 0..2 {
+        let limits = || tally.limits().find(None, "bid");
+        tally.take(limits, &mut own, (1, Ip::default(), None), Time::default()).ok();
+    }
+    gate
+}
+
 /// Two shards that have seen something.
 fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
@@ -160,7 +186,7 @@ fn control() -> Control {
         tokens: Some(Arc::new(Tokens::new(token::Settings::default()))),
         stats,
         bus,
-        gate: Arc::new(Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, ..Rules::default() })),
+        gate: Arc::new(gate()),
         clock: Clock::start(),
         started_unix_ms: 1_700_000_000_250,
         sockets_max: 1_100,
@@ -235,7 +261,10 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
     for pair in rest.strip_suffix('}').expect("labels end").split(',') {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
-        assert!(["shard", "reason", "le", "version", "transport", "namespace"].contains(&key), "{series}");
+        assert!(
+            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per"].contains(&key),
+            "{series}"
+        );
         let bare = value.replace("\\\\", "").replace("\\\"", "");
         assert!(!value.is_empty() && !bare.contains(['"', '\\']), "{series}");
         assert!(labels.insert(key, value).is_none(), "{series} has a label twice");
@@ -297,6 +326,10 @@ fn metrics_are_valid_and_keep_the_shards_apart() {
     let refusals = "throng_namespace_refusals";
     check(refusals, &format!("{refusals}_total{{namespace=\"/\"}}"), 21.0);
     check(refusals, &format!("{refusals}_total{{namespace=\"none\"}}"), 61.0);
+    let refused = "throng_events_refused";
+    check(refused, "throng_events_refused_total{event=\"bid\",per=\"user\"}", 2.0);
+    check(refused, "throng_events_refused_total{event=\"bid\",per=\"ip\"}", 0.0);
+    check("throng_event_windows", "throng_event_windows", 4.0);
     check("throng_redis_servers_up", "throng_redis_servers_up", 2.0);
     check("throng_redis_waiting_bytes", "throng_redis_waiting_bytes", 4096.0);
     check("throng_redis_events", "throng_redis_events_total", 70.0);
@@ -425,12 +458,32 @@ fn the_front_page_lists_what_is_here() {
     let answer = port.ask("GET", "/");
     assert_eq!((answer.status, &*answer.headers["content-type"]), (200, "text/plain; charset=utf-8"));
     let paths: Vec<&str> = answer.body.split_whitespace().filter(|word| word.starts_with('/')).collect();
-    assert_eq!(paths, ["/health", "/ready", "/stats", "/metrics"]);
+    assert_eq!(paths, ["/health", "/ready", "/stats", "/metrics", "/rooms/a"]);
     for path in paths {
         assert_eq!(port.ask("GET", path).status, 200, "{path}");
         let head = port.ask("HEAD", path);
         assert_eq!((head.status, &*head.body), (200, ""), "{path}");
     }
+}
+
+#[test]
+fn rooms_are_counted() {
+    let port = Port::open(Limits::DEFAULT);
+    port.control.bus.enter(0, "\u{e9} /").expect("there is room");
+    let check = |path: &str, room: &str, members: u64| {
+        let told = port.json(path);
+        assert_eq!((&told["room"], &told["members"]), (&Value::from(room), &Value::from(members)), "{path}");
+        assert_eq!((&told["complete"], told.get("who")), (&Value::from(true), None), "{path}");
+        assert!(told["age_ms"].is_u64(), "{path}");
+    };
+    check("/rooms/a", "a", 2);
+    check("/rooms/nobody", "nobody", 0);
+    check("/rooms/%C3%A9%20%2F", "\u{e9} /", 1);
+    check("/rooms/a?namespace=%2Fb", "a", 0);
+    for wrong in ["/rooms/a%00b", "/rooms/a?namespace=b", "/rooms/a?namespace=%2Fb%0A"] {
+        assert_eq!(port.ask("GET", wrong).status, 400, "{wrong}");
+    }
+    assert_eq!(port.ask("GET", "/rooms/").status, 404);
 }
 
 #[test]
@@ -634,7 +687,7 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
-    fields.retain(|field| !field.starts_with("namespaces") && !field.starts_with("redis"));
+    fields.retain(|field| !["namespaces", "presence", "redis"].iter().any(|part| field.starts_with(part)));
     let only_process = [
         "status",
         "version",

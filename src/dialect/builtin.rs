@@ -65,6 +65,16 @@ pub fn decode<'a>(
                 id: None,
             }))
         }
+        Action::Presence { room_fields } => {
+            let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
+            let [room] = <[_; 1]>::try_from(rooms)
+                .map_err(|_| Refusal::new(Code::BadMessage, "one room is asked about at a time"))?;
+            let who = match &fields {
+                Some(fields) => fields.get("who").map(|who| who.get()),
+                None => args.get(1).copied(),
+            };
+            Ok(Command::Presence { room, who: flag(who, "who")?, id: None })
+        }
         Action::Reply { .. } | Action::Ack => Ok(Command::Ping { id: None }),
     }
 }

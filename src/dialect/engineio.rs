@@ -1,7 +1,7 @@
 //! Engine.IO, protocol revision 4: the packets that Socket.IO travels in, alone in a WebSocket frame or several to the body of a
 //! polling request, and the words of its handshake.
 
-use crate::message::{ShardId, Slot};
+use crate::message::{ProcessTag, ShardId, Slot};
 use crate::wire::frame::{self, Opcode};
 use data_encoding::{BASE64, BASE64_NOPAD, BASE64URL_NOPAD};
 use std::fmt;
@@ -142,8 +142,9 @@ pub fn encode_open(
     .expect("writing to memory does not fail");
 }
 
-/// The name of a session. It says where the session lives, so that any shard can pass a request on, and is known only to its
-/// client: nothing in it is hidden, and the secret is what cannot be guessed. As text it is 20 characters of base64url.
+/// The name of a session. It says where the session lives, so that any shard of any process on the port can pass a request on, and is
+/// known only to its client: nothing in it is hidden, and the secret is what cannot be guessed. As text it is 20 characters of
+/// base64url.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sid([u8; 15]);
 
@@ -151,16 +152,18 @@ impl Sid {
     /// Characters of its text.
     pub const TEXT_BYTES: usize = 20;
 
-    /// The session in `slot` of `shard`; `secret` comes from a source of randomness fit for keys.
-    pub fn new(shard: ShardId, slot: Slot, secret: [u8; 10]) -> Sid {
+    /// The session in `slot` of `shard` of `process`; `secret` comes from a source of randomness fit for keys.
+    pub fn new(process: ProcessTag, shard: ShardId, slot: Slot, secret: [u8; 8]) -> Sid {
         let mut bytes = [0; 15];
         bytes[0] = shard;
         bytes[1..5].copy_from_slice(&slot.to_be_bytes());
-        bytes[5..].copy_from_slice(&secret);
+        bytes[5..7].copy_from_slice(&process.to_be_bytes());
+        bytes[7..].copy_from_slice(&secret);
         Sid(bytes)
     }
 
-    /// Reads what a client says. Shard and slot are its claim: there may be no such shard, and another session or none in the slot.
+    /// Reads what a client says. Process, shard and slot are its claim: there may be no such process or shard, and another session or
+    /// none in the slot.
     pub fn parse(text: &str) -> Option<Sid> {
         let mut bytes = [0; 15];
         if text.len() != Sid::TEXT_BYTES {
@@ -170,7 +173,12 @@ impl Sid {
         Some(Sid(bytes))
     }
 
-    /// The shard that has the session.
+    /// The process that has the session.
+    pub fn process(self) -> ProcessTag {
+        u16::from_be_bytes([self.0[5], self.0[6]])
+    }
+
+    /// The shard that has it there.
     pub fn shard(self) -> ShardId {
         self.0[0]
     }
@@ -182,8 +190,8 @@ impl Sid {
     }
 
     /// What only the session's client can know.
-    pub fn secret(self) -> [u8; 10] {
-        let [_, _, _, _, _, secret @ ..] = self.0;
+    pub fn secret(self) -> [u8; 8] {
+        let [_, _, _, _, _, _, _, secret @ ..] = self.0;
         secret
     }
 }
@@ -417,10 +425,11 @@ mod tests {
 
     #[test]
     fn a_session_id_says_where_the_session_is() {
-        let secret = [0xff, 1, 2, 3, 4, 5, 6, 7, 8, 0xfe];
-        for (shard, slot) in [(0, 0), (1, 0x0102_0304), (127, u32::MAX)] {
-            let sid = Sid::new(shard, slot, secret);
-            assert_eq!((sid.shard(), sid.slot(), sid.secret()), (shard, slot, secret));
+        let secret = [0xff, 1, 2, 3, 4, 5, 6, 0xfe];
+        for (process, shard, slot) in [(0, 0, 0), (0x0506, 1, 0x0102_0304), (u16::MAX, 127, u32::MAX)] {
+            let sid = Sid::new(process, shard, slot, secret);
+            let parts = (sid.process(), sid.shard(), sid.slot(), sid.secret());
+            assert_eq!(parts, (process, shard, slot, secret));
             let text = sid.to_string();
             assert_eq!(text.len(), Sid::TEXT_BYTES);
             assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));

@@ -42,6 +42,15 @@ pub enum Command<'a> {
     },
     /// To send an event to the members of rooms.
     Publish(Publish<'a>),
+    /// To know who is in a room.
+    Presence {
+        /// The room's name, checked.
+        room: Cow<'a, str>,
+        /// True when its members are wanted, and not only how many there are.
+        who: bool,
+        /// See [`Id`]. There is one in the native dialect.
+        id: Option<Id<'a>>,
+    },
     /// To know whether anybody is there.
     Ping {
         /// See [`Id`].
@@ -63,6 +72,7 @@ impl<'a> Command<'a> {
             Command::Join { id, .. }
             | Command::Leave { id, .. }
             | Command::Ping { id }
+            | Command::Presence { id, .. }
             | Command::Auth { id, .. } => *id,
             Command::Publish(publish) => publish.id,
         }
@@ -122,6 +132,8 @@ pub enum Code {
     BadRoom,
     /// Not the name of an event.
     BadEvent,
+    /// Only for members of the room.
+    NotMember,
     /// More rooms than the connection or the server may have.
     TooManyRooms,
     /// More messages in one frame than allowed.
@@ -149,6 +161,7 @@ impl Code {
             Code::UnknownType => "unknown_type",
             Code::BadRoom => "bad_room",
             Code::BadEvent => "bad_event",
+            Code::NotMember => "not_member",
             Code::TooManyRooms => "too_many_rooms",
             Code::TooManyMessages => "too_many_messages",
             Code::RateLimited => "rate_limited",
@@ -222,6 +235,7 @@ struct Fields<'a> {
     ask_ms: Option<u64>,
     #[serde(borrow)]
     token: Option<Name<'a>>,
+    who: Option<bool>,
 }
 
 /// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
@@ -340,13 +354,20 @@ fn interpret<'a>(
             };
             Ok(Command::Publish(publish))
         }
+        Some("presence") => {
+            let room = fields.room.ok_or_else(|| lacks("room"))?;
+            check_names(std::slice::from_ref(&room), room_name_bytes_max)
+                .map_err(|refusal| refusal.with_id(id))?;
+            let id = Some(id.ok_or_else(|| lacks("id"))?);
+            Ok(Command::Presence { room, who: fields.who.unwrap_or(false), id })
+        }
         Some("ping") => Ok(Command::Ping { id }),
         Some("auth") => {
             let Name(token) = fields.token.ok_or_else(|| lacks("token"))?;
             Ok(Command::Auth { token, id })
         }
         Some(_) => {
-            let known = "`type` is join, leave, publish, ping or auth";
+            let known = "`type` is join, leave, publish, presence, ping or auth";
             Err(Refusal::new(Code::UnknownType, known).with_id(id))
         }
         None => Err(lacks("type")),
@@ -512,6 +533,12 @@ pub fn encode_joined<'n>(out: &mut Vec<u8>, id: Id<'_>, rooms: impl Iterator<Ite
     out.extend_from_slice(b"}}");
 }
 
+/// Writes who is in a room: `fields` are those of the answer, JSON without braces around them.
+pub fn encode_presence(out: &mut Vec<u8>, id: Id<'_>, fields: &str, age_ms: u64) {
+    write!(out, r#"{{"type":"presence","id":{id},{fields},"age_ms":{age_ms}}}"#)
+        .expect("writing to memory does not fail");
+}
+
 /// Writes a `pong`.
 pub fn encode_pong(out: &mut Vec<u8>, id: Option<Id<'_>>) {
     out.extend_from_slice(br#"{"type":"pong""#);
@@ -590,6 +617,25 @@ mod tests {
             decode(r#"{"type":"ping","id":-1.5e3}"#, 20),
             Ok(Command::Ping { id: Some("-1.5e3") })
         ));
+    }
+
+    #[test]
+    fn who_is_in_a_room_can_be_asked_and_told() {
+        let check = |message: &str, who: bool| match decode(message, 20).expect("a question") {
+            Command::Presence { room, who: asked, id } => {
+                assert_eq!((&*room, asked, id), ("a", who, Some("1")));
+            }
+            other => panic!("{other:?}"),
+        };
+        check(r#"{"type":"presence","room":"a","id":1}"#, false);
+        check(r#"{"type":"presence","room":"a","id":1,"who":true}"#, true);
+        assert_eq!(refused(r#"{"type":"presence","room":"a"}"#).1, "`id` is missing");
+        assert_eq!(refused(r#"{"type":"presence","room":"","id":1}"#).0, Code::BadRoom);
+        let wrong = refused(r#"{"type":"presence","room":"a","id":1,"who":1}"#);
+        assert_eq!((wrong.0, wrong.2), (Code::BadMessage, Some("1")));
+        let mut out = Vec::new();
+        encode_presence(&mut out, "1", r#""room":"a","members":2"#, 7);
+        assert_eq!(out, br#"{"type":"presence","id":1,"room":"a","members":2,"age_ms":7}"#);
     }
 
     #[test]

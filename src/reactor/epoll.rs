@@ -6,11 +6,13 @@
 //! announced together with data, the socket is read once more in the next turn, since no further edge will come for it.
 
 use super::Parts;
+use super::neighbours::Neighbours;
+use super::sys;
 use crate::bus::Bus;
 use crate::bus::mailbox::{Handed, Mailbox};
-use crate::message::{ShardId, Slot};
+use crate::message::{ProcessTag, ShardId, Slot};
 use crate::shard::turn::Gathered;
-use crate::shard::{Farewell, Shard};
+use crate::shard::{Farewell, Owner, Shard};
 use crate::stats::Stats;
 use crate::time::{Clock, Time};
 use mio::net::{TcpListener, TcpStream};
@@ -18,6 +20,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Shutdown};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +32,10 @@ const EVENTS_MAX: usize = 1024;
 const WRITTEN_BYTES_MAX: usize = 32 << 20;
 /// Sockets accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
+/// Sockets accepted in one turn of a drain.
+const ACCEPTS_LAST_MAX: usize = 1024;
+/// How long a process that drains accepts for others on its port, in milliseconds.
+const LAST_CALL_MS: u64 = 100;
 /// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
 const ACCEPT_REST_MS: u32 = 50;
 
@@ -47,6 +54,7 @@ pub(super) struct Epoll {
     bus: Arc<Bus>,
     stats: Arc<Stats>,
     clock: Clock,
+    neighbours: Option<Neighbours>,
     /// Sockets that may have something to read, in the order in which they became so; each at most once. Who was served and may have
     /// more goes to the end, and who could not be served keeps its place: one that sends without end delays the others by a
     /// read each.
@@ -56,6 +64,8 @@ pub(super) struct Epoll {
     /// True when the kernel may have had more events than it could tell of at once.
     is_crowded: bool,
     accepting: Accepting,
+    /// Set while the shard drains and still accepts.
+    last_call: Option<LastCall>,
     /// True when the last accept failed for want of something: it was said once.
     accept_refused: bool,
     /// After how many milliseconds the shard wants a turn.
@@ -87,9 +97,18 @@ enum Accepting {
     Resting(Time),
 }
 
+/// The time between the order to drain and the end of the listener. Closing that is how the kernel is told to send new clients elsewhere.
+struct LastCall {
+    until: Time,
+    /// The processes that get new clients until then.
+    others: Vec<ProcessTag>,
+    /// How many have got one.
+    given: usize,
+}
+
 impl Epoll {
     pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
-        let Parts { shard, id, listener, bus, stats, clock } = parts;
+        let Parts { shard, id, listener, bus, stats, clock, neighbours } = parts;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), BELL)?;
         bus.mailbox(id).hang_bell(Box::new(move || {
@@ -111,17 +130,19 @@ impl Epoll {
             bus,
             stats,
             clock,
+            neighbours,
             unread: VecDeque::new(),
             handed: Vec::new(),
             is_crowded: false,
             accepting: Accepting::Ready,
+            last_call: None,
             accept_refused: false,
             ahead_ms: Some(0),
         })
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
-        while !self.shard.is_drained() {
+        while !(self.shard.is_drained() && self.listener.is_none()) {
             self.turn()?;
         }
         Ok(())
@@ -138,7 +159,7 @@ impl Epoll {
         self.accept_all(now);
         self.bus.ring(self.shard.take_bells());
         self.flush();
-        self.see_off();
+        self.see_off(now);
         let end = self.clock.now();
         self.ahead_ms = self.shard.end_turn(end);
         let stats = &self.stats.shards[usize::from(self.id)];
@@ -241,9 +262,8 @@ impl Epoll {
 
     fn accept_all(&mut self, now: Time) {
         if self.shard.is_draining() {
-            // Closing the listener is how the kernel is told to send new clients elsewhere.
-            self.listener = None;
             self.accepting = Accepting::Idle;
+            self.accept_the_last(now);
         }
         if let Accepting::Resting(until) = self.accepting
             && now >= until
@@ -275,6 +295,48 @@ impl Epoll {
                 }
             }
         }
+    }
+
+    /// The shard drains: closing the listener would reset those that wait in its queue, or are about to. They go to other processes on the
+    /// port; where there are none, who is there is told that the server shuts down.
+    fn accept_the_last(&mut self, now: Time) {
+        let Some(listener) = self.listener.take() else { return };
+        let mut last_call = self.last_call.take().unwrap_or_else(|| {
+            let others = self.neighbours.iter().flat_map(Neighbours::others).collect::<Vec<ProcessTag>>();
+            // What has not sent its request yet would not be seen, and reset.
+            sys::defer_accept(&listener, 0);
+            let time_ms = if others.is_empty() { 0 } else { LAST_CALL_MS };
+            LastCall { until: now.plus_ms(time_ms), others, given: 0 }
+        });
+        for _ in 0..ACCEPTS_LAST_MAX {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if !self.give_new(&mut last_call, &stream) {
+                        self.welcome(stream, peer.ip(), now);
+                    }
+                }
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => {}
+                // There is nobody left, or no descriptor to answer them with.
+                Err(_) => break,
+            }
+        }
+        if now < last_call.until {
+            (self.listener, self.last_call) = (Some(listener), Some(last_call));
+        }
+    }
+
+    /// Gives a new client to the process whose turn it is, or to another. False when none takes it.
+    fn give_new(&self, last_call: &mut LastCall, stream: &TcpStream) -> bool {
+        let Some(neighbours) = &self.neighbours else { return false };
+        let LastCall { others, given, .. } = last_call;
+        let turn = *given % others.len().max(1);
+        let is_given = others[turn..].iter().chain(&others[..turn]).any(|tag| {
+            let result = neighbours.give_new(*tag, stream.as_fd());
+            result.is_ok()
+        });
+        *given += usize::from(is_given);
+        is_given
     }
 
     fn welcome(&mut self, stream: TcpStream, peer: IpAddr, now: Time) {
@@ -350,7 +412,7 @@ impl Epoll {
         }
     }
 
-    fn see_off(&mut self) {
+    fn see_off(&mut self, now: Time) {
         while let Some(farewell) = self.shard.next_farewell() {
             match farewell {
                 Farewell::EndStream(slot) => {
@@ -368,25 +430,49 @@ impl Epoll {
                     }
                     self.shard.release(slot);
                 }
-                Farewell::HandOver { slot, shard, bytes } => {
-                    self.hand_over(slot, shard, bytes.into());
+                Farewell::HandOver { slot, owner: Owner::Shard(shard), bytes } => {
+                    if let Some(socket) = self.take_out(slot) {
+                        self.bus.mailbox(shard).hand(Handed { socket: socket.into(), bytes: bytes.into() });
+                    }
                     self.shard.release(slot);
+                }
+                Farewell::HandOver { slot, owner: Owner::Process { tag, shard }, bytes } => {
+                    match self.give(slot, tag, shard, &bytes) {
+                        Ok(()) => {
+                            // The kernel keeps telling of a socket that another process has, unless told not to.
+                            drop(self.take_out(slot));
+                            self.shard.release(slot);
+                        }
+                        Err(error) => {
+                            tracing::debug!(%error, shard = self.id, tag, "another process did not take a socket");
+                            self.shard.stay(slot, &bytes, now);
+                        }
+                    }
                 }
             }
         }
     }
 
-    /// Gives a socket to another shard.
-    fn hand_over(&mut self, slot: Slot, shard: ShardId, bytes: Vec<u8>) {
-        let Some(mut socket) = self.sockets.get_mut(slot as usize).and_then(Option::take) else { return };
+    /// Gives a socket to another process as well.
+    fn give(&self, slot: Slot, tag: ProcessTag, shard: ShardId, bytes: &[u8]) -> io::Result<()> {
+        let (Some(neighbours), Some(Some(socket))) = (&self.neighbours, self.sockets.get(slot as usize))
+        else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        neighbours.give(tag, shard, socket.stream.as_fd(), bytes)
+    }
+
+    /// Takes a socket out of what is watched here.
+    fn take_out(&mut self, slot: Slot) -> Option<TcpStream> {
+        let mut socket = self.sockets.get_mut(slot as usize).and_then(Option::take)?;
         if let Err(error) = self.poll.registry().deregister(&mut socket.stream) {
             tracing::debug!(%error, shard = self.id, "a socket that is given away was not watched");
         }
-        self.bus.mailbox(shard).hand(Handed { socket: socket.stream.into(), bytes });
+        Some(socket.stream)
     }
 
-    /// Takes the sockets that other shards have given away before this turn's events were asked for: what had come to our own sockets by
-    /// then has been read, and goes first.
+    /// Takes the sockets that other shards, and other processes, have given away before this turn's events were asked for: what had come to
+    /// our own sockets by then has been read, and goes first.
     fn adopt_all(&mut self, now: Time) {
         if self.shard.is_full() || self.is_crowded {
             return;

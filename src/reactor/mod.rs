@@ -18,8 +18,9 @@
 //! 8. For each [`Shard::next_dirty`], until enough has been written for one turn ([`Shard::has_unflushed`] then asks for another at once):
 //!    gather, one write, [`Shard::sent`]; again at once only if that says so. A short write is
 //!    followed by a `writable` when the kernel takes more.
-//! 9. For each [`Shard::next_farewell`]: the stream is ended, or the socket closed and then [`Shard::release`] called. Slots are
-//!    reused only after that, so an event of this turn cannot meet a later connection.
+//! 9. For each [`Shard::next_farewell`]: the stream is ended, or the socket closed or given away and then [`Shard::release`] called; a socket
+//!    that another process does not take is [`Shard::stay`]. Slots are reused only after that, so an event of this turn cannot meet a
+//!    later connection.
 //! 10. [`Shard::end_turn`], with the clock read again.
 //!
 //! The simulator (`sim.rs`) is one more caller of the same methods.
@@ -27,12 +28,14 @@
 //! [`Mailbox::fall_asleep`]: crate::bus::mailbox::Mailbox::fall_asleep
 
 mod epoll;
+pub mod neighbours;
 pub mod sys;
 
 use crate::bus::Bus;
 use crate::shard::Shard;
 use crate::stats::Stats;
 use crate::time::Clock;
+use neighbours::Neighbours;
 use std::io;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -59,6 +62,8 @@ pub struct Parts {
     pub stats: Arc<Stats>,
     /// The clock that all shards share.
     pub clock: Clock,
+    /// The other processes on the port, when it is shared.
+    pub neighbours: Option<Neighbours>,
 }
 
 /// Runs a shard on this thread until it has been drained.

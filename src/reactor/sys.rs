@@ -1,15 +1,25 @@
 //! What throng asks of the operating system besides moving bytes: listeners, processors, descriptors.
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use socket2::{Domain, Protocol, Socket, Type};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 /// Connections that may wait in the kernel for each shard to accept them. With 512, a storm of reconnects overflows it and clients
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
 const BACKLOG: i32 = 65_535;
+
+/// What the kernel calls this machine.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
 
 /// Makes sure that nobody else listens on `address`: a second server of ours would otherwise share the port without a word, and each
 /// would hold half of every room. (A listener that does not share finds the port taken even by those who do.)
@@ -41,7 +51,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     // Linux hands this on to accepted sockets, which saves a system call for each.
     socket.set_tcp_nodelay(true)?;
-    defer_accept(&socket);
+    defer_accept(&socket, 1);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -50,19 +60,106 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Asks the kernel to show a connection only when its request is there, so that accept, upgrade and answer take one turn: a quarter of
 /// the cost of a handshake. A client that connects and says nothing is shown after about a second (`tcp(7)`), and until then
-/// costs no descriptor.
-fn defer_accept(socket: &Socket) {
-    let seconds: libc::c_int = 1;
+/// costs no descriptor. With 0 seconds it is shown as soon as it is made.
+pub fn defer_accept(listener: &impl AsFd, seconds: libc::c_int) {
     let (value, length) = (&raw const seconds, size_of::<libc::c_int>() as libc::socklen_t);
     #[expect(unsafe_code, reason = "TCP_DEFER_ACCEPT has no safe wrapper")]
-    // SAFETY: the descriptor is open while `socket` is borrowed, and the value is a c_int of the length given.
+    // SAFETY: the descriptor is open while `listener` is borrowed, and the value is a c_int of the length given.
     let refused = unsafe {
-        libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value.cast(), length)
+        libc::setsockopt(
+            listener.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            value.cast(),
+            length,
+        )
     };
     if refused != 0 {
         // Everything works without.
-        tracing::debug!(error = %io::Error::last_os_error(), "connections are accepted before their request is there");
+        tracing::debug!(error = %io::Error::last_os_error(), seconds, "cannot say when connections are to be accepted");
     }
+}
+
+/// Listens under an abstract name for other processes that have sockets to give. Messages stay whole and in order, as `SOCK_SEQPACKET`
+/// has it.
+///
+/// # Errors
+/// When the name cannot be had.
+pub fn listen_for_sockets(name: &str, backlog: i32) -> io::Result<OwnedFd> {
+    let socket = unix_socket()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// A connection to the process that listens under an abstract name.
+///
+/// # Errors
+/// When there is none, when it is not of this user, and when its queue is full: that is not waited for.
+pub fn call(name: &str) -> io::Result<OwnedFd> {
+    let socket = unix_socket()?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new_abstract_name(name.as_bytes())?)?;
+    if is_ours(&socket)? { Ok(socket) } else { Err(io::ErrorKind::PermissionDenied.into()) }
+}
+
+/// The next connection of another process, or `None` when that was not of this user, or has gone, and is closed.
+///
+/// # Errors
+/// As `accept(2)`; `WouldBlock` when there is none.
+pub fn accept_caller(listener: &OwnedFd) -> io::Result<Option<OwnedFd>> {
+    match rustix::net::accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        Ok(caller) => Ok(is_ours(&caller)?.then_some(caller)),
+        Err(rustix::io::Errno::INTR | rustix::io::Errno::CONNABORTED) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends one message, and a socket with it. The other side has the socket then as well as we.
+///
+/// # Errors
+/// When the kernel does not take it at once: nothing was sent.
+pub fn send_socket(caller: &OwnedFd, head: &[u8], bytes: &[u8], socket: BorrowedFd<'_>) -> io::Result<()> {
+    let sockets = [socket];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&sockets)), "there is room for one");
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    rustix::net::sendmsg(caller, &[IoSlice::new(head), IoSlice::new(bytes)], &mut control, flags)?;
+    Ok(())
+}
+
+/// Receives one message: how many bytes of `buffer` it is, and the socket that came with it, which does not block. It comes without when
+/// there was not exactly one descriptor, or the message was longer than the buffer.
+///
+/// # Errors
+/// As `recvmsg(2)`; `WouldBlock` when there is none yet.
+pub fn receive_socket(caller: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    // Of further descriptors the kernel says that they did not fit, and closes them.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(caller, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let sockets = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(sockets) => Some(sockets),
+        _ => None,
+    });
+    let mut sockets: Vec<OwnedFd> = sockets.flatten().collect();
+    let is_whole = !received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) && sockets.len() == 1;
+    let socket = sockets.pop().filter(|_| is_whole);
+    // What it is shows when it is used as a socket; that nobody waits for it is up to us.
+    let socket = socket.filter(|socket| rustix::io::ioctl_fionbio(socket, true).is_ok());
+    Ok((received.bytes, socket))
+}
+
+fn unix_socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// True when the other side of a connection is a process of the user that we are. The kernel tells who it was when it connected or began
+/// to listen.
+fn is_ours(socket: &OwnedFd) -> io::Result<bool> {
+    Ok(sockopt::socket_peercred(socket)?.uid == geteuid())
 }
 
 /// The processors that this process may use, by number.

@@ -45,12 +45,12 @@ pub struct Asks {
 /// Who asks, and where the answers go.
 #[derive(Debug)]
 pub(super) struct Asker {
-    slot: Slot,
-    stamp: u32,
+    pub(super) slot: Slot,
+    pub(super) stamp: u32,
     /// The namespace of Socket.IO, or none for the native dialect.
-    namespace: Option<String>,
+    pub(super) namespace: Option<String>,
     /// The id of the message that asks.
-    id: String,
+    pub(super) id: String,
 }
 
 /// Connections that have been asked and have not answered, by their stamps.

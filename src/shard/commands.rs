@@ -3,10 +3,13 @@
 use super::conn::Stage;
 use super::users::{close_code, refuse_token};
 use super::{OVERLOAD_RETRY_MS, Shard};
+use crate::auth::tally::Excess;
+use crate::bus::presence::Question;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
+use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::wire::close::CloseCode;
@@ -41,7 +44,12 @@ impl Shard {
             Some(Dialect::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
             _ => match native::split(text, self.settings.messages_per_frame_max) {
                 Ok(messages) if !messages.is_empty() => {
-                    messages.iter().for_each(|message| self.message(slot, message, now));
+                    for message in &messages {
+                        self.message(slot, message, now);
+                        if !self.conns[slot as usize].is_open() {
+                            break;
+                        }
+                    }
                 }
                 // A frame that asks nothing, or nothing that can be read, counts as a message like any other.
                 empty_or_refused => match (self.take_token(slot, now), empty_or_refused) {
@@ -123,6 +131,11 @@ impl Shard {
                 self.acknowledge(slot, id, Ok(()));
             }
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, false, now),
+            Ok(Command::Presence { room, who, id }) => {
+                let question = Question { room: room.as_ref().into(), who };
+                let asked = self.ask_presence(slot, None, &question, id.unwrap_or("null"), now);
+                asked.unwrap_or_else(|refusal| self.refuse(slot, &refusal.with_id(id)));
+            }
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }
@@ -209,6 +222,12 @@ impl Shard {
     }
 
     fn publish_natively(&mut self, slot: Slot, publish: &Publish<'_>, binary: bool, now: Time) {
+        if let Err(refusal) = self.count_event(slot, (None, &publish.event), |_| true, publish.id, now) {
+            if let Some(refusal) = refusal {
+                self.refuse(slot, &refusal);
+            }
+            return;
+        }
         match self.publish(slot, publish, (binary, &[]), None, now) {
             Ok(Published::AndAsked) => {}
             Ok(Published::Done) => self.acknowledge(slot, publish.id, Ok(())),
@@ -273,6 +292,43 @@ impl Shard {
                 Err(refusal.with_retry(OVERLOAD_RETRY_MS))
             }
         }
+    }
+
+    /// Counts an event of a client, by its namespace and name, against those of the limits on it that `counts` wants. `id` asks for its
+    /// answer.
+    ///
+    /// # Errors
+    /// When it must not be carried out: the refusal that the client is to be told, if it is. It may have been closed.
+    pub(super) fn count_event<'i>(
+        &mut self,
+        slot: Slot,
+        (namespace, event): (Option<&str>, &str),
+        counts: impl Fn(&EventLimit) -> bool + Copy,
+        id: Option<Id<'i>>,
+        now: Time,
+    ) -> Result<(), Option<Refusal<'i>>> {
+        let tally = self.gate.tally();
+        if tally.limits().is_empty() {
+            return Ok(());
+        }
+        let conn = &self.conns[slot as usize];
+        let who = (conn.stamp, conn.ip, conn.user.as_ref());
+        let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
+        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, now) else {
+            return Ok(());
+        };
+        let reason = "too many events of this kind";
+        let refusal = Refusal::new(Code::RateLimited, reason).with_id(id).with_retry(retry_ms);
+        match over {
+            Over::Error => return Err(Some(refusal)),
+            Over::Drop if id.is_some() => return Err(Some(refusal)),
+            Over::Drop => self.stats().rate_limited.add(1),
+            Over::Close => {
+                self.stats().rate_limited.add(1);
+                self.fail(slot, CloseCode::Policy, reason, Ending::Limit, now);
+            }
+        }
+        Err(None)
     }
 
     fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {

@@ -2,16 +2,16 @@
 //!
 //! A polling session is an ordinary connection without a socket. What is said to it is encoded as for a WebSocket and waits in
 //! its outbox; a GET takes it from there. When its client has opened a WebSocket, the session moves to that connection and its own is
-//! released. A request for a session of another shard is handed over to that, with its socket.
+//! released. A request for a session of another shard, or of another process on the port, is handed over to that, with its socket.
 
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
 use super::users::close_code;
-use super::{CLOSE_TIMEOUT_MS, Farewell, Shard};
+use super::{CLOSE_TIMEOUT_MS, Farewell, Owner, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
-use crate::message::{ConnId, Reject, ShardId, Slot};
+use crate::message::{ConnId, Reject, Slot};
 use crate::stats::{Ending, Gauge};
 use crate::time::{Bucket, Time};
 use crate::token::Vouched;
@@ -27,17 +27,24 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 const LATE_MS: u64 = 20;
 
 impl Shard {
-    /// The shard whose session a request is for, if it is not this one.
-    pub(super) fn elsewhere(&self, request: &Request<'_>) -> Option<ShardId> {
+    /// Who has the session that a request is for, if that is not this shard.
+    pub(super) fn elsewhere(&self, request: &Request<'_>) -> Option<Owner> {
         let sid = Sid::parse(Query::parse(request.query).sid?)?;
-        Some(sid.shard()).filter(|shard| *shard != self.id && usize::from(*shard) < self.bus.shards())
+        let (tag, shard) = (sid.process(), sid.shard());
+        if self.settings.process != 0 && tag != self.settings.process {
+            // Where somebody has a port for itself, or speaks of another server, there is nobody to ask.
+            let is_served = self.settings.dialect(request.path).is_some_and(Dialect::is_engine);
+            return (tag != 0 && is_served).then_some(Owner::Process { tag, shard });
+        }
+        let is_other = shard != self.id && usize::from(shard) < self.bus.shards();
+        is_other.then_some(Owner::Shard(shard))
     }
 
-    /// Gives this socket to another shard, with what was read and not used.
-    pub(super) fn hand_over(&mut self, slot: Slot, shard: ShardId, bytes: &[u8]) {
+    /// Gives this socket to somebody else, with what was read and not used.
+    pub(super) fn hand_over(&mut self, slot: Slot, owner: Owner, bytes: &[u8]) {
         self.wheel.disarm(slot);
         self.conns[slot as usize].stage = Stage::Leaving;
-        self.farewells.push(Farewell::HandOver { slot, shard, bytes: bytes.into() });
+        self.farewells.push(Farewell::HandOver { slot, owner, bytes: bytes.into() });
     }
 
     /// A request at a path of Engine.IO has come, with its whole body.
@@ -255,12 +262,8 @@ impl Shard {
 
     /// The id of the session in `slot`. Nobody can guess it, so whoever knows it is its client; nothing has to be kept for it.
     fn sid(&self, slot: Slot, stamp: u32) -> Sid {
-        let high = self.key.hash_one((slot, stamp, 0)).to_be_bytes();
-        let low = self.key.hash_one((slot, stamp, 1)).to_be_bytes();
-        let mut secret = [0; 10];
-        secret[..8].copy_from_slice(&high);
-        secret[8..].copy_from_slice(&low[..2]);
-        Sid::new(self.id, slot, secret)
+        let secret = self.key.hash_one((slot, stamp));
+        Sid::new(self.settings.process, self.id, slot, secret.to_be_bytes())
     }
 
     /// The open session with this id, if it is one of this shard and its time has not come.
@@ -362,7 +365,17 @@ impl Shard {
             && polling.probe.take_if(|probe| *probe == slot).is_some()
         {
             polling.is_pausing = false;
+            if self.drain.as_ref().is_some_and(|drain| (session as usize) < drain.told) {
+                // The drain has waited for the move, and does not come again.
+                self.end(session, Ending::Shutdown);
+            }
         }
+    }
+
+    /// True when this session is on its way to a WebSocket: its client waits for its last poll to end, or has ended polling.
+    pub(super) fn is_moving(&self, session: Slot) -> bool {
+        let session = self.conns.get(session as usize).and_then(|conn| conn.session.as_ref());
+        matches!(session.map(|session| &session.transport), Some(Transport::Polling(polling)) if polling.is_pausing)
     }
 
     /// A request for a WebSocket to which a session may move.
@@ -435,6 +448,7 @@ impl Shard {
         new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
+        self.waiting.moved(new.stamp, to);
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
             self.sockets.insert(&joined.sid, to);

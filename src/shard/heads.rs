@@ -30,8 +30,8 @@ impl Shard {
             let bytes_max = self.settings.head_bytes_max;
             let used = match http::parse(bytes) {
                 Ok(Head::Complete(request, head_bytes)) if head_bytes <= bytes_max => {
-                    if let Some(shard) = self.elsewhere(&request) {
-                        return self.hand_over(slot, shard, bytes);
+                    if let Some(owner) = self.elsewhere(&request) {
+                        return self.hand_over(slot, owner, bytes);
                     }
                     let (body, rest) = match request.body {
                         Body::Length(length) if self.is_post(&request) => {
@@ -73,6 +73,18 @@ impl Shard {
             self.doom(slot);
         }
         self.conns[slot as usize].partial = Some(partial);
+    }
+
+    /// Answers the request at the start of these bytes, whose session is not here, and ends the connection. Its body is not waited for.
+    pub(super) fn answer_unknown(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        match http::parse(bytes) {
+            Ok(Head::Complete(mut request, _)) => {
+                request.keep_alive = false;
+                self.answer(slot, &request, &[], now);
+            }
+            // It was whole when the shard read it.
+            _ => self.doom(slot),
+        }
     }
 
     fn answer(&mut self, slot: Slot, request: &Request<'_>, body: &[u8], now: Time) {

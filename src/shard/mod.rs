@@ -4,7 +4,7 @@
 //! the shard never calls back. What it wants done it answers when asked.
 //!
 //! ```text
-//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · adopt · sent · release
+//! told    begin_turn · writable · receive · hang_up · deliver · advance · accept · adopt · sent · stay · release
 //! asked   has_mail · may_accept · is_full · take_bells · next_dirty · gather · next_farewell · end_turn · is_drained
 //! ```
 
@@ -12,6 +12,7 @@ pub mod asks;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
+pub mod presence;
 pub mod recovery;
 pub mod rooms;
 pub mod session;
@@ -26,13 +27,14 @@ mod orders;
 mod socketio;
 mod special;
 
+use crate::auth::tally::Windows;
 use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
-use crate::message::{ConnId, Publication, ShardId, ShardSet, Slot};
+use crate::message::{ConnId, ProcessTag, Publication, ShardId, ShardSet, Slot};
 use crate::rules::{Namespaces, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Time};
@@ -41,6 +43,7 @@ use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use presence::Waiting;
 use recovery::History;
 use rooms::Rooms;
 use session::Sockets;
@@ -58,6 +61,8 @@ use users::{Access, Users};
 /// How a shard treats its connections. All bounds are inclusive.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// What tells this process apart from the others on its port; 0 when it has the port for itself.
+    pub process: ProcessTag,
     /// Connections that space is reserved for; untouched space costs nothing.
     pub connections_reserved: usize,
     /// Where clients find what.
@@ -158,14 +163,28 @@ pub enum Farewell {
     /// Close the socket, if there is one, then call [`Shard::release`].
     Close(Slot),
     /// Give the socket to another shard, then call [`Shard::release`]. The other one's reactor says [`Shard::adopt`] and
-    /// [`Shard::receive`], after what had come to its own sockets by then.
+    /// [`Shard::receive`], after what had come to its own sockets by then. When another process does not take it, call [`Shard::stay`].
     HandOver {
         /// Whose socket it is.
         slot: Slot,
-        /// The shard that gets it.
-        shard: ShardId,
+        /// Who gets it.
+        owner: Owner,
         /// What was read and not used.
         bytes: Box<[u8]>,
+    },
+}
+
+/// Who has the session that a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Another shard of this process.
+    Shard(ShardId),
+    /// Another process on the same port.
+    Process {
+        /// Which. There may be none of that name.
+        tag: ProcessTag,
+        /// The shard there, if it has so many.
+        shard: ShardId,
     },
 }
 
@@ -228,6 +247,10 @@ pub struct Shard {
     /// Where the connections of users are.
     users: Users,
     asks: Asks,
+    /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
+    event_windows: Windows<(u16, u32)>,
+    /// Who waits to hear who is in a room.
+    waiting: Waiting,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -417,6 +440,8 @@ impl Shard {
             sockets: Sockets::default(),
             users: Users::default(),
             asks: Asks::default(),
+            event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
+            waiting: Waiting::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -569,6 +594,18 @@ impl Shard {
                 Mail::Order(_) => {
                     if let Some(Mail::Order(order)) = mail.pop_front() {
                         self.carry_out(&order, now);
+                    }
+                }
+                Mail::Who { number, room } => {
+                    let (number, room) = (*number, *room);
+                    mail.pop_front();
+                    self.tell_who(number, room);
+                }
+                Mail::Presence { number, attendance } => {
+                    let (number, attendance) = (*number, attendance.clone());
+                    // Where many have asked for long lists, the rest are told in later turns.
+                    if self.note_presence(number, &attendance, now) {
+                        mail.pop_front();
                     }
                 }
                 Mail::Answer(_) => {
@@ -774,7 +811,18 @@ impl Shard {
         }
     }
 
-    /// A socket that another shard has given away is here now. Answers its slot, as [`Shard::accept`].
+    /// Another process has not taken this socket, from which these bytes were read: its request is answered here, as one for a session
+    /// that nobody knows, and it ends.
+    pub fn stay(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        self.stats().handovers_refused.add(1);
+        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.stage == Stage::Leaving) else {
+            return;
+        };
+        conn.stage = Stage::Http;
+        self.answer_unknown(slot, bytes, now);
+    }
+
+    /// A socket that another shard, or another process, has given away is here now. Answers its slot, as [`Shard::accept`].
     pub fn adopt(&mut self, peer: IpAddr, now: Time) -> Slot {
         self.stamp = self.stamp.wrapping_add(1);
         let (ip, from_proxy) = (Ip::from(peer), self.gate.trusts(peer));
@@ -1232,6 +1280,9 @@ impl Shard {
         let timed_out = elapsed_ms >= u64::from(drain.timeout_ms);
         for slot in told..due {
             match self.conns.get(slot).map(|conn| conn.stage) {
+                // Its client does not poll any more and would not hear of it: it is told when it has moved.
+                Some(Stage::Open(_)) if self.is_moving(slot as Slot) => {}
+                Some(Stage::Probing(session)) if self.is_moving(session) => {}
                 Some(Stage::Open(_)) => self.shut_down(slot as Slot, now),
                 Some(Stage::Ghost) => self.end_ghost(slot as Slot),
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),

@@ -105,6 +105,11 @@ impl Rooms {
         conns[to as usize].memberships = memberships;
     }
 
+    /// True when `slot` is a member of room `id`.
+    pub fn has(&self, conns: &Slab<Conn>, slot: Slot, id: RoomId) -> bool {
+        self.place(id).is_some_and(|place| self.membership(conns, slot, place).is_some())
+    }
+
     /// The members of room `id` on this shard.
     pub fn members(&self, id: RoomId) -> &[Member] {
         self.place(id).map_or(&[], |place| &self.rooms[place as usize].members)

@@ -8,12 +8,13 @@ use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_token, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
+use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
 use crate::message::{Slot, TokenFault, write_socket_id};
 use crate::permissions::Act;
-use crate::rules::Action;
+use crate::rules::{Action, EventLimit};
 use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
@@ -306,6 +307,9 @@ impl Shard {
             let refusal = Refusal::new(Code::RateLimited, "too many messages a second").with_retry(retry_ms);
             return self.answer_refusal(slot, namespace, id, &refusal);
         }
+        if let Err(refusal) = self.count_event(slot, (Some(namespace), name), |_| true, id, now) {
+            return self.answer_excess(slot, namespace, id, refusal);
+        }
         let settings = self.settings.socketio.clone();
         let Some(action) = settings.rules.find(namespace, name) else {
             if name == TOKEN_EVENT && self.settings.access.tokens.is_some() {
@@ -327,9 +331,20 @@ impl Shard {
                     });
                 }
             }
-            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } => {
+            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } | Action::Presence { .. } => {
                 match builtin::decode(action, args, self.settings.room_name_bytes_max) {
-                    Ok(command) => self.built_in(slot, namespace, &command, id, attachments, now),
+                    Ok(command) => {
+                        // What is published may have a name of its own. Limits on all events have counted it.
+                        if let Command::Publish(publish) = &command
+                            && publish.event != name
+                            && let event = (Some(namespace), &*publish.event)
+                            && let is_named = (|limit: &EventLimit| limit.event.is_some())
+                            && let Err(refusal) = self.count_event(slot, event, is_named, id, now)
+                        {
+                            return self.answer_excess(slot, namespace, id, refusal);
+                        }
+                        self.built_in(slot, namespace, &command, id, attachments, now);
+                    }
                     Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
                 }
             }
@@ -391,6 +406,20 @@ impl Shard {
                 match self.publish_from(slot, namespace, publish, id, attachments, now) {
                     Ok(Published::AndAsked) => return,
                     Ok(Published::Done) => Ok("{}".to_owned()),
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Command::Presence { room, who, .. } => {
+                let question = Question { room: room_key(namespace, room).as_ref().into(), who: *who };
+                let asked = match id {
+                    Some(id) => self.ask_presence(slot, Some(namespace), &question, id, now),
+                    None => {
+                        let message = "`presence` without an ack: nobody could be told the answer";
+                        Err(Refusal::new(Code::BadMessage, message))
+                    }
+                };
+                match asked {
+                    Ok(()) => return,
                     Err(refusal) => Err(refusal),
                 }
             }
@@ -457,6 +486,13 @@ impl Shard {
                     socketio::encode_event(out, namespace, "error", &error, count, None, offset.as_deref());
                 });
             }
+        }
+    }
+
+    /// Tells that an event was one too many, if that is to be told.
+    fn answer_excess(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: Option<Refusal<'_>>) {
+        if let Some(refusal) = refusal {
+            self.answer_refusal(slot, namespace, id, &refusal);
         }
     }
 

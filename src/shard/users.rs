@@ -199,7 +199,7 @@ impl Shard {
     /// Makes a connection that of a user. The one place where it gets its user, but for a session that moves with its own.
     ///
     /// # Errors
-    /// When it is another user's already.
+    /// When it is another user's already, or the user has as many connections as allowed.
     pub(super) fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
         let Vouched { user, rooms } = vouched;
         let before = self.conns[slot as usize].user.as_ref();
@@ -213,7 +213,12 @@ impl Shard {
         let head = self.users.head(&self.conns, tag, &user.name);
         let shared =
             head.and_then(|head| self.conns[head as usize].user.clone()).filter(|other| **other == user);
-        self.conns[slot as usize].user = Some(shared.unwrap_or_else(|| Arc::new(user)));
+        let user = shared.unwrap_or_else(|| Arc::new(user));
+        if is_new && self.gate.admit_user(&user).is_err() {
+            self.stats().token_faults[TokenFault::PerUser.index()].add(1);
+            return Err(TokenFault::PerUser);
+        }
+        self.conns[slot as usize].user = Some(user);
         if is_new {
             self.users.insert(&self.conns, tag, slot);
             let (_, burst) = self.rate(slot);
@@ -240,7 +245,9 @@ impl Shard {
 
     /// A connection has no user any more: it is closed, or is about to be. The one place where it loses its user.
     pub(super) fn lose_user(&mut self, slot: Slot) {
-        self.take_user(slot);
+        if let Some(user) = self.take_user(slot) {
+            self.gate.dismiss_user(&user);
+        }
     }
 
     /// A session has moved from one connection to another, and its user with it.
@@ -371,6 +378,7 @@ pub(super) fn refuse_token(fault: TokenFault) -> Refusal<'static> {
 pub(super) fn close_code(fault: TokenFault) -> CloseCode {
     match fault {
         TokenFault::Expired => CloseCode::TokenExpired,
+        TokenFault::PerUser => CloseCode::Policy,
         _ => CloseCode::Unauthorized,
     }
 }

@@ -145,6 +145,11 @@ pub(super) enum Command {
         special: Option<Rc<Special>>,
         id: Option<String>,
     },
+    /// How many members a room has.
+    Presence {
+        room: String,
+        id: Option<String>,
+    },
     Ping {
         id: Option<String>,
     },
@@ -571,7 +576,12 @@ impl World {
                 let fields = [r#""type":"leave""#.to_owned(), format!(r#""rooms":{}"#, quoted(&rooms))];
                 (self.object(fields.into_iter().chain(id_field())), Command::Leave { rooms, id })
             }
-            20..25 => {
+            20..23 => {
+                let room = (*self.random.pick(self.plan.rooms)).to_owned();
+                let fields = [r#""type":"presence""#.to_owned(), format!(r#""room":{}"#, quoted(&room))];
+                (self.object(fields.into_iter().chain(id_field())), Command::Presence { room, id })
+            }
+            23..25 => {
                 let fields = [r#""type":"ping""#.to_owned()];
                 (self.object(fields.into_iter().chain(id_field())), Command::Ping { id })
             }

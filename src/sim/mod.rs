@@ -30,7 +30,7 @@ use crate::dialect::Dialect;
 use crate::message::{ShardId, Slot};
 use crate::shard::conn::Due;
 use crate::shard::turn::Gathered;
-use crate::shard::{Farewell, Shard};
+use crate::shard::{Farewell, Owner, Shard};
 use crate::stats::{Ending, Stats};
 use crate::time::Time;
 use clients::{Client, Effect, Temper};
@@ -1042,7 +1042,8 @@ impl World {
                         self.hang_up(shard, number, slot);
                     }
                 }
-                Farewell::HandOver { slot, shard: to, bytes } => {
+                Farewell::HandOver { slot, owner, bytes } => {
+                    let Owner::Shard(to) = owner else { unreachable!("the process is alone on its port") };
                     let number = self.seats[shard].sockets[slot as usize].take().expect("there is a socket");
                     self.note(|| format!("{number} is handed to shard {to}"));
                     self.links[number].slot = None;

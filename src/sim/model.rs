@@ -526,8 +526,13 @@ impl Model {
         drain.told = due.max(told);
         let has_timed_out = elapsed_ms >= drain.timeout_ms.into();
         for number in 0..self.peers.len() {
+            let probed = match self.peers[number].stage {
+                Stage::Probing(session) => session,
+                _ => number,
+            };
+            let is_moving = self.peers[probed].is_moving();
             let peer = &mut self.peers[number];
-            if peer.shard != shard || !peer.is_live() {
+            if peer.shard != shard || !peer.is_live() || is_moving {
                 continue;
             }
             let slot = peer.slot.expect("accepted") as usize;
@@ -806,6 +811,7 @@ impl Model {
         let (Command::Join { id, .. }
         | Command::Leave { id, .. }
         | Command::Publish { id, .. }
+        | Command::Presence { id, .. }
         | Command::Ping { id }
         | Command::Wrong { id, .. }) = command;
         if let Err(retry_ms) = self.take_token(number, now) {
@@ -840,6 +846,15 @@ impl Model {
                     Ok(true) => return,
                     Err(code) => return self.error(number, code, id.clone(), None, now),
                 }
+            }
+            Command::Presence { room, .. } => {
+                let Some(id) = id else { return self.error(number, "bad_message", None, None, now) };
+                if !self.peers[number].rooms.contains(room) {
+                    return self.error(number, "not_member", Some(id.clone()), None, now);
+                }
+                let members = self.rooms[room].members.len() as u64;
+                let said = Said::Present { id: id.clone(), room: room.clone(), members };
+                return self.peers[number].expect(said, now);
             }
             Command::Ping { .. } => return self.peers[number].expect(Said::Pong(id.clone()), now),
             Command::Wrong { code, .. } => return self.error(number, code, id.clone(), None, now),
@@ -944,7 +959,7 @@ impl Model {
         self.peers[number].stage = Stage::Finishing { at_once: false };
         match stage {
             Stage::Waiting { session, .. } => return self.get_lost(session, number, now),
-            Stage::Probing(session) => return self.probe_lost(session, number),
+            Stage::Probing(session) => return self.probe_lost(session, number, now),
             _ => {}
         }
         self.leave_all(number);

@@ -140,6 +140,7 @@ impl Plan {
         let ping_interval_ms = *random.pick(&[200, 1_000, 5_000, 25_000]);
         let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
         let settings = Settings {
+            process: 0,
             connections_reserved: 8,
             paths: Paths { echo: random.chance(70), ..Paths::default() },
             socketio: Arc::default(),

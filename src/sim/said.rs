@@ -31,6 +31,12 @@ pub(super) enum Said {
         missing: u64,
     },
     Joined(String, BTreeMap<String, u64>),
+    /// How many members a room has.
+    Present {
+        id: String,
+        room: String,
+        members: u64,
+    },
     Pong(Option<String>),
     Error {
         code: String,
@@ -167,6 +173,7 @@ impl Said {
             Said::Joined(id, rooms) => {
                 60 + id.len() + 3 * rooms.keys().map(|name| 60 + 2 * name.len()).sum::<usize>()
             }
+            Said::Present { id, room, .. } => 150 + id.len() + 2 * room.len(),
             Said::Pong(id) => 60 + id_bytes(id),
             Said::Error { id, .. } => 500 + id_bytes(id),
             Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
@@ -335,6 +342,29 @@ struct Members {
     members: u64,
 }
 
+/// Who is in a room, in a process that is alone.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Presence<'a> {
+    #[serde(rename = "type")]
+    _kind: &'a str,
+    #[serde(borrow)]
+    id: &'a RawValue,
+    room: String,
+    members: u64,
+    nodes: Vec<Node>,
+    complete: bool,
+    age_ms: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Node {
+    #[serde(rename = "node")]
+    _name: String,
+    members: u64,
+}
+
 fn whatever_is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(from).map(Some)
 }
@@ -342,6 +372,14 @@ fn whatever_is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option
 /// A native message; with `attached`, the part of a binary frame before its payload.
 fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
     let text = std::str::from_utf8(json).expect("text is UTF-8");
+    if text.starts_with(r#"{"type":"presence""#) {
+        let told: Presence<'_> =
+            serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is no presence: {error}"));
+        let Presence { id, room, members, nodes, complete, age_ms, .. } = told;
+        assert!(complete && age_ms == 0, "nobody else is asked: {text}");
+        assert!(nodes.iter().map(|node| node.members).eq([members]), "all are here: {text}");
+        return Said::Present { id: id.get().to_owned(), room, members };
+    }
     let message =
         serde_json::from_str(text).unwrap_or_else(|error| panic!("{text} is not a message: {error}"));
     let Message { kind, id, rooms, code, message, retry_ms, room, event, data, count, answers, missing } =

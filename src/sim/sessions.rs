@@ -124,6 +124,12 @@ impl Peer {
         self.session.as_mut().and_then(|session| session.polls.as_mut())
     }
 
+    /// True when it is on its way from polling to a WebSocket.
+    pub(super) fn is_moving(&self) -> bool {
+        let polls = self.session.as_ref().and_then(|session| session.polls.as_ref());
+        polls.is_some_and(|polls| polls.is_pausing)
+    }
+
     /// Bytes that have come of a packet whose attachments have not all come, if there is one.
     pub(super) fn unfinished_bytes(&self) -> Option<usize> {
         let session = self.session.as_ref().filter(|_| self.is_upgraded())?;
@@ -616,11 +622,17 @@ impl Model {
     }
 
     /// The WebSocket is gone to which a session might have moved.
-    pub(super) fn probe_lost(&mut self, session: usize, number: usize) {
+    pub(super) fn probe_lost(&mut self, session: usize, number: usize, now: Time) {
         if let Some(polls) = self.peers[session].polls()
             && polls.probe.take_if(|probe| *probe == number).is_some()
         {
             polls.is_pausing = false;
+            let peer = &self.peers[session];
+            let told = self.told_of_drain(peer.shard);
+            if peer.slot.is_some_and(|slot| (slot as usize) < told) {
+                // The drain has waited for the move.
+                self.end(session, Ending::Shutdown, now);
+            }
         }
     }
 

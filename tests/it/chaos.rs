@@ -1,9 +1,9 @@
-//! What becomes of throngs under load when Redis is killed, hangs or is replaced: their own clients notice nothing, what goes between
+//! What becomes of throngs under load when Redis is stopped, killed, hangs or is replaced: their own clients notice nothing, what goes between
 //! processes is back soon after Redis, nothing comes twice, and whoever asks is told how things are.
 
 use crate::harness::clock::{now, rest};
 use crate::harness::redis::{Redis, Trio};
-use crate::harness::{Client, Heard, Server, eventually};
+use crate::harness::{Client, Deadline, Heard, Server, eventually};
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,8 +16,26 @@ const BACK_WITHIN: Duration = Duration::from_secs(2);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// What a process may take more than before: twice what may wait for Redis, and some for the rest.
 const MEMORY_BYTES_MORE: u64 = 96 << 20;
+/// What may wait for Redis at the default settings.
+const WAITING_MAX: u64 = 100_000;
+const WAITING_BYTES_MAX: u64 = 32 << 20;
+/// Between two looks at what a process says of itself.
+const LOOK: Duration = Duration::from_millis(250);
 /// Between two publications of one client.
 const PACE: Duration = Duration::from_millis(2);
+
+#[test]
+fn redis_is_stopped_for_ten_seconds() {
+    let mut redis = Redis::start();
+    let load = Load::on(&[redis.url()], &[]);
+    redis.stop();
+    load.is_down_for(Duration::from_secs(10));
+    for throng in &load.throngs {
+        assert!(throng.metrics().sum("throng_redis_breaker", &[]) > 0.0, "nothing is taken for it any more");
+    }
+    redis.start_again();
+    load.ends_well();
+}
 
 #[test]
 fn redis_is_killed_for_ten_seconds() {
@@ -120,12 +138,35 @@ impl Load {
         });
     }
 
-    /// Redis has gone. Waits until that is said, and then for so long.
+    /// Redis has gone. Waits until that is said, and then for so long, in which it is said all the time, members hear their own process,
+    /// and nothing grows beyond its bounds.
     fn is_down_for(&self, time: Duration) {
         for throng in &self.throngs {
             is_said(throng, "down");
         }
-        rest(time);
+        let deadline = Deadline::after(time);
+        let heard: Vec<u64> = self.tallies().map(|tally| tally.here).collect();
+        while !deadline.is_over() {
+            rest(LOOK.min(deadline.left()));
+            for throng in &self.throngs {
+                let answer = throng.control("/ready");
+                assert_eq!((answer.status, &answer.json()["redis"]), (200, &json!("down")));
+                let redis = &throng.stats()["redis"];
+                assert_eq!((&redis["status"], &redis["servers_up"]), (&json!("down"), &json!(0)), "{redis}");
+                assert!(redis["waiting"].as_u64() <= Some(WAITING_MAX), "{redis}");
+                assert!(redis["waiting_bytes"].as_u64() <= Some(WAITING_BYTES_MAX), "{redis}");
+                assert_eq!(throng.metrics().sum("throng_redis_servers_up", &[]), 0.0);
+                self.memory_is_bounded(throng);
+            }
+        }
+        for (tally, heard) in self.tallies().zip(&heard) {
+            assert!(time.is_zero() || tally.here > *heard, "{tally:?}");
+        }
+    }
+
+    fn memory_is_bounded(&self, throng: &Server) {
+        let more = throng.resident_bytes().saturating_sub(self.memory_bytes);
+        assert!(more < MEMORY_BYTES_MORE, "{more} bytes more");
     }
 
     /// Redis is back: so are the events, soon, and all that was to hold has held.
@@ -135,8 +176,7 @@ impl Load {
         assert!(began.elapsed() < BACK_WITHIN, "it took {:?}", began.elapsed());
         for throng in &self.throngs {
             is_said(throng, "up");
-            let more = throng.resident_bytes().saturating_sub(self.memory_bytes);
-            assert!(more < MEMORY_BYTES_MORE, "{more} bytes more");
+            self.memory_is_bounded(throng);
             let redis = &throng.stats()["redis"];
             let lost: u64 =
                 redis["lost"].as_object().expect("reasons").values().filter_map(Value::as_u64).sum();

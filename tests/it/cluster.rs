@@ -15,17 +15,17 @@ use std::time::Duration;
 const BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// Throngs of two shards each on one Redis.
-struct Fleet {
-    throngs: Vec<Server>,
-    redis: Redis,
+pub(crate) struct Fleet {
+    pub(crate) throngs: Vec<Server>,
+    pub(crate) redis: Redis,
 }
 
 impl Fleet {
-    fn of(count: usize) -> Fleet {
+    pub(crate) fn of(count: usize) -> Fleet {
         Fleet::with(count, &[])
     }
 
-    fn with(count: usize, settings: &[&str]) -> Fleet {
+    pub(crate) fn with(count: usize, settings: &[&str]) -> Fleet {
         let redis = Redis::start();
         let urls = format!("redis.urls={:?}", [redis.url()]);
         let settings = [&[urls.as_str()], settings].concat();
@@ -40,7 +40,7 @@ impl Fleet {
     }
 
     /// A client of each throng, all in these rooms.
-    fn members(&self, rooms: &[&str]) -> Vec<Client> {
+    pub(crate) fn members(&self, rooms: &[&str]) -> Vec<Client> {
         let members = self.clients(rooms);
         for room in rooms {
             self.room_is_heard_by(room, members.len());
@@ -59,7 +59,7 @@ impl Fleet {
         self.is_heard_by(&format!("throng:room:{room}"), processes);
     }
 
-    fn is_heard_by(&self, channel: &str, processes: usize) {
+    pub(crate) fn is_heard_by(&self, channel: &str, processes: usize) {
         eventually(&format!("{processes} processes listen to {channel}"), || {
             // In a script, since no argument of a program can have a zero byte.
             let channel = channel.replace('\0', "\\0");
@@ -87,19 +87,19 @@ fn wait_until_all_hear(room: &str, clients: &mut [Client]) {
 }
 
 /// A client of Socket.IO in one namespace.
-struct Socket {
+pub(crate) struct Socket {
     raw: Raw,
     /// What stands before the data of its packets: nothing in the main namespace.
     namespace: String,
-    id: String,
+    pub(crate) id: String,
 }
 
 impl Socket {
-    fn open(server: &Server, rooms: &[&str]) -> Socket {
+    pub(crate) fn open(server: &Server, rooms: &[&str]) -> Socket {
         Socket::open_in(server, "", rooms)
     }
 
-    fn open_in(server: &Server, namespace: &str, rooms: &[&str]) -> Socket {
+    pub(crate) fn open_in(server: &Server, namespace: &str, rooms: &[&str]) -> Socket {
         let raw = server.socket("/socket.io/?EIO=4&transport=websocket");
         let namespace = if namespace.is_empty() { String::new() } else { format!("{namespace},") };
         let mut socket = Socket { raw, namespace, id: String::new() };
@@ -115,7 +115,7 @@ impl Socket {
     }
 
     /// Sends a packet of Socket.IO.
-    fn say(&mut self, kind: &str, data: &str) {
+    pub(crate) fn say(&mut self, kind: &str, data: &str) {
         let packet = format!("4{kind}{}{data}", self.namespace);
         self.raw.send(frame(FIN | TEXT, packet));
     }
@@ -132,14 +132,14 @@ impl Socket {
     }
 
     /// The next packet is of this kind. Answers what it says.
-    fn data_of(&mut self, kind: &str) -> String {
+    pub(crate) fn data_of(&mut self, kind: &str) -> String {
         let packet = self.hear();
         let data = packet.strip_prefix(&format!("4{kind}{}", self.namespace));
         data.unwrap_or_else(|| panic!("not of kind {kind}: {packet}")).to_owned()
     }
 
     /// Sends an event that wants to be acknowledged, and waits for that.
-    fn ask(&mut self, event: &Value) -> Value {
+    pub(crate) fn ask(&mut self, event: &Value) -> Value {
         self.say("2", &format!("7{event}"));
         self.answer()
     }
@@ -415,19 +415,19 @@ fn while_redis_is_away_each_process_goes_on_and_a_gap_is_told() {
 #[test]
 fn a_node_server_with_the_classic_adapter_and_throngs_are_one() {
     let redis = Redis::start();
-    mix_with_node(&[redis.url()], "server", "classic", 11);
+    mix_with_node(&[redis.url()], "server", "classic", 12);
 }
 
 #[test]
 fn a_node_server_with_the_sharded_adapter_and_throngs_are_one() {
     let redis = Redis::start();
-    mix_with_node(&[redis.url()], "server", "sharded", 10);
+    mix_with_node(&[redis.url()], "server", "sharded", 11);
 }
 
 #[test]
 fn a_node_server_and_throngs_are_one_on_a_cluster_of_redis() {
     let redis = Cluster::start();
-    mix_with_node(&redis.urls(), "cluster", "sharded", 10);
+    mix_with_node(&redis.urls(), "cluster", "sharded", 11);
 }
 
 /// Runs the checks of Node on a server of its own and two throngs of two shards each.

@@ -10,6 +10,7 @@
 //! | `native` | the native protocol by example: rooms, events, order, ids, arrays, binary payloads, every error code |
 //! | `access` | tokens of other makers and every way to bring one; keys that change; what users may do, and when their time is over |
 //! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
+//! | `event_limits` | limits on events by name, per connection, address and user, in both dialects and over several processes |
 //! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
 //! | `linger` | events that wait leave together, in order, and none waits longer than it may |
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
@@ -18,7 +19,10 @@
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
-//! | `chaos` | Redis killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
+//! | `presence` | who is in a room, over all processes and both dialects: counted and listed right, bounded in age, size and cost, and honest about what is missing |
+//! | `port` | several processes on one port: each request finds its session, processes are restarted one by one, nonsense from others does no harm |
+//! | `balancers` | nginx and HAProxy, set up as `tuning/` says, in front of throngs: all get through, addresses arrive, a drain is noticed |
+//! | `chaos` | Redis stopped, killed, hanging or replaced under load: local delivery goes on, nothing comes twice, events between processes are back within 2 s |
 //! | `golden` | what Node's Socket.IO server answers, we answer, field by field |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
@@ -39,6 +43,8 @@ mod access;
 
 mod limits;
 
+mod event_limits;
+
 mod heartbeat;
 
 mod linger;
@@ -51,8 +57,11 @@ mod lifecycle;
 mod namespaces;
 mod redis;
 
+mod balancers;
 mod chaos;
 mod cluster;
+mod presence;
+mod port;
 
 mod golden;
 

@@ -85,7 +85,7 @@ impl Held {
     }
 
     fn publish(&self, channel: &str, payload: &str) -> Result<(), Loss> {
-        self.link.publish(Way::Plain, channel.as_bytes(), payload.as_bytes())
+        self.link.publish(Way::Plain, channel.as_bytes(), payload.as_bytes(), 1)
     }
 
     /// Subscribes, and waits until Redis has confirmed it.
@@ -193,8 +193,8 @@ fn what_is_published_is_heard_in_order() {
     for number in &numbers {
         one.publish("room", number).expect("there is room for it");
     }
-    one.link.publish(Way::Plain, b"pattern:1", b"\x00\xff").expect("there is room for it");
-    one.link.publish(Way::Sharded, b"shard", b"here").expect("there is room for it");
+    one.link.publish(Way::Plain, b"pattern:1", b"\x00\xff", 1).expect("there is room for it");
+    one.link.publish(Way::Sharded, b"shard", b"here", 1).expect("there is room for it");
     two.wait_for("all is heard", || two.heard("room").len() >= numbers.len());
     assert_eq!(two.heard("room"), numbers);
     two.wait_for_heard("shard", &["here"]);
@@ -460,7 +460,7 @@ fn a_cluster_is_published_to_by_slot_and_followed_when_slots_move() {
     two.subscribe(Way::Sharded, &["a", "b", "c", "d", "e", "f", "shard"]);
     for channel in channels {
         for way in [Way::Plain, Way::Sharded] {
-            one.link.publish(way, channel.as_bytes(), format!("{way:?}").as_bytes()).expect("room");
+            one.link.publish(way, channel.as_bytes(), format!("{way:?}").as_bytes(), 1).expect("room");
         }
     }
     for channel in &channels[..6] {
@@ -481,7 +481,7 @@ fn a_cluster_is_published_to_by_slot_and_followed_when_slots_move() {
     let mut next = 0;
     let mut send = |count: usize| {
         for _ in 0..count {
-            one.link.publish(Way::Sharded, b"shard", next.to_string().as_bytes()).expect("room");
+            one.link.publish(Way::Sharded, b"shard", next.to_string().as_bytes(), 1).expect("room");
             next += 1;
         }
     };
@@ -494,7 +494,7 @@ fn a_cluster_is_published_to_by_slot_and_followed_when_slots_move() {
         cluster.masters[target].cli(&["PUBSUB", "SHARDNUMSUB", "shard"]).trim() == "shard\n1"
     });
     two.wait_for("the gap is told", || two.told(|told| !told.gaps.is_empty()));
-    one.link.publish(Way::Sharded, b"shard", b"1000").expect("room");
+    one.link.publish(Way::Sharded, b"shard", b"1000", 1).expect("room");
     two.wait_for("it is heard at the new server", || {
         two.heard("shard").last().is_some_and(|last| last == "1000")
     });
@@ -519,7 +519,7 @@ fn a_cluster_that_loses_a_master_serves_what_the_others_have() {
     assert_eq!(held.stats.servers_up.value(), 2);
     let mut alive = 0;
     for (place, channel) in channels.into_iter().enumerate() {
-        let taken = held.link.publish(Way::Sharded, channel.as_bytes(), b"x");
+        let taken = held.link.publish(Way::Sharded, channel.as_bytes(), b"x", 1);
         if owners[place] != lost {
             alive += 1;
             taken.expect("the others serve");
@@ -531,7 +531,7 @@ fn a_cluster_that_loses_a_master_serves_what_the_others_have() {
     assert!(alive > 0);
     cluster.masters[lost].start_again();
     held.wait_for("all masters are up again", || held.stats.servers_up.value() == 3);
-    held.link.publish(Way::Sharded, b"a", b"back").expect("it serves again");
+    held.link.publish(Way::Sharded, b"a", b"back", 1).expect("it serves again");
     held.wait_for_heard("a", &["back"]);
 }
 

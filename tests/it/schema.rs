@@ -39,7 +39,7 @@ fn the_examples_of_the_protocol_are_taken() {
         taken(part, value);
         seen += 1;
     }
-    assert_eq!(seen, 10, "the page has ten messages");
+    assert_eq!(seen, 14, "the page has fourteen messages");
 }
 
 #[test]
@@ -60,6 +60,9 @@ fn what_a_client_may_not_say_is_refused() {
     check(json!({"type": "publish", "room": "lobby", "event": ""}));
     check(json!({"type": "publish", "room": "lobby", "event": "x".repeat(201)}));
     check(json!({"type": "publish", "room": "lobby", "event": "hello", "echo": "yes"}));
+    check(json!({"type": "presence", "room": "lobby"}));
+    check(json!({"type": "presence", "id": 1}));
+    check(json!({"type": "presence", "room": "lobby", "id": 1, "who": "all"}));
     check(json!({"type": "ping", "id": null}));
     check(json!({"type": "ping", "id": [1]}));
     check(json!({"type": "ping", "id": "x".repeat(63)}));
@@ -85,6 +88,24 @@ fn what_the_server_may_not_say_is_refused() {
     check(json!({"type": "ack", "id": 1, "rooms": {"lobby": {"members": -1}}}));
     check(json!({"type": "ack", "id": 1, "rooms": {"lobby": {"members": 1, "more": 2}}}));
     check(json!({"type": "ack", "id": 1, "rooms": {"": {"members": 1}}}));
+    let presence = |more: Value| {
+        let mut presence = json!({"type": "presence", "id": 1, "room": "lobby", "members": 1,
+            "nodes": [{"node": "a", "members": 1}], "complete": true, "age_ms": 0});
+        let fields = presence.as_object_mut().expect("an object");
+        fields.extend(more.as_object().expect("an object").clone());
+        presence
+    };
+    taken(Part::ServerFrame, presence(json!({})));
+    taken(
+        Part::ServerFrame,
+        presence(json!({"who": [{"id": "x", "node": "a", "user": "anna"}], "cut": true})),
+    );
+    check(presence(json!({"cut": true})));
+    check(presence(json!({"who": [], "cut": false})));
+    check(presence(json!({"who": [{"id": "x"}]})));
+    check(presence(json!({"nodes": [{"node": "a", "members": 0}]})));
+    check(presence(json!({"age_ms": -1})));
+    check(json!({"type": "presence", "id": 1, "room": "lobby", "members": 1}));
     check(json!({"type": "pong", "data": 1}));
     check(json!({"type": "error", "code": "bad_json"}));
     check(json!({"type": "error", "code": "bad_weather", "message": "rain"}));

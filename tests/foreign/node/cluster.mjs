@@ -9,8 +9,8 @@
 import { createServer } from "node:http";
 import { afterwards, bounded, fail, run, same, show, until, WAIT_MS } from "./checks.mjs";
 
-const packages = ["socket.io", "socket.io-client", "@socket.io/redis-adapter", "@socket.io/redis-emitter", "redis"];
-const [{ Server }, { io }, { createAdapter, createShardedAdapter }, { Emitter }, { createClient, createCluster }] = await Promise.all(
+const packages = ["socket.io", "socket.io-client", "@socket.io/redis-adapter", "@socket.io/redis-emitter", "redis", "ws"];
+const [{ Server }, { io }, { createAdapter, createShardedAdapter }, { Emitter }, { createClient, createCluster }, { WebSocket }] = await Promise.all(
   packages.map((name) => import(name)),
 ).catch(() => {
   console.error(`one of the packages ${packages.join(", ")} is missing: run \`npm ci\` in tests/foreign/node`);
@@ -241,6 +241,33 @@ const checks = {
       for (const name of [one, two, ...clients.map(({ id }) => id)]) if (!rooms.has(name)) fail(`${name} is not among all rooms`);
       same(await idsByTheOldRequest(one), inOne.map(({ id }) => id).sort(), "ids by the old request");
     }
+  },
+
+  "it is known who is in a room, on all servers": async () => {
+    const present = async (crowd, natives) => {
+      const ids = new Set(crowd.inOne.map(({ id }) => id));
+      for (const client of crowd.inOne.slice(1)) {
+        const answer = await until(`${client.name}: a complete answer`, async () => {
+          const [answer] = await client.ask("presence", { room: crowd.one, who: true });
+          return answer.complete && answer.members === ids.size + natives ? answer : undefined;
+        });
+        const listed = answer.who.map(({ id }) => id);
+        same([listed.length, listed.filter((id) => ids.has(id)).length], [ids.size + natives, ids.size], "who is listed");
+        same(answer.nodes.map(({ members }) => members).sort(), natives ? [1, 1, 2] : [1, 1, 1], "members of each server");
+        const ofNode = answer.who.find(({ id }) => id === crowd.inOne[0].id).node;
+        if (adapter === "classic") same(ofNode, "unknown", "what Node is called");
+        const [counted] = await client.ask("presence", crowd.one);
+        same([counted.members, counted.who], [answer.members, undefined], "who is counted");
+      }
+    };
+    const [main, guild] = [await crowd(), await crowd("/guild/7")];
+    const native = new WebSocket(`${throngs[1].replace("http", "ws")}/ws`);
+    afterwards(() => native.terminate());
+    await bounded(new Promise((resolve) => native.once("open", resolve)), "a native client");
+    native.send(JSON.stringify({ type: "join", rooms: [main.one], id: 1 }));
+    await bounded(new Promise((resolve) => native.once("message", resolve)), "its join");
+    await present(main, 1);
+    await present(guild, 0);
   },
 
   "sockets are disconnected at the word of a server": async () => {

@@ -566,8 +566,8 @@ const between = {
     let [{ answers: all, missing }] = await asked;
     same([all.sort((one, other) => one - other), missing], [members.map((_, index) => index), 0], "the answers");
     // Bytes in the answers, more than one argument, none at all, and one that never comes.
-    asked = ask(500);
     const began = performance.now();
+    asked = ask(500);
     await each(members, (client, index) =>
       answers(client, (ack) => {
         if (index === 0) ack({ deep: [Buffer.from("zero")] }, "passed over");

@@ -4,6 +4,7 @@ pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod http;
 pub(crate) mod numbers;
+pub(crate) mod proxy;
 pub(crate) mod raw;
 pub(crate) mod redis;
 pub(crate) mod schema;

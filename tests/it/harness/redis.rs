@@ -91,6 +91,12 @@ impl Redis {
         self.child.wait().expect("it is our child");
     }
 
+    /// Ends it in order, with nothing kept.
+    pub(crate) fn stop(&mut self) {
+        self.cli(&["SHUTDOWN", "NOSAVE"]);
+        self.child.wait().expect("it is our child");
+    }
+
     /// Starts it again, empty.
     pub(crate) fn start_again(&mut self) {
         eventually("Redis starts again", || self.run().then_some(()));
@@ -294,14 +300,15 @@ fn spawn(args: &[String]) -> Child {
 }
 
 /// A port that nobody has right now.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     listener.local_addr().expect("it is bound").port()
 }
 
-fn folder() -> PathBuf {
+/// A directory for a server of a test.
+pub(crate) fn folder() -> PathBuf {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("throng-redis-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
+    let name = format!("throng-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Relaxed));
     let folder = std::env::temp_dir().join(name);
     fs::create_dir_all(&folder).expect("there is room for temporary files");
     folder

@@ -197,6 +197,11 @@ impl Server {
         kib * 1024
     }
 
+    /// Open descriptors.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("the server runs").count()
+    }
+
     /// User and system time of the server so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat =

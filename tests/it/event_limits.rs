@@ -1,0 +1,372 @@
+//! Limits on events by name, for connections, addresses and users: in both dialects, on all shards, and over several processes whatever
+//! becomes of their Redis. And the limit on connections of a user over several processes.
+
+use crate::harness::clock::{now, rest};
+use crate::harness::raw::{CLOSE, FIN, TEXT};
+use crate::harness::redis::{Cluster, Redis};
+use crate::harness::{Client, Raw, Server, eventually, frame};
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use throng::auth::tally::Windows;
+use throng::auth::{Gate, Ip, Rules, User};
+use throng::bridge::link::{self, Servers};
+use throng::bridge::{self, Bridge};
+use throng::bus::Bus;
+use throng::bus::outside::Outside;
+use throng::cluster::Limits;
+use throng::message::Reject;
+use throng::rules::{EventLimit, EventLimits, Over, Per};
+use throng::time::Clock;
+
+const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/event_limits/settings.toml");
+
+/// How long a process has at the most, with room for a busy machine, before others know what it has let through.
+const TOLD_WITHIN: Duration = Duration::from_millis(300);
+
+fn server(settings: &[&str]) -> Server {
+    let mut flags = vec!["--config", SETTINGS];
+    flags.extend(settings.iter().flat_map(|setting| ["--set", *setting]));
+    Server::with_flags(&flags)
+}
+
+/// A client from this address.
+fn client(server: &Server, source: &str) -> Client {
+    let source: IpAddr = source.parse().expect("an address");
+    Client::over(Raw::connect_from(source, server.address()), "/ws", &[])
+}
+
+/// Publishes an event. Answers after how many milliseconds that may be done again, if it was one too many.
+fn publish(client: &mut Client, event: &str) -> Option<u64> {
+    let answer = client.ask(json!({"type": "publish", "room": "a", "event": event}));
+    (answer["type"] == "error").then(|| {
+        assert_eq!(answer["code"], "rate_limited", "{answer}");
+        answer["retry_ms"].as_u64().expect("a time")
+    })
+}
+
+/// A client of Socket.IO on a WebSocket, in one namespace.
+struct Socket {
+    raw: Raw,
+    namespace: &'static str,
+}
+
+impl Socket {
+    fn open(server: &Server, namespace: &'static str) -> Socket {
+        let raw = server.socket("/socket.io/?EIO=4&transport=websocket");
+        let mut socket = Socket { raw, namespace };
+        assert!(socket.hear().starts_with("0{"));
+        socket.say("40", "");
+        assert!(socket.hear().starts_with(&format!("40{namespace},").replace("/,", "")));
+        socket
+    }
+
+    fn say(&mut self, kind: &str, what: &str) {
+        let namespace = if self.namespace == "/" { String::new() } else { format!("{},", self.namespace) };
+        self.raw.send(frame(FIN | TEXT, format!("{kind}{namespace}{what}")));
+    }
+
+    fn hear(&mut self) -> String {
+        String::from_utf8(self.raw.frame().payload).expect("text")
+    }
+
+    /// Sends an event that wants to be acknowledged, and answers its ack.
+    fn ask(&mut self, event: &Value) -> Value {
+        self.say("42", &format!("7{event}"));
+        let ack = self.hear();
+        serde_json::from_str(&ack[ack.find('[').expect("a list")..]).expect("JSON")
+    }
+}
+
+/// What is wrong, in an ack.
+fn code(ack: &Value) -> &str {
+    ack[0]["error"]["code"].as_str().unwrap_or("none")
+}
+
+#[test]
+fn an_event_too_many_is_refused_and_the_client_told_when_to_come_back() {
+    let server = server(&[]);
+    let (mut one, mut other) = (server.client(), server.client());
+    let began = now();
+    for _ in 0..3 {
+        assert_eq!(publish(&mut one, "bid"), None);
+    }
+    let retry_ms = publish(&mut one, "bid").expect("one too many");
+    let elapsed_ms = began.elapsed().as_millis() as u64;
+    assert!(retry_ms <= 2000 && retry_ms + elapsed_ms >= 2000, "{retry_ms} after {elapsed_ms}");
+    assert_eq!(publish(&mut other, "bid"), None, "each connection has its own");
+    assert_eq!(publish(&mut one, "other"), None, "as has each event");
+    one.say_binary(&json!({"type": "publish", "room": "a", "event": "bid", "id": "b"}), b"bytes");
+    assert_eq!(one.answer_to(&json!("b"))["code"], "rate_limited", "in whatever form");
+    rest(Duration::from_millis(retry_ms));
+    for _ in 0..3 {
+        assert_eq!(publish(&mut one, "bid"), None, "the next window");
+    }
+    assert_eq!(server.number("totals/rate_limited"), 2);
+    let metrics = server.metrics();
+    assert_eq!(metrics.sum("throng_events_refused_total", &[r#"event="bid""#]), 2.0);
+}
+
+#[test]
+fn an_address_has_one_limit_on_all_shards() {
+    let server = server(&["server.shards=4"]);
+    let mut crowd: Vec<Client> = (0..10).map(|_| server.client()).collect();
+    let refused = crowd.iter_mut().filter_map(|client| publish(client, "chat")).count();
+    assert_eq!(refused, 5);
+    assert!(server.shards_in_use() > 1);
+    let mut neighbour = client(&server, "127.0.0.2");
+    assert_eq!(publish(&mut neighbour, "chat"), None);
+    // A connection that is made anew changes nothing, and who is no user counts by its address.
+    assert!(publish(&mut server.client(), "chat").is_some());
+    assert_eq!(publish(&mut server.client(), "vote"), None);
+    assert!(publish(&mut server.client(), "vote").is_some());
+}
+
+#[test]
+fn an_event_too_many_may_be_passed_over_or_end_the_connection() {
+    let server = server(&[]);
+    let (mut one, mut member) = (server.client(), server.client());
+    member.join(&["a"]);
+    let say = |event: &str| json!({"type": "publish", "room": "a", "event": event});
+    one.say(&json!([say("shy"), say("shy"), say("shy")]));
+    member.hears("a", "shy", Value::Null);
+    one.has_heard_all();
+    assert!(publish(&mut one, "shy").is_some(), "who asks is told");
+    // What stands behind the one that ends it is not carried out.
+    one.say(&json!([say("last"), say("last"), say("last"), say("after")]));
+    assert_eq!(one.closed(), (1008, "too many events of this kind".to_owned()));
+    member.hears("a", "last", Value::Null);
+    member.hears("a", "last", Value::Null);
+    member.has_heard_all();
+    assert_eq!(server.number("disconnects/limit"), 1);
+    server.wait_for_number("connections", 1);
+}
+
+#[test]
+fn events_of_socket_io_clients_are_counted_by_name() {
+    let server = server(&[]);
+    let mut socket = Socket::open(&server, "/");
+    let bid = json!(["publish", {"room": "a", "event": "bid"}]);
+    for _ in 0..3 {
+        assert_eq!(socket.ask(&bid), json!([{}]));
+    }
+    let ack = socket.ask(&bid);
+    assert_eq!(code(&ack), "rate_limited", "what is published counts by its own name: {ack}");
+    assert!(ack[0]["error"]["retry_ms"].as_u64().is_some_and(|ms| (1..=2000).contains(&ms)), "{ack}");
+    assert_eq!(code(&socket.ask(&json!(["bid"]))), "rate_limited", "an event that does nothing counts, too");
+    for room in ["a", "b"] {
+        assert!(socket.ask(&json!(["join", room]))[0]["rooms"].is_object());
+    }
+    assert_eq!(code(&socket.ask(&json!(["join", "c"]))), "rate_limited");
+    // Without an ack it is told in an event, or not at all.
+    socket.say("42", r#"["join","c"]"#);
+    assert!(socket.hear().starts_with(r#"42["error",{"code":"rate_limited""#));
+    socket.say("42", r#"["shy"]"#);
+    socket.say("42", r#"["shy"]"#);
+    assert_eq!(code(&socket.ask(&json!(["shy"]))), "rate_limited");
+    socket.say("42", r#"["last"]"#);
+    socket.say("42", r#"["last"]"#);
+    socket.say("42", r#"["last"]"#);
+    let end = socket.raw.frame();
+    assert_eq!((end.opcode, &end.payload[..2]), (CLOSE, &1008_u16.to_be_bytes()[..]));
+
+    // All events of a namespace together, what is published not twice.
+    let mut few = Socket::open(&server, "/few");
+    assert!(few.ask(&json!(["join", ["a", "b"]]))[0]["rooms"].is_object());
+    assert_eq!(few.ask(&json!(["publish", {"room": "a", "event": "x"}])), json!([{}]));
+    assert_eq!(few.ask(&json!(["hello", 1])), json!([1]));
+    assert_eq!(few.ask(&json!(["hello", 1])), json!([1]));
+    assert_eq!(code(&few.ask(&json!(["hello", 1]))), "rate_limited");
+}
+
+#[test]
+fn names_that_nobody_limits_leave_nothing_behind() {
+    let server = server(&["server.shards=1"]);
+    let mut client = server.client();
+    let long = "bid".repeat(300_000);
+    for _ in 0..10 {
+        let message = json!({"type": "publish", "room": "a", "event": long});
+        assert_eq!(client.refused_text(message.to_string())["code"], "bad_event");
+    }
+    let mut socket = Socket::open(&server, "/");
+    for number in 0..20_000 {
+        socket.say("42", &format!("[\"chat{number}\"]"));
+    }
+    socket.say("42", "[\"chat\"]");
+    assert_eq!(socket.ask(&json!(["hello", 1])), json!([1]));
+    assert_eq!(server.metrics().sum("throng_event_windows", &[]), 1.0);
+}
+
+/// Throngs on one Redis.
+fn fleet(redis: &Redis, count: usize) -> Vec<Server> {
+    let urls = format!("redis.urls={:?}", [redis.url()]);
+    let mut throngs: Vec<Server> = (0..count).map(|_| server(&[&urls])).collect();
+    throngs.iter_mut().for_each(|throng| drop(throng.wait_for_log("connected to Redis")));
+    throngs
+}
+
+/// Each client sends an event in turn, `rounds` times, with `pause` in between. Answers how many got through.
+fn in_turn(clients: &mut [Client], rounds: usize, pause: Duration) -> usize {
+    let mut passed = 0;
+    for _ in 0..rounds {
+        for client in clients.iter_mut() {
+            passed += usize::from(publish(client, "shared").is_none());
+            rest(pause);
+        }
+    }
+    passed
+}
+
+#[test]
+fn a_limit_holds_over_several_processes() {
+    let redis = Redis::start();
+    let throngs = fleet(&redis, 3);
+    let clients = |source| throngs.iter().map(|throng| client(throng, source)).collect::<Vec<Client>>();
+    // One after the other: each process but the first may let one through that it should not.
+    let mut slow = clients("127.0.0.2");
+    let passed = in_turn(&mut slow, 5, TOLD_WITHIN);
+    assert!((10..=12).contains(&passed), "{passed}");
+    for client in &mut slow {
+        let retry_ms = publish(client, "shared").expect("it is known everywhere");
+        assert!((1..=60_000).contains(&retry_ms), "{retry_ms}");
+    }
+    // As fast as can be: no process lets more than its ten through.
+    let passed = in_turn(&mut clients("127.0.0.3"), 15, Duration::ZERO);
+    assert!((10..=30).contains(&passed), "{passed}");
+    let mut alone = client(&throngs[1], "127.0.0.4");
+    let passed = (0..20).filter(|_| publish(&mut alone, "shared").is_none()).count();
+    assert_eq!(passed, 10, "who is at one process has exactly its ten");
+    let keys = redis.cli(&["KEYS", "{throng:*}:events:*"]);
+    let keys: Vec<&str> = keys.lines().collect();
+    assert_eq!(keys.len(), 3, "{keys:?}");
+    for key in keys {
+        let left_ms: u64 = redis.cli(&["PTTL", key]).trim().parse().expect("it expires");
+        assert!(left_ms <= 60_000, "{key} {left_ms}");
+    }
+    let metrics = throngs[0].metrics();
+    assert!(metrics.sum("throng_redis_limit_batches_total", &[]) > 0.0);
+    assert_eq!(metrics.sum("throng_redis_limit_batches_failed_total", &[]), 0.0);
+    assert_eq!(metrics.sum("throng_redis_faults_total", &[]), 0.0, "that a script was new is no fault");
+}
+
+#[test]
+fn without_redis_each_process_has_the_limit_for_itself() {
+    let mut redis = Redis::start();
+    let throngs = fleet(&redis, 2);
+    let clients = |source| throngs.iter().map(|throng| client(throng, source)).collect::<Vec<Client>>();
+    let mut known = clients("127.0.0.2");
+    assert!((10..=11).contains(&in_turn(&mut known, 6, TOLD_WITHIN)));
+    redis.kill();
+    rest(TOLD_WITHIN);
+    assert_eq!(in_turn(&mut known, 2, Duration::ZERO), 0, "what was known is known");
+    let mut fresh = clients("127.0.0.3");
+    let began = now();
+    assert_eq!(in_turn(&mut fresh, 15, Duration::ZERO), 20, "ten at each");
+    assert!(began.elapsed() < Duration::from_secs(5), "nobody waits for it: {:?}", began.elapsed());
+    let failed = || throngs[0].metrics().sum("throng_redis_limit_batches_failed_total", &[]);
+    eventually("that is counted", || (failed() > 0.0).then_some(()));
+    redis.start_again();
+    // What could not be told is told, and then new ones are counted together again.
+    eventually("both have told it", || {
+        let keys = redis.cli(&["KEYS", "{throng:*}:events:*127.0.0.3"]);
+        let sum = keys.lines().next().map(|key| redis.cli(&["HGET", key, "sum"]));
+        (sum?.trim() == "20").then_some(())
+    });
+    let passed = in_turn(&mut clients("127.0.0.4"), 6, TOLD_WITHIN);
+    assert!((10..=11).contains(&passed), "{passed}");
+}
+
+/// What makes up a process, as far as limits see it. It lasts as long as the tests.
+fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
+    let (gate, outside, clock) =
+        (Arc::new(Gate::new(rules.clone())), Arc::new(Outside::default()), Clock::start());
+    let limits = Limits { message_bytes_max: 1 << 20, rooms_max: 100, answers_max: 100, attachments_max: 10 };
+    let settings = bridge::Settings {
+        link: link::Settings::new(servers),
+        cluster: bridge::Cluster::Throng,
+        prefix: "throng".into(),
+        presence_timeout: Duration::from_secs(1),
+        limits,
+    };
+    let bus = Arc::new(Bus::new(1, 100).with_outside(outside.clone()));
+    let bridge =
+        bridge::spawn(settings, bus, outside, gate.clone(), clock, 0).expect("the settings can work");
+    eventually("it is connected", || (bridge.status() == "up").then_some(()));
+    (gate, bridge, clock)
+}
+
+fn user(name: &str) -> Arc<User> {
+    Arc::new(User::named(name))
+}
+
+#[test]
+fn the_connections_of_a_user_are_counted_over_all_processes() {
+    let mut redis = Redis::start();
+    let rules = Rules { per_user_max: Some(3), ..Rules::default() };
+    let [(one, ..), (two, ..)] = [(); 2].map(|()| process(Servers::One(redis.url()), &rules));
+    let anna = user("anna");
+    (0..2).for_each(|_| one.admit_user(&anna).expect("there is a place"));
+    two.admit_user(&anna).expect("there is a place");
+    for gate in [&one, &two] {
+        eventually("who has three is refused everywhere", || {
+            gate.admit_user(&anna).map(|()| gate.dismiss_user(&anna)).is_err().then_some(())
+        });
+    }
+    one.admit_user(&user("bela")).expect("somebody else");
+    one.dismiss_user(&anna);
+    eventually("a place that is free is free everywhere", || two.admit_user(&anna).ok());
+    redis.kill();
+    eventually("each counts its own", || one.admit_user(&anna).ok());
+    eventually("so does the other", || two.admit_user(&anna).ok());
+    assert_eq!(two.admit_user(&anna), Err(Reject::PerUser));
+}
+
+#[test]
+fn events_of_users_are_counted_in_a_cluster() {
+    // More than two batches for each slot, and more than are told at a time.
+    const USERS: usize = 17_000;
+    let cluster = Cluster::start();
+    let limit = |event: &str, per, count| EventLimit {
+        event: Some(event.to_owned()),
+        namespace: None,
+        per,
+        count,
+        window_ms: 60_000,
+        over: Over::Error,
+    };
+    let events = EventLimits::new(vec![limit("bid", Per::User, 6), limit("bid", Per::Ip, 1_000_000)]);
+    let rules = Rules { events, event_windows_max: 100_000, ..Rules::default() };
+    let processes = [(); 2].map(|()| process(Servers::Cluster(cluster.urls()), &rules));
+    for (_, bridge, _) in &processes {
+        let stats = &bridge.link_stats;
+        eventually("all masters are up", || (stats.servers_up.value() == 3).then_some(()));
+    }
+    let users: Vec<Arc<User>> = (0..USERS).map(|number| user(&format!("user {number}"))).collect();
+    let bids = |place: usize, count: usize| {
+        let (gate, _, clock) = &processes[place];
+        let limits = || gate.tally().limits().find(None, "bid");
+        let bid = |user| {
+            gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), clock.now())
+        };
+        let passed = |user| (0..count).filter(|_| bid(user).is_ok()).count();
+        users.iter().map(passed).sum::<usize>()
+    };
+    let windows = || {
+        let sizes = cluster.masters.iter().map(|master| master.cli(&["DBSIZE"]));
+        sizes.map(|size| size.trim().parse::<usize>().expect("a number")).sum::<usize>()
+    };
+    assert_eq!(bids(0, 5), 5 * USERS);
+    eventually("all has been told", || (windows() == USERS + 1).then_some(()));
+    // The sixth of each. What one tells is answered with what the other has used.
+    assert_eq!(bids(1, 1), USERS);
+    eventually("all has been heard", || (bids(1, 1) == 0).then_some(()));
+    assert!(bids(0, 1) <= USERS);
+    eventually("all has been heard", || (bids(0, 1) == 0).then_some(()));
+    let used_slots = cluster.masters.iter().filter(|master| master.cli(&["DBSIZE"]).trim() != "0").count();
+    assert!(used_slots > 1, "they are spread");
+    for (_, bridge, _) in &processes {
+        let faults: u64 = bridge.faults().map(|(_, count)| count).sum();
+        assert_eq!((faults, bridge.stats.limit_batches_failed.value()), (0, 0));
+    }
+}

@@ -3,7 +3,7 @@
 
 use crate::foreign::{NAMESPACES, NODE, PATIENT, PYTHON, SOCKETIO, check, node, python, run};
 use crate::harness::raw::upgrade_head;
-use crate::harness::{Client, Deadline, Response, Server, eventually, server};
+use crate::harness::{Client, Deadline, Heard, Response, Server, eventually, server};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -429,4 +429,26 @@ fn without_keys_tokens_are_nobodys_business() {
     let mut raw = server.raw();
     raw.send(upgrade_head("/ws?token=x", "Authorization: Basic eDp5\r\n"));
     assert_eq!(raw.response_to_head().status, 101);
+}
+
+#[test]
+fn a_user_has_so_many_connections() {
+    let server = with_secret(&["limits.connections_per_user_max=1"]);
+    let (one, other) = (token(&["--user", "7"]), token(&["--user", "8"]));
+    let open = |token: &str| Client::over(server.raw(), &format!("/ws?token={token}"), &[]);
+    let mut first = open(&one);
+    assert_eq!(first.ask(json!({"type": "auth", "token": one}))["type"], "ack", "it counts once");
+    let too_many = (1008, "too many connections of this user".to_owned());
+    assert_eq!(open(&one).closed(), too_many);
+    let mut late = server.client();
+    assert_eq!(late.refused(json!({"type": "auth", "token": one})), "token_refused");
+    assert_eq!(late.closed(), too_many);
+    assert_eq!(open(&other).ask(json!({"type": "ping"}))["type"], "pong");
+    first.close(1000);
+    eventually("the place is free", || {
+        let mut again = open(&one);
+        again.say(&json!({"type": "ping"}));
+        let heard = again.hear_within(Duration::from_millis(500));
+        matches!(heard, Some(Heard::Text(..))).then_some(())
+    });
 }

@@ -21,9 +21,10 @@
 //! When all have left, the shard keeps its table of connections and its list of timers for the next ones: the pages of both stay
 //! resident. Everything else is given back, and asserted to be.
 
+#[allow(dead_code, reason = "every bench takes from it what it needs")]
 mod dry;
 
-use dry::{BATCH, DryReactor, client_frame};
+use dry::{BATCH, DryReactor, client_frame, token};
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
 use std::alloc::System;
 use std::ops::Sub;
@@ -77,6 +78,8 @@ enum Case {
     Empty,
     /// So many connections in one room.
     Connections(usize),
+    /// So many connections in one room, each of a user of its own.
+    Users(usize),
     /// So many connections after an event to all of them.
     Event(usize),
     /// So many connections, each in the same number of rooms.
@@ -86,19 +89,22 @@ enum Case {
 }
 
 impl Case {
-    const SMALL: [Case; 7] = [
+    const SMALL: [Case; 8] = [
         Case::Empty,
         Case::Connections(1_000),
         Case::Connections(1_025),
+        Case::Users(1_000),
         Case::Memberships(1_000, 2),
         Case::Memberships(1_000, 10),
         Case::Memberships(1_000, 100),
         Case::Rooms(1_000, 10, ""),
     ];
-    const FULL: [Case; 14] = [
+    const FULL: [Case; 16] = [
         Case::Empty,
         Case::Connections(1_000_000),
         Case::Connections(1_048_577),
+        Case::Users(900_000),
+        Case::Users(1_048_577),
         Case::Event(1_000_000),
         Case::Memberships(65_000, 2),
         Case::Memberships(65_537, 2),
@@ -116,6 +122,7 @@ impl Case {
         match *self {
             Case::Empty => empty(),
             Case::Connections(count) => connections(count),
+            Case::Users(count) => users(count),
             Case::Event(count) => after_an_event(count),
             Case::Memberships(count, rooms) => memberships(count, rooms),
             Case::Rooms(count, rooms, suffix) => rooms_of_one(count, rooms, suffix),
@@ -205,6 +212,30 @@ fn connections(count: usize) {
     reactor.disconnect(&slots);
     let again = held() - after;
     assert_eq!((again.heap, again.blocks), (0, 0), "the second time leaves nothing behind");
+}
+
+/// Connections that have brought tokens of users of their own, which name the room that all are in.
+fn users(count: usize) {
+    let mut slots = touched(count);
+    let empty = held();
+    let fixed = {
+        let _without_table = DryReactor::with_tokens(0);
+        held() - empty
+    };
+    let mut reactor = DryReactor::with_tokens(count);
+    let reserved = held() - empty - fixed;
+    warm_up(&mut reactor, &mut slots);
+    let start = held();
+    for user in 0..count {
+        reactor.connect(&format!("/ws?token={}", token(&format!("user-{user}"))), 1, &mut slots);
+    }
+    let mut grown = held() - start;
+    assert_eq!((reactor.shard.holdings().users, reactor.shard.holdings().memberships), (count, count));
+    grown.heap += reserved.heap;
+    let each = row(&format!("the same of a user, {count} of them"), grown, count);
+    assert!(each <= CONNECTION_BYTES_MAX, "{each} bytes a connection");
+    reactor.disconnect(&slots);
+    assert_eq!(reactor.shard.holdings(), Holdings::default());
 }
 
 /// What a shard keeps of the arena in which it wrote an event to all of its connections.

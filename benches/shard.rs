@@ -19,7 +19,7 @@ mod dry;
 mod measure;
 
 use criterion::{Bencher, BenchmarkId, Criterion};
-use dry::{BATCH, DryReactor, PING_INTERVAL_MS, client_frame, upgrade_request};
+use dry::{BATCH, DryReactor, PING_INTERVAL_MS, client_frame, token, upgrade_request};
 use measure::{at_full_size, shuffled, time_of, time_within};
 use std::cell::LazyCell;
 use std::collections::VecDeque;
@@ -184,7 +184,8 @@ fn echoes(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A connection from accept to release, with nothing but its upgrade in between: 64 of them in each turn.
+/// A connection from accept to release, with nothing but its upgrade in between: 64 of them in each turn. One brings a token by HS256, which
+/// names a room.
 fn upgrades(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("upgrade");
     let library = upgrade_request("/ws");
@@ -197,8 +198,16 @@ fn upgrades(criterion: &mut Criterion) {
          Cookie: session=0123456789abcdef0123456789abcdef\r\nSec-WebSocket-Extensions: permessage-deflate; \
          client_max_window_bits\r\nSec-WebSocket-Version",
     );
-    for (client, mut head) in [("library", library), ("browser", browser.into_bytes())] {
-        let mut reactor = LazyCell::new(|| DryReactor::new(BATCH));
+    let authorized = String::from_utf8(library.clone()).expect("a head is ASCII").replace(
+        "Sec-WebSocket-Version",
+        &format!("Authorization: Bearer {}\r\nSec-WebSocket-Version", token("user-4711")),
+    );
+    let heads = [("library", library), ("browser", browser.into_bytes()), ("token", authorized.into_bytes())];
+    for (client, mut head) in heads {
+        let mut reactor = LazyCell::new(|| match client {
+            "token" => DryReactor::with_tokens(BATCH),
+            _ => DryReactor::new(BATCH),
+        });
         group.bench_function(BenchmarkId::new(client, format!("{} bytes", head.len())), |bencher| {
             let reactor = LazyCell::force_mut(&mut reactor);
             let mut slots = Vec::new();

@@ -4,8 +4,10 @@
 pub mod tally;
 
 use crate::message::Reject;
+use crate::permissions::{Actor, Grant};
 use crate::rules::EventLimits;
 use crate::wire::http::Forwarded;
+use compact_str::CompactString;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -113,11 +115,48 @@ impl From<Ip> for IpAddr {
     }
 }
 
-/// Who a client is, once it has shown that. One for all connections of a user in a shard where that is possible.
-#[derive(Debug, PartialEq, Eq)]
+/// Who a client is, once it has shown that. One for all connections of a user in a shard that came with the same token.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// The user's name, as whoever vouches for it calls the user.
-    pub name: Box<str>,
+    /// The user's name, as whoever vouches for it calls the user. At most 200 bytes, without control characters.
+    pub name: CompactString,
+    /// When that is no longer vouched for, in seconds from 1970; [`u64::MAX`] for never.
+    pub expires_at_s: u64,
+    /// What else was said of the user; `None` for nothing.
+    pub granted: Option<Box<Granted>>,
+}
+
+// With the counts of its `Arc` it fits 64 bytes of the allocator, a name of up to 24 bytes included.
+const _: () = assert!(size_of::<User>() <= 40);
+
+/// What few users have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// What the user is.
+    pub roles: Box<[Box<str>]>,
+    /// What it may do with rooms; `None` when that was not said.
+    pub permissions: Option<Box<[Grant]>>,
+    /// Messages a second of each of its connections, in place of what is configured; 0 for no limit.
+    pub messages_per_second_max: Option<u32>,
+    /// Open connections of this user, in place of what is configured; 0 for no limit.
+    pub connections_max: Option<u32>,
+}
+
+impl User {
+    /// Somebody of whom only the name is known, for ever.
+    pub fn named(name: &str) -> User {
+        User { name: name.into(), expires_at_s: u64::MAX, granted: None }
+    }
+
+    /// The user as permissions see it.
+    pub fn actor(&self) -> Actor<'_> {
+        let granted = self.granted.as_deref();
+        Actor {
+            name: Some(&self.name),
+            roles: granted.map_or(&[], |granted| &granted.roles),
+            grants: granted.and_then(|granted| granted.permissions.as_deref()),
+        }
+    }
 }
 
 /// Who has a limit for itself: an address, or a user, whatever else is known of that. Sixteen bytes.
@@ -563,7 +602,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Arc<User> {
-        Arc::new(User { name: name.into() })
+        Arc::new(User::named(name))
     }
 
     #[test]

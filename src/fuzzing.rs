@@ -11,17 +11,24 @@ use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
-use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot};
+use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
+use crate::permissions::{Act, Grant, Permission, Permissions, Who};
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::shard::turn::Gathered;
+use crate::shard::users::{Access, token_in};
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, SocketIo};
 use crate::stats::Stats;
 use crate::time::Time;
+use crate::token::keys::{Algorithm, KeySource, Place};
+use crate::token::{Tokens, Vouched, claims};
 use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
 use crate::wire::proxy::{self, Preface};
+use data_encoding::BASE64URL_NOPAD;
+use ring::hmac;
 use rmp::decode::MessageLen;
 use serde_json::Value;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -131,6 +138,55 @@ pub fn native(data: &[u8]) {
     command(native::decode_binary(data, ROOM_NAME_BYTES_MAX), true);
 }
 
+/// Tokens: what is refused does no harm, and what is taken keeps to the bounds. `data` is a token, and then the claims of one.
+pub fn token(data: &[u8]) {
+    const ROOMS_MAX: usize = 2;
+    const ROOM_NAME_BYTES_MAX: usize = 20;
+    let tokens = tokens(ROOMS_MAX, ROOM_NAME_BYTES_MAX);
+    if let Ok(text) = std::str::from_utf8(data) {
+        assert!(tokens.check(text, Time::default()).is_err(), "nobody guesses a signature");
+        // What stands for a token elsewhere.
+        token_in(text);
+    }
+    let Ok(Vouched { user, rooms }) = tokens.check(&signed(data), Time::default()) else { return };
+    assert!(!user.name.is_empty() && user.name.len() <= claims::NAME_BYTES_MAX);
+    assert!(!user.name.contains(char::is_control));
+    assert!(rooms.len() <= ROOMS_MAX && rooms.iter().all(|room| room.len() <= ROOM_NAME_BYTES_MAX));
+    let actor = user.actor();
+    assert!(actor.grants.is_none_or(|grants| grants.len() <= claims::GRANTS_MAX));
+    // It does not panic, whatever the patterns.
+    Permissions::default().allow(&actor, "/a", &String::from_utf8_lossy(data), Act::Join);
+}
+
+/// Of the tokens here; it is 1970.
+const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
+
+fn tokens(rooms_max: usize, room_name_bytes_max: usize) -> Tokens {
+    let key = KeySource {
+        kid: None,
+        algorithm: Algorithm::Hs256,
+        until_s: None,
+        place: Place::Secret(SECRET.to_vec()),
+    };
+    let tokens = Tokens::new(crate::token::Settings {
+        token_bytes_max: 1 << 16,
+        user_claim: "sub".to_owned(),
+        rooms_max,
+        room_name_bytes_max,
+        ..Default::default()
+    });
+    tokens.set_named_keys(key.read().into_iter().collect());
+    tokens
+}
+
+/// A token with these claims.
+fn signed(claims: &[u8]) -> String {
+    let signed = format!("eyJhbGciOiJIUzI1NiJ9.{}", BASE64URL_NOPAD.encode(claims));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
+    let signature = hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
+}
+
 fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
     let publish = match result {
         Err(refusal) => return told(&refusal),
@@ -139,7 +195,7 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_joined(&mut out, id.unwrap_or("0"), rooms.iter().map(|name| (&**name, 1)));
             return json(&out);
         }
-        Ok(Command::Leave { id, .. } | Command::Ping { id }) => {
+        Ok(Command::Leave { id, .. } | Command::Ping { id } | Command::Auth { id, .. }) => {
             let mut out = Vec::new();
             native::encode_pong(&mut out, id);
             return json(&out);
@@ -422,6 +478,8 @@ struct World {
     /// The last ids in namespaces, the private ones too, and the last offsets.
     told: VecDeque<Told>,
     now: Time,
+    /// Tokens of two users, of which the first runs out.
+    tokens: [String; 2],
 }
 
 /// What a client knows with which it can come back, or be sent something alone.
@@ -441,14 +499,45 @@ const OVER_MS: u64 = 16_000;
 
 const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const ECHO: &[u8] = b"GET /echo HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-const MESSAGES: [&[u8]; 6] = [
+const MESSAGES: [&[u8]; 8] = [
     br#"{"type":"join","rooms":["a","b","c"],"id":1}"#,
     br#"{"type":"publish","room":"a","event":"e","data":[1,2,3],"id":2}"#,
     br#"{"type":"publish","room":"b","event":"e","echo":true}"#,
     br#"{"type":"leave","rooms":["a","c"]}"#,
     br#"[{"type":"join","rooms":["d"]},{"type":"publish","room":"d","event":"x","echo":true},{"type":"leave","rooms":["d"]}]"#,
     br#"{"type":"nonsense"}"#,
+    br#"{"type":"auth","token":"TOKEN0","id":1}"#,
+    br#"[{"type":"auth","token":"TOKEN1"},{"type":"publish","room":"b","event":"e","echo":true}]"#,
 ];
+
+/// Whose tokens there are.
+const USERS: [&str; 2] = ["u", "a user with a name that is rather long"];
+
+/// Tokens are taken, perhaps required, and perhaps users may do more than others.
+fn access(required: bool, ruled: bool) -> Access {
+    let grant = |text: &str| Grant::parse(text).expect("a grant");
+    let rule = |who: Who, text: &str| Permission { who, grant: grant(text) };
+    let rules = vec![rule(Who::User, "*:*"), rule(Who::Anyone, "*:a"), rule(Who::Anyone, "join:*")];
+    Access {
+        tokens: Some(Arc::new(tokens(3, 20))),
+        required,
+        timeout_ms: 2_000,
+        query_parameter: "token".to_owned(),
+        permissions: if ruled { Permissions::new(rules) } else { Permissions::default() },
+    }
+}
+
+/// A request that is to begin something, with a token in its query where `arg` says so.
+fn with_token(request: Vec<u8>, arg: u8, tokens: &[String; 2]) -> Vec<u8> {
+    if arg & 8 == 0 || !request.starts_with(b"GET ") {
+        return request;
+    }
+    let token = &tokens[usize::from(arg & 1)];
+    let text = String::from_utf8_lossy(&request);
+    text.replace("/ws ", &format!("/ws?token={token} "))
+        .replace("EIO=4&", &format!("EIO=4&token={token}&"))
+        .into()
+}
 
 /// Frames of Engine.IO's clients: text, and behind it binary if there is some.
 const PACKETS: [(&[u8], Option<&[u8]>); 5] = [
@@ -534,6 +623,7 @@ impl World {
                 engineio: Some("/engine.io/".to_owned()),
             },
             socketio: Arc::new(socketio),
+            access: Arc::new(access(kind & 2 != 0, kind & 4 != 0)),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
             handshake_timeout_ms: 10_000,
@@ -565,7 +655,12 @@ impl World {
             })
             .collect();
         let (handed, sids, told) = Default::default();
-        World { bus, gate, stats, shards, handed, sids, told, now }
+        let tokens = [0, 1].map(|user| {
+            signed(
+                format!(r#"{{"sub":"{}","exp":{},"rooms":["a"]}}"#, USERS[user], [4, 4_000][user]).as_bytes(),
+            )
+        });
+        World { bus, gate, stats, shards, handed, sids, told, tokens, now }
     }
 
     /// Carries out one operation and answers what is left of the script.
@@ -582,12 +677,24 @@ impl World {
                 slots.push(it.accept(IpAddr::V4(Ipv4Addr::new(10, 0, 0, arg & 1)), now));
             }
             (1, Some(slot)) => {
-                it.receive(slot, &mut if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec(), now)
+                let request = if arg & 16 == 0 { UPGRADE } else { ECHO }.to_vec();
+                it.receive(slot, &mut with_token(request, arg, &self.tokens), now)
             }
             (2, Some(slot)) => {
-                // A canned message as a proper frame.
-                let message = MESSAGES[usize::from(arg >> 4) % MESSAGES.len()];
-                it.receive(slot, &mut text_frame(message), now);
+                // An event for a user, or a canned message as a proper frame.
+                if arg >> 4 == 15 {
+                    let (room, except) = (user_key(USERS[usize::from(arg & 1)]), [Cow::Borrowed("a")]);
+                    let except_rooms = if arg & 2 == 0 { &except[..0] } else { &except };
+                    let draft = Draft { except_rooms, ..Draft::new(&room, "e", b"1", now) };
+                    // A mailbox may be full.
+                    self.bus.publish(&draft).ok();
+                } else {
+                    let message = MESSAGES[usize::from(arg >> 4) % MESSAGES.len()];
+                    let message = String::from_utf8_lossy(message);
+                    let [one, other] = &self.tokens;
+                    let message = message.replace("TOKEN0", one).replace("TOKEN1", other);
+                    it.receive(slot, &mut text_frame(message.as_bytes()), now);
+                }
             }
             (3, Some(slot)) => {
                 // What is said may be filled in, and a client that polls says it in a POST.
@@ -622,7 +729,7 @@ impl World {
             }
             (7, Some(slot)) => {
                 let sid = self.sids.get(usize::from(op >> 5 & 1)).map_or("", String::as_str);
-                let mut bytes = engine_bytes(usize::from(arg >> 4), sid);
+                let mut bytes = with_token(engine_bytes(usize::from(arg >> 4), sid), arg, &self.tokens);
                 if op & 0x40 != 0 {
                     bytes.truncate(bytes.len() * 3 / 4);
                 }
@@ -818,7 +925,7 @@ fn sid_in(bytes: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Recovered;
+    use crate::stats::{Ending, Recovered};
     use data_encoding::HEXLOWER;
 
     /// A connection whose stream was to end was closed in the same turn: its end was asked for after its slot had been released.
@@ -937,6 +1044,20 @@ mod tests {
     }
 
     #[test]
+    fn token_smoke() {
+        smoke(
+            super::token,
+            &[
+                br#"{"sub":"7","exp":60,"nbf":0,"iss":"i","rooms":["a","b"],"roles":["r"]}"#,
+                br#"{"sub":7,"permissions":["join:a*b","*:{user}:*",{"rooms":"*x*","allow":["join"],"namespace":"/a"}]}"#,
+                br#"{"sub":"7","limits":{"messages_per_second_max":3,"connections_max":null},"x":[{"y":1}]}"#,
+                b"{\"token\":\"eyJhbGciOiJIUzI1NiJ9.e30.AAAA\"}",
+                b"eyJhbGciOiJIUzI1NiJ9.e30.AAAA",
+            ],
+        );
+    }
+
+    #[test]
     fn msgpack_smoke() {
         let mut good = Vec::new();
         for (text, attachments) in [
@@ -1033,6 +1154,17 @@ mod tests {
         let with_kind = |kind: u8| [&[kind][..], &script].concat();
         let returning = |kind: u8| [&[kind][..], &dropping_out(), &SPECIAL_STEPS.concat()].concat();
         let polled = |kind: u8| [&[kind][..], &session].concat();
+        // Two of each user, on both shards and in both dialects; events for them; a token that is renewed and one that runs out.
+        let users: Vec<u8> = [0x18, 0x18, 0x98, 0x98]
+            .into_iter()
+            .flat_map(|op| [op, 1])
+            .chain([0x19, 8, 0x99, 9, 0x1f, 0x09, 0x9f, 0x09, 0x19, 1, 0x1a, 0x61, 0x1a, 0x71])
+            .chain([
+                0x1a, 0xf0, 0x9a, 0xf1, 0x1a, 0xf3, 0x9a, 0x00, 0x1e, 4, 0x1a, 0xf0, 0x9e, 5, 0x9a, 0xf1,
+                0x1e, 3,
+            ])
+            .collect();
+        let known = |kind: u8| [&[kind][..], &users].concat();
         smoke(
             shard,
             &[
@@ -1045,6 +1177,10 @@ mod tests {
                 &polled(1),
                 &polled(4),
                 &polled(8),
+                &known(0),
+                &known(3),
+                &known(6),
+                &known(8),
                 &returning(8),
                 &returning(9),
                 &returning(12),
@@ -1144,6 +1280,37 @@ mod tests {
         world.turn(0);
         assert_eq!(come_back(&world.stats, Recovered::Unknown), CLIENTS as u64);
         assert_eq!(come_back(&world.stats, Recovered::Yes), CLIENTS as u64);
+        world.end();
+    }
+
+    #[test]
+    fn the_script_of_users_gets_where_it_should() {
+        let mut world = World::new(0);
+        let mut step = |op: u8, arg: u8| {
+            world.step(op, &[arg]);
+            let users: usize = world.shards.iter().map(|(it, _)| it.holdings().users).sum();
+            let ended = world.stats.sum(|shard| shard.endings[Ending::Token.index()].value());
+            (users, world.stats.sum(|shard| shard.deliveries.value()), ended)
+        };
+        for op in [0x18, 0x18, 0x98, 0x98] {
+            step(op, 1);
+        }
+        assert_eq!(step(0x19, 8), (1, 0, 0), "the first of the one user");
+        step(0x99, 8);
+        assert_eq!(step(0x99, 9), (3, 0, 0), "the other user");
+        step(0x1f, 0x0b);
+        assert_eq!(step(0x1f, 0x43), (4, 0, 0), "who polls, in the main namespace");
+        step(0x1a, 0xf0);
+        assert_eq!(step(0x9e, 0), (4, 2, 0), "an event for the one user, on both shards");
+        step(0x1a, 0xf1);
+        assert_eq!(step(0x9e, 0), (4, 4, 0), "and for the other, in both dialects");
+        step(0x1a, 0xf3);
+        assert_eq!(step(0x9e, 0), (4, 4, 0), "but for who is in a room, which their tokens have them join");
+        assert_eq!(step(0x1a, 0x60), (4, 4, 0), "a token comes again");
+        assert_eq!(step(0x1e, 5), (3, 4, 0), "one is over, and its connection closed");
+        assert_eq!(step(0x9e, 5), (2, 4, 0), "on both shards");
+        step(0x1e, 5);
+        assert_eq!(step(0x9e, 5).2, 2, "they did not answer");
         world.end();
     }
 

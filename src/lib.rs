@@ -14,6 +14,8 @@ pub mod fuzzing;
 pub mod bus;
 pub mod cluster;
 pub mod auth;
+pub mod token;
+pub mod permissions;
 pub mod rules;
 pub mod buf;
 pub mod stats;

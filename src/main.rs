@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use throng::config::{Args, Config, LogFormat, Problem};
 use throng::server;
+use throng::token::mint;
 use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
@@ -20,6 +21,8 @@ struct Cli {
 enum Command {
     /// Run the server
     Serve(Args),
+    /// Print a token that says who a client is, for trying things out
+    Token(mint::Args),
     /// Say what a configuration file means, or which setting is wrong and why
     Check {
         /// The configuration file
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(&args),
         Command::Check { file } => check(file),
+        Command::Token(args) => token(&args),
     }
 }
 
@@ -57,6 +61,19 @@ fn check(file: PathBuf) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(problems) => report(&problems),
+    }
+}
+
+fn token(args: &mint::Args) -> ExitCode {
+    match mint::mint(args) {
+        Ok(token) => {
+            println!("{token}");
+            ExitCode::SUCCESS
+        }
+        Err(what) => {
+            eprintln!("throng: {what}");
+            ExitCode::from(2)
+        }
     }
 }
 

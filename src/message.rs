@@ -138,13 +138,14 @@ impl Publication {
         publication
     }
 
-    /// True when it is for a member of `rooms` that is `socket`.
-    pub fn is_for(&self, rooms: &HashSet<RoomId>, socket: SocketId) -> bool {
+    /// True when it is for a member of `rooms` that is `socket` and, if that is known, `user`.
+    pub fn is_for(&self, rooms: &HashSet<RoomId>, socket: SocketId, user: Option<&str>) -> bool {
         let Some(audience) = self.special.as_ref().and_then(|special| special.audience.as_ref()) else {
             return rooms.contains(&self.room);
         };
-        let is_meant =
-            audience.rooms.iter().any(|(room, _)| rooms.contains(room)) || audience.sockets.contains(&socket);
+        let is_meant = audience.rooms.iter().any(|(room, _)| rooms.contains(room))
+            || audience.sockets.contains(&socket)
+            || user.is_some_and(|user| audience.users.iter().any(|meant| meant == user));
         let is_excepted = audience.except.iter().any(|room| rooms.contains(room))
             || audience.except_sockets.contains(&socket);
         is_meant && !is_excepted
@@ -214,6 +215,8 @@ pub struct Audience {
     pub rooms: Vec<(RoomId, CompactString)>,
     /// Sockets that were named by their ids.
     pub sockets: Vec<SocketId>,
+    /// Users whose own rooms were named.
+    pub users: Vec<CompactString>,
     /// True when all connections of the native dialect are meant, too.
     pub natives: bool,
     /// Rooms whose members do not get it.
@@ -228,6 +231,7 @@ impl Audience {
         let names: usize =
             self.rooms.iter().map(|(_, name)| size_of::<(RoomId, CompactString)>() + name.len()).sum();
         let sockets = self.sockets.len() + self.except_sockets.len();
+        let names = names + self.users.len() * size_of::<CompactString>();
         names + self.except.len() * size_of::<RoomId>() + sockets * size_of::<SocketId>()
     }
 }
@@ -382,6 +386,8 @@ pub enum Reject {
     LengthRequired,
     /// A request that Engine.IO does not allow: it is answered in that one's words.
     EngineIo,
+    /// No token, or one that is not good.
+    Unauthorized(TokenFault),
     /// More connections from one address than allowed.
     PerIp,
     /// More connections of one user than allowed.
@@ -394,7 +400,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 15] = [
+    pub const LABELS: [&'static str; 16] = [
         "malformed",
         "not_found",
         "method",
@@ -410,6 +416,7 @@ impl Reject {
         "length_required",
         "engine_io",
         "per_user",
+        "unauthorized",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -430,6 +437,7 @@ impl Reject {
             Reject::LengthRequired => 12,
             Reject::EngineIo => 13,
             Reject::PerUser => 14,
+            Reject::Unauthorized(_) => 15,
         }
     }
 
@@ -443,6 +451,7 @@ impl Reject {
             Reject::Method => (405, "Method Not Allowed"),
             Reject::UpgradeRequired | Reject::Version => (426, "Upgrade Required"),
             Reject::Origin => (403, "Forbidden"),
+            Reject::Unauthorized(_) => (401, "Unauthorized"),
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
             Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
@@ -464,12 +473,110 @@ impl Reject {
             Reject::LargeBody => "the body is too large",
             Reject::LengthRequired => "a body needs a Content-Length",
             Reject::EngineIo => "Engine.IO does not allow this",
+            Reject::Unauthorized(fault) => fault.reason(),
             Reject::PerIp => "too many connections from this address",
             Reject::PerUser => "too many connections of this user",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",
         }
     }
+}
+
+/// What is wrong with a token. Each has a label in the metrics and a code for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenFault {
+    /// There is none.
+    Missing,
+    /// It is longer than tokens may be.
+    TooLong,
+    /// It is no token.
+    Malformed,
+    /// It is signed in a way that is not known here, or that its key is not for.
+    Algorithm,
+    /// Nobody here knows the key that it names.
+    UnknownKey,
+    /// Its signature is not that of a key that is known here.
+    Signature,
+    /// Its time is over.
+    Expired,
+    /// Its time has not come.
+    NotYet,
+    /// Somebody else has issued it.
+    Issuer,
+    /// It is for somebody else.
+    Audience,
+    /// A claim is missing or not what it has to be.
+    Claims,
+    /// It is another user's than the connection.
+    OtherUser,
+    /// It is good, and its user has as many connections as allowed.
+    PerUser,
+}
+
+impl TokenFault {
+    /// The labels of all faults, in their order.
+    pub const LABELS: [&'static str; 13] = [
+        "missing",
+        "too_long",
+        "malformed",
+        "algorithm",
+        "unknown_key",
+        "signature",
+        "expired",
+        "not_yet",
+        "issuer",
+        "audience",
+        "claims",
+        "other_user",
+        "per_user",
+    ];
+
+    /// The place of this fault in [`TokenFault::LABELS`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// What programs go by: whether to bring a token, a newer one, or to give up.
+    pub fn code(self) -> &'static str {
+        match self {
+            TokenFault::Missing => "token_missing",
+            TokenFault::Expired => "token_expired",
+            _ => "token_refused",
+        }
+    }
+
+    /// One sentence for the person who reads the answer.
+    pub fn reason(self) -> &'static str {
+        match self {
+            TokenFault::Missing => "a token is needed",
+            TokenFault::TooLong => "the token is too long",
+            TokenFault::Malformed => "this is no token",
+            TokenFault::Algorithm => "tokens that are signed like this are not taken",
+            TokenFault::UnknownKey => "the key of the token is not known here",
+            TokenFault::Signature => "the signature of the token is wrong",
+            TokenFault::Expired => "the token has expired",
+            TokenFault::NotYet => "the token is not good yet",
+            TokenFault::Issuer => "the token is of another issuer",
+            TokenFault::Audience => "the token is for another audience",
+            TokenFault::Claims => "a claim of the token is missing or wrong",
+            TokenFault::OtherUser => "the token is another user's",
+            TokenFault::PerUser => "too many connections of this user",
+        }
+    }
+}
+
+/// What stands before a user's name in the key of the user's own room. No room of a client can be called so.
+const USER_MARK: char = '\x01';
+
+/// The name of the room that all connections of a user are in, and nobody can join: in the main namespace its key; in another one, that
+/// stands before it as for every room.
+pub fn user_key(name: &str) -> String {
+    format!("{USER_MARK}{name}")
+}
+
+/// The user whose own room this is, by its name within its namespace.
+pub fn user_of(room: &str) -> Option<&str> {
+    room.strip_prefix(USER_MARK)
 }
 
 #[cfg(test)]

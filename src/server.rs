@@ -19,9 +19,12 @@ use crate::reactor::neighbours::{self, Door, Neighbours};
 use crate::reactor::tls::{BadFile, Files, Tls};
 use crate::reactor::{self, Layers, sys};
 use crate::shard::engineio::Cors;
+use crate::shard::users::Access;
 use crate::shard::{self, Settings, Shard};
 use crate::stats::Stats;
 use crate::time::Clock;
+use crate::token::keys::{Algorithm, KeyFault, KeySource, Place};
+use crate::token::{self, Tokens, refresh};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -74,6 +77,8 @@ pub enum Failure {
     },
     /// The certificate or its key cannot be used.
     Tls(BadFile),
+    /// A key that tokens are checked with cannot be had.
+    Keys(KeyFault),
     /// The settings of Redis cannot work. That it is away is no failure.
     Redis(Fault),
     /// Threads, signals or the control port's runtime could not be had.
@@ -102,6 +107,7 @@ impl fmt::Display for Failure {
                 "the limit on open files is {limit}, and {needed} are needed before the first client: raise it (ulimit -n, or LimitNOFILE= in a systemd unit)"
             ),
             Failure::Tls(bad) => bad.fmt(f),
+            Failure::Keys(fault) => write!(f, "cannot read a key of tokens ([auth]): {fault}"),
             Failure::Redis(fault) => {
                 write!(f, "cannot use Redis as redis.urls and the other settings of [redis] say: {fault}")
             }
@@ -127,6 +133,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         0 => cpus.len().clamp(1, crate::message::SHARDS_MAX),
         shards => shards,
     };
+    let tokens = tokens(config, clock)?;
     let rules = rules(config, shards)?;
     let layers = layers(config, shards)?;
     let listeners = listen(config.server.listen, shards, config.server.share_port)?;
@@ -159,7 +166,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         bus = bus.with_outside(outside.clone());
     }
     let bus = Arc::new(bus);
-    let started_unix_ms = started_unix_ms();
+    let started_unix_ms = refresh::unix_ms();
     let origin_us = started_unix_ms * 1_000;
     let bridge = outside
         .map(|outside| {
@@ -168,7 +175,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         .transpose()
         .map_err(Failure::Redis)?;
     let process = neighbours.as_ref().map_or(0, Neighbours::tag);
-    let settings = Settings { process, ..settings(config, shards, sockets_max) };
+    let access = Arc::new(access(config, tokens.clone()));
+    let settings = Settings { process, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
     let (stopped, mut stops) = mpsc::unbounded_channel();
@@ -218,6 +226,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         sockets_max,
         bridge,
         api: Api::new(api_settings(config)),
+        tokens: tokens.clone(),
         history: History::default(),
     });
     let runtime =
@@ -237,6 +246,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats));
+        tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
@@ -534,6 +544,7 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
             recovery_session_bytes_max: socketio.recovery_session_bytes_max as usize,
             recovery_sessions_max: (socketio.recovery_sessions_max as usize).div_ceil(shards),
         }),
+        access: Arc::new(access(config, None)),
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,
         handshake_timeout_ms: limits.handshake_timeout_ms,
@@ -561,10 +572,55 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one date there is, for process_start_time_seconds")]
-fn started_unix_ms() -> u64 {
-    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since_1970.map_or(0, |since| since.as_millis() as u64)
+/// How clients show who they are, by `tokens` if there are keys, and what they may do.
+fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
+    let auth = &config.auth;
+    Access {
+        tokens,
+        required: auth.required,
+        timeout_ms: auth.timeout_ms,
+        query_parameter: auth.query_parameter.clone(),
+        permissions: config.permissions.clone(),
+    }
+}
+
+/// What checks tokens, with its first keys, if there are any to be had.
+fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure> {
+    let Config { auth, limits, .. } = config;
+    let secret = (!auth.secret.is_empty()).then(|| KeySource {
+        kid: None,
+        algorithm: Algorithm::Hs256,
+        until_s: None,
+        place: Place::Secret(auth.secret.clone().into_bytes()),
+    });
+    let tokens = Tokens::new(token::Settings {
+        token_bytes_max: auth.token_bytes_max as usize,
+        issuers: auth.issuers.clone(),
+        audiences: auth.audiences.clone(),
+        leeway_ms: auth.leeway_ms,
+        expiry_required: auth.expiry_required,
+        grace_ms: auth.grace_ms,
+        user_claim: auth.user_claim.clone(),
+        rooms_max: limits.rooms_per_connection_max as usize,
+        room_name_bytes_max: limits.room_name_bytes_max as usize,
+        keys: secret.into_iter().chain(config.keys.iter().cloned()).collect(),
+        key_set: (!auth.jwks.is_empty()).then(|| auth.jwks.clone()),
+        refresh_ms: auth.refresh_ms,
+        retry_ms: auth.retry_ms,
+    });
+    if !tokens.has_sources() {
+        return Ok(None);
+    }
+    tokens.set_wall_clock(refresh::unix_ms(), clock.now());
+    refresh::read_named(&tokens).map_err(Failure::Keys)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
+    if let Err(fault) = runtime.block_on(refresh::read_key_set(&tokens)) {
+        // Whoever has the set may be away for a while, and other keys are good.
+        tracing::warn!(%fault, "the set of keys could not be read: its tokens are refused until it can");
+        tokens.refresh_failures.add(1);
+    }
+    Ok(Some(Arc::new(tokens)))
 }
 
 /// The kernel interface that `io` stands for on this machine.

@@ -1,7 +1,7 @@
 //! What throng counts. Each shard writes its own numbers, without locked instructions; whoever wants to see them reads
 //! them from outside while they change.
 
-use crate::message::Reject;
+use crate::message::{Reject, TokenFault};
 use crate::time::Time;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -51,6 +51,10 @@ pub struct ShardStats {
     pub requests: Counter,
     /// Refusals before the upgrade, by [`Reject::index`].
     pub rejects: [Counter; Reject::LABELS.len()],
+    /// Tokens that were found to be good.
+    pub tokens: Counter,
+    /// Tokens that were refused, by [`TokenFault::index`].
+    pub token_faults: [Counter; TokenFault::LABELS.len()],
     /// WebSocket connections that ended, by [`Ending::index`].
     pub endings: [Counter; Ending::LABELS.len()],
     /// WebSocket data messages received.
@@ -194,12 +198,14 @@ pub enum Ending {
     Shutdown,
     /// Somebody who may say so wanted it gone: 1000.
     Server,
+    /// It had no good token, or none any more.
+    Token,
 }
 
 impl Ending {
     /// The labels of all endings, in the order of [`Ending::index`].
-    pub const LABELS: [&'static str; 8] =
-        ["client", "lost", "protocol", "limit", "silent", "slow", "shutdown", "server"];
+    pub const LABELS: [&'static str; 9] =
+        ["client", "lost", "protocol", "limit", "silent", "slow", "shutdown", "server", "token"];
 
     /// The place of this ending in [`Ending::LABELS`].
     pub fn index(self) -> usize {

@@ -4,6 +4,8 @@
 //! It leaves out what a real one does besides system calls: two looks at the clock and falling asleep, together about
 //! 100 ns a turn.
 
+use data_encoding::BASE64URL_NOPAD;
+use ring::hmac;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,9 +16,12 @@ use throng::dialect::Paths;
 use throng::message::Slot;
 use throng::rules::EventLimits;
 use throng::shard::turn::Gathered;
+use throng::shard::users::Access;
 use throng::shard::{Farewell, Settings, Shard};
 use throng::stats::{ShardStats, Stats};
 use throng::time::Time;
+use throng::token::Tokens;
+use throng::token::keys::{Algorithm, KeySource, Place};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::OpCode;
 
@@ -37,11 +42,32 @@ pub(crate) struct DryReactor {
 impl DryReactor {
     /// A shard that space for `connections` is reserved for, with the server's default limits otherwise.
     pub(crate) fn new(connections: usize) -> DryReactor {
-        DryReactor::with_limits(connections, EventLimits::default())
+        DryReactor::with(connections, Access::default(), EventLimits::default())
     }
 
-    /// The same with these limits on events.
+    /// The same where tokens are taken: those of [`token`].
+    pub(crate) fn with_tokens(connections: usize) -> DryReactor {
+        let tokens = Tokens::new(throng::token::Settings {
+            token_bytes_max: 8_192,
+            user_claim: "sub".to_owned(),
+            rooms_max: 10,
+            room_name_bytes_max: 200,
+            ..Default::default()
+        });
+        let place = Place::Secret(SECRET.to_vec());
+        let key = KeySource { kid: None, algorithm: Algorithm::Hs256, until_s: None, place };
+        tokens.set_named_keys(vec![key.read().expect("a good secret")]);
+        let query_parameter = "token".to_owned();
+        let access = Access { tokens: Some(Arc::new(tokens)), query_parameter, ..Access::default() };
+        DryReactor::with(connections, access, EventLimits::default())
+    }
+
+    /// The same as with nothing, with these limits on events.
     pub(crate) fn with_limits(connections: usize, events: EventLimits) -> DryReactor {
+        DryReactor::with(connections, Access::default(), events)
+    }
+
+    fn with(connections: usize, access: Access, events: EventLimits) -> DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
             process: 0,
@@ -50,6 +76,7 @@ impl DryReactor {
             // More than the default, for a bench that puts many rooms on few connections.
             rooms_per_connection_max: 10_000,
             ping_interval_ms: PING_INTERVAL_MS,
+            access: Arc::new(access),
             ..throng::server::settings(&Config::default(), 1, connections)
         };
         let rules = Rules {
@@ -144,6 +171,19 @@ impl DryReactor {
         }
         black_box(self.shard.end_turn(self.now));
     }
+}
+
+const SECRET: &[u8] = b"a secret of thirty-two bytes, ok";
+
+/// A token of a user, with the claims that are usual, by HS256.
+pub(crate) fn token(user: &str) -> String {
+    let claims = format!(
+        r#"{{"iss":"https://id.example.com/","sub":"{user}","iat":1800000000,"exp":4000000000,"rooms":["lobby"],"name":"Somebody"}}"#
+    );
+    let part = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+    let signed = format!("{}.{}", part(r#"{"alg":"HS256","typ":"JWT","kid":"2026-11"}"#), part(&claims));
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), signed.as_bytes());
+    format!("{signed}.{}", BASE64URL_NOPAD.encode(signature.as_ref()))
 }
 
 /// The request of a client that is a library: what the protocol asks for and no more.

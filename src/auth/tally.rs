@@ -332,7 +332,7 @@ mod tests {
     }
 
     fn user(name: &str) -> Arc<User> {
-        Arc::new(User { name: name.into() })
+        Arc::new(User::named(name))
     }
 
     /// The event of connection 1, of an address and perhaps of a user: how long to wait, if it was one too many.

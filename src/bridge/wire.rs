@@ -4,7 +4,7 @@ use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::outside::Pen;
 use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng, throng};
-use crate::message::SOCKET_ID_CHARS;
+use crate::message::{SOCKET_ID_CHARS, user_of};
 
 /// Whom a process shares its rooms with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,10 @@ impl Wire {
         &self.uid
     }
 
-    /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere is told to all.
+    /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere, or a
+    /// user's own room, is told to all.
     pub(super) fn encloses(&self, room: &str) -> bool {
-        self.cluster == Cluster::Throng && room_of(room).len() != SOCKET_ID_CHARS
+        self.cluster == Cluster::Throng && !may_be_anywhere(room_of(room))
     }
 
     /// What writes events into envelopes. `origin_us` is the clock's origin, in microseconds since 1970.
@@ -187,4 +188,9 @@ impl Wire {
             Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
         }
     }
+}
+
+/// True for the id of a socket and for a user's own room: nobody listens for a room of that name.
+fn may_be_anywhere(room: &str) -> bool {
+    room.len() == SOCKET_ID_CHARS || user_of(room).is_some()
 }

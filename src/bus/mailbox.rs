@@ -103,6 +103,8 @@ pub enum Recovery {
         pid: SocketId,
         /// The namespace it is for.
         namespace: String,
+        /// Whose it has to be.
+        user: Option<CompactString>,
         /// The offset of the last event that its client has got.
         offset: Option<String>,
         /// The shards that were not asked yet. Who does not know it asks one of these.

@@ -12,12 +12,12 @@ pub mod presence;
 
 use crate::message::{
     Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
-    read_socket_id,
+    read_socket_id, user_of,
 };
 use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
 use compact_str::CompactString;
-use directory::{Directory, DirectoryFull, NAMESPACE_END};
+use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
 use outside::{Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
@@ -209,7 +209,8 @@ impl Bus {
     }
 
     fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
-        if !draft.is_for_one_room() || self.socket_of(draft.room).is_some() {
+        let is_room = self.socket_of(draft.room).is_none() && user_of(room_of(draft.room)).is_none();
+        if !draft.is_for_one_room() || !is_room {
             return self.publish_to_several(draft, outside);
         }
         self.directory.with_room(draft.room, |found| {
@@ -349,13 +350,16 @@ impl Bus {
         act: impl FnOnce(Audience, ShardSet) -> R,
     ) -> R {
         let sockets: Vec<SocketId> = names.iter().filter_map(|name| self.socket_of(name)).collect();
+        let users: Vec<CompactString> =
+            names.iter().filter_map(|name| user_of(room_of(name))).map(CompactString::from).collect();
         let except_sockets = except.iter().filter_map(|name| self.socket_of(name)).collect();
         self.directory.with_rooms(&[names, except].concat(), |found| {
             let (found, except) = found.split_at(names.len());
             let mut shards = ShardSet::default();
             found.iter().flatten().for_each(|(_, of_room)| shards.extend(*of_room));
             sockets.iter().for_each(|socket| shards.insert(socket[0]));
-            if natives {
+            // Which shards have connections of a user is not written down: it would be a room for each user.
+            if natives || !users.is_empty() {
                 (0..self.shards()).for_each(|shard| shards.insert(shard as ShardId));
             }
             let rooms: Vec<(RoomId, CompactString)> = found
@@ -364,7 +368,7 @@ impl Bus {
                 .filter_map(|(found, name)| found.map(|(room, _)| (room, CompactString::from(*name))))
                 .collect();
             let except = except.iter().flatten().map(|(room, _)| *room).collect();
-            act(Audience { rooms, sockets, natives, except, except_sockets }, shards)
+            act(Audience { rooms, sockets, users, natives, except, except_sockets }, shards)
         })
     }
 

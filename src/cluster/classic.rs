@@ -5,6 +5,7 @@ use super::{Body, Fields, Limits, Malformed, Message, Object, Opts, Packet, Targ
 use super::{broadcast, names, rooms_of, short, split_channel, to_msgpack, value};
 use crate::dialect::engineio::Sid;
 use crate::dialect::native::encode_str;
+use crate::message::user_of;
 use std::borrow::Cow;
 
 /// The numbers of requests, and of the answers that say what they answer.
@@ -93,7 +94,7 @@ impl Classic {
                     }
                     json.push(b']');
                     let channel = match target.rooms.as_deref() {
-                        Some([room]) => self.broadcasts_to(namespace, room),
+                        Some([room]) if user_of(room).is_none() => self.broadcasts_to(namespace, room),
                         _ => self.broadcasts(namespace),
                     };
                     return Some((channel, to_msgpack(&json, attachments)));

@@ -13,6 +13,7 @@ pub use throng::Throng;
 
 use crate::dialect::native::{encode_str, is_too_deep, name_fault};
 use crate::dialect::{engineio, msgpack, socketio};
+use crate::message::user_of;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -516,7 +517,8 @@ fn names(list: &[&RawValue], names_max: usize) -> Result<Vec<Cow<'static, str>>,
         b'-' | b'0'..=b'9' => Some(json.get().to_owned()),
         _ => None,
     };
-    let is_good = |name: &String| name_fault(name, NAME_BYTES_MAX).is_none();
+    // That of a user's own room begins with a letter that no other may have.
+    let is_good = |name: &String| name_fault(user_of(name).unwrap_or(name), NAME_BYTES_MAX).is_none();
     Ok(list.iter().filter_map(name).filter(is_good).map(Cow::Owned).collect())
 }
 
@@ -544,9 +546,10 @@ fn split_channel(rest: &[u8]) -> Option<(&str, &str)> {
     (namespace.starts_with('/') && namespace.len() <= NAME_BYTES_MAX).then_some((namespace, name))
 }
 
-/// True for rooms that Node takes for a socket of its own: by their length alone, which it counts in UTF-16.
-fn looks_like_a_socket(room: &str) -> bool {
-    room.encode_utf16().count() == engineio::Sid::TEXT_BYTES
+/// True for rooms that nobody listens for, so that all servers are told: those that Node takes for a socket of its own, by their length
+/// alone, which it counts in UTF-16, and users' own rooms.
+fn is_told_to_all(room: &str) -> bool {
+    room.encode_utf16().count() == engineio::Sid::TEXT_BYTES || user_of(room).is_some()
 }
 
 /// A JSON object as far as it has been written.

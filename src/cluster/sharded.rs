@@ -2,7 +2,7 @@
 //! form; a server hears those for all, those for its public rooms, and the answers to what it has asked.
 
 use super::{Body, Fields, LACKS, Limits, Malformed, Message, Object, Target, Text};
-use super::{looks_like_a_socket, parse, split_channel, value};
+use super::{is_told_to_all, parse, split_channel, value};
 
 /// The numbers of messages.
 const FIRST_HEARTBEAT: u64 = 1;
@@ -54,7 +54,7 @@ impl Sharded {
             (body, None) if body.is_answer() => return None,
             // Who is asked for answers must be all that are counted.
             (Body::Broadcast { target, request_id: None, .. }, _) => match target.rooms.as_deref() {
-                Some([room]) if !looks_like_a_socket(room) => self.broadcasts_to(namespace, room),
+                Some([room]) if !is_told_to_all(room) => self.broadcasts_to(namespace, room),
                 _ => self.messages(namespace),
             },
             _ => self.messages(namespace),

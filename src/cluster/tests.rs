@@ -189,6 +189,17 @@ fn channels_are_those_of_node() {
     }
 }
 
+#[test]
+fn what_is_for_a_user_is_told_to_all_servers() {
+    let room = crate::message::user_key("alice");
+    let message = to_room(&room);
+    assert_eq!(sharded().encode(&message).map(|(channel, _)| channel), Some("socket.io#/#".to_owned()));
+    assert_eq!(
+        classic("socket.io").encode(&message).map(|(channel, _)| channel),
+        Some("socket.io#/#".to_owned())
+    );
+}
+
 fn to_room(room: &str) -> Message<'_> {
     let target = Target { rooms: Some(vec![room.into()]), except: Vec::new() };
     let (event, args, flags) = ("e".into(), "".into(), Flags::default());

@@ -2,7 +2,9 @@
 
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith};
+use crate::permissions::{Grant, Permission, Who};
 use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule};
+use crate::token::keys::{KeySource, Place};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
@@ -131,6 +133,7 @@ impl Config {
         if !off.is_empty() {
             lines.push(format!("Limits that are off: {}.", off.join(", ")));
         }
+        lines.extend(self.access_in_words());
         lines.push(format!(
             "A client that is silent for {} is pinged; after {} more it is closed.",
             time(heartbeat.ping_interval_ms),
@@ -164,6 +167,64 @@ impl Config {
             time(drain.timeout_ms)
         ));
         lines.push(format!("Logs are {}, from level {}.", log.format.word(), log.level.word()));
+        lines
+    }
+
+    fn access_in_words(&self) -> Vec<String> {
+        let auth = &self.auth;
+        let mut lines = Vec::new();
+        let mut keys = Vec::new();
+        if !auth.secret.is_empty() {
+            keys.push("the secret (HS256)".to_owned());
+        }
+        keys.extend(self.keys.iter().map(key_in_words));
+        if !auth.jwks.is_empty() {
+            keys.push(format!("the set {}, read again every {}", auth.jwks, time(auth.refresh_ms)));
+        }
+        if keys.is_empty() {
+            lines.push("There are no tokens: nobody knows who a client is.".to_owned());
+        } else {
+            let who = if auth.required { "Clients must bring" } else { "Clients may bring" };
+            lines.push(format!("{who} a token, by one of these keys: {}.", list(&keys)));
+            let expiry = if auth.expiry_required { "it has to expire" } else { "it may be good for ever" };
+            let of = |claim: &str, texts: &[String]| match texts {
+                [] => format!("{claim} is not looked at"),
+                texts => format!("{claim} is one of {}", list(texts)),
+            };
+            let audience = match auth.audiences.as_slice() {
+                [] => "it names no audience".to_owned(),
+                audiences => of("its audience", audiences),
+            };
+            lines.push(format!(
+                "Of a token, {}, {audience}, and {expiry}; claim {:?} is the user's name.",
+                of("the issuer", &auth.issuers),
+                auth.user_claim
+            ));
+            lines.push(format!(
+                "Clocks may differ by {}; {} after that a token is no longer good for an open connection.",
+                time(auth.leeway_ms),
+                time(auth.grace_ms)
+            ));
+            if !auth.query_parameter.is_empty() {
+                lines.push(format!(
+                    "A token may be in parameter {:?} of the query, which proxies log.",
+                    auth.query_parameter
+                ));
+            }
+        }
+        if auth.jwks.starts_with("http://") {
+            lines.push(
+                "CAUTION: the set of keys comes by plain http: who is in between can let anybody in."
+                    .to_owned(),
+            );
+        }
+        if self.permissions.is_empty() {
+            lines.push(
+                "Clients may do anything with rooms, but for those whose token says what they may."
+                    .to_owned(),
+            );
+        }
+        lines.extend(self.permissions.iter().map(permission_in_words));
         lines
     }
 
@@ -236,6 +297,28 @@ impl Config {
         lines.extend(self.events.iter().map(rule_in_words));
         lines
     }
+}
+
+fn key_in_words(key: &KeySource) -> String {
+    let KeySource { kid, algorithm, until_s, place } = key;
+    let name = kid.as_ref().map_or(String::new(), |kid| format!(" {kid:?}"));
+    let place = match place {
+        Place::Secret(_) => String::new(),
+        Place::File(path) => format!(" of {}", path.display()),
+    };
+    let until = until_s.map_or(String::new(), |until_s| format!(" until {until_s} s after 1970"));
+    format!("{}{name}{place}{until}", algorithm.word())
+}
+
+fn permission_in_words(permission: &Permission) -> String {
+    let Permission { who, grant: Grant { namespace, rooms, acts } } = permission;
+    let who = match who {
+        Who::Anyone => "Anyone".to_owned(),
+        Who::User => "Every user".to_owned(),
+        Who::Role(role) => format!("Who has the role {role:?}"),
+    };
+    let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    format!("{who} may do this with rooms {rooms}{namespace}: {acts}.")
 }
 
 fn event_limit_in_words(limit: &EventLimit) -> String {

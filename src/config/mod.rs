@@ -2,21 +2,25 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only `[[limits.events]]`, `[[namespaces]]`, `[[events]]` and `[[api.keys]]`, lists of tables, stand apart.
-//! Whatever is wrong is reported at once, each [`Problem`] with its place.
+//! list in `docs/configuration.md`. Only lists of tables, like `[[namespaces]]` and `[[events]]`, stand apart. Whatever is wrong is
+//! reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
 mod events;
-mod keys;
+mod api_keys;
+mod auth_keys;
 mod namespaces;
+mod permissions;
 mod event_limits;
 mod explain;
 
-pub use keys::{ApiKey, KeySecret};
+pub use api_keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
+use crate::permissions::{Permission, Permissions};
 use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Rule, Rules};
+use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
 use std::fmt::{self, Display};
@@ -65,6 +69,10 @@ macro_rules! settings {
             pub events: Rules,
             /// The `[[api.keys]]` of the file.
             pub api_keys: Vec<ApiKey>,
+            /// The keys that vouch for tokens: the `[[auth.keys]]` of the file.
+            pub keys: Vec<KeySource>,
+            /// What clients may do with rooms: the `[[permissions]]` of the file.
+            pub permissions: Permissions,
             /// How often clients may send events: the `[[limits.events]]` of the file.
             pub event_limits: EventLimits,
             /// What was set away from its default, for [`Config::explain`].
@@ -85,6 +93,8 @@ macro_rules! settings {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
                 events: Rules::default(),
                 api_keys: Vec::new(),
+                keys: Vec::new(),
+                permissions: Permissions::default(),
                 event_limits: EventLimits::default(),
                 changed: Vec::new(),
             }
@@ -180,6 +190,38 @@ settings! {
         key_file: String = "", Kind::FileOrNone;
         /// The oldest version of TLS that is spoken.
         version_min: TlsVersion = "1.2", Kind::Word(TlsVersion::WORDS);
+    }
+
+    /// Tokens, which say who a client is.
+    auth: Auth {
+        /// Refuse clients that bring no token. Without it, who brings none is nobody.
+        required: bool = "false", Kind::Flag;
+        /// The secret that tokens are signed with, by HS256; empty is none. For other kinds of keys there is `[[auth.keys]]`.
+        secret: String = "", Kind::LongSecret { bytes_min: 32 };
+        /// A set of public keys (JWKS), in a file or at a URL; empty is none.
+        jwks: String = "", Kind::PlaceOrNone;
+        /// How often files with keys and the set are read again.
+        refresh_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        /// How long after one reading the next may follow when it failed, or when a token names a key that is not there.
+        retry_ms: u32 = "10000", Kind::Ms { min: 100, max: 3_600_000 };
+        /// Issuers of tokens (`iss`) that are taken; empty is any.
+        issuers: Vec<String> = "[]", Kind::Texts;
+        /// Audiences that tokens (`aud`) may be for; when empty, they must not name any.
+        audiences: Vec<String> = "[]", Kind::Texts;
+        /// By how much the clock of who issues tokens may differ.
+        leeway_ms: u32 = "5000", Kind::Ms { min: 0, max: 600_000 };
+        /// Refuse tokens that never expire (`exp`).
+        expiry_required: bool = "true", Kind::Flag;
+        /// Time after the expiry of its token, and the leeway, in which a client can bring another before it is closed with 4011.
+        grace_ms: u32 = "10000", Kind::Ms { min: 0, max: 86_400_000 };
+        /// Time for a native client to bring its token as a message, where one is required.
+        timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
+        /// The parameter of a request's query that may hold a token; empty is none. Queries are in the logs of proxies.
+        query_parameter: String = "token", Kind::NameOrNone;
+        /// The claim that holds the user's name.
+        user_claim: String = "sub", Kind::Name;
+        /// Length of a token. One in a header is bounded by `limits.head_bytes_max` as well.
+        token_bytes_max: u32 = "8KiB", Kind::Bytes { min: 128, max: 65_536 };
     }
 
     /// How a connection shows that it is alive.
@@ -433,7 +475,14 @@ words! {
 }
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 4] = [event_limits::TABLES, namespaces::TABLES, events::TABLES, keys::TABLES];
+const LISTS: [Tables; 6] = [
+    event_limits::TABLES,
+    namespaces::TABLES,
+    events::TABLES,
+    api_keys::TABLES,
+    auth_keys::TABLES,
+    permissions::TABLES,
+];
 
 /// Two settings that have to agree.
 struct Agreement {
@@ -474,6 +523,15 @@ const AGREEMENTS: &[Agreement] = &[
         other: "limits.message_bytes_max",
         holds: |config| config.limits.receive_bytes_max >= u64::from(config.limits.message_bytes_max),
         must: "be at least limits.message_bytes_max",
+    },
+    Agreement {
+        key: "auth.required",
+        other: "auth.secret",
+        holds: |config| {
+            let Auth { required, secret, jwks, .. } = &config.auth;
+            !required || !secret.is_empty() || !jwks.is_empty() || !config.keys.is_empty()
+        },
+        must: "be false unless there is a key: auth.secret, auth.jwks or [[auth.keys]]",
     },
     Agreement {
         key: "outbox.bytes_max",
@@ -637,8 +695,14 @@ pub struct Said {
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
     /// The `[[api.keys]]`, likewise.
-    keys: Vec<ApiKey>,
-    keys_source: Option<Source>,
+    api_keys: Vec<ApiKey>,
+    api_keys_source: Option<Source>,
+    /// The `[[auth.keys]]`, likewise.
+    keys: Vec<KeySource>,
+    auth_keys_source: Option<Source>,
+    /// The `[[permissions]]`, likewise.
+    permissions: Vec<Permission>,
+    permissions_source: Option<Source>,
     /// The `[[limits.events]]`, likewise.
     event_limits: Vec<EventLimit>,
     event_limits_source: Option<Source>,
@@ -710,6 +774,7 @@ impl Said {
             }
         }
         let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
+        config.keys = self.keys;
         if !self.file_lost {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
@@ -717,9 +782,12 @@ impl Said {
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
-            (keys::TABLES, self.keys_source, self.keys.len()),
+            (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
+            (auth_keys::TABLES, self.auth_keys_source, config.keys.len()),
+            (permissions::TABLES, self.permissions_source, self.permissions.len()),
         ];
-        config.api_keys = self.keys;
+        config.api_keys = self.api_keys;
+        config.permissions = Permissions::new(self.permissions);
         config.events = Rules::new(self.events);
         config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
@@ -780,21 +848,30 @@ impl Said {
                 self.namespaces_source = Some(source(at));
                 continue;
             }
+            if name == permissions::TABLES.name {
+                self.permissions = permissions::read(content.get_ref(), at, file);
+                self.permissions_source = Some(source(at));
+                continue;
+            }
             let known = SETTINGS.iter().any(|setting| setting.section() == name);
             match content.get_ref() {
                 DeValue::Table(table) if known => {
                     for (field, value) in table {
                         let key = format!("{name}.{}", field.get_ref());
-                        let start = field.span().start;
-                        if key == keys::TABLES.name {
-                            let problems = &mut self.problems;
-                            let file = Reading { text, source: &source, problems };
-                            self.keys = keys::read(value.get_ref(), start, file);
-                            self.keys_source = Some(source(start));
+                        let at = field.span().start;
+                        if key == api_keys::TABLES.name {
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.api_keys = api_keys::read(value.get_ref(), at, file);
+                            self.api_keys_source = Some(source(at));
+                            continue;
+                        }
+                        if key == auth_keys::TABLES.name {
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.keys = auth_keys::read(value.get_ref(), at, file);
+                            self.auth_keys_source = Some(source(at));
                             continue;
                         }
                         if key == event_limits::TABLES.name {
-                            let at = field.span().start;
                             let file = Reading { text, source: &source, problems: &mut self.problems };
                             self.event_limits = event_limits::read(value.get_ref(), at, file);
                             self.event_limits_source = Some(source(at));

@@ -133,6 +133,32 @@ impl<'a> Table<'a> {
         self.read_given(key, &allowed, |given| read(given).filter(|number| (min..=max).contains(number)))
     }
 
+    /// The date that `key` stands for, if it is there: a date of TOML, or a text.
+    pub(super) fn date<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        self.read_given(key, allowed, |given| match given {
+            Given::Other(text) => read(text),
+            given => given.text().and_then(&read),
+        })
+    }
+
+    /// What the list of words that `key` stands for, which must be there, means.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&[String]) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });
+        }
+        self.read_given(key, allowed, |given| read(&given.list(|word| Some(word.to_owned())).ok()?))
+    }
+
     /// What `key` stands for, a text that is not shown; `None` as with [`Table::read`].
     pub(super) fn secret<T>(
         &mut self,

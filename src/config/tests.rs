@@ -3,6 +3,7 @@
 use super::explain::list;
 use super::*;
 use crate::rules::{Action, Over, Pattern, Per};
+use crate::token::keys::{Algorithm, Place};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
 
@@ -1088,4 +1089,85 @@ fn the_documentation_lists_the_table() {
         text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();
     let rows: Vec<String> = SETTINGS.iter().map(row).collect();
     assert!(listed == rows, "docs/configuration.md should list\n\n{}\n", rows.join("\n"));
+}
+
+#[test]
+fn keys_and_permissions_are_read_from_their_tables() {
+    let file = "[auth]\nrequired = true\n[[auth.keys]]\nkid = \"new\"\nalgorithm = \"ES256\"\nfile = \"new.pem\"\n\
+                [[auth.keys]]\nalgorithm = \"HS384\"\nuntil = 2027-01-31T12:00:00Z\n\
+                secret = \"forty-eight bytes are what HS384 needs as a secret\"\n\
+                [[permissions]]\nrooms = \"auction:*\"\nallow = [\"join\"]\n\
+                [[permissions]]\nnamespace = \"/guild/*\"\nrooms = \"user:{user}\"\nwho = \"role:admin\"\n\
+                allow = [\"publish\", \"presence\"]\n";
+    let config = right(file, &[], "");
+    assert!(config.keys[0].place == Place::File("new.pem".into()));
+    assert_eq!((config.keys[1].algorithm, config.keys[1].until_s), (Algorithm::Hs384, Some(1_801_396_800)));
+    assert_eq!(config.permissions.iter().count(), 2);
+    let text = config.explain();
+    for line in [
+        "  [[auth.keys]], 2 in all    throng.toml:3\n",
+        "  Clients must bring a token, by one of these keys: ES256 \"new\" of new.pem, HS384 until 1801396800 s after 1970.\n",
+        "  Anyone may do this with rooms auction:*: join.\n",
+        "  Who has the role \"admin\" may do this with rooms user:{user} in /guild/*: publish, presence.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    assert!(!text.contains("forty-eight"), "{text}");
+}
+
+#[test]
+fn a_wrong_key_or_permission_is_told_without_its_secret() {
+    let key = |table: &str| format!("[[auth.keys]]\n{table}");
+    let permission = |table: &str| format!("[[permissions]]\n{table}");
+    let rooms = "names of rooms, like \"auction:*\" or \"user:{user}\", with at most 4 stars";
+    for (file, problem) in [
+        (
+            key("kid = \"a\"\n"),
+            "1: auth.keys.algorithm is missing, it takes \"HS256\", \"HS384\", \"HS512\", \"RS256\", \"ES256\" or \"EdDSA\"".to_owned(),
+        ),
+        (
+            key("algorithm = \"HS256\"\nsecret = \"hidden\"\n"),
+            "3: auth.keys.secret: \"***\" is wrong, it takes a text of at least 32 bytes for HS256".to_owned(),
+        ),
+        (
+            key("algorithm = \"ES256\"\nsecret = \"hidden\"\n"),
+            "3: auth.keys.secret: \"***\" is wrong, it takes nothing where algorithm = \"ES256\"".to_owned(),
+        ),
+        (
+            key("algorithm = \"EdDSA\"\n"),
+            "1: auth.keys.file is missing, it takes the path of a file with the public key in PEM".to_owned(),
+        ),
+        (
+            key("algorithm = \"EdDSA\"\nfile = \"a\"\nuntil = 12:00:00\n"),
+            "4: auth.keys.until: 12:00:00 is wrong, it takes a date, like 2027-01-31 or 2027-01-31T12:00:00Z, which without an offset is of UTC".to_owned(),
+        ),
+        ("[auth]\nsecret = \"hidden\"\n".to_owned(), "2: auth.secret: \"***\" is wrong, it takes a text of at least 32 bytes, or \"\"".to_owned()),
+        ("[auth]\nsecret = 123456\n".to_owned(), "2: auth.secret: \"***\" is wrong, it takes a text of at least 32 bytes, or \"\"".to_owned()),
+        (permission("allow = [\"join\"]\n"), format!("1: permissions.rooms is missing, it takes {rooms}")),
+        (permission("rooms = \"*****\"\nallow = [\"join\"]\n"), format!("2: permissions.rooms: \"*****\" is wrong, it takes {rooms}")),
+        (
+            permission("rooms = \"a\"\nallow = [\"fly\"]\n"),
+            "3: permissions.allow: [\"fly\"] is wrong, it takes a list of \"join\", \"publish\" and \"presence\"".to_owned(),
+        ),
+        (
+            permission("rooms = \"a\"\n"),
+            "1: permissions.allow is missing, it takes a list of \"join\", \"publish\" and \"presence\"".to_owned(),
+        ),
+        (
+            permission("rooms = \"a\"\nallow = [\"join\"]\nwho = \"me\"\n"),
+            "4: permissions.who: \"me\" is wrong, it takes \"anyone\", \"user\" or \"role:NAME\"".to_owned(),
+        ),
+        (
+            "[auth]\nrequired = true\n".to_owned(),
+            "2: auth.required = true (throng.toml:2) must be false unless there is a key: auth.secret, auth.jwks or [[auth.keys]], and auth.secret = \"\" (default)".to_owned(),
+        ),
+    ] {
+        let problems = shown(&wrong(&file, &[], ""));
+        assert!(problems.contains(&format!("throng.toml:{problem}\n")), "{problem}\nis not in\n{problems}");
+        assert!(!problems.contains("hidden") && !problems.contains("123456"), "{problems}");
+    }
+    let short = shown(&wrong("", &[("THRONG_AUTH_SECRET", "hidden")], ""));
+    assert!(short.contains("THRONG_AUTH_SECRET") && !short.contains("hidden"), "{short}");
+    let said = right("", &[("THRONG_AUTH_SECRET", "a secret of thirty-two bytes, ok")], "").explain();
+    assert!(said.contains("auth.secret = \"***\"") && !said.contains("thirty"), "{said}");
 }

@@ -63,6 +63,17 @@ pub enum Kind {
     FileOrNone,
     /// A key of the HTTP API, likewise, or an empty text.
     KeyOrNone,
+    /// The same, of at least so many bytes, or an empty text.
+    LongSecret {
+        /// The least, in bytes.
+        bytes_min: usize,
+    },
+    /// Letters without spaces.
+    Name,
+    /// A list of texts.
+    Texts,
+    /// A path or a URL, or an empty text.
+    PlaceOrNone,
 }
 
 impl Kind {
@@ -109,6 +120,10 @@ impl Kind {
             Kind::Secret => "a text".to_owned(),
             Kind::FileOrNone => "the path of a file, or \"\"".to_owned(),
             Kind::KeyOrNone => format!("{KEY}, or \"\""),
+            Kind::LongSecret { bytes_min } => format!("a text of at least {bytes_min} bytes, or \"\""),
+            Kind::Name => "a text of 1 to 100 letters without spaces".to_owned(),
+            Kind::Texts => "a list of texts".to_owned(),
+            Kind::PlaceOrNone => "a path, or a URL of http or https, or \"\"".to_owned(),
         }
     }
 
@@ -203,6 +218,20 @@ impl Kind {
                 let key = given.text().filter(|text| text.is_empty() || is_key(text));
                 let hide = || vec![Wrong { given: "what was given".to_owned(), line: None }];
                 key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hide)
+            }
+            Kind::LongSecret { bytes_min } => {
+                let secret = given.text().filter(|text| text.is_empty() || text.len() >= bytes_min);
+                let hidden = || vec![Wrong { given: "\"***\"".to_owned(), line: None }];
+                secret.map(|text| Value::Secret(text.to_owned())).ok_or_else(hidden)
+            }
+            Kind::Name => match given.text() {
+                Some("") => Err(whole()),
+                _ => Kind::NameOrNone.read(given),
+            },
+            Kind::Texts => given.list(|text| (!text.is_empty()).then(|| text.to_owned())).map(Value::Origins),
+            Kind::PlaceOrNone => {
+                let place = given.text().filter(|text| !text.contains(char::is_control));
+                place.map(|place| Value::Text(place.to_owned())).ok_or_else(whole)
             }
         }
     }

@@ -4,8 +4,9 @@ use super::api::{Api, Stranger};
 use super::{Control, process};
 use crate::bridge::Bridge;
 use crate::bus::presence::PresenceStats;
-use crate::message::Reject;
+use crate::message::{Reject, TokenFault};
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats, TransportFault};
+use crate::token::Tokens;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -69,7 +70,7 @@ static GAUGES: [Number; 9] = [
     }),
 ];
 
-static COUNTERS: [Number; 24] = [
+static COUNTERS: [Number; 25] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -128,6 +129,7 @@ static COUNTERS: [Number; 24] = [
         None,
         |shard| shard.handovers.value(),
     ),
+    ("throng_tokens", "Tokens that were found to be good.", None, |shard| shard.tokens.value()),
     (
         "throng_handovers_refused",
         "Sockets that another process on the port did not take, because it is gone or too busy.",
@@ -184,7 +186,7 @@ const NO_PATTERN: &str = "none";
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
 
-static BY_REASON: [ByReason; 4] = [
+static BY_REASON: [ByReason; 5] = [
     ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
     (
         "throng_transport_faults",
@@ -192,6 +194,7 @@ static BY_REASON: [ByReason; 4] = [
         &TransportFault::LABELS,
         |shard| &shard.transport_faults,
     ),
+    ("throng_token_refusals", "Tokens that were refused.", &TokenFault::LABELS, |shard| &shard.token_faults),
     ("throng_disconnects", "WebSocket connections that ended.", &Ending::LABELS, |shard| &shard.endings),
     ("throng_recoveries", "Socket.IO sessions that clients wanted back.", &Recovered::LABELS, |shard| {
         &shard.recoveries
@@ -377,6 +380,7 @@ impl Collector for Numbers {
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
+        self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
     }
 }
@@ -621,6 +625,19 @@ fn encode_api(api: &Api, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     for (route, status, count) in stats.requests() {
         let labels = ([("route", route)], [("status", status)]);
         encode(family.encode_family(&labels)?, MetricType::Counter, count)?;
+    }
+    Ok(())
+}
+
+/// Of the process, which reads keys for all shards.
+fn encode_keys(tokens: &Tokens, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    gauge(encoder, "throng_keys", "Keys that vouch for tokens.", None, tokens.key_count.value())?;
+    for (name, help, counter) in [
+        ("throng_key_refreshes", "How often keys were read again.", &tokens.refreshes),
+        ("throng_key_refresh_failures", "How often keys could not be read.", &tokens.refresh_failures),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encode(metric, MetricType::Counter, counter.value())?;
     }
     Ok(())
 }

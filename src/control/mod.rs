@@ -21,6 +21,7 @@ use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::stats::Stats;
 use crate::time::Clock;
+use crate::token::Tokens;
 use api::Api;
 use axum::body::Body;
 use axum::extract::State;
@@ -65,6 +66,8 @@ pub struct Control {
     pub bridge: Option<Bridge>,
     /// The HTTP API for backends.
     pub api: Api,
+    /// What checks tokens, when there are keys.
+    pub tokens: Option<Arc<Tokens>>,
     /// What is remembered of the last seconds; begins as `History::default()`, and [`serve`] fills it.
     pub history: History,
 }

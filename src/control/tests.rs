@@ -9,6 +9,7 @@ use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::stats::Ending;
 use crate::time::Time;
+use crate::token::{self, Tokens};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
@@ -182,6 +183,7 @@ fn control() -> Control {
     bridge.stats.events.add(70);
     Control {
         bridge: Some(bridge),
+        tokens: Some(Arc::new(Tokens::new(token::Settings::default()))),
         stats,
         bus,
         gate: Arc::new(gate()),

@@ -56,6 +56,27 @@ pub enum Command<'a> {
         /// See [`Id`].
         id: Option<Id<'a>>,
     },
+    /// To be known as the bearer of a token.
+    Auth {
+        /// The token, not checked.
+        token: Cow<'a, str>,
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
+}
+
+impl<'a> Command<'a> {
+    /// See [`Id`].
+    pub fn id(&self) -> Option<Id<'a>> {
+        match self {
+            Command::Join { id, .. }
+            | Command::Leave { id, .. }
+            | Command::Ping { id }
+            | Command::Presence { id, .. }
+            | Command::Auth { id, .. } => *id,
+            Command::Publish(publish) => publish.id,
+        }
+    }
 }
 
 /// An event that a client wants to send.
@@ -121,6 +142,14 @@ pub enum Code {
     RateLimited,
     /// The server cannot take it now.
     Overloaded,
+    /// This client may not do that.
+    Forbidden,
+    /// Only who brings a token may do anything.
+    TokenMissing,
+    /// The token has expired.
+    TokenExpired,
+    /// The token is not good.
+    TokenRefused,
 }
 
 impl Code {
@@ -137,6 +166,10 @@ impl Code {
             Code::TooManyMessages => "too_many_messages",
             Code::RateLimited => "rate_limited",
             Code::Overloaded => "overloaded",
+            Code::Forbidden => "forbidden",
+            Code::TokenMissing => "token_missing",
+            Code::TokenExpired => "token_expired",
+            Code::TokenRefused => "token_refused",
         }
     }
 }
@@ -200,6 +233,8 @@ struct Fields<'a> {
     except: Option<Vec<Name<'a>>>,
     volatile: Option<bool>,
     ask_ms: Option<u64>,
+    #[serde(borrow)]
+    token: Option<Name<'a>>,
     who: Option<bool>,
 }
 
@@ -327,8 +362,12 @@ fn interpret<'a>(
             Ok(Command::Presence { room, who: fields.who.unwrap_or(false), id })
         }
         Some("ping") => Ok(Command::Ping { id }),
+        Some("auth") => {
+            let Name(token) = fields.token.ok_or_else(|| lacks("token"))?;
+            Ok(Command::Auth { token, id })
+        }
         Some(_) => {
-            let known = "`type` is join, leave, publish, presence or ping";
+            let known = "`type` is join, leave, publish, presence, ping or auth";
             Err(Refusal::new(Code::UnknownType, known).with_id(id))
         }
         None => Err(lacks("type")),

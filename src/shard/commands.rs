@@ -1,12 +1,14 @@
 //! What a whole message makes a shard do.
 
 use super::conn::Stage;
+use super::users::{close_code, refuse_token};
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::auth::tally::Excess;
 use crate::bus::presence::Question;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
-use crate::message::{ConnId, Draft, RoomId, Slot};
+use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
+use crate::permissions::Act;
 use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;
 use crate::time::Time;
@@ -77,6 +79,7 @@ impl Shard {
                 let token = self.take_token(slot, now);
                 let token = token.map_err(|retry_ms| refuse_rate(retry_ms, native::id_of_binary(bytes)));
                 match token.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
+                    Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
                     Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
                     Ok(_) => {}
                     Err(refusal) => self.refuse(slot, &refusal),
@@ -101,12 +104,15 @@ impl Shard {
             return self.refuse(slot, &refuse_rate(retry_ms, native::id_of(message)));
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
+            Ok(Command::Auth { token, id }) => self.token_message(slot, &token, id, now),
+            Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
             // Events that are on their way were published before: they find the members of then, as far as this core can tell.
             Ok(Command::Join { rooms, id } | Command::Leave { rooms, id })
                 if self.names_too_many(slot, &rooms, id) => {}
             Ok(Command::Join { rooms, id }) => {
                 self.deliver(now);
-                match (self.join(slot, &rooms), id) {
+                let forbidden = self.forbid(slot, &rooms, Act::Join);
+                match (forbidden.map_or_else(|| self.join(slot, &rooms), Err), id) {
                     (Ok(members), Some(id)) => {
                         let rooms = rooms.iter().map(|name| &**name).zip(members);
                         self.reply(slot, Opcode::Text, |out| native::encode_joined(out, id, rooms));
@@ -133,6 +139,22 @@ impl Shard {
             Ok(Command::Ping { id }) => self.reply(slot, Opcode::Text, |out| native::encode_pong(out, id)),
             Err(refusal) => self.refuse(slot, &refusal),
         }
+    }
+
+    /// A native client brings a token. One who has none that is good is closed.
+    fn token_message(&mut self, slot: Slot, token: &str, id: Option<Id<'_>>, now: Time) {
+        self.deliver(now);
+        let Err(fault) = self.bring_token(slot, token, now) else {
+            return self.acknowledge(slot, id, Ok(()));
+        };
+        self.refuse(slot, &refuse_token(fault).with_id(id));
+        if self.conns[slot as usize].user.is_none() {
+            self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
+        }
+    }
+
+    fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {
+        self.refuse(slot, &refuse_token(TokenFault::Missing).with_id(id));
     }
 
     /// True when a message names more rooms than a connection can be in, which is then told so.
@@ -226,6 +248,9 @@ impl Shard {
         let Publish { rooms, except, .. } = publish;
         let Some((room, more_rooms)) = rooms.split_first() else { return Ok(Published::Done) };
         if let Some(refusal) = self.too_many(rooms.len().max(except.len())) {
+            return Err(refusal);
+        }
+        if let Some(refusal) = self.forbid(slot, rooms, Act::Publish) {
             return Err(refusal);
         }
         let ask = match (publish.ask_ms, publish.id) {
@@ -331,9 +356,9 @@ impl Shard {
     /// # Errors
     /// The milliseconds after which it may send one again.
     pub(super) fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
-        match self.settings.messages_per_second_max {
-            0 => Ok(()),
-            rate => self.conns[slot as usize].bucket.take(rate, self.settings.messages_burst_max, now),
+        match self.rate(slot) {
+            (0, _) => Ok(()),
+            (rate, burst) => self.conns[slot as usize].bucket.take(rate, burst, now),
         }
     }
 }

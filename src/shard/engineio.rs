@@ -6,6 +6,7 @@
 
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
+use super::users::close_code;
 use super::{CLOSE_TIMEOUT_MS, Farewell, Owner, Shard};
 use crate::auth::Ip;
 use crate::dialect::Dialect;
@@ -13,6 +14,7 @@ use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
 use crate::message::{ConnId, Reject, Slot};
 use crate::stats::{Ending, Gauge};
 use crate::time::{Bucket, Time};
+use crate::token::Vouched;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::http::{self, Request};
@@ -193,6 +195,10 @@ impl Shard {
         if self.gate.check_origin(request.origin).is_err() {
             return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
         }
+        let vouched = match self.check_request(request, dialect, now) {
+            Ok(vouched) => vouched,
+            Err(fault) => return self.reject(slot, Reject::Unauthorized(fault), false, false, now),
+        };
         let ip = self.client(slot, request);
         if let Err(reject) = self.gate.admit(ip) {
             return self.reject(slot, reject, false, false, now);
@@ -206,7 +212,7 @@ impl Shard {
         let session = self.conns.insert(conn);
         self.slots = self.slots.max(session + 1);
         let session = session as Slot;
-        self.open(session, dialect, Transport::Polling(Polling::default()), now);
+        self.open(session, dialect, Transport::Polling(Polling::default()), vouched, now);
         let mut body = Vec::new();
         self.encode_open(session, &mut body, true);
         self.stats().requests.add(1);
@@ -467,6 +473,8 @@ impl Shard {
         if old.ip != new.ip {
             self.gate.transfer(old.ip, new.ip);
         }
+        self.move_user(from, to);
+        let new = &mut self.conns[to as usize];
         if new.outbox.is_some() {
             self.turn.hurry(new, to);
         }
@@ -566,7 +574,9 @@ impl Shard {
     pub(super) fn arm_session(&mut self, slot: Slot, now: Time) {
         if let Some(session) = &self.conns[slot as usize].session {
             let ahead_ms = session.due().since_ns(now).div_ceil(1_000_000);
-            self.wheel.arm(slot, now, u32::try_from(ahead_ms).unwrap_or(u32::MAX));
+            let ahead_ms = u32::try_from(ahead_ms).unwrap_or(u32::MAX);
+            let left_ms = self.token_left_ms(slot, now).unwrap_or(u32::MAX);
+            self.wheel.arm(slot, now, ahead_ms.min(left_ms));
         }
     }
 
@@ -642,8 +652,15 @@ impl Shard {
         }
     }
 
-    /// Makes an admitted connection an open one.
-    pub(super) fn open(&mut self, slot: Slot, dialect: Dialect, transport: Transport, now: Time) {
+    /// Makes an admitted connection an open one, and that of its user, if that is known.
+    pub(super) fn open(
+        &mut self,
+        slot: Slot,
+        dialect: Dialect,
+        transport: Transport,
+        vouched: Option<Vouched>,
+        now: Time,
+    ) {
         let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Open(dialect);
         conn.bucket = Bucket::full(self.settings.messages_burst_max, now);
@@ -651,7 +668,14 @@ impl Shard {
         if dialect.is_engine() {
             self.open_session(slot, dialect, transport, now);
         } else {
-            self.wheel.arm(slot, now, self.settings.ping_interval_ms);
+            self.arm_open(slot, now, self.settings.ping_interval_ms);
+        }
+        if let Some(vouched) = vouched {
+            // Events that are on their way were published before it was in any room.
+            self.deliver(now);
+            if let Err(fault) = self.identify(slot, vouched, now) {
+                self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
+            }
         }
     }
 }

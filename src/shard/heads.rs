@@ -2,6 +2,7 @@
 
 use super::conn::{Partial, Stage};
 use super::session::Transport;
+use super::users::close_code;
 use super::{CLOSE_TIMEOUT_MS, Shard};
 use crate::dialect::Dialect;
 use crate::message::{Reject, Slot};
@@ -146,8 +147,11 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        let admitted = self.gate.admit(ip);
-        if let Err(reject) = admitted
+        let vouched = self.check_request(request, dialect, now);
+        let vouched = vouched.map_err(Reject::Unauthorized);
+        let admitted = vouched.and_then(|vouched| self.gate.admit(ip).map(|()| vouched));
+        if let Err(reject) = &admitted
+            && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)
         {
             return self.reject(slot, reject, false, false, now);
@@ -157,17 +161,24 @@ impl Shard {
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
         conn.framing = Some(dialect);
-        if let Err(reject) = admitted {
+        let vouched = match admitted {
+            Ok(vouched) => vouched,
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
-            self.stats().rejects[reject.index()].add(1);
-            self.send_close(slot, CloseCode::Policy, reject.reason());
-            self.conns[slot as usize].stage = Stage::Finishing { at_once: false };
-            self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
-            return;
-        }
+            Err(reject) => {
+                self.stats().rejects[reject.index()].add(1);
+                let code = match reject {
+                    Reject::Unauthorized(fault) => close_code(fault),
+                    _ => CloseCode::Policy,
+                };
+                self.send_close(slot, code, reject.reason());
+                self.conns[slot as usize].stage = Stage::Finishing { at_once: false };
+                self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
+                return;
+            }
+        };
         conn.ip = ip;
         self.stats().upgrades.add(1);
-        self.open(slot, dialect, Transport::WebSocket, now);
+        self.open(slot, dialect, Transport::WebSocket, vouched, now);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.

@@ -18,6 +18,7 @@ pub mod rooms;
 pub mod session;
 pub mod timers;
 pub mod turn;
+pub mod users;
 
 mod commands;
 mod frames;
@@ -56,6 +57,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use timers::Wheel;
 use turn::{Gathered, Turn};
+use users::{Access, Users};
 
 /// How a shard treats its connections. All bounds are inclusive.
 #[derive(Clone, Debug)]
@@ -68,6 +70,8 @@ pub struct Settings {
     pub paths: Paths,
     /// How Socket.IO is spoken.
     pub socketio: Arc<SocketIo>,
+    /// How clients show who they are, and what they may do.
+    pub access: Arc<Access>,
     /// How long frames of events may wait to leave together, in milliseconds; 0 for not at all.
     pub linger_ms: u32,
     /// Sockets accepted per second by this shard; 0 for no limit.
@@ -241,6 +245,8 @@ pub struct Shard {
     history: History,
     /// Where the sockets of Socket.IO are.
     sockets: Sockets,
+    /// Where the connections of users are.
+    users: Users,
     asks: Asks,
     /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
     event_windows: Windows<(u16, u32)>,
@@ -357,6 +363,8 @@ pub struct Holdings {
     pub sockets: usize,
     /// Questions that wait for answers.
     pub asks: usize,
+    /// Connections that have a user.
+    pub users: usize,
 }
 
 /// An orderly end.
@@ -431,6 +439,7 @@ impl Shard {
             ids: 0,
             history: History::default(),
             sockets: Sockets::default(),
+            users: Users::default(),
             asks: Asks::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             waiting: Waiting::default(),
@@ -484,7 +493,7 @@ impl Shard {
         if std::mem::take(&mut conn.pinged) && conn.is_open() {
             let interval_ms = self.settings.ping_interval_ms;
             match &mut conn.session {
-                None => self.wheel.arm(slot, now, interval_ms),
+                None => self.arm_open(slot, now, interval_ms),
                 Some(session) => {
                     session.beat = now.plus_ms(interval_ms.into());
                     self.arm_session(slot, now);
@@ -926,6 +935,7 @@ impl Shard {
             outbox_bytes: self.stats().outbox_bytes.value() as usize,
             sockets: self.sockets.len(),
             asks: self.asks.len(),
+            users: self.users.connections(),
         }
     }
 
@@ -1116,7 +1126,11 @@ impl Shard {
     /// The timer of a connection has fired.
     fn fire(&mut self, slot: Slot, now: Time) {
         // Who has hung up in this turn is not late as well.
-        let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| !conn.doomed) else { return };
+        let Some(conn) = self.conns.get(slot as usize).filter(|conn| !conn.doomed) else { return };
+        if conn.is_open() && self.end_without_token(slot, now) {
+            return;
+        }
+        let conn = &mut self.conns[slot as usize];
         match conn.stage {
             Stage::Http => self.head_timed_out(slot, now),
             Stage::Open(_) if conn.session.is_none() && conn.pinged => self.end_silent(slot),
@@ -1128,7 +1142,7 @@ impl Shard {
                 let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
                 let interval_ms = self.settings.ping_interval_ms;
                 if silent_ms < interval_ms {
-                    self.wheel.arm(slot, now, interval_ms - silent_ms);
+                    self.arm_open(slot, now, interval_ms - silent_ms);
                     return;
                 }
                 // One ping in the arena serves all that are due in this turn.
@@ -1165,6 +1179,7 @@ impl Shard {
             return self.end(slot, ending);
         }
         self.forget_sockets(slot);
+        self.lose_user(slot);
         self.leave_all(slot);
         self.send_close(slot, code, reason);
         self.conns[slot as usize].stage = Stage::Closing(dialect, ending);
@@ -1236,6 +1251,7 @@ impl Shard {
             self.forget_sockets(slot);
             self.leave_all(slot);
         }
+        self.lose_user(slot);
         self.stats().connections.sub(1);
         self.stats().endings[ending.index()].add(1);
         if is_polling && !drops_out {

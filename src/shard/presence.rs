@@ -9,6 +9,7 @@ use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Refusal};
 use crate::dialect::socketio;
 use crate::message::{ConnId, RoomId, Slot, write_socket_id};
+use crate::permissions::Act;
 use crate::time::Time;
 use crate::wire::frame::Opcode;
 use std::collections::HashMap;
@@ -81,6 +82,9 @@ impl Shard {
         id: &str,
         now: Time,
     ) -> Result<(), Refusal<'static>> {
+        if let Some(refusal) = self.forbid(slot, &[question.room.as_str().into()], Act::Presence) {
+            return Err(refusal);
+        }
         let room = self.bus.find(&question.room);
         if !room.is_some_and(|room| self.rooms.has(&self.conns, slot, room)) {
             return Err(Refusal::new(Code::NotMember, "only its members may know who is in a room"));
@@ -114,7 +118,7 @@ impl Shard {
                 (_, Some(session)) => session.joined(namespace)?.sid,
                 (_, None) => self.bus.id_of(ConnId { shard: self.id, slot: member.slot, stamp: conn.stamp }),
             };
-            let user = conn.user.as_ref().map(|user| user.name.clone());
+            let user = conn.user.as_ref().map(|user| user.name.as_str().into());
             Some(Told { id: write_socket_id(&id).into(), user })
         });
         self.bus.tell_presence(number, members.take(self.bus.presence().settings.listed_max).collect());

@@ -147,7 +147,7 @@ impl History {
         offset: u64,
         namespace: &str,
         (sid, pid): (SocketId, SocketId),
-        was: ConnId,
+        (was, user): (ConnId, Option<&str>),
         rooms: &HashSet<RoomId>,
         bytes_max: usize,
     ) -> Result<Missed, Recovered> {
@@ -161,7 +161,7 @@ impl History {
                     // The id of a socket means nobody in another namespace.
                     let is_here =
                         publication.special.is_none() || namespace_of(publication.room_name()) == namespace;
-                    is_here && publication.is_for(rooms, sid)
+                    is_here && publication.is_for(rooms, sid, user)
                 },
                 |only| only == pid,
             );
@@ -254,6 +254,7 @@ impl Shard {
         ghost.has_socket = false;
         ghost.muted = true;
         ghost.speaks_msgpack = conn.speaks_msgpack;
+        ghost.user = conn.user.clone();
         ghost.session = conn.session.take();
         let namespaces = || ghost.session.iter().flat_map(|session| &session.namespaces);
         namespaces().for_each(|joined| self.sockets.remove(&joined.sid, slot));
@@ -307,6 +308,7 @@ impl Shard {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
+        let user = self.user_name(slot);
         if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
@@ -329,8 +331,12 @@ impl Shard {
             let last = offset.as_deref().and_then(|offset| offset.split('.').nth(1)?.parse().ok());
             let hint = last.unwrap_or(pid[0]);
             let offset = offset.map(Cow::into_owned);
-            self.ask(hint, Recovery::Ask { from, pid, namespace: namespace.to_owned(), offset, left });
+            self.ask(hint, Recovery::Ask { from, pid, namespace: namespace.to_owned(), user, offset, left });
             return true;
+        }
+        if !self.is_of(pid, user.as_deref()) {
+            self.count_recovery(Recovered::Unknown);
+            return false;
         }
         // Events that are on their way were missed as well.
         self.deliver(now);
@@ -390,9 +396,20 @@ impl Shard {
         let from = received.max(session.confirmed).max(joined.began);
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-        let missed = self.history.missed(from, namespace, (joined.sid, pid), ghost.was, &rooms, bytes_max)?;
+        let user = self.user_name(ghost.slot);
+        let was = (ghost.was, user.as_deref());
+        let missed = self.history.missed(from, namespace, (joined.sid, pid), was, &rooms, bytes_max)?;
         let from = if missed.is_empty() { self.history.end() } else { from };
         Ok((ghost, from, missed))
+    }
+
+    /// True unless what a session left behind is of another user: that stays for whose it is.
+    fn is_of(&self, pid: SocketId, user: Option<&str>) -> bool {
+        self.history.ghosts.get(&pid).is_none_or(|ghost| self.user_name(ghost.slot).as_deref() == user)
+    }
+
+    fn user_name(&self, slot: Slot) -> Option<CompactString> {
+        self.conns[slot as usize].user.as_ref().map(|user| user.name.clone())
     }
 
     /// Of the rooms of a connection, those of a namespace.
@@ -473,6 +490,7 @@ impl Shard {
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
         self.count_joined(pattern);
         self.count_recovery(Recovered::Yes);
+        self.join_rooms_of_token(slot);
         self.arm_session(slot, now);
     }
 
@@ -481,6 +499,10 @@ impl Shard {
         match recovery {
             Recovery::Ask { pid, .. } if !self.history.ghosts.contains_key(&pid) => {
                 self.ask(pid[0], recovery)
+            }
+            Recovery::Ask { from, pid, ref user, .. } if !self.is_of(pid, user.as_deref()) => {
+                let refused = Recovery::Refused { to: from, reason: Recovered::Unknown };
+                self.bus.post(from.shard, Mail::Recovery(Box::new(refused)));
             }
             Recovery::Ask { from, pid, namespace, offset, .. } => {
                 let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
@@ -541,8 +563,16 @@ impl Shard {
                     let session = self.conns[ghost.slot as usize].session.as_ref();
                     let sid = session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                     let bytes_max = self.settings.socketio.recovery_session_bytes_max;
+                    let user = self.user_name(ghost.slot);
                     self.history
-                        .missed(since, &namespace, (sid, pid), ghost.was, &rooms, bytes_max)
+                        .missed(
+                            since,
+                            &namespace,
+                            (sid, pid),
+                            (ghost.was, user.as_deref()),
+                            &rooms,
+                            bytes_max,
+                        )
                         .unwrap_or_default()
                 });
                 self.give_up(pid);

@@ -28,6 +28,8 @@ pub struct Session {
     pub asked: u64,
     /// What is being looked into, when it says that it was here before.
     pub recovering: Option<Box<Recovering>>,
+    /// Rooms that its token names, until it is in the namespace that they are in.
+    pub rooms: Option<Box<Vec<CompactString>>>,
     /// A packet whose attachments have not all come.
     pub incoming: Option<Box<Incoming>>,
 }
@@ -167,6 +169,7 @@ impl Session {
             confirmed: 0,
             asked: 0,
             recovering: None,
+            rooms: None,
             incoming: None,
         })
     }

@@ -6,12 +6,14 @@
 use super::Shard;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
+use super::users::{refuse_token, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
-use crate::message::{Slot, write_socket_id};
+use crate::message::{Slot, TokenFault, write_socket_id};
+use crate::permissions::Act;
 use crate::rules::{Action, EventLimit};
 use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
@@ -22,6 +24,9 @@ use std::io::Write;
 
 /// The longest name of a namespace, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 200;
+
+/// The event with which a client brings a token.
+const TOKEN_EVENT: &str = "auth";
 
 type Attachments<'a> = &'a [Vec<u8>];
 
@@ -171,6 +176,13 @@ impl Shard {
             }
             return;
         }
+        if let Err(fault) = self.check_connect(slot, auth, now) {
+            if self.has_token(slot, now) {
+                self.refuse_connect(slot, namespace, fault.reason(), Some(fault.code()));
+            }
+            return;
+        }
+        let Some(session) = &self.conns[slot as usize].session else { return };
         let is_allowed = self.settings.socketio.namespaces.find(namespace).is_some();
         let has_place = session.namespaces.len() < namespaces_max;
         if is_allowed && has_place && self.recover(slot, namespace, auth, now) {
@@ -203,6 +215,7 @@ impl Shard {
                 socketio::encode_event(out, namespace, event, auth, count, None, offset.as_deref());
             });
         }
+        self.join_rooms_of_token(slot);
         self.arm_session(slot, now);
     }
 
@@ -238,11 +251,16 @@ impl Shard {
 
     /// Tells a client that it may not be in a namespace.
     pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, reason: &str) {
+        self.refuse_connect(slot, namespace, reason, None);
+    }
+
+    fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, code: Option<&str>) {
         let pattern = self.settings.socketio.namespaces.find(namespace).map(|(pattern, _)| pattern);
         self.stats().namespace_refusals.add(1);
         self.stats().namespace(pattern).refusals.add(1);
         self.say_packet(slot, &[], |out, _| {
-            socketio::encode_connect_error(out, namespace, reason, None);
+            let data = code.map(|code| format!("{{\"code\":\"{code}\"}}"));
+            socketio::encode_connect_error(out, namespace, reason, data.as_deref());
         });
     }
 
@@ -293,7 +311,12 @@ impl Shard {
             return self.answer_excess(slot, namespace, id, refusal);
         }
         let settings = self.settings.socketio.clone();
-        let Some(action) = settings.rules.find(namespace, name) else { return };
+        let Some(action) = settings.rules.find(namespace, name) else {
+            if name == TOKEN_EVENT && self.settings.access.tokens.is_some() {
+                self.token_event(slot, namespace, args, id, now);
+            }
+            return;
+        };
         match action {
             Action::Reply { event } => {
                 let offset = self.offset(self.history.end());
@@ -328,6 +351,22 @@ impl Shard {
         }
     }
 
+    /// A client brings a newer token of its user, or its first.
+    fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
+        let first = builtin::split(args).first().copied().unwrap_or_default();
+        let brought = match token_in(first) {
+            Some(token) => self.bring_token(slot, &token, now),
+            None => Err(TokenFault::Malformed),
+        };
+        match (brought, id) {
+            (Ok(()), Some(id)) => self.say_packet(slot, &[], |out, count| {
+                socketio::encode_ack(out, namespace, id, "{}", count);
+            }),
+            (Ok(()), None) => {}
+            (Err(fault), id) => self.answer_refusal(slot, namespace, id, &refuse_token(fault)),
+        }
+    }
+
     fn built_in(
         &mut self,
         slot: Slot,
@@ -341,7 +380,8 @@ impl Shard {
             Command::Join { rooms, .. } => {
                 self.deliver(now);
                 let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(namespace, room)).collect();
-                self.join(slot, &keys).map(|members| {
+                let forbidden = self.forbid(slot, &keys, Act::Join);
+                forbidden.map_or_else(|| self.join(slot, &keys), Err).map(|members| {
                     let mut out = b"{\"rooms\":{".to_vec();
                     for (at, (room, members)) in rooms.iter().zip(members).enumerate() {
                         let comma = if at > 0 { "," } else { "" };
@@ -383,7 +423,7 @@ impl Shard {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Command::Ping { .. } => Ok("{}".to_owned()),
+            Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
         };
         match (result, id) {
             (Ok(args), Some(id)) => self.say_packet(slot, &[], |out, count| {

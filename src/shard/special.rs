@@ -90,7 +90,8 @@ impl Shard {
             let except: Vec<Slot> =
                 audience.except_sockets.iter().filter_map(|socket| self.socket(socket, namespace)).collect();
             let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
-            let mut slots: Vec<Slot> = sockets.filter(|slot| !except.contains(slot)).collect();
+            let users = audience.users.iter().flat_map(|user| self.connections_of(user, namespace));
+            let mut slots: Vec<Slot> = sockets.chain(users).filter(|slot| !except.contains(slot)).collect();
             slots.sort_unstable();
             slots.dedup();
             return slots.into_iter().map(|slot| (slot, usize::MAX)).collect();
@@ -122,7 +123,8 @@ impl Shard {
             recipients.extend(natives.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
         }
         let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
-        recipients.extend(sockets.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
+        let users = audience.users.iter().flat_map(|user| self.connections_of(user, namespace));
+        recipients.extend(sockets.chain(users).filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
         recipients
     }
 

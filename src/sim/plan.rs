@@ -144,6 +144,7 @@ impl Plan {
             connections_reserved: 8,
             paths: Paths { echo: random.chance(70), ..Paths::default() },
             socketio: Arc::default(),
+            access: Arc::default(),
             linger_ms: if random.chance(50) { 0 } else { 1 + random.below(20) as u32 },
             accepts_per_second_max: *random.pick(&[0, 0, 0, 5, 100]),
             handshake_timeout_ms: *random.pick(&[500, 10_000]),

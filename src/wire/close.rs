@@ -25,6 +25,10 @@ pub enum CloseCode {
     Silent = 4000,
     /// It read so slowly that its outbox was full.
     Slow = 4001,
+    /// It brought no good token.
+    Unauthorized = 4010,
+    /// Its token has expired.
+    TokenExpired = 4011,
 }
 
 impl From<CloseCode> for u16 {

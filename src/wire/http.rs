@@ -1,6 +1,6 @@
 //! The HTTP that comes before a WebSocket: request heads in, answers out (RFC 9112, RFC 6455 section 4.2).
 
-use crate::message::Reject;
+use crate::message::{Reject, TokenFault};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use smallvec::SmallVec;
@@ -45,6 +45,8 @@ pub struct Request<'a> {
     pub asks_headers: Option<&'a str>,
     /// The request to become a WebSocket, if it is one; `Err` when it is one that cannot be granted.
     pub upgrade: Option<Result<Upgrade<'a>, Reject>>,
+    /// The token in `Authorization: Bearer` (RFC 6750 section 2.1); of other schemes nothing is asked.
+    pub bearer: Option<&'a str>,
     /// The page that a browser says the request comes from.
     pub origin: Option<&'a str>,
     /// What proxies say of the client, in the order of the lines.
@@ -116,6 +118,7 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
         accepts_gzip: lines.accepts_gzip,
         asks_headers: lines.asks_headers,
         upgrade,
+        bearer: lines.bearer,
         origin: lines.origin,
         forwarded: lines.forwarded,
     };
@@ -138,6 +141,7 @@ struct Lines<'a> {
     version: Option<&'a str>,
     subprotocol: bool,
     origin: Option<&'a str>,
+    bearer: Option<&'a str>,
     forwarded: Forwarded<'a>,
 }
 
@@ -163,6 +167,7 @@ impl<'a> Lines<'a> {
                     lines.close |= has_token(value, "close");
                     lines.connection_upgrade |= has_token(value, "upgrade");
                 }
+                13 if is("Authorization") => lines.bearer = bearer(text()?),
                 12 if is("Content-Type") => lines.content_type = text()?,
                 14 if is("Content-Length") => lines.read_length(text()?)?,
                 15 if is("Accept-Encoding") => lines.accepts_gzip |= has_coding(text()?, "gzip"),
@@ -235,6 +240,12 @@ fn split(target: &str) -> (&str, &str) {
     path.split_once('?').unwrap_or((path, ""))
 }
 
+/// The token of an `Authorization` by the scheme `Bearer`.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim_ascii())
+}
+
 /// True when the `list` of content codings has `coding`, and not with a weight of 0.
 fn has_coding(list: &str, coding: &str) -> bool {
     list.split(',').any(|item| {
@@ -277,6 +288,12 @@ pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_on
         Reject::Method => "Allow: GET, HEAD\r\n",
         Reject::UpgradeRequired | Reject::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
         Reject::PerIp | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
+        // RFC 6750 section 3: no code for who has not tried.
+        Reject::Unauthorized(TokenFault::Missing) => "WWW-Authenticate: Bearer\r\n",
+        Reject::Unauthorized(fault) => &format!(
+            "WWW-Authenticate: Bearer error=\"invalid_token\", error_description=\"{}\"\r\n",
+            fault.reason()
+        ),
         _ => "",
     };
     let label = Reject::LABELS[reject.index()];

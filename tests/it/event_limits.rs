@@ -297,7 +297,7 @@ fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
 }
 
 fn user(name: &str) -> Arc<User> {
-    Arc::new(User { name: name.into() })
+    Arc::new(User::named(name))
 }
 
 #[test]

@@ -10,7 +10,23 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const BESIDES: &[(&str, &[&str])] = &[
     // What makes up a world for the shards to run in also makes the door and reads what is said there.
     ("sim", &["auth", "dialect", "rules"]),
-    ("fuzzing", &["shard", "dialect", "rules", "wire", "auth", "bus", "cluster", "stats", "message", "time"]),
+    (
+        "fuzzing",
+        &[
+            "shard",
+            "dialect",
+            "rules",
+            "wire",
+            "auth",
+            "token",
+            "permissions",
+            "bus",
+            "cluster",
+            "stats",
+            "message",
+            "time",
+        ],
+    ),
 ];
 
 /// The only files that may have `unsafe` in them.

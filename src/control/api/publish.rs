@@ -8,8 +8,9 @@ use crate::bus::directory::room_key;
 use crate::control::Control;
 use crate::control::refusal::Refusal;
 use crate::dialect::native::{DEPTH_MAX, EVENT_BYTES_MAX, is_too_deep, name_fault};
-use crate::message::{Draft, ShardSet};
+use crate::message::{Draft, ShardSet, user_key};
 use crate::time::Time;
+use crate::token::claims::NAME_BYTES_MAX;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -289,11 +290,6 @@ fn counted(control: &Control, result: Result<(), Refusal>) -> Result<(), Refusal
     result
 }
 
-/// The room that all connections of a user are in, by the name that the directory knows; `None` where users are not known.
-fn user_key(_name: &str) -> Option<String> {
-    None
-}
-
 fn publish_payload(
     control: &Control,
     said: &Said<'_>,
@@ -320,13 +316,18 @@ fn publish_payload(
         Said { room: None, rooms: Some(rooms), user: None, all: None, .. } if !rooms.is_empty() => {
             keys(api, namespace, rooms)?
         }
-        Said { room: None, rooms: None, user: Some(Text(user)), all: None, .. } => match user_key(user) {
-            Some(key) => vec![key.into()],
-            None => return Err(Refusal::wrong("`user`: users are not known here")),
-        },
+        Said { room: None, rooms: None, user: Some(Text(user)), all: None, .. } => {
+            if let Some(fault) = name_fault(user, NAME_BYTES_MAX) {
+                let message = format!("a user's name {fault}");
+                return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_user", message));
+            }
+            vec![room_key(namespace, &user_key(user)).into_owned().into()]
+        }
         Said { room: None, rooms: None, user: None, all: Some(true), .. } => vec![room_key(namespace, "")],
         _ => {
-            return Err(Refusal::wrong("say one of `room`, `rooms` with at least one name, and `all`: true"));
+            return Err(Refusal::wrong(
+                "say one of `room`, `rooms` with at least one name, `user`, and `all`: true",
+            ));
         }
     };
     let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };

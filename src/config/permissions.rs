@@ -1,0 +1,29 @@
+//! The `[[permissions]]` of a configuration file: tables that say what clients may do with rooms.
+
+use super::tables::{Reading, Table, Tables};
+use crate::permissions::{Acts, Grant, Permission, Permissions, RoomPattern, Who};
+use toml::de::DeValue;
+
+pub(super) const TABLES: Tables = Tables {
+    name: "permissions",
+    heading: "[[permissions]]",
+    keys: &["namespace", "rooms", "who", "allow"],
+    most: Permissions::RULES_MAX,
+};
+
+const WHO: &str = "\"anyone\", \"user\" or \"role:NAME\"";
+const ROOMS: &str = "names of rooms, like \"auction:*\" or \"user:{user}\", with at most 4 stars";
+const ACTS: &str = "a list of \"join\", \"publish\" and \"presence\"";
+
+/// Reads the list, which begins at `start`, into rules, those of tables that are right.
+pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<Permission> {
+    TABLES.read(list, start, file, permission)
+}
+
+fn permission(table: &mut Table<'_>) -> Option<Permission> {
+    let namespace = table.pattern("namespace");
+    let rooms = table.require("rooms", ROOMS, RoomPattern::parse);
+    let who = if table.has("who") { table.read("who", WHO, Who::parse)? } else { Who::Anyone };
+    let acts = table.list("allow", ACTS, |words| Acts::parse(words.iter().map(String::as_str)))?;
+    Some(Permission { who, grant: Grant { namespace, rooms: rooms?, acts } })
+}

@@ -1,0 +1,186 @@
+//! What a token says of its bearer: the claims, read in one pass, and what they make of a connection.
+
+use super::{Settings, Text, Vouched};
+use crate::auth::{Granted, User};
+use crate::dialect::native::name_fault;
+use crate::message::TokenFault;
+use crate::permissions::{Acts, Grant, RoomPattern};
+use crate::rules::Pattern;
+use compact_str::CompactString;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use std::borrow::Cow;
+use std::fmt;
+
+/// The longest name of a user or a role, in bytes.
+pub const NAME_BYTES_MAX: usize = 200;
+/// The most permissions, and the most roles, of one token.
+pub const GRANTS_MAX: usize = 64;
+
+/// The claims that matter here, as they were written.
+#[derive(Debug, Default)]
+pub(super) struct Claims<'a> {
+    /// `exp`, in seconds from 1970.
+    pub(super) expires_s: Option<f64>,
+    /// `nbf`, likewise.
+    pub(super) begins_s: Option<f64>,
+    /// `iss`.
+    pub(super) issuer: Option<Text<'a>>,
+    /// `aud`.
+    pub(super) audience: Option<Audience>,
+    user: Option<UserName<'a>>,
+    rooms: Option<Vec<Text<'a>>>,
+    permissions: Option<Vec<GrantClaim>>,
+    roles: Option<Vec<Box<str>>>,
+    limits: Option<LimitsClaim>,
+}
+
+/// Some applications number their users.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum UserName<'a> {
+    Text(#[serde(borrow)] Cow<'a, str>),
+    Number(u64),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum GrantClaim {
+    /// As in `join,publish:auction:*`.
+    Short(String),
+    Long {
+        namespace: Option<String>,
+        rooms: String,
+        allow: Vec<String>,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct LimitsClaim {
+    messages_per_second_max: Option<u32>,
+    connections_max: Option<u32>,
+}
+
+/// Whom a token is for.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Audience {
+    One(String),
+    More(Vec<String>),
+}
+
+impl Audience {
+    /// All that are named.
+    pub(super) fn names(&self) -> &[String] {
+        match self {
+            Audience::One(one) => std::slice::from_ref(one),
+            Audience::More(more) => more,
+        }
+    }
+}
+
+impl<'a> Claims<'a> {
+    /// Reads the payload of a token. `None` when it is no object of JSON, when one of the claims is of another type than it has to be, or
+    /// comes twice.
+    pub(super) fn read(payload: &'a [u8], settings: &Settings) -> Option<Claims<'a>> {
+        let mut json = serde_json::Deserializer::from_slice(payload);
+        let claims = json.deserialize_map(Reader { user_claim: &settings.user_claim }).ok()?;
+        json.end().ok().map(|()| claims)
+    }
+
+    /// What comes of them, once they have been found to be good.
+    pub(super) fn vouch(self, settings: &Settings) -> Result<Vouched, TokenFault> {
+        let user = match self.user {
+            Some(UserName::Text(text)) => CompactString::from(text),
+            Some(UserName::Number(number)) => compact_str::format_compact!("{number}"),
+            None => return Err(TokenFault::Claims),
+        };
+        let rooms: Vec<CompactString> =
+            self.rooms.unwrap_or_default().into_iter().map(|Text(room)| room.into()).collect();
+        let is_name = |name: &str| name_fault(name, NAME_BYTES_MAX).is_none();
+        let are_rooms = rooms.len() <= settings.rooms_max
+            && rooms.iter().all(|room| name_fault(room, settings.room_name_bytes_max).is_none());
+        let roles = self.roles.unwrap_or_default();
+        let are_roles = roles.len() <= GRANTS_MAX && roles.iter().all(|role| is_name(role));
+        let permissions = self
+            .permissions
+            .map(|grants| {
+                let grants = (grants.len() <= GRANTS_MAX).then_some(grants)?;
+                grants.into_iter().map(GrantClaim::meaning).collect::<Option<Box<[Grant]>>>()
+            })
+            .map(|meant| meant.ok_or(TokenFault::Claims))
+            .transpose()?;
+        if !is_name(&user) || !are_rooms || !are_roles {
+            return Err(TokenFault::Claims);
+        }
+        let LimitsClaim { messages_per_second_max, connections_max } = self.limits.unwrap_or_default();
+        let granted = Granted { roles: roles.into(), permissions, messages_per_second_max, connections_max };
+        // Rounded up: it is good until then. What lies beyond any date is never.
+        let expires_at_s = self.expires_s.map(|expires_s| expires_s.ceil() as u64);
+        let granted = (granted != Granted::default()).then(|| Box::new(granted));
+        Ok(Vouched {
+            user: User { name: user, expires_at_s: expires_at_s.unwrap_or(u64::MAX), granted },
+            rooms,
+        })
+    }
+}
+
+impl GrantClaim {
+    fn meaning(self) -> Option<Grant> {
+        match self {
+            GrantClaim::Short(text) => Grant::parse(&text),
+            GrantClaim::Long { namespace, rooms, allow } => {
+                let namespace = match namespace {
+                    Some(text) => Some(Pattern::parse(&text)?),
+                    None => None,
+                };
+                let acts = Acts::parse(allow.iter().map(String::as_str))?;
+                Some(Grant { namespace, rooms: RoomPattern::parse(&rooms)?, acts })
+            }
+        }
+    }
+}
+
+struct Reader<'s> {
+    user_claim: &'s str,
+}
+
+impl<'a> Visitor<'a> for Reader<'_> {
+    type Value = Claims<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of claims")
+    }
+
+    fn visit_map<M: MapAccess<'a>>(self, mut map: M) -> Result<Claims<'a>, M::Error> {
+        /// Reads a claim that may come once, and may be `null`.
+        fn once<'a, T: Deserialize<'a>, M: MapAccess<'a>>(
+            map: &mut M,
+            place: &mut Option<T>,
+        ) -> Result<(), M::Error> {
+            if place.is_some() {
+                return Err(serde::de::Error::custom("a claim comes twice"));
+            }
+            *place = map.next_value()?;
+            Ok(())
+        }
+        let mut claims = Claims::default();
+        while let Some(Text(name)) = map.next_key()? {
+            match &*name {
+                name if name == self.user_claim => once(&mut map, &mut claims.user)?,
+                "exp" => once(&mut map, &mut claims.expires_s)?,
+                "nbf" => once(&mut map, &mut claims.begins_s)?,
+                "iss" => once(&mut map, &mut claims.issuer)?,
+                "aud" => once(&mut map, &mut claims.audience)?,
+                "rooms" => once(&mut map, &mut claims.rooms)?,
+                "permissions" => once(&mut map, &mut claims.permissions)?,
+                "roles" => once(&mut map, &mut claims.roles)?,
+                "limits" => once(&mut map, &mut claims.limits)?,
+                _ => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(claims)
+    }
+}

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const SECRET: &str = "a secret of thirty-two bytes, ok";
+pub(crate) const SECRET: &str = "a secret of thirty-two bytes, ok";
 const MAKER_MAX: Duration = Duration::from_secs(60);
 
 /// A folder of ours, removed in the end.
@@ -40,7 +40,7 @@ impl Drop for Folder {
 }
 
 /// A token of our own making, by HS256 and [`SECRET`].
-fn token(args: &[&str]) -> String {
+pub(crate) fn token(args: &[&str]) -> String {
     let outcome = server::run(&[], &[&["token", "--secret", SECRET][..], args].concat());
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     outcome.stdout.trim().to_owned()

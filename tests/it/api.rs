@@ -1,5 +1,6 @@
 //! The HTTP API for backends from outside: what they publish arrives, what they look at is there, what they order is done.
 
+use crate::access::{SECRET, token};
 use crate::foreign;
 use crate::harness::redis::Redis;
 use crate::harness::{Client, Heard, Raw, Response, Server, eventually};
@@ -680,4 +681,30 @@ fn is_like(text: &str, pattern: &str) -> bool {
         }
     }
     rest.is_empty()
+}
+
+#[test]
+fn an_event_for_a_user_reaches_all_of_the_users_connections_in_all_processes() {
+    let redis = Redis::start();
+    let (urls, secret) = (format!("redis.urls={:?}", [redis.url()]), format!("auth.secret={SECRET}"));
+    let settings = [WITH_KEY, &urls, &secret, "server.shards=2"];
+    let mut throngs: Vec<Server> = (0..2).map(|_| Server::with(&settings)).collect();
+    throngs.iter_mut().for_each(|throng| drop(throng.wait_for_log("connected to Redis")));
+    let of = |throng: &Server, user: &str| {
+        Client::over(throng.raw(), &format!("/ws?token={}", token(&["--user", user])), &[])
+    };
+    let mut sevens = [&throngs[0], &throngs[0], &throngs[1]].map(|throng| of(throng, "7"));
+    let mut other = of(&throngs[1], "8");
+    Backend::of(&throngs[0]).publish(&json!({"user": "7", "event": "letter", "data": 1}));
+    for client in &mut sevens {
+        let event = client.message();
+        assert_eq!((&event["event"], &event["data"]), (&json!("letter"), &json!(1)), "{event}");
+        client.has_heard_all();
+    }
+    other.has_heard_all();
+    let long = "x".repeat(201);
+    for user in [json!(""), json!(long), json!("a\nb")] {
+        let body = json!({"user": user, "event": "letter"}).to_string();
+        assert_eq!(Backend::of(&throngs[0]).refused("/v1/publish", JSON, body).0, 422, "{user}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Lists of tables in a configuration file, like `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
 
-use super::value::Value;
+use super::value::{HIDDEN, Value};
 use super::{Fault, Given, Kind, Problem, Source, nearest};
 use crate::rules::Pattern;
 use toml::Spanned;
@@ -169,11 +169,7 @@ impl<'a> Table<'a> {
         let (at, value) = self.entry(key)?;
         let meant = Given::from_toml(value.get_ref(), self.file.text).text().and_then(read);
         if meant.is_none() {
-            self.tell(
-                key,
-                at,
-                Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() },
-            );
+            self.tell(key, at, Fault::Value { given: HIDDEN.to_owned(), allowed: allowed.to_owned() });
         }
         meant
     }
@@ -201,7 +197,7 @@ impl<'a> Table<'a> {
     /// Tells that `key` must not be as it is, which is not shown.
     pub(super) fn tell_conflict(&mut self, key: &str, allowed: &str) {
         let at = self.entry(key).map_or(self.start, |(at, _)| at);
-        self.tell(key, at, Fault::Value { given: "what was given".to_owned(), allowed: allowed.to_owned() });
+        self.tell(key, at, Fault::Value { given: HIDDEN.to_owned(), allowed: allowed.to_owned() });
     }
 
     /// The number that `key` stands for, which must be there and be of this kind.

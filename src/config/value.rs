@@ -216,12 +216,12 @@ impl Kind {
             }
             Kind::KeyOrNone => {
                 let key = given.text().filter(|text| text.is_empty() || is_key(text));
-                let hide = || vec![Wrong { given: "what was given".to_owned(), line: None }];
-                key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hide)
+                let hidden = || vec![Wrong { given: HIDDEN.to_owned(), line: None }];
+                key.map(|key| Value::Secret(key.to_owned())).ok_or_else(hidden)
             }
             Kind::LongSecret { bytes_min } => {
                 let secret = given.text().filter(|text| text.is_empty() || text.len() >= bytes_min);
-                let hidden = || vec![Wrong { given: "\"***\"".to_owned(), line: None }];
+                let hidden = || vec![Wrong { given: HIDDEN.to_owned(), line: None }];
                 secret.map(|text| Value::Secret(text.to_owned())).ok_or_else(hidden)
             }
             Kind::Name => match given.text() {
@@ -236,6 +236,9 @@ impl Kind {
         }
     }
 }
+
+/// What stands for a secret that is wrong where it is spoken of.
+pub(super) const HIDDEN: &str = "what was given";
 
 /// What a key of the HTTP API is, to stand behind "it takes". Letters as RFC 6750 has them for what follows `Bearer`.
 pub(super) const KEY: &str = "a text of 16 to 256 letters, digits and -._~+/=";

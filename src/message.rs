@@ -565,6 +565,11 @@ impl TokenFault {
     }
 }
 
+/// True for a room that only the server publishes to. Clients may be in it.
+pub fn is_reserved_room(name: &str) -> bool {
+    name.starts_with("throng:")
+}
+
 /// What stands before a user's name in the key of the user's own room. No room of a client can be called so.
 const USER_MARK: char = '\x01';
 

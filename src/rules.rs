@@ -137,10 +137,11 @@ pub struct Pattern(String);
 
 impl Pattern {
     /// Reads a pattern: `/`, `/guild`, `/guild/*`. `None` if it does not begin with `/`, if there is a `*` within a segment, or if
-    /// no namespace can be called so: a name ends at a comma or a question mark, and has no control characters.
+    /// no namespace can be called so: a name ends at a comma or a question mark, has no control characters, and no `#`, which on Redis stands
+    /// behind it.
     pub fn parse(text: &str) -> Option<Pattern> {
         let is_right = text.starts_with('/')
-            && !text.contains(|letter: char| letter == ',' || letter == '?' || letter.is_control())
+            && !text.contains(|letter: char| matches!(letter, ',' | '?' | '#') || letter.is_control())
             && text.split('/').all(|segment| segment == "*" || !segment.contains('*'));
         is_right.then(|| Pattern(text.to_owned()))
     }
@@ -151,7 +152,7 @@ impl Pattern {
         loop {
             match (meant.next(), found.next()) {
                 (None, None) => return true,
-                (Some("*"), Some(segment)) if !segment.is_empty() => {}
+                (Some("*"), Some(segment)) if !segment.is_empty() && !segment.contains('#') => {}
                 (Some(segment), Some(other)) if segment == other => {}
                 _ => return false,
             }
@@ -336,11 +337,13 @@ impl Over {
     }
 }
 
-/// True when an event may be called `text`. Socket.IO keeps some names for itself, and its clients refuse events with them.
+/// Names of events that the libraries of Socket.IO raise themselves, so that nobody may send them.
+pub const RESERVED_EVENTS: [&str; 6] =
+    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
+/// True when an event may be called `text`. Socket.IO keeps [some names](RESERVED_EVENTS) for itself, and its clients refuse events with them.
 pub fn is_event_name(text: &str) -> bool {
-    const RESERVED: [&str; 6] =
-        ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
-    !text.is_empty() && !text.contains(char::is_control) && !RESERVED.contains(&text)
+    !text.is_empty() && !text.contains(char::is_control) && !RESERVED_EVENTS.contains(&text)
 }
 
 #[cfg(test)]

@@ -508,9 +508,10 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.
             message_bytes_max: 2 * limits.message_bytes_max as usize + (1 << 20),
-            rooms_max: limits.rooms_per_connection_max as usize,
+            // Other servers have other limits. What is read is bounded by the bytes of a message as well.
+            rooms_max: (limits.rooms_per_connection_max as usize).max(100_000),
             answers_max: 1_000_000,
-            attachments_max: socketio.attachments_max as usize,
+            attachments_max: (socketio.attachments_max as usize).max(1_024),
         },
     }
 }

@@ -27,7 +27,7 @@ use crate::bus::outside::{Deed, Names, Outgoing, Outside};
 use crate::bus::presence::Question;
 use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
 use crate::dialect::attachments;
-use crate::message::{Ask, Asker, Draft, Publication};
+use crate::message::{Ask, Asker, Draft, Publication, is_reserved_room};
 use crate::stats::Counter;
 use crate::time::{Clock, Time};
 use asking::{Asking, Purpose};
@@ -48,6 +48,8 @@ pub use wire::Cluster;
 
 /// Who is in this room is told when events of other processes may have been missed, by an event `gap`.
 pub const GAPS_ROOM: &str = "throng:gaps";
+/// Entries that may be missing before one on the same channel, or have been before the first that is heard of a process.
+const SEQUENCE_LEAP_MAX: u64 = 1 << 48;
 /// Events from elsewhere that are put into the mailboxes at a time.
 const DRAFTS_MAX: usize = 64;
 /// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
@@ -237,7 +239,7 @@ impl Core {
         let mut channels: [[Vec<String>; 3]; 2] = Default::default();
         for (name, begun) in changed {
             for (way, channel) in self.wire.channels_of(name) {
-                self.state(|state| state.inbound.forget(&channel));
+                self.state(|state| state.inbound.follow(&channel, begun));
                 channels[usize::from(begun)][way as usize].push(channel);
             }
         }
@@ -380,6 +382,10 @@ impl Core {
             return;
         }
         let expected = self.state(|state| state.inbound.expected(channel, head.process));
+        // What no process can have counted to would make all that follows seem to have come already.
+        if head.sequence > expected.unwrap_or_default().saturating_add(SEQUENCE_LEAP_MAX) {
+            return self.stats.malformed.add(1);
+        }
         self.stats.missed.add(expected.map_or(0, |expected| head.sequence.saturating_sub(expected)));
         let now = self.clock.now();
         // One that cannot be read has its number, too.
@@ -426,9 +432,11 @@ impl Core {
     /// Delivers events from elsewhere that are for the members of one room.
     fn deliver_all(&self, drafts: &[Draft<'_>]) {
         for drafts in drafts.chunks(DRAFTS_MAX) {
-            self.stats.events.add(drafts.len() as u64);
             match self.bus.publish_all_here(drafts) {
-                Ok(shards) => self.bus.ring(shards),
+                Ok(shards) => {
+                    self.stats.events.add(if shards.is_empty() { 0 } else { drafts.len() as u64 });
+                    self.bus.ring(shards);
+                }
                 Err(crate::bus::Overloaded) => self.stats.overloads.add(drafts.len() as u64),
             }
         }
@@ -436,9 +444,9 @@ impl Core {
 
     /// Delivers an event from elsewhere. Answers how many shards have got it.
     fn deliver(&self, draft: &Draft<'_>) -> usize {
-        self.stats.events.add(1);
         match self.bus.publish_here(draft) {
             Ok(shards) => {
+                self.stats.events.add(u64::from(!shards.is_empty()));
                 self.bus.ring(shards);
                 shards.iter().count()
             }
@@ -475,7 +483,8 @@ impl Core {
         };
         match body {
             Body::Broadcast { target, event, args, flags, request_id } => {
-                let (rooms, except) = (rooms_of(&target), keys(&target.except));
+                let (mut rooms, except) = (rooms_of(&target), keys(&target.except));
+                rooms.retain(|room| !is_reserved_room(room));
                 let Some((room, more)) = rooms.split_first() else { return };
                 let (more, except): (Vec<_>, Vec<_>) =
                     (more.iter().map(Cow::from).collect(), except.iter().map(Cow::from).collect());

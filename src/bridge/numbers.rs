@@ -5,19 +5,19 @@ use crate::cluster::throng::Head;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher as _, RandomState};
 
-/// Channels that are counted at a time, out and in each. When there are more outbound ones, this process takes another name and all begin
+/// Channels that are counted at a time, out and in each. When there are more outbound ones, this process takes another number and all begin
 /// anew; when there are more inbound ones, nothing is noticed on the others.
 const CHANNELS_MAX: usize = 1 << 16;
-/// Names of this process that it still knows itself by. What it has published comes back within seconds.
-const NAMES_MAX: usize = 8;
+/// Bits of a process's number that change when it takes another. By the rest it knows itself.
+const CHANGING_BITS: u32 = 16;
 /// Processes that are counted on one channel. The one that was heard first goes when there is another.
 const PROCESSES_MAX: usize = 64;
 
 /// What goes out.
 #[derive(Debug)]
 pub(super) struct Outbound {
-    /// The numbers that this process has in envelopes, the newest last. There is one at least.
-    names: VecDeque<u64>,
+    /// The number that this process has in envelopes.
+    process: u64,
     /// The number of the next entry, by the channel.
     next: HashMap<String, u64>,
     channels_max: usize,
@@ -26,13 +26,13 @@ pub(super) struct Outbound {
 /// What comes in.
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
-    /// By the channel, the processes that were heard on it, and the number of the next entry of each.
+    /// By the channel, for those that are listened to, the processes that were heard on it, and the number of the next entry of each.
     next: HashMap<Vec<u8>, VecDeque<(u64, u64)>>,
 }
 
 impl Outbound {
     pub(super) fn new() -> Outbound {
-        Outbound { names: [random()].into(), next: HashMap::new(), channels_max: CHANNELS_MAX }
+        Outbound { process: random(), next: HashMap::new(), channels_max: CHANNELS_MAX }
     }
 
     /// Counts an envelope of so many entries on a channel. Answers its head.
@@ -40,24 +40,21 @@ impl Outbound {
         if !self.next.contains_key(channel) {
             if self.next.len() >= self.channels_max {
                 self.next.clear();
-                self.names.push_back(random());
-                if self.names.len() > NAMES_MAX {
-                    self.names.pop_front();
-                }
+                let changing = (1 << CHANGING_BITS) - 1;
+                self.process = self.process & !changing | self.process.wrapping_add(1) & changing;
             }
             self.next.insert(channel.to_owned(), 0);
         }
-        let process = self.names.back().copied().unwrap_or_default();
         let sequence = self.next.get_mut(channel).map_or(0, |next| {
             *next += entries;
             *next - entries
         });
-        Head { process, sequence }
+        Head { process: self.process, sequence }
     }
 
     /// True for what this process has published itself.
     pub(super) fn is_own(&self, head: Head) -> bool {
-        self.names.contains(&head.process)
+        head.process >> CHANGING_BITS == self.process >> CHANGING_BITS
     }
 }
 
@@ -71,12 +68,6 @@ impl Inbound {
 
     /// An envelope has been read, up to before the entry of number `next`.
     pub(super) fn heard(&mut self, channel: &[u8], process: u64, next: u64) {
-        if !self.next.contains_key(channel) {
-            if self.next.len() >= CHANNELS_MAX {
-                return;
-            }
-            self.next.insert(channel.to_vec(), VecDeque::new());
-        }
         let Some(processes) = self.next.get_mut(channel) else { return };
         match processes.iter_mut().find(|(known, _)| *known == process) {
             Some((_, expected)) => *expected = next.max(*expected),
@@ -89,9 +80,13 @@ impl Inbound {
         }
     }
 
-    /// Nobody listens to this channel any more, or somebody does again: what is heard next is the first.
-    pub(super) fn forget(&mut self, channel: &str) {
-        self.next.remove(channel.as_bytes());
+    /// Somebody listens to this channel now, or nobody does any more: what is heard next is the first.
+    pub(super) fn follow(&mut self, channel: &str, begun: bool) {
+        if !begun {
+            self.next.remove(channel.as_bytes());
+        } else if self.next.len() < CHANNELS_MAX {
+            self.next.insert(channel.into(), VecDeque::new());
+        }
     }
 }
 
@@ -123,11 +118,11 @@ mod tests {
         assert_ne!(third.process, first.process);
         assert_eq!((third.sequence, outbound.count("a", 1).sequence), (0, 0));
         assert!(outbound.is_own(first) && outbound.is_own(third), "what is under way still comes back");
-        assert!(!outbound.is_own(Head { process: first.process ^ 1, sequence: 0 }));
+        assert!(!outbound.is_own(Head { process: first.process ^ 1 << CHANGING_BITS, sequence: 0 }));
         for channel in 0..100 {
             outbound.count(&channel.to_string(), 1);
         }
-        assert!(outbound.names.len() <= NAMES_MAX && outbound.next.len() <= 2);
+        assert!(outbound.is_own(first) && outbound.next.len() <= 2);
     }
 
     #[test]
@@ -138,13 +133,17 @@ mod tests {
             inbound.heard(channel.as_bytes(), process, next);
             expected
         };
+        assert_eq!(hear(&mut inbound, "a", 1, 41), None);
+        assert_eq!(hear(&mut inbound, "a", 1, 41), None, "nobody listens there");
+        inbound.follow("a", true);
+        inbound.follow("b", true);
         assert_eq!(hear(&mut inbound, "a", 1, 41), None, "what is heard first sets the number");
         assert_eq!(hear(&mut inbound, "a", 1, 43), Some(41));
         assert_eq!(hear(&mut inbound, "a", 1, 42), Some(43));
         assert_eq!(hear(&mut inbound, "a", 1, 44), Some(43), "what comes again does not set it back");
         assert_eq!(hear(&mut inbound, "b", 1, 8), None, "others are others");
         assert_eq!(hear(&mut inbound, "a", 2, 1), None);
-        inbound.forget("a");
+        inbound.follow("a", false);
         assert_eq!(inbound.expected(b"a", 1), None);
     }
 }

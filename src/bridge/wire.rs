@@ -3,8 +3,10 @@
 use super::link::Way;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::outside::Pen;
-use crate::cluster::{Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng, throng};
-use crate::message::{SOCKET_ID_CHARS, user_of};
+use crate::cluster::{
+    Body, Classic, Limits, Malformed, Message, Sharded, Target, Throng, is_told_to_all, throng,
+};
+use crate::message::{SOCKET_ID_CHARS, is_reserved_room};
 
 /// Whom a process shares its rooms with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl Wire {
     /// True when what is for one room goes as an envelope: among throngs. What may be the id of a socket somewhere, or a
     /// user's own room, is told to all.
     pub(super) fn encloses(&self, room: &str) -> bool {
-        self.cluster == Cluster::Throng && !may_be_anywhere(room_of(room))
+        self.cluster == Cluster::Throng && !is_told_to_all(room_of(room))
     }
 
     /// What writes events into envelopes. `origin_us` is the clock's origin, in microseconds since 1970.
@@ -152,10 +154,13 @@ impl Wire {
             // Everybody is in the main namespace from the start, clients of the native dialect too.
             return if namespace == "/" { Vec::new() } else { self.channels_of_namespace(namespace) };
         }
-        // A socket is reached by its id without that.
-        let is_socket = room.len() == SOCKET_ID_CHARS;
+        // A socket is reached by its id without that, and nobody else publishes to the rooms of this process.
+        let is_not_heard = match self.cluster {
+            Cluster::SocketIo => room.len() == SOCKET_ID_CHARS,
+            Cluster::Throng | Cluster::SocketIoSharded => is_told_to_all(room),
+        };
         match self.cluster {
-            _ if is_socket => Vec::new(),
+            _ if is_not_heard || is_reserved_room(room) => Vec::new(),
             Cluster::Throng => vec![self.room(name)],
             Cluster::SocketIo => vec![(Way::Plain, self.classic.broadcasts_to(namespace, room))],
             Cluster::SocketIoSharded => vec![(Way::Sharded, self.sharded.broadcasts_to(namespace, room))],
@@ -188,9 +193,4 @@ impl Wire {
             Cluster::SocketIoSharded => ("SHARDNUMSUB", self.sharded.messages(namespace)),
         }
     }
-}
-
-/// True for the id of a socket and for a user's own room: nobody listens for a room of that name.
-fn may_be_anywhere(room: &str) -> bool {
-    room.len() == SOCKET_ID_CHARS || user_of(room).is_some()
 }

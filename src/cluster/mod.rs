@@ -548,7 +548,7 @@ fn split_channel(rest: &[u8]) -> Option<(&str, &str)> {
 
 /// True for rooms that nobody listens for, so that all servers are told: those that Node takes for a socket of its own, by their length
 /// alone, which it counts in UTF-16, and users' own rooms.
-fn is_told_to_all(room: &str) -> bool {
+pub fn is_told_to_all(room: &str) -> bool {
     room.encode_utf16().count() == engineio::Sid::TEXT_BYTES || user_of(room).is_some()
 }
 

@@ -2,7 +2,7 @@
 //! dialect's, in the forms that applications with a server of their own use.
 
 use super::native::{
-    Code, Command, EVENT_BYTES_MAX, Publish, Refusal, check_ask_ms, check_names, name_fault, sort_names,
+    Code, Command, Publish, Refusal, check_ask_ms, check_names, check_targets, event_fault, sort_names,
 };
 use crate::rules::Action;
 use serde_json::value::RawValue;
@@ -46,7 +46,8 @@ pub fn decode<'a>(
                 return Err(lacks(&room_fields.join("` or `")));
             }
             let event = string(event.filter(|event| event.starts_with('"')), event_field)?;
-            if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
+            check_targets(&rooms)?;
+            if let Some(fault) = event_fault(&event) {
                 return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")));
             }
             let except = match field("except") {

@@ -2,7 +2,8 @@
 //! checking that it is JSON and not too deep.
 
 use super::{attachments, builtin};
-use crate::message::Publication;
+use crate::message::{Publication, is_reserved_room};
+use crate::rules::RESERVED_EVENTS;
 use serde::Deserialize;
 use serde::de::{Error as _, Unexpected};
 use serde_json::error::Category;
@@ -335,8 +336,9 @@ fn interpret<'a>(
                 (None, Some(rooms)) if !rooms.is_empty() => names(rooms)?.into(),
                 (None, _) => return Err(lacks("room")),
             };
+            check_targets(&rooms).map_err(|refusal| refusal.with_id(id))?;
             let event = fields.event.ok_or_else(|| lacks("event"))?;
-            if let Some(fault) = name_fault(&event, EVENT_BYTES_MAX) {
+            if let Some(fault) = event_fault(&event) {
                 return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id));
             }
             let publish = Publish {
@@ -408,6 +410,22 @@ pub(crate) fn name_fault(name: &str, bytes_max: usize) -> Option<String> {
         Some("must not have control characters".to_owned())
     } else {
         None
+    }
+}
+
+/// What is wrong with the name of an event that is to be published, if anything.
+pub(crate) fn event_fault(name: &str) -> Option<String> {
+    let is_reserved = RESERVED_EVENTS.contains(&name);
+    is_reserved
+        .then(|| format!("must not be {name}, which Socket.IO keeps for itself"))
+        .or_else(|| name_fault(name, EVENT_BYTES_MAX))
+}
+
+/// What is wrong with the rooms that a client publishes to, if anything.
+pub(super) fn check_targets<'a>(rooms: &[Cow<'_, str>]) -> Result<(), Refusal<'a>> {
+    match rooms.iter().find(|room| is_reserved_room(room)) {
+        Some(room) => Err(Refusal::new(Code::BadRoom, format!("only the server publishes to {room}"))),
+        None => Ok(()),
     }
 }
 
@@ -661,6 +679,13 @@ mod tests {
         check(r#"{"type":"join","rooms":["aaaaaaaaaaaaaaaaaaaaa"]}"#, Code::BadRoom, "21 bytes", None);
         check(r#"{"type":"publish","room":"a","id":1}"#, Code::BadMessage, "`event` is missing", Some("1"));
         check(r#"{"type":"publish","room":"a","event":"\u0000"}"#, Code::BadEvent, "control", None);
+        check(r#"{"type":"publish","room":"a","event":"disconnect"}"#, Code::BadEvent, "itself", None);
+        check(
+            r#"{"type":"publish","rooms":["throng:gaps"],"event":"gap"}"#,
+            Code::BadRoom,
+            "only the server",
+            None,
+        );
         check(r#"{"type":"ping","id":{}}"#, Code::BadMessage, "`id` is", None);
         check(&format!(r#"{{"type":"ping","id":"{}"}}"#, "x".repeat(63)), Code::BadMessage, "64 bytes", None);
         let long = format!(r#"{{"type":"join","rooms":"{}","id":1}}"#, "ü".repeat(10_000));

@@ -4,6 +4,7 @@
 use super::attachments::{self, split_digits, string_bytes, unescape};
 use super::engineio::{self, Malformed};
 use super::native::{encode_str, is_too_deep};
+use crate::rules::RESERVED_EVENTS;
 use crate::wire::frame::{self, Opcode};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -13,9 +14,6 @@ use std::io::Write;
 pub const EVENT_BYTES_MAX: usize = 1_000;
 /// The longest ack id, in digits: any number of so many is exact in JavaScript.
 const ID_BYTES_MAX: usize = 15;
-/// Names of events that the libraries raise themselves, so that nobody may send them.
-const RESERVED: [&str; 6] =
-    ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 /// A packet of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +159,7 @@ pub(crate) fn read_event(elements: &str) -> Result<Body<'_>, Malformed> {
     if name.len() > EVENT_BYTES_MAX {
         return Err(Malformed("the name of an event is too long"));
     }
-    if RESERVED.contains(&&*name) {
+    if RESERVED_EVENTS.contains(&&*name) {
         return Err(Malformed("the name of an event is reserved"));
     }
     let args = rest.trim_ascii_start().strip_prefix(',').unwrap_or_default().trim_ascii_start();
@@ -419,7 +417,7 @@ mod tests {
         for text in ["2[]", "2[ ]", "2[true]", "2[null]", "2[{}]", "2[[\"x\"]]", "51-[]"] {
             check_malformed(text, "no name");
         }
-        for name in RESERVED {
+        for name in RESERVED_EVENTS {
             check_malformed(&format!(r#"2["{name}"]"#), "reserved");
             check_malformed(&format!(r#"51-["{name}",{{"_placeholder":true,"num":0}}]"#), "reserved");
         }

@@ -34,8 +34,6 @@ const HANDED_MAX: usize = 1024;
 const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 /// Attempts to find one of 65,535 tags that nobody has.
 const ATTEMPTS_MAX: usize = 16;
-/// The most names on a port that are looked at. Anybody can take such names, and many.
-const NAMES_MAX: usize = 1024;
 
 /// The other processes on the port, as those see them who have something to give.
 #[derive(Clone, Copy, Debug)]
@@ -200,7 +198,7 @@ fn tags(port: u16) -> impl Iterator<Item = ProcessTag> {
     let names = sockets.lines().filter_map(|line| line.split_ascii_whitespace().last()?.strip_prefix(&start));
     // Connections have the name of the socket that they were made to, so a name may be there several times.
     let tags: BTreeSet<ProcessTag> =
-        names.filter_map(|tag| ProcessTag::from_str_radix(tag, 16).ok()).take(NAMES_MAX).collect();
+        names.filter_map(|tag| ProcessTag::from_str_radix(tag, 16).ok()).collect();
     tags.into_iter().filter(move |tag| sys::call(&name(port, *tag)).is_ok())
 }
 

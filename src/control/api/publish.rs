@@ -7,7 +7,7 @@ use super::request::{Query, Text, check_namespace, check_type, object, present, 
 use crate::bus::directory::room_key;
 use crate::control::Control;
 use crate::control::refusal::Refusal;
-use crate::dialect::native::{DEPTH_MAX, EVENT_BYTES_MAX, is_too_deep, name_fault};
+use crate::dialect::native::{DEPTH_MAX, event_fault, is_too_deep, name_fault};
 use crate::message::{Draft, ShardSet, user_key};
 use crate::time::Time;
 use crate::token::claims::NAME_BYTES_MAX;
@@ -301,7 +301,7 @@ fn publish_payload(
     let namespace = said.namespace.as_ref().map_or("/", |Text(name)| name);
     check_namespace(namespace)?;
     let Some(Text(event)) = &said.event else { return Err(Refusal::wrong("`event` is missing")) };
-    if let Some(fault) = name_fault(event, EVENT_BYTES_MAX) {
+    if let Some(fault) = event_fault(event) {
         let message = format!("an event name {fault}");
         return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_event", message));
     }

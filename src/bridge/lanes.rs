@@ -1,7 +1,7 @@
 //! What is to go to each server and what is to be heard from it, whatever the connections do. A lane is one server: the one Redis, the
 //! master behind Sentinels, or one master of a cluster.
 
-use super::fault::Fault;
+use super::fault::{Fault, FaultKind};
 use super::link::{Event, Line, Settings, Way};
 use super::servers::{Places, Range, SLOTS, slot_of};
 use super::stats::{Breaker, LinkStats, Loss};
@@ -63,6 +63,8 @@ pub(super) struct Lane {
     up: bool,
     /// Kinds of faults, as bits, that were told since it was up last.
     told: u16,
+    /// Kinds of refusals, as bits, that were told since it was lost last.
+    refusals_told: u16,
 }
 
 /// The ends of a lane's bells, apart from what the lock guards.
@@ -179,6 +181,24 @@ impl Shared {
     pub(super) fn count_fault(&self, fault: &Fault) {
         let _lanes = self.lock();
         self.stats.faults[fault.kind.index()].add(1);
+    }
+
+    /// Counts a fault that a server has answered to one publication or subscription. That the cluster has moved a slot is no news.
+    pub(super) fn refused(&self, id: u32, fault: &Fault) {
+        self.count_fault(fault);
+        if fault.kind.is_of_the_server() || fault.kind == FaultKind::Cluster {
+            return;
+        }
+        let mut lanes = self.lock();
+        let Some(lane) = lanes.lanes.get_mut(&id) else { return };
+        let bit = 1 << fault.kind.index();
+        let is_new = lane.refusals_told & bit == 0;
+        lane.refusals_told |= bit;
+        let server = lane.address();
+        drop(lanes);
+        if is_new {
+            (self.tell)(Event::Refused { server: &server, fault });
+        }
     }
 
     /// Puts a publication into the lane of its server.
@@ -486,7 +506,10 @@ impl Shared {
         let Some(lane) = lanes.lanes.get_mut(&id) else { return String::new() };
         let up = lane.line.is_some() && lane.hearing;
         let was_up = std::mem::replace(&mut lane.up, up);
-        let server = lane.ends.address.borrow().as_ref().map(ToString::to_string).unwrap_or_default();
+        let server = lane.address();
+        if was_up && !up {
+            lane.refusals_told = 0;
+        }
         // Each kind once, so that a server that is away for hours takes a few lines of the log.
         let bit = fault.map_or(0, |fault| 1 << fault.kind.index());
         let is_new = lane.told & bit != bit;
@@ -558,6 +581,7 @@ impl Lanes {
             heard_until: None,
             up: false,
             told: 0,
+            refusals_told: 0,
         };
         self.lanes.insert(ends.id, lane);
         ends
@@ -594,6 +618,11 @@ impl Lane {
         self.wanted -= usize::from(entry.wanted);
         self.made -= usize::from(entry.made);
         Some(entry)
+    }
+
+    /// Where the server is, or nothing when that is not known.
+    fn address(&self) -> String {
+        self.ends.address.borrow().as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
     /// Queues all that is not as it is wanted.

@@ -153,6 +153,13 @@ pub enum Event<'a> {
         /// Why it failed the last time.
         fault: &'a Fault,
     },
+    /// A server that can be used refuses a publication or a subscription, for a reason of a kind that was not told since it was lost.
+    Refused {
+        /// Its address.
+        server: &'a str,
+        /// Why.
+        fault: &'a Fault,
+    },
     /// A [script](Link::run_script) has failed, the first time since it worked.
     ScriptFails {
         /// Why.
@@ -355,7 +362,8 @@ fn no_connection() -> Fault {
     Fault::new(FaultKind::Unreachable, "there is no connection to Redis")
 }
 
-/// A connection to ask on: at most [`QUESTIONS_MAX`] at a time. Publications use it, too, and must never have to wait for a place in its queue.
+/// A connection to ask on, at most [`QUESTIONS_MAX`] at a time: publications use it, too, and must never have to wait for a place in its
+/// queue.
 #[derive(Clone)]
 pub(super) struct Line {
     conn: MultiplexedConnection,

@@ -373,6 +373,9 @@ impl Core {
             Event::GivenUp { server, fault } => {
                 tracing::warn!(server, %fault, "nothing is published to Redis until it is back");
             }
+            Event::Refused { server, fault } => {
+                tracing::warn!(server, %fault, "Redis refuses publications or subscriptions");
+            }
             // The scripts are those of the limits.
             Event::ScriptFails { fault } => {
                 tracing::warn!(%fault, "Redis does not count for limits: each process has them for itself");

@@ -20,9 +20,9 @@ const PIPELINE_MAX: usize = 256;
 const PIPELINE_BYTES_MAX: usize = 256 << 10;
 /// Pipelines under way. While Redis works on one, the next is already there; more would only wait there instead of here.
 const PIPELINES_MAX: usize = 4;
-/// Places in the queue between us and a connection, which grows only as it is used. `PIPELINES_MAX` are for pipelines. A question that was
-/// given up leaves its place when it is sent, so there are more than for those under way: where nothing is sent any more, a pipeline or a
-/// sign of life has no answer either, and the connection ends before a fourth set of questions is given up on it.
+/// Places in the queue of a connection, which takes memory only as it is used. A question that was given up keeps its place until it is sent,
+/// so there are places for several times those under way. There need not be more: where nothing is sent, a pipeline or a sign of life has
+/// no answer either, and the connection ends within three times the patience for an answer.
 pub(super) const QUEUE_MAX: usize = 2048;
 const _: () = assert!(PIPELINES_MAX + 4 * QUESTIONS_MAX <= QUEUE_MAX);
 /// How often a publication is sent to where its slot has moved before it is lost: with the pauses between, about 3 s, in which the
@@ -200,7 +200,7 @@ fn land(
                 (Fault::new(FaultKind::Garbage, format!("a publication is answered by {other:?}")), false)
             }
         };
-        shared.count_fault(&fault);
+        shared.refused(lane.id, &fault);
         if is_moved && *moves < MOVES_MAX {
             moved.push(Outgoing { cmd: cmd.clone(), weight: *weight, slot: *slot, moves: moves + 1 });
             continue;

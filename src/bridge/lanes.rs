@@ -1,8 +1,8 @@
 //! What is to go to each server and what is to be heard from it, whatever the connections do. A lane is one server: the one Redis, the
 //! master behind Sentinels, or one master of a cluster.
 
-use super::fault::Fault;
-use super::link::{Event, Settings, Way};
+use super::fault::{Fault, FaultKind};
+use super::link::{Event, Line, Settings, Way};
 use super::servers::{Places, Range, SLOTS, slot_of};
 use super::stats::{Breaker, LinkStats, Loss};
 use crate::time::{Clock, Time};
@@ -43,7 +43,7 @@ pub(super) struct Lanes {
 pub(super) struct Lane {
     pub(super) ends: Arc<Ends>,
     /// The connection to publish and ask on, while there is one.
-    pub(super) conn: Option<MultiplexedConnection>,
+    pub(super) line: Option<Line>,
     pub(super) breaker: Breaker,
     waiting: VecDeque<Outgoing>,
     /// How many publications wait or are under way, and their bytes.
@@ -61,6 +61,10 @@ pub(super) struct Lane {
     /// Up to when everything was heard, while something may have been missed since.
     heard_until: Option<Time>,
     up: bool,
+    /// Kinds of faults, as bits, that were told since it was up last.
+    told: u16,
+    /// Kinds of refusals, as bits, that were told since it was lost last.
+    refusals_told: u16,
 }
 
 /// The ends of a lane's bells, apart from what the lock guards.
@@ -154,13 +158,13 @@ impl Shared {
     }
 
     /// The connection to publish and ask on that `near` belongs to, if there is one.
-    pub(super) fn conn(&self, near: &[u8]) -> Option<MultiplexedConnection> {
-        self.lock().of_slot(self.slot(near)).conn.clone()
+    pub(super) fn line(&self, near: &[u8]) -> Option<Line> {
+        self.lock().of_slot(self.slot(near)).line.clone()
     }
 
     /// The connections to all servers, in no order that means something; of a server that is down, none.
-    pub(super) fn conns(&self) -> Vec<Option<MultiplexedConnection>> {
-        self.lock().lanes.values().map(|lane| lane.conn.clone()).collect()
+    pub(super) fn lines(&self) -> Vec<Option<Line>> {
+        self.lock().lanes.values().map(|lane| lane.line.clone()).collect()
     }
 
     /// Where the servers are that are known.
@@ -177,6 +181,24 @@ impl Shared {
     pub(super) fn count_fault(&self, fault: &Fault) {
         let _lanes = self.lock();
         self.stats.faults[fault.kind.index()].add(1);
+    }
+
+    /// Counts a fault that a server has answered to one publication or subscription. That the cluster has moved a slot is no news.
+    pub(super) fn refused(&self, id: u32, fault: &Fault) {
+        self.count_fault(fault);
+        if fault.kind.is_of_the_server() || fault.kind == FaultKind::Cluster {
+            return;
+        }
+        let mut lanes = self.lock();
+        let Some(lane) = lanes.lanes.get_mut(&id) else { return };
+        let bit = 1 << fault.kind.index();
+        let is_new = lane.refusals_told & bit == 0;
+        lane.refusals_told |= bit;
+        let server = lane.address();
+        drop(lanes);
+        if is_new {
+            (self.tell)(Event::Refused { server: &server, fault });
+        }
     }
 
     /// Puts a publication into the lane of its server.
@@ -264,7 +286,7 @@ impl Shared {
     pub(super) fn publisher_is_up(&self, id: u32, conn: MultiplexedConnection, again: bool) {
         let mut lanes = self.lock();
         let Some(lane) = lanes.lanes.get_mut(&id) else { return };
-        lane.conn = Some(conn);
+        lane.line = Some(Line::new(conn));
         lane.breaker = Breaker::Closed;
         self.stats.reconnects.add(u64::from(again));
         self.note(lanes, id, None);
@@ -276,14 +298,18 @@ impl Shared {
         let mut lanes = self.lock();
         self.stats.faults[fault.kind.index()].add(1);
         let Some(lane) = lanes.lanes.get_mut(&id) else { return };
-        lane.conn = None;
+        lane.line = None;
+        let opens = open && lane.breaker == Breaker::Closed;
         if open {
             lane.breaker = Breaker::Open;
             let weight = lane.waiting.drain(..).map(|outgoing| outgoing.weight).sum();
             lane.held -= weight;
             self.count_settled(weight, Some(Loss::Down));
         }
-        self.note(lanes, id, Some(fault));
+        let server = self.note(lanes, id, Some(fault));
+        if opens {
+            (self.tell)(Event::GivenUp { server: &server, fault });
+        }
     }
 
     /// An open breaker lets an attempt through.
@@ -475,19 +501,28 @@ impl Shared {
         }
     }
 
-    /// Counts and tells what has become of a lane, and gives the lock back.
-    fn note(&self, mut lanes: MutexGuard<'_, Lanes>, id: u32, fault: Option<&Fault>) {
-        let Some(lane) = lanes.lanes.get_mut(&id) else { return };
-        let up = lane.conn.is_some() && lane.hearing;
+    /// Counts and tells what has become of a lane, gives the lock back, and answers where the server is.
+    fn note(&self, mut lanes: MutexGuard<'_, Lanes>, id: u32, fault: Option<&Fault>) -> String {
+        let Some(lane) = lanes.lanes.get_mut(&id) else { return String::new() };
+        let up = lane.line.is_some() && lane.hearing;
         let was_up = std::mem::replace(&mut lane.up, up);
-        let server = lane.ends.address.borrow().as_ref().map(ToString::to_string).unwrap_or_default();
+        let server = lane.address();
+        if was_up && !up {
+            lane.refusals_told = 0;
+        }
+        // Each kind once, so that a server that is away for hours takes a few lines of the log.
+        let bit = fault.map_or(0, |fault| 1 << fault.kind.index());
+        let is_new = lane.told & bit != bit;
+        lane.told = if up { 0 } else { lane.told | bit };
         self.count_states(&lanes);
         drop(lanes);
         match fault {
             _ if up && !was_up => (self.tell)(Event::Up { server: &server }),
             Some(fault) if was_up && !up => (self.tell)(Event::Down { server: &server, fault }),
+            Some(fault) if !up && is_new => (self.tell)(Event::Away { server: &server, fault }),
             _ => {}
         }
+        server
     }
 
     fn slot(&self, name: &[u8]) -> usize {
@@ -533,7 +568,7 @@ impl Lanes {
         self.next += 1;
         let lane = Lane {
             ends: ends.clone(),
-            conn: None,
+            line: None,
             breaker: Breaker::Closed,
             waiting: VecDeque::new(),
             held: Weight::default(),
@@ -545,6 +580,8 @@ impl Lanes {
             hearing: false,
             heard_until: None,
             up: false,
+            told: 0,
+            refusals_told: 0,
         };
         self.lanes.insert(ends.id, lane);
         ends
@@ -581,6 +618,11 @@ impl Lane {
         self.wanted -= usize::from(entry.wanted);
         self.made -= usize::from(entry.made);
         Some(entry)
+    }
+
+    /// Where the server is, or nothing when that is not known.
+    fn address(&self) -> String {
+        self.ends.address.borrow().as_ref().map(ToString::to_string).unwrap_or_default()
     }
 
     /// Queues all that is not as it is wanted.

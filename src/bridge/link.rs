@@ -15,14 +15,21 @@ use crate::time::{Clock, Time};
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{Cmd, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 use std::collections::HashMap;
-use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use std::{fmt, io};
+use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use redis::Value;
+
+/// Questions under way on one connection. Others wait for their turn, as long as for an answer, and are then given up. Publications go
+/// ahead of those that wait.
+pub(super) const QUESTIONS_MAX: usize = 256;
+/// How long a script must not fail before it counts as working again.
+const SCRIPT_CALM: Duration = Duration::from_secs(3);
 
 /// How Redis is reached, and how patient the link is with it. Has passwords in it, so it cannot be printed.
 #[derive(Clone)]
@@ -132,6 +139,34 @@ pub enum Event<'a> {
         /// Why.
         fault: &'a Fault,
     },
+    /// A server that cannot be used still cannot, for a reason of a kind that was not told since it was up last, or ever.
+    Away {
+        /// Its address, if it is known.
+        server: &'a str,
+        /// Why.
+        fault: &'a Fault,
+    },
+    /// A server has failed so often that nothing is kept for it, until it can be published to.
+    GivenUp {
+        /// Its address, if it is known.
+        server: &'a str,
+        /// Why it failed the last time.
+        fault: &'a Fault,
+    },
+    /// A server that can be used refuses a publication or a subscription, for a reason of a kind that was not told since it was lost.
+    Refused {
+        /// Its address.
+        server: &'a str,
+        /// Why.
+        fault: &'a Fault,
+    },
+    /// A [script](Link::run_script) has failed, the first time since it worked.
+    ScriptFails {
+        /// Why.
+        fault: &'a Fault,
+    },
+    /// A script that has failed works again, for some seconds.
+    ScriptWorks,
     /// What was published between these times may not have been heard, on any channel. All subscriptions that Redis takes are made again.
     Gap {
         /// What was published before was heard.
@@ -247,7 +282,7 @@ impl Link {
     /// # Errors
     /// What Redis answered, or why there is no answer; after a time-out the command may have been carried out.
     pub async fn ask(&self, near: &[u8], words: &[&[u8]]) -> Result<Value, Fault> {
-        self.ask_on(self.conn(near)?, words).await
+        self.ask_on(&self.line(near)?, words).await
     }
 
     /// Asks all servers of a cluster the same, one after the other, or the one server there is.
@@ -256,9 +291,9 @@ impl Link {
     /// As [`Link::ask`], each for itself.
     pub async fn ask_each(&self, words: &[&[u8]]) -> Vec<Result<Value, Fault>> {
         let mut answers = Vec::new();
-        for conn in self.shared.conns() {
-            answers.push(match conn {
-                Some(conn) => self.ask_on(conn, words).await,
+        for line in self.shared.lines() {
+            answers.push(match line {
+                Some(line) => self.ask_on(&line, words).await,
                 None => Err(no_connection()),
             });
         }
@@ -277,12 +312,19 @@ impl Link {
             words.arg(command).arg(which).arg(&count).arg(keys).arg(args);
             words
         };
-        let mut conn = self.conn(near)?;
-        let mut answer = put(&mut conn, &words("EVALSHA", &script.hash)).await;
+        // Without a connection it has not failed: that there is none is told anyway.
+        let line = self.line(near)?;
+        let mut answer = self.put(&line, &words("EVALSHA", &script.hash)).await;
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
-            answer = put(&mut conn, &words("EVAL", script.text)).await;
+            answer = self.put(&line, &words("EVAL", script.text)).await;
         }
-        answer.map_err(|error| self.fault(error))
+        let answer = answer.map_err(|error| self.fault(error));
+        match &answer {
+            Ok(_) if script.works_again() => (self.shared.tell)(Event::ScriptWorks),
+            Err(fault) if script.fails() => (self.shared.tell)(Event::ScriptFails { fault }),
+            _ => {}
+        }
+        answer
     }
 
     /// What the link counts.
@@ -290,14 +332,23 @@ impl Link {
         self.shared.stats.clone()
     }
 
-    fn conn(&self, near: &[u8]) -> Result<MultiplexedConnection, Fault> {
-        self.shared.conn(near).ok_or_else(no_connection)
+    fn line(&self, near: &[u8]) -> Result<Line, Fault> {
+        self.shared.line(near).ok_or_else(no_connection)
     }
 
-    async fn ask_on(&self, mut conn: MultiplexedConnection, words: &[&[u8]]) -> Result<Value, Fault> {
+    async fn ask_on(&self, line: &Line, words: &[&[u8]]) -> Result<Value, Fault> {
         let mut question = Cmd::new();
         question.arg(words);
-        put(&mut conn, &question).await.map_err(|error| self.fault(error))
+        self.put(line, &question).await.map_err(|error| self.fault(error))
+    }
+
+    /// Puts a question when it is its turn.
+    async fn put(&self, line: &Line, question: &Cmd) -> Result<Value, RedisError> {
+        let too_late = |_| RedisError::from(io::Error::from(io::ErrorKind::TimedOut));
+        let turn = timeout(self.shared.settings.command_timeout, line.turns.acquire()).await;
+        // Nobody closes the turns, so there is one in what came in time.
+        let _turn = turn.map_err(too_late)?;
+        line.conn.clone().send_packed_command(question).await.and_then(Value::extract_error)
     }
 
     fn fault(&self, error: RedisError) -> Fault {
@@ -307,12 +358,22 @@ impl Link {
     }
 }
 
-async fn put(conn: &mut MultiplexedConnection, question: &Cmd) -> Result<Value, RedisError> {
-    conn.send_packed_command(question).await.and_then(Value::extract_error)
-}
-
 fn no_connection() -> Fault {
     Fault::new(FaultKind::Unreachable, "there is no connection to Redis")
+}
+
+/// A connection to ask on, at most [`QUESTIONS_MAX`] at a time: publications use it, too, and must never have to wait for a place in its
+/// queue.
+#[derive(Clone)]
+pub(super) struct Line {
+    conn: MultiplexedConnection,
+    turns: Arc<Semaphore>,
+}
+
+impl Line {
+    pub(super) fn new(conn: MultiplexedConnection) -> Line {
+        Line { conn, turns: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    }
 }
 
 /// A script for Redis, and what Redis calls it.
@@ -320,12 +381,26 @@ fn no_connection() -> Fault {
 pub struct Script {
     text: &'static str,
     hash: String,
+    /// When it failed last; nothing while it works.
+    failed: Mutex<Option<Instant>>,
 }
 
 impl Script {
     /// The script with this text.
     pub fn new(text: &'static str) -> Script {
-        Script { text, hash: redis::Script::new(text).get_hash().to_owned() }
+        Script { text, hash: redis::Script::new(text).get_hash().to_owned(), failed: Mutex::default() }
+    }
+
+    /// It has failed. Answers whether it had worked before.
+    fn fails(&self) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.replace(Instant::now()).is_none()
+    }
+
+    /// It has done what it should. Answers whether that is news: a script that fails for some keys and works for others fails.
+    fn works_again(&self) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.take_if(|failed| failed.elapsed() > SCRIPT_CALM).is_some()
     }
 }
 

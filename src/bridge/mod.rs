@@ -371,6 +371,18 @@ impl Core {
             Event::Gap { from, to } => self.tell_of_gap(from, to),
             Event::Up { server } => tracing::info!(server, "connected to Redis"),
             Event::Down { server, fault } => tracing::warn!(server, %fault, "lost Redis"),
+            Event::Away { server, fault } => tracing::warn!(server, %fault, "cannot connect to Redis"),
+            Event::GivenUp { server, fault } => {
+                tracing::warn!(server, %fault, "nothing is published to Redis until it is back");
+            }
+            Event::Refused { server, fault } => {
+                tracing::warn!(server, %fault, "Redis refuses publications or subscriptions");
+            }
+            // The scripts are those of the limits.
+            Event::ScriptFails { fault } => {
+                tracing::warn!(%fault, "Redis does not count for limits: each process has them for itself");
+            }
+            Event::ScriptWorks => tracing::info!("Redis counts for limits again"),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::fault::{Fault, FaultKind};
 use super::lanes::{Ends, Outgoing, Shared, Weight};
-use super::link::{Backoff, wait_for_change};
+use super::link::{Backoff, QUESTIONS_MAX, wait_for_change};
 use super::stats::Loss;
 use redis::aio::{MultiplexedConnection, SendError};
 use redis::{Pipeline, PushInfo, PushKind, RedisError, RedisResult, ServerErrorKind, Value};
@@ -20,6 +20,11 @@ const PIPELINE_MAX: usize = 256;
 const PIPELINE_BYTES_MAX: usize = 256 << 10;
 /// Pipelines under way. While Redis works on one, the next is already there; more would only wait there instead of here.
 const PIPELINES_MAX: usize = 4;
+/// Places in the queue of a connection, which takes memory only as it is used. A question that was given up keeps its place until it is sent,
+/// so there are places for several times those under way. There need not be more: where nothing is sent, a pipeline or a sign of life has
+/// no answer either, and the connection ends within three times the patience for an answer.
+pub(super) const QUEUE_MAX: usize = 2048;
+const _: () = assert!(PIPELINES_MAX + 4 * QUESTIONS_MAX <= QUEUE_MAX);
 /// How often a publication is sent to where its slot has moved before it is lost: with the pauses between, about 3 s, in which the
 /// servers of a cluster have told each other.
 const MOVES_MAX: u8 = 5;
@@ -133,8 +138,8 @@ async fn depart(mut conn: MultiplexedConnection, outgoing: Vec<Outgoing>) -> Fli
         pipeline.add_command(outgoing.cmd);
     }
     let count = notes.len();
-    // Polled once, it is in the queue of the connection, which is longer than we ever fill it. Unconstrained, because tokio would
-    // otherwise make it wait when this task has done much, and then the next could come before it.
+    // Polled once, it is in the queue of the connection, where there is always a place for it: see `QUEUE_MAX`. Had it to wait for one, the
+    // next could come before it. Unconstrained, because tokio would otherwise make it wait when this task has done much.
     let mut answer: Pin<Box<dyn Future<Output = _> + Send>> =
         Box::pin(tokio::task::unconstrained(async move {
             let answer = conn.send_packed_commands(&pipeline, 0, count).await;
@@ -195,7 +200,7 @@ fn land(
                 (Fault::new(FaultKind::Garbage, format!("a publication is answered by {other:?}")), false)
             }
         };
-        shared.count_fault(&fault);
+        shared.refused(lane.id, &fault);
         if is_moved && *moves < MOVES_MAX {
             moved.push(Outgoing { cmd: cmd.clone(), weight: *weight, slot: *slot, moves: moves + 1 });
             continue;

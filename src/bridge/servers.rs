@@ -3,6 +3,7 @@
 
 use super::fault::{Fault, FaultKind};
 use super::link::{Servers, Settings};
+use super::publisher::QUEUE_MAX;
 use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
@@ -13,9 +14,12 @@ use redis::{
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 /// Slots of a cluster.
 pub(super) const SLOTS: usize = 16_384;
+/// How long other Sentinels are waited for after the first that has named a master.
+const SENTINELS_WAIT: Duration = Duration::from_millis(100);
 
 /// The servers that the settings name, checked.
 pub(super) struct Places {
@@ -80,38 +84,83 @@ impl Places {
         matches!(self.kind, Kind::Cluster)
     }
 
-    /// Where the one Redis is now, or the master that the Sentinels know.
+    /// Where the one Redis is now, or the master that the Sentinels know. All are asked at once, and whoever names a server that is away or
+    /// no master is not heard. Where others disagree, as after a partition, most of those that tell within [`SENTINELS_WAIT`] are right.
     ///
     /// # Errors
-    /// [`FaultKind::NoMaster`] when no Sentinel knows one; the others are asked when one does not answer.
-    pub(super) async fn locate(&self) -> Result<ConnectionAddr, Fault> {
+    /// [`FaultKind::NoMaster`] when no Sentinel knows one, else what is wrong with the server that they name.
+    pub(super) async fn locate(self: &Arc<Places>) -> Result<ConnectionAddr, Fault> {
         let Kind::Sentinel { master, password } = &self.kind else {
             return Ok(self.infos[0].addr().clone());
         };
-        let mut said = format!("no Sentinel knows a master {master:?}");
+        let mut own = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
+        if let Some(password) = password {
+            own = own.set_password(password);
+        }
+        let mut asked = JoinSet::new();
         for info in &self.infos {
-            let mut own = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3);
-            if let Some(password) = password {
-                own = own.set_password(password);
-            }
-            let sentinel = info.clone().set_redis_settings(own);
-            let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", master];
-            match self.ask_once(sentinel, &question).await {
-                Ok(Value::Array(answer)) => match answer.as_slice() {
-                    [Value::BulkString(host), Value::BulkString(port)] => {
-                        let port = std::str::from_utf8(port).ok().and_then(|port| port.parse().ok());
-                        let host = String::from_utf8_lossy(host).into_owned();
-                        if let Some(port) = port {
-                            return Ok(at(info.addr(), host, port));
-                        }
+            let (places, master) = (self.clone(), master.clone());
+            let sentinel = info.clone().set_redis_settings(own.clone());
+            asked.spawn(async move { places.master_by(sentinel, &master).await });
+        }
+        let mut votes: Vec<(ConnectionAddr, usize)> = Vec::new();
+        let mut until = None;
+        let mut fault = Fault::new(FaultKind::NoMaster, format!("no master {master:?} is found"));
+        loop {
+            let next = match until {
+                Some(until) => timeout_at(until, asked.join_next()).await.ok().flatten(),
+                None => asked.join_next().await,
+            };
+            match next {
+                Some(Ok(Ok(address))) => {
+                    until.get_or_insert_with(|| Instant::now() + SENTINELS_WAIT);
+                    let place = votes.iter().position(|(named, _)| *named == address);
+                    let place = place.unwrap_or_else(|| {
+                        votes.push((address, 0));
+                        votes.len() - 1
+                    });
+                    votes[place].1 += 1;
+                    if votes[place].1 > self.infos.len() / 2 {
+                        return Ok(votes.swap_remove(place).0);
                     }
-                    _ => said = format!("a Sentinel at {} answered {answer:?}", info.addr()),
-                },
-                Ok(_) => {}
-                Err(fault) => said = format!("{said}; {}: {fault}", info.addr()),
+                }
+                Some(Ok(Err(other))) => {
+                    let kind = if other.kind == FaultKind::NoMaster { fault.kind } else { other.kind };
+                    fault = Fault::new(kind, format!("{}; {}", fault.text, other.text));
+                }
+                Some(Err(ended)) => fault = Fault::new(FaultKind::Garbage, ended.to_string()),
+                // The first of those that have the most.
+                None => {
+                    let most = votes.into_iter().rev().max_by_key(|(_, votes)| *votes);
+                    return most.map(|(address, _)| address).ok_or(fault);
+                }
             }
         }
-        Err(Fault::new(FaultKind::NoMaster, said))
+    }
+
+    /// The master that one Sentinel names, which has said itself that it is one.
+    async fn master_by(&self, sentinel: ConnectionInfo, master: &str) -> Result<ConnectionAddr, Fault> {
+        let asked = sentinel.addr().clone();
+        let unknown = |what: String| Fault::new(FaultKind::NoMaster, format!("Sentinel {asked}: {what}"));
+        let question = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", master];
+        let answer = self.ask_once(sentinel, &question).await.map_err(|fault| unknown(fault.to_string()))?;
+        let address = match &answer {
+            Value::Array(words) => match words.as_slice() {
+                [Value::BulkString(host), Value::BulkString(port)] => {
+                    let port = str::from_utf8(port).ok().and_then(|port| port.parse().ok());
+                    port.map(|port| at(&asked, String::from_utf8_lossy(host).into_owned(), port))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        let address = address.ok_or_else(|| unknown(format!("it answered {answer:?}")))?;
+        let server = self.infos[0].clone().set_addr(address.clone());
+        let role = self.ask_once(server, &["ROLE"]).await;
+        role.and_then(|role| self.check_probe(&role)).map_err(|fault| {
+            Fault::new(fault.kind, format!("Sentinel {asked} names {address}: {}", fault.text))
+        })?;
+        Ok(address)
     }
 
     /// Which server of the cluster has which slots, by the first that answers of `known` and those of the settings. All are asked at once,
@@ -203,6 +252,7 @@ impl Places {
         AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.command_timeout))
+            .set_pipeline_buffer_size(QUEUE_MAX)
     }
 }
 

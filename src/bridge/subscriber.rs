@@ -115,7 +115,7 @@ async fn say_changes(shared: &Shared, lane: &Ends, conn: &mut MultiplexedConnect
         let Value::ServerError(error) = answer else { return Some(change) };
         let fault = Fault::from(redis::RedisError::from(error));
         moved |= fault.kind == FaultKind::Cluster;
-        shared.count_fault(&fault);
+        shared.refused(lane.id, &fault);
         None
     });
     let done: Vec<_> = done.collect();

@@ -2,7 +2,7 @@
 //! Socket.IO. While Redis is away, each goes on by itself.
 
 use crate::foreign;
-use crate::harness::clock::now;
+use crate::harness::clock::{now, rest};
 use crate::harness::raw::{FIN, TEXT, upgrade_head};
 use crate::harness::redis::{Cluster, Redis};
 use crate::harness::{Client, Heard, Raw, Server, eventually, frame};
@@ -418,6 +418,46 @@ fn while_redis_is_away_each_process_goes_on_and_a_gap_is_told() {
     members.iter_mut().for_each(Client::has_heard_all);
     publisher.publish("a", "after", json!(2));
     members.iter_mut().for_each(|member| member.hears("a", "after", json!(2)));
+}
+
+/// How many lines of the log have this message.
+fn count_of(throng: &Server, message: &str) -> usize {
+    throng.log().lines().filter(|line| line.contains(&format!("{message:?}"))).count()
+}
+
+#[test]
+fn what_keeps_redis_from_being_used_is_in_the_log_once() {
+    const AWAY: &str = "cannot connect to Redis";
+    const GIVEN_UP: &str = "nothing is published to Redis until it is back";
+    let redis = Redis::with(&["--requirepass right"]);
+    let url = format!("redis://:sesame@127.0.0.1:{}", redis.port());
+    let mut throng = Server::with(&[&format!("redis.urls={:?}", [url])]);
+    let line = throng.wait_for_log(AWAY);
+    let fault = line["fields"]["fault"].as_str().expect("why");
+    assert!(fault.starts_with("denied: "), "{line}");
+    throng.wait_for_log(GIVEN_UP);
+    let denied = |throng: &Server| throng.metrics().sum("throng_redis_faults_total", &["reason=\"denied\""]);
+    eventually("it has tried often", || (denied(&throng) >= 10.0).then_some(()));
+    assert_eq!((count_of(&throng, AWAY), count_of(&throng, GIVEN_UP)), (1, 1));
+    assert!(!throng.log().contains("sesame"), "a password is in the log");
+    redis.cli(&["-a", "right", "CONFIG", "SET", "requirepass", "sesame"]);
+    throng.wait_for_log("connected to Redis");
+}
+
+#[test]
+fn limits_that_redis_does_not_count_for_are_in_the_log_once() {
+    const LOCAL: &str = "Redis does not count for limits: each process has them for itself";
+    const SHARED: &str = "Redis counts for limits again";
+    let mut fleet = Fleet::with(1, &["limits.connections_per_ip_max=50"]);
+    let _client = fleet.throngs[0].client();
+    fleet.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let throng = &mut fleet.throngs[0];
+    let line = throng.wait_for_log(LOCAL);
+    assert!(line["fields"]["fault"].as_str().is_some_and(|fault| fault.contains("OOM")), "{line}");
+    rest(Duration::from_millis(500));
+    fleet.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    throng.wait_for_log(SHARED);
+    assert_eq!((count_of(throng, LOCAL), count_of(throng, SHARED)), (1, 1));
 }
 
 #[test]

@@ -10,8 +10,12 @@ use std::collections::{BTreeSet, HashMap};
 
 /// Questions of servers elsewhere to clients here that may be open at a time. Further ones are not put.
 const ASKS_MAX: usize = 10_000;
-/// Questions of servers elsewhere about sockets that may be open at a time, likewise. Each may look at all sockets that there are.
+/// Questions of servers elsewhere about sockets that may be open at a time, likewise, however many sockets each is about.
 const FINDS_MAX: usize = 32;
+/// The same while all together are about at most [`SOUGHT_MAX`] sockets: many ask for one user or a small room.
+const SMALL_FINDS_MAX: usize = 1_024;
+/// See [`SMALL_FINDS_MAX`]. Who is in two of the rooms that are asked for counts twice.
+const SOUGHT_MAX: u64 = 50_000;
 /// The most bytes of sockets that shards have told and that wait for other shards to tell. What is more is told to nobody.
 const HELD_BYTES_MAX: usize = 2 * FOUND_BYTES_MAX;
 /// How long shards may take to tell of sockets, in milliseconds. As long as Node waits for all.
@@ -65,6 +69,8 @@ struct Find {
     back: Return,
     purpose: Purpose,
     until: Time,
+    /// About so many sockets.
+    sought: u64,
     shards: Option<usize>,
     told: usize,
     sockets: Vec<Found>,
@@ -170,7 +176,7 @@ impl Asking {
         Some(back.message(body, answer.attachments))
     }
 
-    /// A server elsewhere wants to know of sockets here. Answers the number of that.
+    /// A server elsewhere wants to know of sockets here, about `sought` of them. Answers the number of that.
     ///
     /// # Errors
     /// When as many as may be are open.
@@ -180,15 +186,19 @@ impl Asking {
         from: Option<&str>,
         namespace: &str,
         purpose: Purpose,
+        sought: u64,
         now: Time,
     ) -> Result<u64, TooMuch> {
-        if self.finds.len() >= FINDS_MAX {
+        let open_sought: u64 = self.finds.values().map(|find| find.sought).sum();
+        let open_max = if open_sought + sought <= SOUGHT_MAX { SMALL_FINDS_MAX } else { FINDS_MAX };
+        if self.finds.len() >= open_max {
             return Err(TooMuch);
         }
         self.count += 1;
         let back = Return::new(request_id, from, namespace);
         let until = now.plus_ms(FIND_MS);
-        let find = Find { back, purpose, until, shards: None, told: 0, sockets: Vec::new(), bytes: 0 };
+        let find =
+            Find { back, purpose, until, sought, shards: None, told: 0, sockets: Vec::new(), bytes: 0 };
         self.finds.insert(self.count, find);
         Ok(self.count)
     }
@@ -295,7 +305,7 @@ mod tests {
     use super::*;
 
     fn find(asking: &mut Asking, now: Time) -> Result<u64, TooMuch> {
-        asking.find("q", Some("node"), "/", Purpose::Sockets, now)
+        asking.find("q", Some("node"), "/", Purpose::Sockets, SOUGHT_MAX, now)
     }
 
     fn found(room_bytes: usize) -> Option<Vec<Found>> {
@@ -315,6 +325,15 @@ mod tests {
         assert!((0..2).all(|_| find(&mut asking, now).is_ok()) && find(&mut asking, now).is_err());
         asking.forget(now.plus_ms(FIND_MS));
         assert!(find(&mut asking, now).is_ok(), "what was not answered in time is over");
+    }
+
+    #[test]
+    fn many_small_questions_may_be_open() {
+        let mut asking = Asking::default();
+        let mut find = |sought| asking.find("q", None, "/", Purpose::Ids, sought, Time::default()).is_ok();
+        assert!((0..SMALL_FINDS_MAX - 1).all(|_| find(1)));
+        assert!(!find(SOUGHT_MAX), "a large one is one too many");
+        assert!(find(1) && !find(1));
     }
 
     #[test]

@@ -475,7 +475,9 @@ impl Core {
         };
         let compact = |names: Vec<String>| names.into_iter().map(Into::into).collect();
         let find = |target: &Target<'_>, request_id: &str, purpose| {
-            let number = self.asking(|asking| asking.find(request_id, uid, &namespace, purpose, now));
+            let members = |room: &String| self.bus.look_up(room).map_or(1, |(_, _, members)| members.into());
+            let sought = rooms_of(target).iter().map(members).sum();
+            let number = self.asking(|asking| asking.find(request_id, uid, &namespace, purpose, sought, now));
             let Ok(number) = number else {
                 return self.refuse("which sockets there are: too many questions are open");
             };

@@ -442,8 +442,9 @@ fn a_flood_of_orders_and_questions_stops_nobody() {
     const MEMORY_BYTES_MORE: u64 = 192 << 20;
     let fleet = Fleet::with(1, &["limits.connections_per_ip_max=0"]);
     let throng = &fleet.throngs[0];
-    let _sockets: Vec<Socket> = (0..SOCKETS).map(|_| Socket::open(throng, &[])).collect();
+    // On both shards.
     let mut clients = throng.crowd(2);
+    let _sockets: Vec<Socket> = (0..SOCKETS).map(|_| Socket::open(throng, &[])).collect();
     let memory_bytes = throng.resident_bytes();
     let refused = || throng.metrics().sum("throng_redis_refused_total", &[]);
     let everybody = json!({"rooms": [], "except": [], "flags": {}});
@@ -466,15 +467,20 @@ fn a_flood_of_orders_and_questions_stops_nobody() {
     };
 
     let join = message(4, json!({"opts": everybody, "rooms": rooms}));
-    flood(&fleet.redis, "throng#/#", (0..8_000).map(|_| join.clone()));
-    answers_for(Duration::from_secs(4));
-    assert!(refused() > 0.0, "not so many orders wait");
+    flood(&fleet.redis, "throng#/#", std::iter::once(join.clone()));
+    let is_all = |memberships| memberships >= (SOCKETS * rooms.len()) as u64;
+    throng.wait_for("memberships", "that of all", is_all);
 
-    let before = refused();
+    // Each answer is a megabyte or two.
     let fetch = |number: usize| message(7, json!({"opts": everybody, "requestId": format!("q{number}")}));
     flood(&fleet.redis, "throng#/#", (0..500).map(fetch));
-    answers_for(Duration::from_secs(2));
-    assert!(refused() > before, "not so many questions are open");
+    answers_for(Duration::from_secs(3));
+    let before = refused();
+    assert!(before > 0.0, "not so many questions are open");
+
+    flood(&fleet.redis, "throng#/#", (0..8_000).map(|_| join.clone()));
+    answers_for(Duration::from_secs(4));
+    assert!(refused() > before, "not so many orders wait");
 }
 
 #[test]

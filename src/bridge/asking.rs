@@ -1,15 +1,23 @@
 //! What one server has asked another and is waited for: acks of clients, and which sockets there are. All of it ends in time.
 
 use crate::bus::mailbox::{Answer, Mail};
-use crate::bus::outside::Found;
+use crate::bus::outside::{FOUND_BYTES_MAX, Found};
 use crate::cluster::{Body, Message, Socket};
 use crate::message::{Ask, Asker, ShardId};
 use crate::time::Time;
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 
-/// Questions of each kind that may be open at a time. Further ones from elsewhere are not answered.
-const OPEN_MAX: usize = 10_000;
+/// Questions of servers elsewhere to clients here that may be open at a time. Further ones are not put.
+const ASKS_MAX: usize = 10_000;
+/// Questions of servers elsewhere about sockets that may be open at a time, likewise, however many sockets each is about.
+const FINDS_MAX: usize = 32;
+/// The same while all together are about at most [`SOUGHT_MAX`] sockets: many ask for one user or a small room.
+const SMALL_FINDS_MAX: usize = 1_024;
+/// See [`SMALL_FINDS_MAX`]. Who is in two of the rooms that are asked for counts twice.
+const SOUGHT_MAX: u64 = 50_000;
+/// The most bytes of sockets that shards have told and that wait for other shards to tell. What is more is told to nobody.
+const HELD_BYTES_MAX: usize = 2 * FOUND_BYTES_MAX;
 /// How long shards may take to tell of sockets, in milliseconds. As long as Node waits for all.
 const FIND_MS: u64 = 5_000;
 /// Mail held back for one question until the servers are counted.
@@ -26,6 +34,10 @@ pub(super) struct Asking {
     finds: HashMap<u64, Find>,
     count: u64,
 }
+
+/// More is asked than may be: a question is not carried out, or not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooMuch;
 
 #[derive(Debug)]
 struct Own {
@@ -57,9 +69,13 @@ struct Find {
     back: Return,
     purpose: Purpose,
     until: Time,
+    /// About so many sockets.
+    sought: u64,
     shards: Option<usize>,
     told: usize,
     sockets: Vec<Found>,
+    /// Of `sockets`, at most [`FOUND_BYTES_MAX`].
+    bytes: usize,
 }
 
 /// What is to be known of sockets.
@@ -113,14 +129,24 @@ impl Asking {
     }
 
     /// A server elsewhere asks clients here. Answers what the question is called here.
-    pub(super) fn ask(&mut self, request_id: &str, from: Option<&str>, namespace: &str, until: Time) -> Ask {
+    ///
+    /// # Errors
+    /// When as many as may be are open.
+    pub(super) fn ask(
+        &mut self,
+        request_id: &str,
+        from: Option<&str>,
+        namespace: &str,
+        until: Time,
+    ) -> Result<Ask, TooMuch> {
+        if self.asks.len() >= ASKS_MAX {
+            return Err(TooMuch);
+        }
         self.count += 1;
         let number = Ask::number(self.count, Asker::Outside);
         let back = Return::new(request_id, from, namespace);
-        if self.asks.len() < OPEN_MAX {
-            self.asks.insert(number, Asked { back, until, shards: None, told: 0, sockets: 0 });
-        }
-        Ask { number, until }
+        self.asks.insert(number, Asked { back, until, shards: None, told: 0, sockets: 0 });
+        Ok(Ask { number, until })
     }
 
     /// The question has gone to so many shards.
@@ -150,23 +176,36 @@ impl Asking {
         Some(back.message(body, answer.attachments))
     }
 
-    /// A server elsewhere wants to know of sockets here. Answers the number of that.
+    /// A server elsewhere wants to know of sockets here, about `sought` of them. Answers the number of that.
+    ///
+    /// # Errors
+    /// When as many as may be are open.
     pub(super) fn find(
         &mut self,
         request_id: &str,
         from: Option<&str>,
         namespace: &str,
         purpose: Purpose,
+        sought: u64,
         now: Time,
-    ) -> u64 {
+    ) -> Result<u64, TooMuch> {
+        let open_sought: u64 = self.finds.values().map(|find| find.sought).sum();
+        let open_max = if open_sought + sought <= SOUGHT_MAX { SMALL_FINDS_MAX } else { FINDS_MAX };
+        if self.finds.len() >= open_max {
+            return Err(TooMuch);
+        }
         self.count += 1;
         let back = Return::new(request_id, from, namespace);
         let until = now.plus_ms(FIND_MS);
-        if self.finds.len() < OPEN_MAX {
-            let find = Find { back, purpose, until, shards: None, told: 0, sockets: Vec::new() };
-            self.finds.insert(self.count, find);
-        }
-        self.count
+        let find =
+            Find { back, purpose, until, sought, shards: None, told: 0, sockets: Vec::new(), bytes: 0 };
+        self.finds.insert(self.count, find);
+        Ok(self.count)
+    }
+
+    /// No shard was told to look for sockets.
+    pub(super) fn give_up(&mut self, number: u64) {
+        self.finds.remove(&number);
     }
 
     /// So many shards have been asked. Answers what to tell when it is all known.
@@ -175,12 +214,30 @@ impl Asking {
         self.all_found(number)
     }
 
-    /// One of them has told.
-    pub(super) fn found(&mut self, number: u64, sockets: Vec<Found>) -> Option<Message<'static>> {
-        let find = self.finds.get_mut(&number)?;
-        find.told += 1;
-        find.sockets.extend(sockets);
-        self.all_found(number)
+    /// One of them has told; `None` when it has more sockets than can be told.
+    ///
+    /// # Errors
+    /// When the list is too long, or there are too many. It is given up then: nobody could tell a list that was cut from a whole one.
+    pub(super) fn found(
+        &mut self,
+        number: u64,
+        sockets: Option<Vec<Found>>,
+    ) -> Result<Option<Message<'static>>, TooMuch> {
+        let held: usize = self.finds.values().map(|find| find.bytes).sum();
+        let Some(find) = self.finds.get_mut(&number) else { return Ok(None) };
+        let more: usize = sockets.iter().flatten().map(Found::size).sum();
+        match sockets {
+            Some(sockets) if find.bytes + more <= FOUND_BYTES_MAX && held + more <= HELD_BYTES_MAX => {
+                find.told += 1;
+                find.bytes += more;
+                find.sockets.extend(sockets);
+                Ok(self.all_found(number))
+            }
+            _ => {
+                self.finds.remove(&number);
+                Err(TooMuch)
+            }
+        }
     }
 
     fn all_found(&mut self, number: u64) -> Option<Message<'static>> {
@@ -240,5 +297,81 @@ fn tell(socket: Found) -> Socket<'static> {
         handshake: handshake.into(),
         rooms: socket.rooms.into_iter().map(|room| String::from(room).into()).collect(),
         data: "{}".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(asking: &mut Asking, now: Time) -> Result<u64, TooMuch> {
+        asking.find("q", Some("node"), "/", Purpose::Sockets, SOUGHT_MAX, now)
+    }
+
+    fn found(room_bytes: usize) -> Option<Vec<Found>> {
+        let room = "r".repeat(room_bytes).into();
+        Some(vec![Found { id: "id".to_owned(), address: "127.0.0.1".to_owned(), rooms: vec![room] }])
+    }
+
+    #[test]
+    fn some_questions_about_sockets_may_be_open_and_no_more() {
+        let mut asking = Asking::default();
+        let now = Time::default();
+        let open: Vec<u64> = (0..FINDS_MAX).map(|_| find(&mut asking, now).expect("there is room")).collect();
+        assert_eq!(find(&mut asking, now), Err(TooMuch));
+        assert_eq!(asking.find_in(open[0], 1), None);
+        assert!(matches!(asking.found(open[0], found(10)), Ok(Some(_))), "it is answered");
+        asking.give_up(open[1]);
+        assert!((0..2).all(|_| find(&mut asking, now).is_ok()) && find(&mut asking, now).is_err());
+        asking.forget(now.plus_ms(FIND_MS));
+        assert!(find(&mut asking, now).is_ok(), "what was not answered in time is over");
+    }
+
+    #[test]
+    fn many_small_questions_may_be_open() {
+        let mut asking = Asking::default();
+        let mut find = |sought| asking.find("q", None, "/", Purpose::Ids, sought, Time::default()).is_ok();
+        assert!((0..SMALL_FINDS_MAX - 1).all(|_| find(1)));
+        assert!(!find(SOUGHT_MAX), "a large one is one too many");
+        assert!(find(1) && !find(1));
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_not_told() {
+        let mut asking = Asking::default();
+        let now = Time::default();
+        let number = find(&mut asking, now).expect("there is room");
+        asking.find_in(number, 2);
+        assert_eq!(asking.found(number, found(10)), Ok(None), "another shard has to tell");
+        assert_eq!(asking.found(number, None), Err(TooMuch));
+        assert_eq!(asking.found(number, found(10)), Ok(None), "it is given up");
+
+        let number = find(&mut asking, now).expect("there is room");
+        assert_eq!(asking.found(number, found(FOUND_BYTES_MAX / 2)), Ok(None));
+        assert_eq!(
+            asking.found(number, found(FOUND_BYTES_MAX / 2)),
+            Err(TooMuch),
+            "both together are too long"
+        );
+
+        // Those that wait for other shards are bounded together.
+        let held = FOUND_BYTES_MAX - 1_000;
+        for _ in 0..2 {
+            let number = find(&mut asking, now).expect("there is room");
+            assert_eq!(asking.found(number, found(held)), Ok(None));
+        }
+        let number = find(&mut asking, now).expect("there is room");
+        assert_eq!(asking.found(number, found(held)), Err(TooMuch));
+    }
+
+    #[test]
+    fn clients_are_asked_as_often_as_may_be() {
+        let mut asking = Asking::default();
+        let until = Time::default().plus_ms(1);
+        let mut ask = || asking.ask("q", None, "/", until);
+        assert!((0..ASKS_MAX).all(|_| ask().is_ok()));
+        assert_eq!(ask(), Err(TooMuch));
+        asking.forget(until);
+        assert!(asking.ask("q", None, "/", until).is_ok());
     }
 }

@@ -30,7 +30,7 @@ use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication, is_reserved_room};
 use crate::stats::Counter;
 use crate::time::{Clock, Time};
-use asking::{Asking, Purpose};
+use asking::{Asking, Purpose, TooMuch};
 use compact_str::CompactString;
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
@@ -54,6 +54,8 @@ const SEQUENCE_LEAP_MAX: u64 = 1 << 48;
 const DRAFTS_MAX: usize = 64;
 /// How long answers are waited for when the server that asks does not say, in milliseconds. As long as Node waits.
 const ASK_MS: u64 = 5_000;
+/// How long nothing is logged of refusals after one was, in milliseconds.
+const REFUSAL_REST_MS: u64 = 60_000;
 /// How often what is waited for is looked through.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -128,6 +130,8 @@ struct State {
     inbound: Inbound,
     asking: Asking,
     questions: Questions,
+    /// When a refusal may be logged again.
+    refusal_logged_until: Time,
 }
 
 /// Starts the bridge. It holds until the process ends.
@@ -161,6 +165,7 @@ pub fn spawn(
             inbound: Inbound::default(),
             asking: Asking::default(),
             questions: Questions::default(),
+            refusal_logged_until: Time::default(),
         }),
     });
     let hearing = core.clone();
@@ -223,8 +228,10 @@ impl Core {
                     self.pass_on(&namespace, &rooms, &deed);
                 }
                 Outgoing::Found { number, sockets } => {
-                    let found = self.asking(|asking| asking.found(number, sockets));
-                    found.into_iter().for_each(|message| self.say(&message));
+                    match self.asking(|asking| asking.found(number, sockets)) {
+                        Ok(found) => found.into_iter().for_each(|message| self.say(&message)),
+                        Err(TooMuch) => self.refuse("which sockets there are: the list is too long"),
+                    }
                 }
                 Outgoing::Presence { number, question } => self.ask_elsewhere(number, &question),
             }
@@ -488,9 +495,20 @@ impl Core {
         };
         let compact = |names: Vec<String>| names.into_iter().map(Into::into).collect();
         let find = |target: &Target<'_>, request_id: &str, purpose| {
-            let number = self.asking(|asking| asking.find(request_id, uid, &namespace, purpose, now));
+            let members = |room: &String| self.bus.look_up(room).map_or(1, |(_, _, members)| members.into());
+            let sought = rooms_of(target).iter().map(members).sum();
+            let number = self.asking(|asking| asking.find(request_id, uid, &namespace, purpose, sought, now));
+            let Ok(number) = number else {
+                return self.refuse("which sockets there are: too many questions are open");
+            };
             let shards = order(target, Deed::Find(number));
-            let found = self.asking(|asking| asking.find_in(number, shards));
+            let found = self.asking(|asking| match shards {
+                Some(shards) => asking.find_in(number, shards),
+                None => {
+                    asking.give_up(number);
+                    None
+                }
+            });
             found.into_iter().for_each(|message| self.say(&message));
         };
         match body {
@@ -511,6 +529,10 @@ impl Core {
                     let until = now.plus_ms(wait_ms);
                     self.asking(|asking| asking.ask(request_id, uid, &namespace, until))
                 });
+                let Ok(ask) = ask.transpose() else {
+                    // Without its question it would be another event.
+                    return self.refuse("an event that asks clients: too many are open");
+                };
                 let draft = Draft {
                     more_rooms: &more,
                     except_rooms: &except,
@@ -528,9 +550,10 @@ impl Core {
                     counted.into_iter().for_each(|message| self.say(&message));
                 }
             }
-            Body::Join { target, rooms } => drop(order(&target, Deed::Join(compact(keys(&rooms))))),
-            Body::Leave { target, rooms } => drop(order(&target, Deed::Leave(compact(keys(&rooms))))),
-            Body::Disconnect { target, close } => drop(order(&target, Deed::Disconnect { close })),
+            // What was refused is counted, and nobody waits for it.
+            Body::Join { target, rooms } => _ = order(&target, Deed::Join(compact(keys(&rooms)))),
+            Body::Leave { target, rooms } => _ = order(&target, Deed::Leave(compact(keys(&rooms)))),
+            Body::Disconnect { target, close } => _ = order(&target, Deed::Disconnect { close }),
             Body::Fetch { target, request_id } => find(&target, &request_id, Purpose::Sockets),
             Body::Presence { room, of, who, request_id } => {
                 let room = room_key(of.as_deref().unwrap_or(&namespace), &room).as_ref().into();
@@ -572,11 +595,33 @@ impl Core {
         }
     }
 
-    /// Has something done to sockets here. Answers how many shards were told.
-    fn order(&self, namespace: &str, rooms: &[String], except: &[String], deed: Deed) -> usize {
+    /// Has something done to sockets here. Answers how many shards were told; `None` when too many orders wait, and none was.
+    fn order(&self, namespace: &str, rooms: &[String], except: &[String], deed: Deed) -> Option<usize> {
         let rooms: Vec<&str> = rooms.iter().map(String::as_str).collect();
         let except: Vec<&str> = except.iter().map(String::as_str).collect();
-        self.bus.order(namespace, &rooms, &except, deed).iter().count()
+        match self.bus.order(namespace, &rooms, &except, deed) {
+            Ok(shards) => Some(shards.iter().count()),
+            Err(crate::bus::Overloaded) => {
+                self.refuse("an order about sockets: too many wait");
+                None
+            }
+        }
+    }
+
+    /// Something that another process wants is not done. That is counted each time and logged now and then, since it comes in floods.
+    fn refuse(&self, what: &str) {
+        self.stats.refused.add(1);
+        let now = self.clock.now();
+        let is_logged = self.state(|state| {
+            let is_logged = now >= state.refusal_logged_until;
+            if is_logged {
+                state.refusal_logged_until = now.plus_ms(REFUSAL_REST_MS);
+            }
+            is_logged
+        });
+        if is_logged {
+            tracing::warn!(what, "something that another process wants was refused");
+        }
     }
 
     fn tell_of_gap(&self, from: Time, to: Time) {

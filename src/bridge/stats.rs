@@ -40,6 +40,8 @@ pub struct BridgeStats {
     pub events: Counter,
     /// Those that were not because a mailbox was full.
     pub overloads: Counter,
+    /// What others wanted done to sockets here, or to know of them, and was not, because too much of that was under way.
+    pub refused: Counter,
     /// Messages that could not be read.
     pub malformed: Counter,
     /// Entries of envelopes of a kind that is not known.

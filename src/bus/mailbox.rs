@@ -18,6 +18,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 pub const MAIL_MAX: usize = 65_536;
 /// The most bytes of publications that may wait before further ones are refused.
 pub const MAIL_BYTES_MAX: usize = 64 << 20;
+/// The most orders that may wait before further ones are refused. Far below [`MAIL_MAX`], since events wait behind them: a flood of orders
+/// must not stop clients from being read.
+pub const ORDERS_MAX: usize = 4_096;
+/// The most bytes of orders that may wait, likewise. An order that names many rooms is long, and takes long.
+pub const ORDERS_BYTES_MAX: usize = 4 << 20;
 
 /// What one thread can tell a shard.
 #[derive(Clone, Debug)]
@@ -185,7 +190,8 @@ pub struct Handed {
 }
 
 /// A queue with many writers and one reader. Bounded by [`MAIL_MAX`] and [`MAIL_BYTES_MAX`]: when it is full, publications are
-/// refused to their publishers ([`Mailbox::is_full`]); other mail is rare and always taken.
+/// refused to their publishers ([`Mailbox::is_full`]). Orders are refused before that ([`Mailbox::takes_orders`]); other mail is rare and
+/// always taken.
 #[derive(Default)]
 pub struct Mailbox {
     queue: Mutex<VecDeque<Mail>>,
@@ -196,6 +202,9 @@ pub struct Mailbox {
     /// Pieces and bytes in `queue`, readable without its lock.
     pieces: AtomicUsize,
     bytes: AtomicUsize,
+    /// How many of these are orders, and their bytes.
+    orders: AtomicUsize,
+    order_bytes: AtomicUsize,
     /// True while the owner waits, or is about to, and has to be woken.
     asleep: AtomicBool,
     bell: OnceLock<Bell>,
@@ -222,7 +231,12 @@ impl Mailbox {
     /// Adds `mail` at the end.
     pub fn post(&self, mail: Mail) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        self.bytes.fetch_add(mail.size(), Ordering::Relaxed);
+        let bytes = mail.size();
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if matches!(mail, Mail::Order(_)) {
+            self.orders.fetch_add(1, Ordering::Relaxed);
+            self.order_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
         queue.push_back(mail);
         self.pieces.store(queue.len(), Ordering::SeqCst);
     }
@@ -270,6 +284,13 @@ impl Mailbox {
             || self.bytes.load(Ordering::Relaxed) >= MAIL_BYTES_MAX
     }
 
+    /// False when orders must be refused: as many as may wait do, or the mailbox is full.
+    pub fn takes_orders(&self) -> bool {
+        self.orders.load(Ordering::Relaxed) < ORDERS_MAX
+            && self.order_bytes.load(Ordering::Relaxed) < ORDERS_BYTES_MAX
+            && !self.is_full()
+    }
+
     /// Wakes the owner if it waits.
     pub fn ring(&self) {
         // Paired with `fall_asleep`: either this sees the owner asleep, or the owner sees the mail.
@@ -292,7 +313,9 @@ impl Mailbox {
             into.append(&mut queue);
         }
         self.pieces.store(0, Ordering::SeqCst);
-        self.bytes.store(0, Ordering::Relaxed);
+        for count in [&self.bytes, &self.orders, &self.order_bytes] {
+            count.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The owner is about to wait. False when mail has come and it must not.

@@ -35,7 +35,7 @@ pub struct Bus {
     presence: Presence,
 }
 
-/// A mailbox on the way is full: nothing was published.
+/// A mailbox on the way is full: nothing was published or ordered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Overloaded;
 
@@ -247,22 +247,43 @@ impl Bus {
 
     /// Has something done to sockets of a namespace, on whatever shards they are: those in any of the rooms `names`, but not in any of
     /// `except`. Answers which shards have been told.
-    pub fn order(&self, namespace: &str, names: &[&str], except: &[&str], deed: Deed) -> ShardSet {
+    ///
+    /// # Errors
+    /// [`Overloaded`] when as many orders as may wait for one of the shards do; then none is told.
+    pub fn order(
+        &self,
+        namespace: &str,
+        names: &[&str],
+        except: &[&str],
+        deed: Deed,
+    ) -> Result<ShardSet, Overloaded> {
         self.with_audience(names, except, false, |audience, shards| {
+            if !shards.iter().all(|shard| self.mailboxes[usize::from(shard)].takes_orders()) {
+                return Err(Overloaded);
+            }
             let order = Arc::new(Order { namespace: namespace.into(), audience, deed });
             shards.iter().for_each(|shard| self.post(shard, Mail::Order(order.clone())));
-            shards
+            Ok(shards)
         })
     }
 
     /// The same in other processes as well, where there are some, and without exceptions.
-    pub fn order_everywhere(&self, namespace: &str, names: &[&str], deed: Deed) -> ShardSet {
+    ///
+    /// # Errors
+    /// As [`Bus::order`]; then no other process is told either.
+    pub fn order_everywhere(
+        &self,
+        namespace: &str,
+        names: &[&str],
+        deed: Deed,
+    ) -> Result<ShardSet, Overloaded> {
+        let shards = self.order(namespace, names, &[], deed.clone())?;
         if let Some(outside) = &self.outside {
             let rooms = names.iter().map(|name| CompactString::from(*name)).collect();
-            outside.push(Outgoing::Order { namespace: namespace.into(), rooms, deed: deed.clone() });
+            outside.push(Outgoing::Order { namespace: namespace.into(), rooms, deed });
             outside.ring();
         }
-        self.order(namespace, names, &[], deed)
+        Ok(shards)
     }
 
     /// Asks who is in a room, here and in all other processes. The answer is known, or comes when everybody has told or has had the time
@@ -514,6 +535,32 @@ mod tests {
         bus.mailbox(0).collect(&mut mail);
         assert_eq!(mail.len(), taken);
         assert_eq!(bus.publish(&draft("a")), Err(Overloaded), "shard 1 is still full");
+    }
+
+    #[test]
+    fn orders_are_refused_long_before_publications() {
+        let outside = Arc::new(Outside::default());
+        let bus = Bus::new(2, 100).with_outside(outside.clone());
+        bus.enter(0, "a").expect("there is room");
+        bus.enter(1, "a").expect("there is room");
+        bus.enter(1, "b").expect("there is room");
+        let order = |room: &str, deed| bus.order("/", &[room], &[], deed);
+        let fill =
+            |deed: &Deed| (0..mailbox::MAIL_MAX).take_while(|_| order("a", deed.clone()).is_ok()).count();
+        let collect = |shard| bus.mailbox(shard).collect(&mut Vec::new().into());
+        assert_eq!(fill(&Deed::Find(1)), mailbox::ORDERS_MAX);
+        assert!(bus.publish_here(&draft("a")).is_ok(), "events go on");
+        collect(0);
+        assert_eq!(order("a", Deed::Find(1)), Err(Overloaded), "the other shard takes none");
+        assert!(bus.mailbox(0).is_empty(), "so none is told");
+        assert_eq!(bus.order_everywhere("/", &["a"], Deed::Find(1)), Err(Overloaded));
+        assert!(outside.take().is_empty(), "nor any other process");
+        assert!(bus.order("/", &["nobody is here"], &[], Deed::Find(1)).is_ok());
+        collect(1);
+        // Long ones are fewer.
+        let rooms: Vec<CompactString> = (0..100).map(|room| format!("{room:0100}").into()).collect();
+        let taken = fill(&Deed::Join(rooms));
+        assert!((300..400).contains(&taken), "{taken}");
     }
 
     #[test]

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 /// The most bytes of publications that may wait for the bridge. Further ones are delivered here and nowhere else, and counted in
 /// [`Outside::lost`].
 pub const OUT_BYTES_MAX: usize = 32 << 20;
+/// The most bytes of sockets that one answer to [`Deed::Find`] lists: some 50,000 sockets in a few rooms each.
+pub const FOUND_BYTES_MAX: usize = 16 << 20;
 /// The longest reason that a close frame has room for, in bytes.
 pub const REASON_BYTES_MAX: usize = 123;
 
@@ -66,8 +68,8 @@ pub enum Outgoing {
     Found {
         /// The number of the [`Deed::Find`].
         number: u64,
-        /// The sockets.
-        sockets: Vec<Found>,
+        /// The sockets; `None` when they are more than can be told.
+        sockets: Option<Vec<Found>>,
     },
     /// All others are to be asked who is in a room. The bridge says it with
     /// [`Bus::tell_presence_elsewhere`](super::Bus::tell_presence_elsewhere).
@@ -133,7 +135,8 @@ impl Deed {
     fn size(&self) -> usize {
         match self {
             Deed::Join(rooms) | Deed::Leave(rooms) => size_of_names(rooms),
-            Deed::Disconnect { .. } | Deed::Close { .. } | Deed::Find(_) => 0,
+            Deed::Close { reason, .. } => reason.len(),
+            Deed::Disconnect { .. } | Deed::Find(_) => 0,
         }
     }
 }
@@ -147,6 +150,13 @@ pub struct Found {
     pub address: String,
     /// Its rooms, without its namespace.
     pub rooms: Vec<CompactString>,
+}
+
+impl Found {
+    /// Bytes of memory behind it.
+    pub fn size(&self) -> usize {
+        size_of::<Found>() + self.id.len() + self.address.len() + size_of_names(&self.rooms)
+    }
 }
 
 /// What waits for the bridge. Bounded by [`OUT_BYTES_MAX`], and by the rooms that there may be.
@@ -226,9 +236,10 @@ impl Outside {
         true
     }
 
-    /// Adds something that goes out. A publication or an order for which there is no room is lost.
-    pub fn push(&self, outgoing: Outgoing) {
-        let bytes = outgoing.size();
+    /// Adds something that goes out. A publication or an order for which there is no room is lost. Sockets that were asked for and find none
+    /// are more than can be told.
+    pub fn push(&self, mut outgoing: Outgoing) {
+        let mut bytes = outgoing.size();
         // What is ordered is lost like what is published; answers are waited for.
         let may_be_lost = matches!(outgoing, Outgoing::Publication { .. } | Outgoing::Order { .. });
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -236,6 +247,12 @@ impl Outside {
         if may_be_lost && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
             self.lost.add(1);
             return;
+        }
+        if let Outgoing::Found { sockets, .. } = &mut outgoing
+            && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX
+        {
+            *sockets = None;
+            bytes = outgoing.size();
         }
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         queue.push(outgoing);
@@ -280,7 +297,8 @@ impl Outgoing {
             Outgoing::Answer(answer) => answer.size(),
             Outgoing::Order { rooms, deed, .. } => size_of_names(rooms) + deed.size(),
             Outgoing::Envelope { bytes, .. } => bytes.len(),
-            Outgoing::Asked { .. } | Outgoing::Found { .. } | Outgoing::Presence { .. } => 0,
+            Outgoing::Found { sockets, .. } => sockets.iter().flatten().map(Found::size).sum(),
+            Outgoing::Asked { .. } | Outgoing::Presence { .. } => 0,
         };
         size_of::<Outgoing>() + rest
     }

@@ -218,7 +218,7 @@ static DURATIONS: [Durations; 2] = [
 /// A number of the way to other processes: name, meaning, unit and type, and where it is.
 type OfRedis = (&'static str, &'static str, Option<Unit>, MetricType, fn(&Bridge) -> u64);
 
-static OF_REDIS: [OfRedis; 19] = [
+static OF_REDIS: [OfRedis; 20] = [
     (
         "throng_redis_servers",
         "Servers of Redis that are published to: one, or the masters of a cluster.",
@@ -290,6 +290,13 @@ static OF_REDIS: [OfRedis; 19] = [
         None,
         MetricType::Counter,
         |bridge| bridge.stats.overloads.value(),
+    ),
+    (
+        "throng_redis_refused",
+        "Orders and questions of other processes that were not carried out because there were too many.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.refused.value(),
     ),
     (
         "throng_redis_malformed",

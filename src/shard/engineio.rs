@@ -449,6 +449,7 @@ impl Shard {
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
         self.waiting.moved(new.stamp, to);
+        self.under_way.iter_mut().for_each(|under_way| under_way.moved(new.stamp, to));
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
             self.sockets.insert(&joined.sid, to);

@@ -44,6 +44,7 @@ use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use orders::UnderWay;
 use presence::Waiting;
 use recovery::History;
 use rooms::Rooms;
@@ -192,6 +193,9 @@ pub enum Owner {
 /// When events of this many bytes wait to be written, counting each member, the rest of the mail waits for a later turn, so that not all
 /// that somebody publishes at once is on its way. One event more may be added to what is less.
 const FANNED_BYTES_MAX: usize = 32 << 20;
+/// How much is done for others in one turn before the rest of the mail waits for the next: each socket that an order is about counts, and
+/// each room that it joins, leaves or is told to be in. Some milliseconds, so that clients are heard between two pieces of a long order.
+const WORK_MAX: usize = 16_384;
 /// Pieces of mail for which room is kept when there is none.
 const MAIL_KEPT: usize = 1024;
 /// How long a peer has to end its side once ours has ended, in milliseconds.
@@ -232,6 +236,10 @@ pub struct Shard {
     rejoins: bool,
     /// Pieces of mail carried out so far.
     mail_taken: u64,
+    /// What was done for others in this turn: see [`WORK_MAX`].
+    work_done: usize,
+    /// The order at the head of the mail, when it has been begun.
+    under_way: Option<UnderWay>,
     /// The publications of one room being delivered, with their frames; empty between calls.
     run: Run,
     /// Where in the arena the ping of this turn stands.
@@ -432,6 +440,8 @@ impl Shard {
             mail: VecDeque::new(),
             rejoins: false,
             mail_taken: 0,
+            work_done: 0,
+            under_way: None,
             run: Run::default(),
             ping: None,
             engine_ping: None,
@@ -454,6 +464,7 @@ impl Shard {
 
     /// A turn begins at `now`. Before anything else in it.
     pub fn begin_turn(&mut self, now: Time) {
+        self.work_done = 0;
         if self.turn.is_empty() {
             self.fanned_bytes = 0;
         }
@@ -508,8 +519,8 @@ impl Shard {
         self.doom(slot);
     }
 
-    /// Collects the shard's mail and carries it out, in order. Stops when the arena is full; [`Shard::has_mail`] tells whether some
-    /// is left for the next turn.
+    /// Collects the shard's mail and carries it out, in order. Stops when the arena is full, or enough was done for others; [`Shard::has_mail`]
+    /// tells whether some is left for the next turn.
     pub fn deliver(&mut self, now: Time) {
         self.carry_out_mail(now);
         // Joining looks at the mail again, and that must not come back here.
@@ -522,7 +533,7 @@ impl Shard {
     fn carry_out_mail(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
         let mut collected = false;
-        while !self.is_spent() {
+        while !self.is_spent() && self.work_done < WORK_MAX {
             if mail.is_empty() && !collected {
                 // Only when nothing is left from before, so that what waits is counted in the mailbox, which is bounded.
                 self.bus.mailbox(self.id).collect(&mut mail);
@@ -592,9 +603,10 @@ impl Shard {
                     mail.pop_front();
                     self.note_asked_outside(number, processes);
                 }
-                Mail::Order(_) => {
-                    if let Some(Mail::Order(order)) = mail.pop_front() {
-                        self.carry_out(&order, now);
+                Mail::Order(order) => {
+                    // A long one is carried on in later turns, before any mail that came after it.
+                    if self.carry_out(order, now) {
+                        mail.pop_front();
                     }
                 }
                 Mail::Inquiry(_) => {

@@ -108,7 +108,7 @@ impl Shard {
     }
 
     /// Tells who of this shard is in a room, as many as an answer lists.
-    pub(super) fn tell_who(&self, number: u64, room: RoomId) {
+    pub(super) fn tell_who(&mut self, number: u64, room: RoomId) {
         let name = self.bus.name(room);
         let namespace = name.as_deref().map_or("/", namespace_of);
         let members = self.rooms.members(room).iter().filter_map(|member| {
@@ -121,7 +121,9 @@ impl Shard {
             let user = conn.user.as_ref().map(|user| user.name.as_str().into());
             Some(Told { id: write_socket_id(&id).into(), user })
         });
-        self.bus.tell_presence(number, members.take(self.bus.presence().settings.listed_max).collect());
+        let told: Vec<Told> = members.take(self.bus.presence().settings.listed_max).collect();
+        self.work_done += told.len();
+        self.bus.tell_presence(number, told);
     }
 
     /// The answer to a question has come. Tells those who wait for it, as many as there is room for in this turn; true when that was all.

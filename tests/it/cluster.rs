@@ -5,9 +5,11 @@ use crate::foreign;
 use crate::harness::clock::{now, rest};
 use crate::harness::raw::{FIN, TEXT, upgrade_head};
 use crate::harness::redis::{Cluster, Redis};
-use crate::harness::{Client, Heard, Raw, Server, eventually, frame};
+use crate::harness::{Client, Deadline, Heard, Raw, Server, WAIT, eventually, frame};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 /// How soon events go between processes again once Redis is back, at the default settings. The issue is how long it may take, and the
@@ -458,6 +460,75 @@ fn limits_that_redis_does_not_count_for_are_in_the_log_once() {
     fleet.redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     throng.wait_for_log(SHARED);
     assert_eq!((count_of(throng, LOCAL), count_of(throng, SHARED)), (1, 1));
+}
+
+/// Publishes these messages as a process that has much to say, and waits until Redis has taken them.
+fn flood(redis: &Redis, channel: &str, messages: impl Iterator<Item = Value>) {
+    let mut commands = Vec::new();
+    let mut count = 0;
+    for message in messages {
+        let words = ["PUBLISH", channel, &message.to_string()];
+        let word = |word: &&str| format!("${}\r\n{word}\r\n", word.len());
+        commands.extend_from_slice(b"*3\r\n");
+        words.iter().for_each(|each| commands.extend_from_slice(word(each).as_bytes()));
+        count += 1;
+    }
+    let mut stream = TcpStream::connect(("127.0.0.1", redis.port())).expect("Redis serves");
+    stream.set_read_timeout(Some(WAIT)).expect("a good timeout");
+    let reading = stream.try_clone().expect("there are descriptors");
+    let taken =
+        std::thread::spawn(move || BufReader::new(reading).lines().take(count).filter(Result::is_ok).count());
+    stream.write_all(&commands).expect("Redis takes them");
+    assert_eq!(taken.join().expect("it reads"), count);
+}
+
+#[test]
+fn a_flood_of_orders_and_questions_stops_nobody() {
+    const SOCKETS: usize = 500;
+    /// The issue is that there was no answer for half a minute.
+    const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+    const MEMORY_BYTES_MORE: u64 = 192 << 20;
+    let fleet = Fleet::with(1, &["limits.connections_per_ip_max=0"]);
+    let throng = &fleet.throngs[0];
+    // On both shards.
+    let mut clients = throng.crowd(2);
+    let _sockets: Vec<Socket> = (0..SOCKETS).map(|_| Socket::open(throng, &[])).collect();
+    let memory_bytes = throng.resident_bytes();
+    let refused = || throng.metrics().sum("throng_redis_refused_total", &[]);
+    let everybody = json!({"rooms": [], "except": [], "flags": {}});
+    let rooms: Vec<String> = (0..20).map(|room| format!("{room:0100}")).collect();
+    let message = |kind: u8, data: Value| json!({"uid": "flood", "nsp": "/", "type": kind, "data": data});
+    let mut answers_for = |time: Duration| {
+        let deadline = Deadline::after(time);
+        let mut memory_bytes_max = 0;
+        while !deadline.is_over() {
+            for client in &mut clients {
+                let began = now();
+                client.ask(json!({"type": "ping"}));
+                assert!(began.elapsed() < ANSWER_WITHIN, "it took {:?}", began.elapsed());
+            }
+            memory_bytes_max = throng.resident_bytes().max(memory_bytes_max);
+            rest(Duration::from_millis(20));
+        }
+        let more = memory_bytes_max.saturating_sub(memory_bytes);
+        assert!(more < MEMORY_BYTES_MORE, "{more} bytes more");
+    };
+
+    let join = message(4, json!({"opts": everybody, "rooms": rooms}));
+    flood(&fleet.redis, "throng#/#", std::iter::once(join.clone()));
+    let is_all = |memberships| memberships >= (SOCKETS * rooms.len()) as u64;
+    throng.wait_for("memberships", "that of all", is_all);
+
+    // Each answer is a megabyte or two.
+    let fetch = |number: usize| message(7, json!({"opts": everybody, "requestId": format!("q{number}")}));
+    flood(&fleet.redis, "throng#/#", (0..500).map(fetch));
+    answers_for(Duration::from_secs(3));
+    let before = refused();
+    assert!(before > 0.0, "not so many questions are open");
+
+    flood(&fleet.redis, "throng#/#", (0..8_000).map(|_| join.clone()));
+    answers_for(Duration::from_secs(4));
+    assert!(refused() > before, "not so many orders wait");
 }
 
 #[test]

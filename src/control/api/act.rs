@@ -148,7 +148,10 @@ impl Members {
         (0..control.bus.shards()).try_for_each(|shard| check_mailbox(control, shard as ShardId))?;
         let members = control.bus.look_up(&self.key).map_or(0, |(_, _, members)| members);
         tracing::debug!(key = control.api.key_name(key), room = self.key, ?deed, "ordered of a room");
-        control.bus.order_everywhere(&self.namespace, &[&self.key], deed);
+        control
+            .bus
+            .order_everywhere(&self.namespace, &[&self.key], deed)
+            .map_err(|_| Refusal::busy("as many orders wait as may".to_owned()))?;
         Ok((StatusCode::ACCEPTED, Json(Ordered { members })).into_response())
     }
 }

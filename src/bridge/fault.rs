@@ -21,7 +21,7 @@ pub enum FaultKind {
     Timeout,
     /// Redis closed the connection, or the network did.
     Closed,
-    /// Redis does not let us in, or not do what we asked: `NOAUTH`, `WRONGPASS`, `NOPERM`.
+    /// Redis does not let us in, or not do what we asked: `NOAUTH`, `WRONGPASS`, `NOPERM`, or what its ACL forbids a script.
     Denied,
     /// Redis is reading its data and does not serve yet: `LOADING`.
     Loading,
@@ -85,6 +85,13 @@ impl From<RedisError> for Fault {
             (_, "NOAUTH" | "WRONGPASS" | "NOPERM") | (ErrorKind::AuthenticationFailed, _) => {
                 FaultKind::Denied
             }
+            // So it is called inside a script, by Redis 7.0 and by later ones.
+            _ if DENIED_IN_SCRIPTS
+                .iter()
+                .any(|words| error.detail().is_some_and(|said| said.contains(words))) =>
+            {
+                FaultKind::Denied
+            }
             (_, "OOM") => FaultKind::OutOfMemory,
             (ErrorKind::Server(kind), _) => match kind {
                 ServerErrorKind::BusyLoading => FaultKind::Loading,
@@ -107,6 +114,9 @@ impl From<RedisError> for Fault {
         Fault { kind, text: error.to_string() }
     }
 }
+
+/// What Redis says when its ACL forbids a script something, with the code `ERR`.
+const DENIED_IN_SCRIPTS: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

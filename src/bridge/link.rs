@@ -285,6 +285,11 @@ impl Link {
         answer.map_err(|error| self.fault(error))
     }
 
+    /// Counts what is wrong with something that Redis has answered.
+    pub(super) fn count_fault(&self, fault: &Fault) {
+        self.shared.count_fault(fault);
+    }
+
     /// What the link counts.
     pub fn stats(&self) -> Arc<LinkStats> {
         self.shared.stats.clone()

@@ -7,7 +7,7 @@
 //! asked, it does not know of the others. When Redis is away, each process has the limit for itself. A process that dies is taken out of the
 //! sums after [`GONE_MS`].
 
-use super::fault::FaultKind;
+use super::fault::{Fault, FaultKind};
 use super::link::{Link, Script, Value};
 use crate::auth::{Gate, Subject};
 use std::collections::HashSet;
@@ -82,6 +82,7 @@ impl Counts {
             if !is_time || !self.tell(&[]).await {
                 return;
             }
+            tracing::info!("limits on connections are counted over all processes again");
             // Redis may have missed anything.
             self.is_away = false;
             self.mark_all();
@@ -126,21 +127,28 @@ impl Counts {
             Ok(_) => true,
             Err(fault) => matches!(fault.kind, FaultKind::Timeout | FaultKind::Closed),
         };
-        let is_told = matches!(answer, Ok(Value::Array(_)));
+        let answer = answer.and_then(|answer| match answer {
+            Value::Array(answer) => Ok(answer),
+            _ => Err(Fault::new(FaultKind::Garbage, "a script answered something else")),
+        });
         for (subject, open) in &batch {
             if *open > 0 && may_be_told {
                 self.told.insert((*subject).clone());
-            } else if *open == 0 && is_told {
+            } else if *open == 0 && answer.is_ok() {
                 self.told.remove(*subject);
             }
         }
-        let Ok(Value::Array(answer)) = answer else {
-            if !self.is_away {
-                self.is_away = true;
-                self.gate.forget_elsewhere();
-                self.again = Vec::new();
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(fault) => {
+                if !self.is_away {
+                    tracing::warn!(%fault, "limits on connections are those of this process alone");
+                    self.is_away = true;
+                    self.gate.forget_elsewhere();
+                    self.again = Vec::new();
+                }
+                return false;
             }
-            return false;
         };
         let mut numbers = answer.iter().map(|value| match value {
             Value::Int(number) => u32::try_from(*number).unwrap_or(u32::MAX),

@@ -125,3 +125,26 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_acl_forbids_a_script_is_denied() {
+        let kind = |line: &str| {
+            let value = redis::parse_redis_value(line.as_bytes()).expect("an answer");
+            Fault::from(value.extract_error().expect_err("an error")).kind
+        };
+        let of_script = "script: fd1f, on @user_script:1.\r\n";
+        for said in [
+            "The user executing the script can't run this command or subcommand",
+            "The user executing the script can't access at least one of the keys mentioned in the command arguments",
+            "ACL failure in script: User throng has no permissions to run the 'zadd' command",
+        ] {
+            assert_eq!(kind(&format!("-ERR {said} {of_script}")), FaultKind::Denied);
+        }
+        assert_eq!(kind("-NOPERM this user has no permissions\r\n"), FaultKind::Denied);
+        assert_eq!(kind(&format!("-ERR wrong number of arguments {of_script}")), FaultKind::Answer);
+    }
+}

@@ -48,6 +48,7 @@ pub(super) async fn run(
     let names: Vec<String> = tally.limits().iter().map(name).collect();
     let lasts_ms: Arc<[u32]> = tally.limits().iter().map(|limit| limit.window_ms).collect();
     let mut more = false;
+    let mut is_away = false;
     loop {
         sleep(PAUSE).await;
         if !more {
@@ -75,13 +76,15 @@ pub(super) async fn run(
                 });
             }
         }
-        let mut has_failed = false;
+        let mut failure = None;
+        let mut has_answered = false;
         while let Some(done) = calls.join_next().await {
             // A task that panicked has told so, and what it had is told when it changes again.
             let Ok((batch, answer)) = done else { continue };
             stats.limit_batches.add(1);
             match answer {
-                Some(answer) => {
+                Ok(answer) => {
+                    has_answered = true;
                     let now = clock.now();
                     for ((_, used), heard) in batch.iter().zip(answer) {
                         if let Some((elsewhere, left_ms)) = heard {
@@ -89,22 +92,33 @@ pub(super) async fn run(
                         }
                     }
                 }
-                None => {
-                    has_failed = true;
+                Err(fault) => {
+                    failure = Some(fault);
                     stats.limit_batches_failed.add(1);
                     tally.note_again(batch.into_iter().map(|(_, used)| used));
                 }
             }
         }
-        if has_failed {
+        // Told once, not each time.
+        if let Some(fault) = failure {
+            if !is_away {
+                tracing::warn!(%fault, "limits on events are those of this process alone");
+            }
+            is_away = true;
             sleep(RETRY).await;
+        } else if is_away && has_answered {
+            tracing::info!("limits on events are counted over all processes again");
+            is_away = false;
         }
     }
 }
 
 /// Tells Redis of windows, by their keys, where limits last so long by their places. Answers for each what others have used, and the
-/// milliseconds to its end, or nothing when something else has its key: then this process has the limit for itself. `None` when Redis did not
-/// answer. Both have been counted as faults.
+/// milliseconds to its end, or nothing when something else has its key: then this process has the limit for itself, which has been
+/// counted as a fault.
+///
+/// # Errors
+/// When Redis did not answer.
 async fn tell(
     link: &Link,
     script: &Script,
@@ -112,7 +126,7 @@ async fn tell(
     batch: &[(String, Used)],
     lasts_ms: &[u32],
     now: Time,
-) -> Option<Vec<Option<(u32, u32)>>> {
+) -> Result<Vec<Option<(u32, u32)>>, Fault> {
     let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_bytes()).collect();
     let numbers = batch.iter().flat_map(|(_, used)| {
         let left_ms = used.until.since_ns(now).div_ceil(1_000_000).max(1);
@@ -121,10 +135,10 @@ async fn tell(
     });
     let args: Vec<String> = std::iter::once(uid.to_owned()).chain(numbers).collect();
     let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-    let Ok(Value::Array(answer)) = link.run_script(script, &keys, &args).await else { return None };
-    if answer.len() != 2 * batch.len() {
-        return None;
-    }
+    let answer = match link.run_script(script, &keys, &args).await? {
+        Value::Array(answer) if answer.len() == 2 * batch.len() => answer,
+        _ => return Err(Fault::new(FaultKind::Garbage, "a script answered something else")),
+    };
     let number = |value: &Value| match value {
         Value::Int(number) => u32::try_from(*number).ok(),
         _ => None,
@@ -135,7 +149,7 @@ async fn tell(
         let text = format!("{} is no window of a limit", batch[place].0);
         link.count_fault(&Fault::new(FaultKind::Answer, text));
     }
-    Some(heard)
+    Ok(heard)
 }
 
 /// What a limit is called among processes, where those that say the same are the same.

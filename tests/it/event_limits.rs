@@ -333,6 +333,9 @@ fn the_acl_in_the_documentation_is_all_that_throng_needs() {
         redis.cli(&["ACL", "SETUSER", "throng", "-zadd"]);
         eventually("it is denied", || (faults(&[r#"reason="denied""#]) > 0.0).then_some(()));
         assert_eq!(faults(&[r#"reason="answer""#]), 0.0, "{kind}");
+        throngs[0].wait_for_log("limits on connections are those of this process alone");
+        redis.cli(&["ACL", "SETUSER", "throng", "+zadd"]);
+        throngs[0].wait_for_log("limits on connections are counted over all processes again");
     }
 }
 

@@ -397,7 +397,7 @@ fn a_change_is_told_at_once_however_many_connections_there_are() {
     // While the others are asked about anew, in all phases of that.
     let mut times: Vec<Duration> = (1..=7)
         .map(|number| {
-            rest(Duration::from_millis(270));
+            rest(Duration::from_millis(170) * number);
             let changed = address(OTHERS + number);
             let began = now();
             gate.admit(changed).expect("there is a place");
@@ -408,8 +408,8 @@ fn a_change_is_told_at_once_however_many_connections_there_are() {
         })
         .collect();
     times.sort();
-    // The middle one, since the machine may be busy with something else.
-    assert!(times[3] < TOLD_WITHIN, "{times:?}");
+    // All but one, since the machine may be busy with something else.
+    assert!(times[5] < TOLD_WITHIN, "{times:?}");
 }
 
 #[test]

@@ -224,29 +224,29 @@ impl Gate {
         has_limit && self.changed.set(Mutex::default()).is_ok()
     }
 
-    /// The addresses and users whose open connections have changed, with how many they have now.
-    pub fn take_changed(&self) -> Vec<(Subject, u32)> {
+    /// The addresses and users whose open connections have changed since the last time. As many as may have changed meanwhile, each once.
+    pub fn take_changed(&self) -> Vec<Subject> {
         let changed = self
             .changed
             .get()
             .map(|changed| mem::take(&mut *changed.lock().unwrap_or_else(PoisonError::into_inner)));
-        let with_open = |subject: Subject| {
-            let open = self.table(&subject).get(&subject).map_or(0, |counted| counted.open);
-            (subject, open)
-        };
-        changed.into_iter().flatten().map(with_open).collect()
+        changed.into_iter().flatten().collect()
     }
 
-    /// All addresses and users with open connections, as if they had changed.
-    pub fn take_all(&self) -> Vec<(Subject, u32)> {
-        self.take_changed();
-        let mut all = Vec::new();
+    /// All addresses and users with open connections.
+    pub fn inside(&self) -> Vec<Subject> {
+        let mut inside = Vec::new();
         for stripe in &self.subjects {
             let table = stripe.lock().unwrap_or_else(PoisonError::into_inner);
             let open = table.iter().filter(|(_, counted)| counted.open > 0);
-            all.extend(open.map(|(subject, counted)| (subject.clone(), counted.open)));
+            inside.extend(open.map(|(subject, _)| subject.clone()));
         }
-        all
+        inside
+    }
+
+    /// Open connections of an address or user in this process.
+    pub fn open_of(&self, subject: &Subject) -> u32 {
+        self.table(subject).get(subject).map_or(0, |counted| counted.open)
     }
 
     /// An address or user has so many open connections in other processes.
@@ -631,15 +631,15 @@ mod tests {
         gate.admit_user(&anna).expect("the first");
         gate.admit(address).expect("the first");
         let mut changed = gate.take_changed();
-        changed.sort_by_key(|(subject, _)| subject.to_string());
-        let names: Vec<String> = changed.iter().map(|(subject, open)| format!("{subject} {open}")).collect();
-        assert_eq!(names, ["10.0.0.1 1", "user:anna 1"]);
-        changed.iter().for_each(|(subject, _)| gate.set_elsewhere(subject, 2));
+        changed.sort_by_key(ToString::to_string);
+        let names = changed.iter().map(|subject| format!("{subject} {}", gate.open_of(subject)));
+        assert_eq!(names.collect::<Vec<String>>(), ["10.0.0.1 1", "user:anna 1"]);
+        changed.iter().for_each(|subject| gate.set_elsewhere(subject, 2));
         assert_eq!((gate.admit_user(&anna), gate.admit(address)), (Err(Reject::PerUser), Err(Reject::PerIp)));
         assert_eq!(gate.take_changed().len(), 2, "who was refused is asked about again");
         gate.forget_elsewhere();
         assert_eq!((gate.admit_user(&anna), gate.admit(address)), (Ok(()), Ok(())));
-        assert_eq!(gate.take_all().len(), 2);
+        assert_eq!(gate.inside().len(), 2);
         assert!(!Gate::new(Rules::default()).share(), "there is nothing");
     }
 

@@ -8,26 +8,38 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local answer = { redis.call('ZADD', KEYS[1], now, ARGV[1]) }
 
-local function change(address, by)
-  if redis.call('HINCRBY', KEYS[2], address, by) <= 0 then redis.call('HDEL', KEYS[2], address) end
+-- What a field counts. What is no count of ours counts as nothing, so that it harms nobody but itself, and is written over.
+local function count_in(key, address)
+  local text = redis.call('HGET', key, address)
+  return text and #text < 10 and text:match('^%d+$') and tonumber(text) or 0
+end
+
+local function write(key, address, count)
+  if count > 0 then redis.call('HSET', key, address, count) else redis.call('HDEL', key, address) end
 end
 
 local gone = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, 1)[1]
 if gone then
   local key = ARGV[3] .. gone
-  local counts = redis.call('HSCAN', key, 0, 'COUNT', 1000)[2]
+  local found = redis.pcall('HSCAN', key, 0, 'COUNT', 1000)
+  -- A key that is no hash is none of ours, and stays.
+  if found.err and not found.err:find('WRONGTYPE', 1, true) then return found end
+  local counts = found[2] or {}
   for at = 1, #counts, 2 do
-    change(counts[at], -counts[at + 1])
-    redis.call('HDEL', key, counts[at])
+    local address = counts[at]
+    write(KEYS[2], address, count_in(KEYS[2], address) - count_in(key, address))
+    redis.call('HDEL', key, address)
   end
-  if redis.call('EXISTS', key) == 0 then redis.call('ZREM', KEYS[1], gone) end
+  if found.err or redis.call('EXISTS', key) == 0 then redis.call('ZREM', KEYS[1], gone) end
 end
 
 for at = 4, #ARGV, 2 do
   local address, count = ARGV[at], tonumber(ARGV[at + 1])
-  local had = tonumber(redis.call('HGET', KEYS[3], address) or 0)
-  if count ~= had then change(address, count - had) end
-  if count > 0 then redis.call('HSET', KEYS[3], address, count) else redis.call('HDEL', KEYS[3], address) end
-  answer[#answer + 1] = math.max(0, tonumber(redis.call('HGET', KEYS[2], address) or 0) - count)
+  local had, before = count_in(KEYS[3], address), count_in(KEYS[2], address)
+  -- The sum is never less than what one of its parts has.
+  local sum = math.max(count, before + count - had)
+  if sum ~= before then write(KEYS[2], address, sum) end
+  if count ~= had then write(KEYS[3], address, count) end
+  answer[#answer + 1] = sum - count
 end
 return answer

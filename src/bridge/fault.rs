@@ -21,7 +21,7 @@ pub enum FaultKind {
     Timeout,
     /// Redis closed the connection, or the network did.
     Closed,
-    /// Redis does not let us in, or not do what we asked: `NOAUTH`, `WRONGPASS`, `NOPERM`.
+    /// Redis does not let us in, or not do what we asked: `NOAUTH`, `WRONGPASS`, `NOPERM`, or what its ACL forbids a script.
     Denied,
     /// Redis is reading its data and does not serve yet: `LOADING`.
     Loading,
@@ -85,6 +85,13 @@ impl From<RedisError> for Fault {
             (_, "NOAUTH" | "WRONGPASS" | "NOPERM") | (ErrorKind::AuthenticationFailed, _) => {
                 FaultKind::Denied
             }
+            // So it is called inside a script, by Redis 7.0 and by later ones.
+            _ if DENIED_IN_SCRIPTS
+                .iter()
+                .any(|words| error.detail().is_some_and(|said| said.contains(words))) =>
+            {
+                FaultKind::Denied
+            }
             (_, "OOM") => FaultKind::OutOfMemory,
             (ErrorKind::Server(kind), _) => match kind {
                 ServerErrorKind::BusyLoading => FaultKind::Loading,
@@ -108,6 +115,9 @@ impl From<RedisError> for Fault {
     }
 }
 
+/// What Redis says when its ACL forbids a script something, with the code `ERR`.
+const DENIED_IN_SCRIPTS: [&str; 2] = ["The user executing the script can't", "ACL failure in script"];
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", FaultKind::LABELS[self.kind.index()], self.text)
@@ -115,3 +125,26 @@ impl fmt::Display for Fault {
 }
 
 impl std::error::Error for Fault {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_acl_forbids_a_script_is_denied() {
+        let kind = |line: &str| {
+            let value = redis::parse_redis_value(line.as_bytes()).expect("an answer");
+            Fault::from(value.extract_error().expect_err("an error")).kind
+        };
+        let of_script = "script: fd1f, on @user_script:1.\r\n";
+        for said in [
+            "The user executing the script can't run this command or subcommand",
+            "The user executing the script can't access at least one of the keys mentioned in the command arguments",
+            "ACL failure in script: User throng has no permissions to run the 'zadd' command",
+        ] {
+            assert_eq!(kind(&format!("-ERR {said} {of_script}")), FaultKind::Denied);
+        }
+        assert_eq!(kind("-NOPERM this user has no permissions\r\n"), FaultKind::Denied);
+        assert_eq!(kind(&format!("-ERR wrong number of arguments {of_script}")), FaultKind::Answer);
+    }
+}

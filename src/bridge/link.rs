@@ -16,7 +16,7 @@ use redis::aio::{AsyncPushSender, MultiplexedConnection};
 use redis::{Cmd, ConnectionAddr, ErrorKind, RedisError, ServerErrorKind};
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
 use tokio::sync::Semaphore;
@@ -28,8 +28,6 @@ pub use redis::Value;
 /// Questions under way on one connection. Others wait for their turn, as long as for an answer, and are then given up. Publications go
 /// ahead of those that wait.
 pub(super) const QUESTIONS_MAX: usize = 256;
-/// How long a script must not fail before it counts as working again.
-const SCRIPT_CALM: Duration = Duration::from_secs(3);
 
 /// How Redis is reached, and how patient the link is with it. Has passwords in it, so it cannot be printed.
 #[derive(Clone)]
@@ -160,13 +158,6 @@ pub enum Event<'a> {
         /// Why.
         fault: &'a Fault,
     },
-    /// A [script](Link::run_script) has failed, the first time since it worked.
-    ScriptFails {
-        /// Why.
-        fault: &'a Fault,
-    },
-    /// A script that has failed works again, for some seconds.
-    ScriptWorks,
     /// What was published between these times may not have been heard, on any channel. All subscriptions that Redis takes are made again.
     Gap {
         /// What was published before was heard.
@@ -318,13 +309,12 @@ impl Link {
         if answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)) {
             answer = self.put(&line, &words("EVAL", script.text)).await;
         }
-        let answer = answer.map_err(|error| self.fault(error));
-        match &answer {
-            Ok(_) if script.works_again() => (self.shared.tell)(Event::ScriptWorks),
-            Err(fault) if script.fails() => (self.shared.tell)(Event::ScriptFails { fault }),
-            _ => {}
-        }
-        answer
+        answer.map_err(|error| self.fault(error))
+    }
+
+    /// Counts what is wrong with something that Redis has answered.
+    pub(super) fn count_fault(&self, fault: &Fault) {
+        self.shared.count_fault(fault);
     }
 
     /// What the link counts.
@@ -381,26 +371,12 @@ impl Line {
 pub struct Script {
     text: &'static str,
     hash: String,
-    /// When it failed last; nothing while it works.
-    failed: Mutex<Option<Instant>>,
 }
 
 impl Script {
     /// The script with this text.
     pub fn new(text: &'static str) -> Script {
-        Script { text, hash: redis::Script::new(text).get_hash().to_owned(), failed: Mutex::default() }
-    }
-
-    /// It has failed. Answers whether it had worked before.
-    fn fails(&self) -> bool {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.replace(Instant::now()).is_none()
-    }
-
-    /// It has done what it should. Answers whether that is news: a script that fails for some keys and works for others fails.
-    fn works_again(&self) -> bool {
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        failed.take_if(|failed| failed.elapsed() > SCRIPT_CALM).is_some()
+        Script { text, hash: redis::Script::new(text).get_hash().to_owned() }
     }
 }
 

@@ -385,11 +385,6 @@ impl Core {
             Event::Refused { server, fault } => {
                 tracing::warn!(server, %fault, "Redis refuses publications or subscriptions");
             }
-            // The scripts are those of the limits.
-            Event::ScriptFails { fault } => {
-                tracing::warn!(%fault, "Redis does not count for limits: each process has them for itself");
-            }
-            Event::ScriptWorks => tracing::info!("Redis counts for limits again"),
         }
     }
 

@@ -5,6 +5,7 @@
 //! data path waits, and a limit is exceeded by what comes to several processes before they have heard of each other. When Redis is away,
 //! each has the limits for itself; what could not be told is told when it is back. A window expires in Redis when it ends, whoever has died.
 
+use super::fault::{Fault, FaultKind};
 use super::link::{Link, Script, Value};
 use super::stats::BridgeStats;
 use crate::auth::Gate;
@@ -45,7 +46,9 @@ pub(super) async fn run(
     let script = Arc::new(Script::new(include_str!("used.lua")));
     let uid: Arc<str> = uid.into();
     let names: Vec<String> = tally.limits().iter().map(name).collect();
+    let lasts_ms: Arc<[u32]> = tally.limits().iter().map(|limit| limit.window_ms).collect();
     let mut more = false;
+    let mut is_away = false;
     loop {
         sleep(PAUSE).await;
         if !more {
@@ -66,62 +69,87 @@ pub(super) async fn run(
             while !slot.is_empty() {
                 let batch = slot.split_off(slot.len().saturating_sub(BATCH_MAX));
                 let (link, script, uid) = (link.clone(), script.clone(), uid.clone());
-                let now = clock.now();
+                let (lasts_ms, now) = (lasts_ms.clone(), clock.now());
                 calls.spawn(async move {
-                    let answer = tell(&link, &script, &uid, &batch, now).await;
+                    let answer = tell(&link, &script, &uid, &batch, &lasts_ms, now).await;
                     (batch, answer)
                 });
             }
         }
-        let mut has_failed = false;
+        let mut failure = None;
+        let mut has_answered = false;
         while let Some(done) = calls.join_next().await {
             // A task that panicked has told so, and what it had is told when it changes again.
             let Ok((batch, answer)) = done else { continue };
             stats.limit_batches.add(1);
             match answer {
-                Some(answer) => {
+                Ok(answer) => {
+                    has_answered = true;
                     let now = clock.now();
-                    for ((_, used), (elsewhere, left_ms)) in batch.iter().zip(answer) {
-                        tally.set_elsewhere(used, elsewhere, now.plus_ms(left_ms.into()));
+                    for ((_, used), heard) in batch.iter().zip(answer) {
+                        if let Some((elsewhere, left_ms)) = heard {
+                            tally.set_elsewhere(used, elsewhere, now.plus_ms(left_ms.into()));
+                        }
                     }
                 }
-                None => {
-                    has_failed = true;
+                Err(fault) => {
+                    failure = Some(fault);
                     stats.limit_batches_failed.add(1);
                     tally.note_again(batch.into_iter().map(|(_, used)| used));
                 }
             }
         }
-        if has_failed {
+        // Told once, not each time.
+        if let Some(fault) = failure {
+            if !is_away {
+                tracing::warn!(%fault, "limits on events are those of this process alone");
+            }
+            is_away = true;
             sleep(RETRY).await;
+        } else if is_away && has_answered {
+            tracing::info!("limits on events are counted over all processes again");
+            is_away = false;
         }
     }
 }
 
-/// Tells Redis of windows, by their keys. Answers for each what others have used, and the milliseconds to its end; `None` when Redis did
-/// not, which has been counted as a fault.
+/// Tells Redis of windows, by their keys, where limits last so long by their places. Answers for each what others have used, and the
+/// milliseconds to its end, or nothing when something else has its key: then this process has the limit for itself, which has been
+/// counted as a fault.
+///
+/// # Errors
+/// When Redis did not answer.
 async fn tell(
     link: &Link,
     script: &Script,
     uid: &str,
     batch: &[(String, Used)],
+    lasts_ms: &[u32],
     now: Time,
-) -> Option<Vec<(u32, u32)>> {
+) -> Result<Vec<Option<(u32, u32)>>, Fault> {
     let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_bytes()).collect();
     let numbers = batch.iter().flat_map(|(_, used)| {
         let left_ms = used.until.since_ns(now).div_ceil(1_000_000).max(1);
-        [used.used.to_string(), left_ms.to_string()]
+        let whole_ms = lasts_ms[usize::from(used.key.0)];
+        [used.used.to_string(), left_ms.to_string(), whole_ms.to_string()]
     });
     let args: Vec<String> = std::iter::once(uid.to_owned()).chain(numbers).collect();
     let args: Vec<&[u8]> = args.iter().map(|arg| arg.as_bytes()).collect();
-    let Ok(Value::Array(answer)) = link.run_script(script, &keys, &args).await else { return None };
+    let answer = match link.run_script(script, &keys, &args).await? {
+        Value::Array(answer) if answer.len() == 2 * batch.len() => answer,
+        _ => return Err(Fault::new(FaultKind::Garbage, "a script answered something else")),
+    };
     let number = |value: &Value| match value {
         Value::Int(number) => u32::try_from(*number).ok(),
         _ => None,
     };
-    let pairs: Option<Vec<(u32, u32)>> =
-        answer.chunks_exact(2).map(|pair| Some((number(&pair[0])?, number(&pair[1])?))).collect();
-    pairs.filter(|pairs| pairs.len() == batch.len())
+    let heard: Vec<Option<(u32, u32)>> =
+        answer.chunks_exact(2).map(|pair| number(&pair[0]).zip(number(&pair[1]))).collect();
+    if let Some(place) = heard.iter().position(Option::is_none) {
+        let text = format!("{} is no window of a limit", batch[place].0);
+        link.count_fault(&Fault::new(FaultKind::Answer, text));
+    }
+    Ok(heard)
 }
 
 /// What a limit is called among processes, where those that say the same are the same.

@@ -448,8 +448,8 @@ fn what_keeps_redis_from_being_used_is_in_the_log_once() {
 
 #[test]
 fn limits_that_redis_does_not_count_for_are_in_the_log_once() {
-    const LOCAL: &str = "Redis does not count for limits: each process has them for itself";
-    const SHARED: &str = "Redis counts for limits again";
+    const LOCAL: &str = "limits on connections are those of this process alone";
+    const SHARED: &str = "limits on connections are counted over all processes again";
     let mut fleet = Fleet::with(1, &["limits.connections_per_ip_max=50"]);
     let _client = fleet.throngs[0].client();
     fleet.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);

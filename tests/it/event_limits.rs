@@ -2,7 +2,7 @@
 //! becomes of their Redis. And the limit on connections of a user over several processes.
 
 use crate::harness::clock::{now, rest};
-use crate::harness::raw::{CLOSE, FIN, TEXT};
+use crate::harness::raw::{CLOSE, FIN, TEXT, upgrade_head};
 use crate::harness::redis::{Cluster, Redis};
 use crate::harness::{Client, Raw, Server, eventually, frame};
 use serde_json::{Value, json};
@@ -277,6 +277,68 @@ fn without_redis_each_process_has_the_limit_for_itself() {
     assert!((10..=11).contains(&passed), "{passed}");
 }
 
+/// The line in the documentation that says what Redis must allow.
+fn documented_acl() -> String {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/clustering.md");
+    let docs = std::fs::read_to_string(path).expect("it is there");
+    let line = docs.lines().find(|line| line.starts_with("user throng on >SECRET "));
+    line.expect("it says what Redis must allow").to_owned()
+}
+
+#[test]
+fn the_acl_in_the_documentation_is_all_that_throng_needs() {
+    let acl = documented_acl();
+    // With Node's adapters the prefix is another, and the classic one needs a pattern, for each namespace.
+    let with_node = acl.replace("{throng", "{socket.io").replace("&throng*", "&socket.io*");
+    let patterns = ["&socket.io#/#????????????????????#", "&socket.io#/few#????????????????????#"].join(" ");
+    let kinds = [
+        ("throng", acl),
+        ("socketio-sharded", with_node.clone()),
+        ("socketio", with_node.replace("&socket.io*", &format!("&socket.io* {patterns}"))),
+    ];
+    for (kind, acl) in kinds {
+        let redis = Redis::with(&[&format!("--{acl}")]);
+        let urls = format!("redis.urls=[\"redis://throng:SECRET@127.0.0.1:{}\"]", redis.port());
+        let cluster = format!("redis.cluster={kind}");
+        let own = [&urls, &cluster, "limits.connections_per_ip_max=3", "presence.age_max_ms=0"];
+        let mut throngs = [(); 2].map(|()| server(&own));
+        throngs.iter_mut().for_each(|throng| drop(throng.wait_for_log("connected to Redis")));
+        let clients = |source| throngs.iter().map(|throng| client(throng, source)).collect::<Vec<Client>>();
+
+        let mut members = clients("127.0.0.2");
+        members.iter_mut().for_each(|member| drop(member.join(&["a"])));
+        eventually("events go between processes", || {
+            members[0].publish("a", "marker", Value::Null);
+            members[1].hear_within(Duration::from_millis(50))
+        });
+        let asked = json!({"type": "presence", "room": "a", "who": false});
+        eventually("presence is known", || {
+            let answer = members[0].ask(asked.clone());
+            (answer["members"] == 2 && answer["complete"] == true).then_some(())
+        });
+        let passed = in_turn(&mut clients("127.0.0.3"), 6, TOLD_WITHIN);
+        assert!((10..=11).contains(&passed), "{kind}: {passed}");
+        let _third = client(&throngs[0], "127.0.0.2");
+        let source: IpAddr = [127, 0, 0, 2].into();
+        eventually("connections are counted together", || {
+            let mut raw = Raw::connect_from(source, throngs[1].address());
+            raw.send(upgrade_head("/ws", ""));
+            (raw.response_to_head().status == 429).then_some(())
+        });
+
+        assert_eq!(redis.cli(&["ACL", "LOG"]).trim(), "", "{kind}");
+        let faults = |which: &[&str]| throngs[0].metrics().sum("throng_redis_faults_total", which);
+        assert_eq!(faults(&[]), 0.0, "{kind}");
+        // What is forbidden inside a script is counted as that.
+        redis.cli(&["ACL", "SETUSER", "throng", "-zadd"]);
+        eventually("it is denied", || (faults(&[r#"reason="denied""#]) > 0.0).then_some(()));
+        assert_eq!(faults(&[r#"reason="answer""#]), 0.0, "{kind}");
+        throngs[0].wait_for_log("limits on connections are those of this process alone");
+        redis.cli(&["ACL", "SETUSER", "throng", "+zadd"]);
+        throngs[0].wait_for_log("limits on connections are counted over all processes again");
+    }
+}
+
 /// What makes up a process, as far as limits see it. It lasts as long as the tests.
 fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
     let (gate, outside, clock) =
@@ -320,6 +382,132 @@ fn the_connections_of_a_user_are_counted_over_all_processes() {
     eventually("each counts its own", || one.admit_user(&anna).ok());
     eventually("so does the other", || two.admit_user(&anna).ok());
     assert_eq!(two.admit_user(&anna), Err(Reject::PerUser));
+}
+
+#[test]
+fn a_change_is_told_at_once_however_many_connections_there_are() {
+    const OTHERS: u32 = 9_000;
+    let redis = Redis::start();
+    let rules = Rules { per_ip_max: Some(3), connections_max: 100_000, ..Rules::default() };
+    let (gate, ..) = process(Servers::One(redis.url()), &rules);
+    let address = |number: u32| Ip::from(IpAddr::from(number.to_be_bytes()));
+    let sums = "{throng}:connections:sums";
+    (1..=OTHERS).for_each(|number| gate.admit(address(number)).expect("there is a place"));
+    eventually("all are told", || (redis.cli(&["HLEN", sums]).trim() == OTHERS.to_string()).then_some(()));
+    // While the others are asked about anew, in all phases of that.
+    let mut times: Vec<Duration> = (1..=7)
+        .map(|number| {
+            rest(Duration::from_millis(170) * number);
+            let changed = address(OTHERS + number);
+            let began = now();
+            gate.admit(changed).expect("there is a place");
+            eventually("it is told", || {
+                (redis.cli(&["HGET", sums, &changed.to_string()]).trim() == "1").then_some(())
+            });
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    // All but one, since the machine may be busy with something else.
+    assert!(times[5] < TOLD_WITHIN, "{times:?}");
+}
+
+#[test]
+fn what_ends_while_redis_refuses_does_not_count_for_ever() {
+    let redis = Redis::start();
+    let rules = Rules { per_user_max: Some(3), ..Rules::default() };
+    let (gate, bridge, _) = process(Servers::One(redis.url()), &rules);
+    let (anna, bela) = (user("anna"), user("bela"));
+    let sum = |user: &str| redis.cli(&["HGET", "{throng}:connections:sums", &format!("user:{user}")]);
+    gate.admit_user(&anna).expect("there is a place");
+    eventually("it is told", || (sum("anna").trim() == "1").then_some(()));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    gate.dismiss_user(&anna);
+    gate.admit_user(&bela).expect("there is a place");
+    let refused = || bridge.faults().any(|(reason, count)| reason == "out_of_memory" && count > 0);
+    eventually("Redis refuses", || refused().then_some(()));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    eventually("it is told of both", || {
+        (sum("anna").trim() == "" && sum("bela").trim() == "1").then_some(())
+    });
+}
+
+#[test]
+fn what_is_spoilt_in_redis_harms_nobody_else() {
+    const USERS: usize = 200;
+    let redis = Redis::start();
+    let limit = |event: &str, count, window_ms| EventLimit {
+        event: Some(event.to_owned()),
+        namespace: None,
+        per: Per::User,
+        count,
+        window_ms,
+        over: Over::Error,
+    };
+    let events = EventLimits::new(vec![limit("bid", 6, 60_000), limit("ring", 3, 1_000)]);
+    let rules = Rules { per_user_max: Some(3), events, event_windows_max: 10_000, ..Rules::default() };
+    let processes = [(); 2].map(|()| process(Servers::One(redis.url()), &rules));
+    let users: Vec<Arc<User>> = (0..USERS).map(|number| user(&format!("user {number}"))).collect();
+    let passes = |place: usize, event: &str, user| {
+        let (gate, _, clock) = &processes[place];
+        let limits = || gate.tally().limits().find(None, event);
+        gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), clock.now()).is_ok()
+    };
+    let window_of = |user: &str| {
+        eventually("it is told", || {
+            let keys = redis.cli(&["KEYS", &format!("{{throng:*}}:events:*:user:{user}")]);
+            keys.lines().next().filter(|key| !key.is_empty()).map(str::to_owned)
+        })
+    };
+
+    // A window that is no hash.
+    assert!(users.iter().all(|user| passes(0, "bid", user)));
+    let key = window_of("user 7");
+    redis.cli(&["DEL", &key]);
+    redis.cli(&["SET", &key, "something else"]);
+    for user in &users {
+        assert!((0..5).all(|_| passes(0, "bid", user)));
+    }
+    let passed: Vec<usize> = users.iter().map(|user| usize::from(passes(1, "bid", user))).collect();
+    assert_eq!(passed, [1; USERS], "it does not know yet");
+    eventually("all but one are known to have none left", || {
+        let others = users.iter().enumerate().filter(|(place, _)| *place != 7);
+        others.map(|(_, user)| passes(1, "bid", user)).all(|passed| !passed).then_some(())
+    });
+    assert_eq!((0..10).filter(|_| passes(1, "bid", &users[7])).count(), 5, "each counts its own of that");
+    for (_, bridge, _) in &processes {
+        assert_eq!(bridge.stats.limit_batches_failed.value(), 0);
+    }
+    let faults = || processes[0].1.faults().any(|(reason, count)| reason == "answer" && count > 0);
+    eventually("it is counted", || faults().then_some(()));
+
+    // A window that seems to last for 40 days.
+    let carla = user("carla");
+    assert!(passes(0, "ring", &carla));
+    let key = window_of("carla");
+    redis.cli(&["HSET", &key, "sum", "1000"]);
+    redis.cli(&["PEXPIRE", &key, "3456000000"]);
+    eventually("others seem to have used it up", || (!passes(0, "ring", &carla)).then_some(()));
+    let began = now();
+    eventually("it is over", || passes(0, "ring", &carla).then_some(()));
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+
+    // A count of connections that is no number, and a process that is gone and whose counts are no hash.
+    let (anna, bela) = (user("anna"), user("bela"));
+    redis.cli(&["HSET", "{throng}:connections:sums", "user:anna", "many"]);
+    redis.cli(&["ZADD", "{throng}:connections:processes", "1", "gone"]);
+    redis.cli(&["SET", "{throng}:connections:of:gone", "something else"]);
+    let [(one, ..), (two, ..)] = &processes;
+    for user in [&anna, &bela] {
+        two.admit_user(user).expect("there is a place");
+        (0..2).for_each(|_| one.admit_user(user).expect("there is a place"));
+        eventually("who has three is refused everywhere", || {
+            two.admit_user(user).map(|()| two.dismiss_user(user)).is_err().then_some(())
+        });
+    }
+    eventually("who is gone is forgotten", || {
+        (redis.cli(&["ZSCORE", "{throng}:connections:processes", "gone"]).trim() == "").then_some(())
+    });
 }
 
 #[test]

@@ -73,7 +73,6 @@ impl Held {
                 Event::Away { fault, .. } => told.aways.push(fault.kind),
                 Event::GivenUp { .. } => told.given_up += 1,
                 Event::Refused { fault, .. } => told.refused.push(fault.kind),
-                Event::ScriptFails { .. } | Event::ScriptWorks => {}
                 Event::Gap { from, to } => told.gaps.push(to.since(from)),
             }
         };

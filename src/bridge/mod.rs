@@ -130,6 +130,8 @@ struct State {
     inbound: Inbound,
     asking: Asking,
     questions: Questions,
+    /// When what is waited for is looked through next.
+    look_through_at: Time,
     /// When a refusal may be logged again.
     refusal_logged_until: Time,
 }
@@ -165,6 +167,7 @@ pub fn spawn(
             inbound: Inbound::default(),
             asking: Asking::default(),
             questions: Questions::default(),
+            look_through_at: Time::default(),
             refusal_logged_until: Time::default(),
         }),
     });
@@ -237,7 +240,13 @@ impl Core {
             }
         }
         let now = self.clock.now();
-        self.asking(|asking| asking.forget(now));
+        self.state(|state| {
+            // Not each time: there may be thousands, and this is called with each publication.
+            if now >= state.look_through_at {
+                state.asking.forget(now);
+                state.look_through_at = now.plus_ms(TICK.as_millis() as u64);
+            }
+        });
     }
 
     /// Listens for the rooms that have begun, and no longer for those that have ended.

@@ -36,8 +36,12 @@ const WRITTEN_BYTES_MAX: usize = 32 << 20;
 const ACCEPTS_MAX: usize = 64;
 /// Sockets accepted in one turn of a drain.
 const ACCEPTS_LAST_MAX: usize = 1024;
-/// How long a process that drains accepts for others on its port, in milliseconds.
-const LAST_CALL_MS: u64 = 100;
+/// How long a process that drains accepts for others on its port, in milliseconds. A client that connected and has said nothing yet is
+/// shown by the kernel after a second, when it has asked once more whether it is there.
+const LAST_CALL_MS: u64 = 1_500;
+/// The end of that time, in which nobody new may begin to connect, so that the listener closes on nobody. Who tries sends its SYN again
+/// after a second, and comes to another process.
+const LAST_CALL_QUIET_MS: u64 = 250;
 /// How long accepting rests when there is no place, or the kernel has no descriptor or memory for it, in milliseconds.
 const ACCEPT_REST_MS: u32 = 50;
 
@@ -124,6 +128,8 @@ struct LastCall {
     others: Vec<ProcessTag>,
     /// How many have got one.
     given: usize,
+    /// Nobody new can begin to connect any more.
+    is_quiet: bool,
 }
 
 impl Epoll {
@@ -356,8 +362,14 @@ impl Epoll {
             // What has not sent its request yet would not be seen, and reset.
             sys::defer_accept(&listener, 0);
             let time_ms = if others.is_empty() { 0 } else { LAST_CALL_MS };
-            LastCall { until: now.plus_ms(time_ms), others, given: 0 }
+            LastCall { until: now.plus_ms(time_ms), others, given: 0, is_quiet: false }
         });
+        if !last_call.is_quiet && now.plus_ms(LAST_CALL_QUIET_MS) >= last_call.until {
+            last_call.is_quiet = true;
+            if let Err(error) = sys::refuse_new(&listener) {
+                tracing::debug!(%error, shard = self.id, "clients that connect as the listener closes may be reset");
+            }
+        }
         for _ in 0..ACCEPTS_LAST_MAX {
             match listener.accept() {
                 Ok((stream, peer)) => {

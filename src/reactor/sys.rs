@@ -6,7 +6,7 @@ use rustix::net::{
 };
 use rustix::process::{Resource, Rlimit, geteuid, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -56,6 +56,25 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Has the kernel drop what would begin a new connection, and nothing else: a client sends its SYN again after a second (RFC 6298,
+/// section 2), by when the listener may be gone and another one on the port takes it.
+///
+/// # Errors
+/// When the kernel has no memory for a filter.
+pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
+    let statement = |code: u32, value| SockFilter::new(code as u16, 0, 0, value);
+    // The flags of TCP are its byte 13, ACK is 0x10 and SYN 0x02 (RFC 9293, section 3.1); a filter of a listener sees the packet from
+    // TCP's header on. Zero bytes are let through, or all.
+    let filter = [
+        statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 13),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0x12),
+        SockFilter::new((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, 0, 1, 0x02),
+        statement(libc::BPF_RET | libc::BPF_K, 0),
+        statement(libc::BPF_RET | libc::BPF_K, u32::MAX),
+    ];
+    SockRef::from(listener).attach_filter(&filter)
 }
 
 /// Asks the kernel to show a connection only when its request is there, so that accept, upgrade and answer take one turn: a quarter of

@@ -20,7 +20,9 @@ pub mod rules;
 pub mod buf;
 pub mod stats;
 
+pub mod http_client;
 pub mod bridge;
+pub mod backend;
 pub mod control;
 pub mod config;
 pub mod server;

@@ -1,6 +1,7 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
 use crate::auth::{Believed, Gate, Rules};
+use crate::backend;
 use crate::bridge::fault::Fault;
 use crate::bridge::{self, link};
 use crate::bus::Bus;
@@ -214,6 +215,10 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some(door) = door {
         serve_door(door, bus.clone(), gate.clone())?;
     }
+    let backend = (!config.backend.url.is_empty())
+        .then(|| backend::spawn(backend_settings(config)))
+        .transpose()
+        .map_err(Failure::System)?;
     // What is asked of the control port must not cost the shards their processors.
     sys::give_way();
 
@@ -225,6 +230,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         started_unix_ms,
         sockets_max,
         bridge,
+        backend,
         api: Api::new(api_settings(config)),
         tokens: tokens.clone(),
         history: History::default(),
@@ -464,6 +470,20 @@ fn presence_settings(config: &Config, listening: SocketAddr) -> presence::Settin
 }
 
 /// How this process is connected to others.
+fn backend_settings(config: &Config) -> backend::Settings {
+    let backend = &config.backend;
+    let ms = |ms: u32| Duration::from_millis(ms.into());
+    backend::Settings {
+        url: backend.url.trim_end_matches('/').to_owned(),
+        secret: backend.secret.clone(),
+        timeout: ms(backend.timeout_ms),
+        requests_max: backend.requests_max as usize,
+        answer_bytes_max: backend.answer_bytes_max as usize,
+        failures_max: backend.failures_max,
+        rest: ms(backend.rest_ms),
+    }
+}
+
 fn bridge_settings(config: &Config) -> bridge::Settings {
     let Config { redis, limits, socketio, .. } = config;
     let cluster = match redis.cluster {

@@ -334,6 +334,24 @@ settings! {
         idempotency_keys_max: u32 = "10000", Kind::Number { min: 1, max: 1_000_000 };
     }
 
+    /// The backend, which is told and asked over HTTP.
+    backend: Backend {
+        /// Where it is: what is said to it is posted to paths below this. Empty is nowhere.
+        url: String = "", Kind::UrlOrNone;
+        /// What requests to it are signed with, so that it knows them; empty is no signature.
+        secret: String = "", Kind::LongSecret { bytes_min: 16 };
+        /// Time for a request and its answer.
+        timeout_ms: u32 = "5000", Kind::Ms { min: 50, max: 600_000 };
+        /// Requests under way at a time. Further ones wait, within their own time.
+        requests_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        /// The longest answer that is read.
+        answer_bytes_max: u32 = "1MiB", Kind::Bytes { min: 1024, max: 256 * MIB };
+        /// Failures one after the other from which the backend is left in peace for a while.
+        failures_max: u32 = "10", Kind::Number { min: 1, max: 100_000 };
+        /// How long that is. Then one request shows whether it is well again.
+        rest_ms: u32 = "1000", Kind::Ms { min: 10, max: 600_000 };
+    }
+
     /// Who is in a room, for those who ask.
     presence: Presence {
         /// How old an answer may be that is given again; 0 is not at all.

@@ -2,6 +2,7 @@
 
 use super::{GIB, MIB, line_column};
 use crate::rules::{Namespaces, Pattern, is_event_name};
+use hyper::Uri;
 use ipnet::IpNet;
 use std::fmt::{self, Display};
 use std::net::{IpAddr, SocketAddr};
@@ -74,6 +75,8 @@ pub enum Kind {
     Texts,
     /// A path or a URL, or an empty text.
     PlaceOrNone,
+    /// A URL of http or https, or an empty text.
+    UrlOrNone,
 }
 
 impl Kind {
@@ -124,6 +127,7 @@ impl Kind {
             Kind::Name => "a text of 1 to 100 letters without spaces".to_owned(),
             Kind::Texts => "a list of texts".to_owned(),
             Kind::PlaceOrNone => "a path, or a URL of http or https, or \"\"".to_owned(),
+            Kind::UrlOrNone => "a URL like \"http://127.0.0.1:3000/throng\", or \"\"".to_owned(),
         }
     }
 
@@ -233,8 +237,20 @@ impl Kind {
                 let place = given.text().filter(|text| !text.contains(char::is_control));
                 place.map(|place| Value::Text(place.to_owned())).ok_or_else(whole)
             }
+            Kind::UrlOrNone => {
+                let url = given.text().filter(|text| text.is_empty() || is_url(text));
+                url.map(|url| Value::Text(url.to_owned())).ok_or_else(whole)
+            }
         }
     }
+}
+
+/// True for a URL of http or https with a host, and without a query, a password or a fragment.
+fn is_url(text: &str) -> bool {
+    let Ok(uri) = text.parse::<Uri>() else { return false };
+    let has_host = uri.host().is_some_and(|host| !host.is_empty());
+    let is_plain = uri.query().is_none() && !text.contains(['@', '#']);
+    matches!(uri.scheme_str(), Some("http" | "https")) && has_host && is_plain
 }
 
 /// What stands for a secret that is wrong where it is spoken of.

@@ -2,6 +2,8 @@
 
 use super::api::{Api, Stranger};
 use super::{Control, process};
+use crate::backend::Backend;
+use crate::backend::caller::Problem;
 use crate::bridge::Bridge;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
@@ -386,6 +388,7 @@ impl Collector for Numbers {
         self.encode_event_limits(&mut encoder)?;
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
+        self.0.backend.iter().try_for_each(|backend| encode_backend(backend, &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -596,6 +599,25 @@ fn encode_redis(bridge: &Bridge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     let mut family = encoder.encode_descriptor("throng_redis_faults", faults, None, MetricType::Counter)?;
     for (kind, count) in bridge.faults() {
         encode(family.encode_family(&[("reason", kind)])?, MetricType::Counter, count)?;
+    }
+    Ok(())
+}
+
+/// Of the process, likewise.
+fn encode_backend(backend: &Backend, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let stats = &backend.stats;
+    let open = "The breaker of the backend: 0 is closed, 1 half open, 2 open.";
+    gauge(encoder, "throng_backend_breaker", open, None, stats.breaker.value())?;
+    let under_way = "Requests to the backend that are under way.";
+    gauge(encoder, "throng_backend_under_way", under_way, None, stats.under_way.value())?;
+    let answered = "Requests to the backend that went well.";
+    let metric = encoder.encode_descriptor("throng_backend_answered", answered, None, MetricType::Counter)?;
+    encode(metric, MetricType::Counter, stats.answered.value())?;
+    let problems = "Requests to the backend that did not go well.";
+    let mut family =
+        encoder.encode_descriptor("throng_backend_problems", problems, None, MetricType::Counter)?;
+    for (reason, count) in Problem::LABELS.iter().zip(&stats.problems) {
+        encode(family.encode_family(&[("reason", *reason)])?, MetricType::Counter, count.value())?;
     }
     Ok(())
 }

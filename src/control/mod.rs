@@ -17,6 +17,7 @@ pub use process::sample_memory;
 pub use report::History;
 
 use crate::auth::Gate;
+use crate::backend::Backend;
 use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::stats::Stats;
@@ -64,6 +65,8 @@ pub struct Control {
     pub sockets_max: usize,
     /// What connects this process to others, if anything does.
     pub bridge: Option<Bridge>,
+    /// The way to the backend, if there is one.
+    pub backend: Option<Backend>,
     /// The HTTP API for backends.
     pub api: Api,
     /// What checks tokens, when there are keys.

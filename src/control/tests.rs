@@ -3,6 +3,7 @@
 use super::*;
 use crate::auth::tally::Windows;
 use crate::auth::{Ip, Rules};
+use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
 use crate::message::Reject;
@@ -183,6 +184,7 @@ fn control() -> Control {
     bridge.stats.events.add(70);
     Control {
         bridge: Some(bridge),
+        backend: Some(Backend::default()),
         tokens: Some(Arc::new(Tokens::new(token::Settings::default()))),
         stats,
         bus,

@@ -3,20 +3,13 @@
 
 use super::Tokens;
 use super::keys::{KEY_BYTES_MAX, Key, KeyFault, KeySource, read_file, read_set};
+use crate::http_client::{Answer, HttpClient};
 use crate::time::Clock;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::http::Uri;
+use http_body_util::Full;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
 /// How long a set of keys may take to come.
 const FETCH_MAX: Duration = Duration::from_secs(5);
@@ -40,8 +33,7 @@ pub fn read_named(tokens: &Tokens) -> Result<(), KeyFault> {
 pub async fn read_key_set(tokens: &Tokens) -> Result<(), KeyFault> {
     let Some(place) = &tokens.settings.key_set else { return Ok(()) };
     let json = if place.starts_with("http://") || place.starts_with("https://") {
-        let late = |_| format!("no answer within {} s", FETCH_MAX.as_secs());
-        tokio::time::timeout(FETCH_MAX, fetch(place)).await.map_err(late).flatten()
+        fetch(place).await
     } else {
         read_file(Path::new(place))
     };
@@ -92,54 +84,16 @@ pub fn unix_ms() -> u64 {
     since_1970.map_or(0, |since| since.as_millis() as u64)
 }
 
-/// What is at a URL of http or https. Redirections are not followed: where keys come from is what the configuration says.
+/// What is at a URL of http or https.
 async fn fetch(url: &str) -> Result<Vec<u8>, String> {
-    let uri: Uri = url.parse().map_err(|_| "no URL".to_owned())?;
-    let host = uri.host().ok_or("no host in the URL")?.trim_matches(['[', ']']);
-    let is_tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 });
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| error.to_string())?;
-    if !is_tls {
-        return get(stream, &uri).await;
-    }
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| "no name of a server".to_owned())?;
-    let mut roots = RootCertStore::empty();
-    // Of what a machine trusts, some may be unreadable for us: the others count.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-    get(stream.map_err(|error| error.to_string())?, &uri).await
-}
-
-async fn get(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    uri: &Uri,
-) -> Result<Vec<u8>, String> {
-    let words = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
-    let host = uri.authority().map_or("", |authority| authority.as_str());
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    let request = Request::get(target)
-        .header("host", host.rsplit('@').next().unwrap_or_default())
+    let request = Request::get(url)
         .header("accept", "application/jwk-set+json, application/json")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(words)?;
-        if response.status() != StatusCode::OK {
-            return Err(format!("the answer was {}", response.status()));
-        }
-        let body = Limited::new(response.into_body(), KEY_BYTES_MAX).collect().await;
-        body.map(|body| body.to_bytes().to_vec()).map_err(|error| error.to_string())
-    };
-    // The connection has to be driven while the exchange goes on, and goes with it.
-    tokio::pin!(exchange);
-    tokio::select! {
-        result = &mut exchange => result,
-        ended = connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(error.to_string()),
-        },
+        .body(Full::default())
+        .map_err(|_| "no URL".to_owned())?;
+    // Seldom enough that no connection is kept.
+    let answer = HttpClient::new(0).send(request, FETCH_MAX, KEY_BYTES_MAX).await;
+    match answer.map_err(|unanswered| unanswered.to_string())? {
+        Answer { status: StatusCode::OK, body } => Ok(body.to_vec()),
+        Answer { status, .. } => Err(format!("the answer was {status}")),
     }
 }

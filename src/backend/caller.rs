@@ -1,0 +1,205 @@
+//! One signed request to the backend and its answer, and the breaker, which keeps a backend in peace that fails again and again.
+
+use super::Settings;
+use super::sign::{HEADER, signature};
+use super::stats::BackendStats;
+use crate::http_client::{HttpClient, Unanswered};
+use crate::token::refresh::unix_ms;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CONTENT_TYPE, USER_AGENT};
+use hyper::{Request, StatusCode};
+use ring::hmac;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+
+/// Calls the backend. At most `requests_max` requests are under way.
+pub struct Caller {
+    settings: Settings,
+    key: Option<hmac::Key>,
+    client: HttpClient,
+    places: Semaphore,
+    breaker: Mutex<Breaker>,
+    stats: Arc<BackendStats>,
+}
+
+/// Why the backend gave no answer that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// It failed too often just now: it was not asked.
+    Open,
+    /// No answer came in time, or there was no place for the request in time.
+    Late,
+    /// There is nobody, or the connection broke.
+    Unreachable(String),
+    /// The answer is longer than `answer_bytes_max`.
+    TooLong,
+    /// It answered, and not with success.
+    Status(StatusCode),
+}
+
+impl Problem {
+    /// The labels of all problems, in the order of [`Problem::index`].
+    pub const LABELS: [&'static str; 5] = ["open", "late", "unreachable", "too_long", "status"];
+
+    /// The place of this problem in [`Problem::LABELS`].
+    pub fn index(&self) -> usize {
+        match self {
+            Problem::Open => 0,
+            Problem::Late => 1,
+            Problem::Unreachable(_) => 2,
+            Problem::TooLong => 3,
+            Problem::Status(_) => 4,
+        }
+    }
+
+    /// True when it may go well if it is tried again: 4xx is an answer, but for 408, 425 and 429.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            Problem::Status(status) => {
+                let asks_again =
+                    [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
+                status.is_server_error() || asks_again.contains(status)
+            }
+            Problem::TooLong => false,
+            Problem::Open | Problem::Late | Problem::Unreachable(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Problem::Open => {
+                f.write_str("the backend fails again and again and is left in peace for a while")
+            }
+            Problem::Late => Unanswered::Late.fmt(f),
+            Problem::Unreachable(why) => f.write_str(why),
+            Problem::TooLong => Unanswered::TooLong.fmt(f),
+            Problem::Status(status) => write!(f, "the answer was {status}"),
+        }
+    }
+}
+
+/// Whether the backend is asked.
+#[derive(Debug)]
+enum Breaker {
+    /// It is, and has failed so many times in a row.
+    Closed(u32),
+    /// It is not, until then.
+    Open(Instant),
+    /// It is, by one request, whose end decides. If that is forgotten, another may try from then on.
+    HalfOpen(Instant),
+}
+
+impl Caller {
+    /// A caller with no connection yet.
+    pub fn new(settings: Settings, stats: Arc<BackendStats>) -> Caller {
+        let secret = settings.secret.as_bytes();
+        Caller {
+            key: (!secret.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, secret)),
+            client: HttpClient::new(settings.requests_max),
+            places: Semaphore::new(settings.requests_max),
+            breaker: Mutex::new(Breaker::Closed(0)),
+            settings,
+            stats,
+        }
+    }
+
+    /// Posts JSON to a path, which begins with a slash, and answers the body of the answer. Tries once.
+    ///
+    /// # Errors
+    /// Why there is no answer of success. The backend may have got the request nevertheless, unless it is [`Problem::Open`].
+    pub async fn post(&self, path: &str, json: impl Into<Bytes>) -> Result<Bytes, Problem> {
+        let answered = self.try_post(path, json.into()).await;
+        match &answered {
+            Ok(_) => self.stats.answered.add(1),
+            Err(problem) => self.stats.problems[problem.index()].add(1),
+        }
+        answered
+    }
+
+    async fn try_post(&self, path: &str, json: Bytes) -> Result<Bytes, Problem> {
+        let deadline = Instant::now() + self.settings.timeout;
+        let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Problem::Late)?;
+        let _place = place.map_err(|_| Problem::Open)?;
+        self.begin()?;
+        self.stats.under_way.add(1);
+        let answered = self.exchange(path, json, deadline).await;
+        self.stats.under_way.sub(1);
+        self.end(answered.as_ref().err().is_none_or(|problem| !problem.is_passing()));
+        answered
+    }
+
+    async fn exchange(&self, path: &str, json: Bytes, deadline: Instant) -> Result<Bytes, Problem> {
+        let mut request = Request::post(format!("{}{path}", self.settings.url))
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("throng/", env!("CARGO_PKG_VERSION")));
+        if let Some(key) = &self.key {
+            request = request.header(HEADER, signature(key, unix_ms() / 1_000, &json));
+        }
+        let request =
+            request.body(Full::new(json)).map_err(|error| Problem::Unreachable(error.to_string()))?;
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        let answer = self.client.send(request, time_left, self.settings.answer_bytes_max).await;
+        match answer {
+            Ok(answer) if answer.status.is_success() => Ok(answer.body),
+            Ok(answer) => Err(Problem::Status(answer.status)),
+            Err(Unanswered::Late) => Err(Problem::Late),
+            Err(Unanswered::TooLong) => Err(Problem::TooLong),
+            Err(Unanswered::Unreachable(why)) => Err(Problem::Unreachable(why)),
+        }
+    }
+
+    /// Whether a request may begin now.
+    fn begin(&self) -> Result<(), Problem> {
+        let (mut breaker, now) = (self.breaker(), Instant::now());
+        match &*breaker {
+            Breaker::Closed(_) => Ok(()),
+            Breaker::Open(until) | Breaker::HalfOpen(until) if now < *until => Err(Problem::Open),
+            Breaker::Open(_) | Breaker::HalfOpen(_) => {
+                self.set(&mut breaker, Breaker::HalfOpen(now + self.settings.timeout));
+                Ok(())
+            }
+        }
+    }
+
+    /// A request has ended, and the backend was well or not.
+    fn end(&self, is_well: bool) {
+        let mut breaker = self.breaker();
+        let next = match *breaker {
+            _ if is_well => Breaker::Closed(0),
+            Breaker::Closed(failures) if failures + 1 < self.settings.failures_max => {
+                Breaker::Closed(failures + 1)
+            }
+            // Of those that began before it opened.
+            Breaker::Open(until) => Breaker::Open(until),
+            Breaker::Closed(_) | Breaker::HalfOpen(_) => Breaker::Open(Instant::now() + self.settings.rest),
+        };
+        self.set(&mut breaker, next);
+    }
+
+    fn set(&self, breaker: &mut Breaker, next: Breaker) {
+        let number = |breaker: &Breaker| match breaker {
+            Breaker::Closed(_) => 0,
+            Breaker::HalfOpen(_) => 1,
+            Breaker::Open(_) => 2,
+        };
+        if number(&next) == 2 && number(breaker) != 2 {
+            tracing::warn!(
+                url = self.settings.url,
+                "the backend fails again and again: left in peace for a while"
+            );
+        } else if number(&next) == 0 && number(breaker) != 0 {
+            tracing::info!(url = self.settings.url, "the backend answers again");
+        }
+        self.stats.breaker.set(number(&next));
+        *breaker = next;
+    }
+
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

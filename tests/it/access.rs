@@ -295,7 +295,9 @@ impl KeyServer {
                 let Ok(mut stream) = stream else { break };
                 let mut head = [0; 1024];
                 let length = stream.read(&mut head).unwrap_or(0);
-                assert!(head[..length].starts_with(b"GET /keys?of=throng HTTP/1.1\r\nhost: 127.0.0.1:"));
+                let head = String::from_utf8_lossy(&head[..length]);
+                assert!(head.starts_with("GET /keys?of=throng HTTP/1.1\r\n"), "{head}");
+                assert!(head.contains("\r\nhost: 127.0.0.1:"), "{head}");
                 counted.fetch_add(1, Relaxed);
                 let (status, body) = shown.lock().expect("nobody panicked").clone();
                 let answer = format!(

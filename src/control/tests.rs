@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
 use crate::message::Reject;
-use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::token::{self, Tokens};
@@ -125,7 +125,8 @@ fn gate() -> Gate {
         event: Some("bid".to_owned()),
         namespace: None,
         per,
-        count,
+        most: count,
+        unit: Unit::Events,
         window_ms: 1000,
         over: Over::Error,
     };
@@ -139,7 +140,7 @@ fn gate() -> Gate {
     let (tally, mut own) = (gate.tally(), Windows::new(1));
     for _ in 0..2 {
         let limits = || tally.limits().find(None, "bid");
-        tally.take(limits, &mut own, (1, Ip::default(), None), Time::default()).ok();
+        tally.take(limits, &mut own, (1, Ip::default(), None), 0, Time::default()).ok();
     }
     gate
 }

@@ -147,9 +147,10 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        let vouched = self.check_request(request, dialect, now);
-        let vouched = vouched.map_err(Reject::Unauthorized);
-        let admitted = vouched.and_then(|vouched| self.gate.admit(ip).map(|()| vouched));
+        let knocked = self.gate.knock(ip, now);
+        let vouched =
+            knocked.and_then(|()| self.check_request(request, dialect, now).map_err(Reject::Unauthorized));
+        let admitted = vouched.and_then(|vouched| self.admit(ip, vouched));
         if let Err(reject) = &admitted
             && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)
@@ -161,8 +162,8 @@ impl Shard {
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
         conn.framing = Some(dialect);
-        let vouched = match admitted {
-            Ok(vouched) => vouched,
+        let identity = match admitted {
+            Ok(identity) => identity,
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
             Err(reject) => {
                 self.stats().rejects[reject.index()].add(1);
@@ -178,7 +179,7 @@ impl Shard {
         };
         conn.ip = ip;
         self.stats().upgrades.add(1);
-        self.open(slot, dialect, Transport::WebSocket, vouched, now);
+        self.open(slot, dialect, Transport::WebSocket, identity, now);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.

@@ -11,6 +11,7 @@
 
 use super::conn::{Conn, Stage};
 use super::session::Joined;
+use super::socketio::Barred;
 use super::{Encoding, Shard};
 use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
@@ -351,8 +352,8 @@ impl Shard {
         };
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
-            Err(reason) => {
-                self.turn_back(slot, namespace, reason);
+            Err(barred) => {
+                self.turn_back(slot, namespace, barred);
                 return true;
             }
         };
@@ -451,9 +452,9 @@ impl Shard {
     }
 
     /// The place of a session in its namespace has been taken meanwhile. What it left behind stays, so that it may try again.
-    fn turn_back(&mut self, slot: Slot, namespace: &str, reason: &str) {
+    fn turn_back(&mut self, slot: Slot, namespace: &str, barred: Barred) {
         self.count_recovery(Recovered::Full);
-        self.refuse_namespace(slot, namespace, reason);
+        self.refuse_namespace(slot, namespace, barred);
     }
 
     /// A session is here again: first comes what it has missed, then that it is in the namespace.
@@ -537,9 +538,9 @@ impl Shard {
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
                 let pattern = match self.enter_namespace(to.slot, &namespace) {
                     Ok(pattern) => pattern,
-                    Err(reason) => {
+                    Err(barred) => {
                         let waiting = self.take_recovering(to).map(|recovering| recovering.waiting);
-                        self.turn_back(to.slot, &namespace, reason);
+                        self.turn_back(to.slot, &namespace, barred);
                         return self.join_waiting(to, waiting.unwrap_or_default());
                     }
                 };

@@ -2,15 +2,18 @@
 
 use super::conn::{Conn, Stage};
 use super::{CloseCode, Ending, Shard};
-use crate::auth::User;
-use crate::bus::directory::{namespace_of, room_of};
+use crate::auth::{Ip, User};
+use crate::bus::directory::{namespace_of, room_key, room_of};
+use crate::bus::inquiry::LOOKED_AT_MAX;
+use crate::bus::outside::ANYWHERE;
 use crate::dialect::Dialect;
 use crate::dialect::native::{Code, Refusal};
-use crate::message::{Slot, TokenFault};
+use crate::message::{Reject, Slot, TokenFault};
 use crate::permissions::{Act, Actor, Permissions};
 use crate::time::{Bucket, Time};
-use crate::token::{Tokens, Vouched};
+use crate::token::{Room, Tokens, Vouched};
 use crate::wire::http::Request;
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use serde::Deserialize;
 use slab::Slab;
@@ -31,6 +34,14 @@ pub struct Access {
     pub query_parameter: String,
     /// What may be done.
     pub permissions: Permissions,
+}
+
+/// Whose a connection is to be, counted by the gate or about to be.
+#[derive(Debug)]
+pub(super) struct Identity {
+    user: Arc<User>,
+    /// Rooms that it joins at once.
+    rooms: Vec<Room>,
 }
 
 /// Where the connections of users are. Some twenty bytes for each: an entry for each user, and a list through all of its connections,
@@ -196,34 +207,72 @@ impl Shard {
         checked
     }
 
-    /// Makes a connection that of a user. The one place where it gets its user, but for a session that moves with its own.
+    /// Lets a connection in from `ip`, and counts it as one of the user that was vouched for in its request.
+    ///
+    /// # Errors
+    /// Which limit is in its way; then it is counted nowhere.
+    pub(super) fn admit(&mut self, ip: Ip, vouched: Option<Vouched>) -> Result<Option<Identity>, Reject> {
+        self.gate.admit(ip)?;
+        let Some(vouched) = vouched else { return Ok(None) };
+        let identity = self.identity(vouched);
+        match self.gate.admit_user(&identity.user) {
+            Ok(()) => Ok(Some(identity)),
+            Err(reject) => {
+                self.gate.dismiss(ip);
+                Err(reject)
+            }
+        }
+    }
+
+    /// Makes an open connection that of a user.
     ///
     /// # Errors
     /// When it is another user's already, or the user has as many connections as allowed.
-    pub(super) fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
-        let Vouched { user, rooms } = vouched;
-        let before = self.conns[slot as usize].user.as_ref();
-        if before.is_some_and(|before| before.name != user.name) {
+    fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
+        let before = self.conns[slot as usize].user.clone();
+        if before.as_ref().is_some_and(|before| before.name != vouched.user.name) {
             self.stats().token_faults[TokenFault::OtherUser.index()].add(1);
             return Err(TokenFault::OtherUser);
         }
-        let is_new = before.is_none();
-        let tag = self.tag(&user.name);
-        // Most connections of a user come with one token: they share what it said.
-        let head = self.users.head(&self.conns, tag, &user.name);
+        let identity = self.identity(vouched);
+        match before {
+            Some(before) => self.gate.renew_user(&before, &identity.user),
+            None if self.gate.admit_user(&identity.user).is_err() => {
+                self.stats().token_faults[TokenFault::PerUser.index()].add(1);
+                return Err(TokenFault::PerUser);
+            }
+            None => {}
+        }
+        self.assume(slot, identity, now);
+        Ok(())
+    }
+
+    /// Most connections of a user come with one token: they share what it said.
+    fn identity(&self, vouched: Vouched) -> Identity {
+        let Vouched { user, rooms } = vouched;
+        let head = self.users.head(&self.conns, self.tag(&user.name), &user.name);
         let shared =
             head.and_then(|head| self.conns[head as usize].user.clone()).filter(|other| **other == user);
-        let user = shared.unwrap_or_else(|| Arc::new(user));
-        if is_new && self.gate.admit_user(&user).is_err() {
-            self.stats().token_faults[TokenFault::PerUser.index()].add(1);
-            return Err(TokenFault::PerUser);
+        Identity { user: shared.unwrap_or_else(|| Arc::new(user)), rooms }
+    }
+
+    /// A connection that the gate has counted for a user is that user's. The one place where it gets its user, but for a session that moves
+    /// with its own.
+    pub(super) fn assume(&mut self, slot: Slot, identity: Identity, now: Time) {
+        let Identity { user, rooms } = identity;
+        if !self.conns[slot as usize].is_open() {
+            // It ended as it began.
+            return self.gate.dismiss_user(&user);
         }
-        self.conns[slot as usize].user = Some(user);
+        let tag = self.tag(&user.name);
+        let is_new = self.conns[slot as usize].user.replace(user).is_none();
         if is_new {
             self.users.insert(&self.conns, tag, slot);
             let (_, burst) = self.rate(slot);
             self.conns[slot as usize].bucket = Bucket::full(burst, now);
         }
+        let rooms: Vec<CompactString> =
+            rooms.iter().map(|room| room_key(&room.namespace, &room.name).as_ref().into()).collect();
         let conn = &mut self.conns[slot as usize];
         match &mut conn.session {
             Some(session) => {
@@ -233,14 +282,15 @@ impl Shard {
             }
             None => {
                 if conn.stage == Stage::Open(Dialect::Native) {
-                    self.join_granted(slot, &rooms);
+                    let here: Vec<CompactString> =
+                        rooms.into_iter().filter(|room| namespace_of(room) == "/").collect();
+                    self.join_granted(slot, &here);
                 }
                 if !self.conns[slot as usize].pinged {
                     self.arm_open(slot, now, self.settings.ping_interval_ms);
                 }
             }
         }
-        Ok(())
     }
 
     /// A connection has no user any more: it is closed, or is about to be. The one place where it loses its user.
@@ -265,29 +315,54 @@ impl Shard {
         Some(user)
     }
 
-    /// The connections here of the user called `name` that are in a namespace.
+    /// Users with connections here, each once: those whose first connection is in one of the slots from `from` on, of which at most
+    /// [`LOOKED_AT_MAX`] are looked at. Answers where to go on, unless that was all.
+    pub(super) fn users_from(&self, from: Slot, most: usize) -> (Vec<Box<str>>, Option<Slot>) {
+        let slots = self.users.links.len() as Slot;
+        let end = slots.min(from.saturating_add(LOOKED_AT_MAX));
+        let mut names = Vec::new();
+        let mut slot = from;
+        while slot < end && names.len() < most {
+            // What a session left behind is its user's still, but in no list.
+            let conn = self.conns.get(slot as usize).filter(|conn| conn.is_open());
+            if let Some(user) = conn.and_then(|conn| conn.user.as_ref())
+                && self.users.links[slot as usize].before == NONE
+            {
+                names.push(user.name.as_str().into());
+            }
+            slot += 1;
+        }
+        (names, (slot < slots).then_some(slot))
+    }
+
+    /// All connections here of the user called `name`.
+    pub(super) fn all_of(&self, name: &str) -> impl Iterator<Item = Slot> {
+        self.users.from(self.users.head(&self.conns, self.tag(name), name))
+    }
+
+    /// The connections here of the user called `name` that are in a namespace, or [anywhere](ANYWHERE).
     pub(super) fn connections_of(&self, name: &str, namespace: &str) -> impl Iterator<Item = Slot> {
-        let head = self.users.head(&self.conns, self.tag(name), name);
-        self.users.from(head).filter(move |slot| {
+        self.all_of(name).filter(move |slot| {
             let conn = &self.conns[*slot as usize];
             match &conn.session {
+                _ if namespace == ANYWHERE => true,
                 Some(session) => session.joined(namespace).is_some(),
                 None => conn.stage == Stage::Open(Dialect::Native) && namespace == "/",
             }
         })
     }
 
-    /// Makes a session a member of the rooms that its token names, once it is in the main namespace, whose they are.
+    /// Makes a session a member of the rooms that its token names, of those whose namespace it is in.
     pub(super) fn join_rooms_of_token(&mut self, slot: Slot) {
         let Some(session) = &mut self.conns[slot as usize].session else { return };
-        if session.joined("/").is_some()
-            && let Some(rooms) = session.rooms.take()
-        {
-            self.join_granted(slot, &rooms);
-        }
+        let Some(rooms) = session.rooms.take() else { return };
+        let (here, others): (Vec<_>, Vec<_>) =
+            rooms.into_iter().partition(|room| session.joined(namespace_of(room)).is_some());
+        session.rooms = (!others.is_empty()).then(|| Box::new(others));
+        self.join_granted(slot, &here);
     }
 
-    fn join_granted(&mut self, slot: Slot, rooms: &[compact_str::CompactString]) {
+    fn join_granted(&mut self, slot: Slot, rooms: &[CompactString]) {
         let rooms: Vec<Cow<'_, str>> = rooms.iter().map(|room| room.as_str().into()).collect();
         // Nobody asked for them, so nobody is told when the connection or the server is in as many rooms as it may be: none is joined.
         if let Err(refusal) = self.join(slot, &rooms) {
@@ -313,8 +388,16 @@ impl Shard {
             Act::Join => "this client may not join this room",
             Act::Publish => "this client may not publish to this room",
             Act::Presence => "this client may not see who is in this room",
+            Act::Connect => "this client may not be in this namespace",
         };
         (!rooms.iter().all(is_allowed)).then(|| Refusal::new(Code::Forbidden, message))
+    }
+
+    /// True when a connection may be in a namespace.
+    pub(super) fn may_connect(&self, slot: Slot, namespace: &str) -> bool {
+        let user = self.conns[slot as usize].user.as_deref();
+        let actor = user.map_or_else(Actor::default, User::actor);
+        self.settings.access.permissions.admit(&actor, namespace)
     }
 
     /// Messages a second of a connection and how many at once, as its token or else the configuration says; 0 for no limit.
@@ -324,6 +407,14 @@ impl Shard {
         granted.map_or((self.settings.messages_per_second_max, self.settings.messages_burst_max), |rate| {
             (rate, rate)
         })
+    }
+
+    /// Bytes of messages a second of a connection and how many at once, likewise.
+    pub(super) fn byte_rate(&self, slot: Slot) -> (u32, u32) {
+        let user = self.conns[slot as usize].user.as_ref();
+        let granted = user.and_then(|user| user.granted.as_ref()?.bytes_per_second_max);
+        let configured = (self.settings.bytes_per_second_max, self.settings.bytes_burst_max);
+        granted.map_or(configured, |rate| (rate, rate))
     }
 
     /// Sets the timer of an open connection that is not a session, which has no ping under way: no later than its token is over, or has to be there.

@@ -287,7 +287,8 @@ pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_on
     let more = match reject {
         Reject::Method => "Allow: GET, HEAD\r\n",
         Reject::UpgradeRequired | Reject::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        Reject::PerIp | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
+        Reject::PerIp | Reject::PerUser | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
+        Reject::IpRate(seconds) => &format!("Retry-After: {seconds}\r\n"),
         // RFC 6750 section 3: no code for who has not tried.
         Reject::Unauthorized(TokenFault::Missing) => "WWW-Authenticate: Bearer\r\n",
         Reject::Unauthorized(fault) => &format!(

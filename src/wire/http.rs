@@ -435,7 +435,16 @@ mod tests {
         assert_eq!(body("Content-Length: 17\r\n"), Ok(Body::Length(17)));
         assert_eq!(body("Content-Length: 17\r\nContent-Length: 17\r\n"), Ok(Body::Length(17)));
         assert_eq!(body("Content-Length: 17\r\nTransfer-Encoding: chunked\r\n"), Ok(Body::Chunked));
-        for wrong in ["", "-1", "+1", "1 1", "0x1", "99999999999999999999999", "1\r\nContent-Length: 2"] {
+        for wrong in [
+            "",
+            "-1",
+            "+1",
+            "1 1",
+            "0x1",
+            "99999999999999999999999",
+            "1\r\nContent-Length: 2",
+            "0\r\nContent-Length: 2",
+        ] {
             assert!(
                 matches!(body(&format!("Content-Length: {wrong}\r\n")), Err(Reject::Malformed(_))),
                 "{wrong}"

@@ -321,17 +321,18 @@ fn requests_on_the_port_for_clients() {
     ];
     let mut scene = scene();
     scene.check_all(rows, Server::raw);
-    scene.check("lines without an end", |server| {
-        let mut raw = server.raw();
-        raw.send("GET /health HTTP/1.1\r\nHost: throng\r\n");
-        // Refused soon; what comes then is thrown away for a while, so that the answer is not lost to a reset.
-        sends_until_cut_off(&mut raw, &"X: y\r\n".repeat(1000));
-    });
-    scene.check("heads that come a byte at a time", |server| {
-        trickle(server, &with(&format!("X: {}\r\n", "y".repeat(7_000))))
-    });
-    scene.check("bodies that come a byte at a time", |server| {
-        trickle(server, &post(POLL, "Content-Length: 9000\r\n", &"6".repeat(9000)));
+    // These wait for the same second, and for the time in which what comes after a refusal is thrown away.
+    scene.check("lines without an end, heads and bodies that come a byte at a time", |server| {
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut raw = server.raw();
+                raw.send("GET /health HTTP/1.1\r\nHost: throng\r\n");
+                sends_until_cut_off(&mut raw, "X: y\r\n".repeat(1000));
+            });
+            let long = with(&format!("X: {}\r\n", "y".repeat(7_000)));
+            scope.spawn(move || trickle(server, &long));
+            scope.spawn(|| trickle(server, &post(POLL, "Content-Length: 9000\r\n", &"6".repeat(9000))));
+        });
     });
     scene.check("a long body whose end comes a byte at a time", |server| {
         let (bytes, last) = (256 << 10, 20_000);
@@ -462,20 +463,22 @@ fn frames_of_websockets() {
     let mut scene = scene();
     scene.check_all(echo, |server| server.socket("/echo"));
     scene.check_all(native, |server| server.socket("/ws"));
-    scene.check("pings without reading the pongs", |server| {
-        let mut deaf = Raw::connect_narrow(server.address());
-        deaf.upgrade("/echo");
-        let pings = frame(FIN | PING, [7; 125]).repeat(500);
-        sends_until_cut_off(&mut deaf, pings);
-    });
-    scene.check("publishing to oneself without reading", |server| {
-        let mut deaf = Raw::connect_narrow(server.address());
-        deaf.upgrade("/ws");
-        deaf.send(text(r#"{"type":"join","rooms":["deaf"],"id":1}"#));
+    scene.check("pings, publications and nonsense of clients that do not read", |server| {
         let publish = json!({"type": "publish", "room": "deaf", "event": "e", "data": "x".repeat(10_000), "echo": true});
-        let asked = text(&publish.to_string());
-        let refused = text(r#"{"type":"nonsense"}"#).repeat(1000);
-        sends_until_cut_off(&mut deaf, [asked, refused].concat());
+        let asked = [text(&publish.to_string()), text(r#"{"type":"nonsense"}"#).repeat(1000)].concat();
+        let attacks = [
+            ("/echo", frame(FIN | PING, [7; 125]).repeat(500)),
+            ("/ws", [text(r#"{"type":"join","rooms":["deaf"]}"#), asked].concat()),
+        ];
+        std::thread::scope(|scope| {
+            for (path, bytes) in attacks {
+                scope.spawn(move || {
+                    let mut deaf = Raw::connect_narrow(server.address());
+                    deaf.upgrade(path);
+                    sends_until_cut_off(&mut deaf, bytes);
+                });
+            }
+        });
     });
     scene.end();
 }

@@ -163,7 +163,7 @@ settings! {
         /// Frames that one message may come in; more close with 1009.
         frames_per_message_max: u32 = "4096", Kind::Number { min: 1, max: 268_435_456 };
         /// Time for a message to be complete once it has begun, looked at when the heartbeat of its connection is due; a later one
-        /// closes with 1008.
+        /// closes with 1008. The same for the body of a request, from its head on; a later one is answered 408.
         message_timeout_ms: u32 = "120000", Kind::Ms { min: 100, max: 86_400_000 };
         /// Messages that one frame may hold as an array.
         messages_per_frame_max: u32 = "1024", Kind::Number { min: 1, max: 65_536 };

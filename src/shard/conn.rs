@@ -114,7 +114,7 @@ pub struct Partial {
     pub began_ms: u32,
     /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
     pub validated: usize,
-    /// Payload of the current frame that has not come. 0 between frames.
+    /// Payload of the current frame that has not come. 0 between frames. Of a request, what its body lacks.
     pub remaining: u64,
     /// The mask of the current frame, turned so that the next byte is the first.
     pub mask: [u8; 4],

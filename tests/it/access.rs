@@ -276,14 +276,14 @@ fn permissions_are_those_of_the_rules_and_of_the_token() {
 }
 
 /// A server of keys: answers every request with what is there by then.
-struct KeyServer {
-    url: String,
+pub(crate) struct KeyServer {
+    pub(crate) url: String,
     answer: Arc<Mutex<(u16, String)>>,
-    requests: Arc<AtomicUsize>,
+    pub(crate) requests: Arc<AtomicUsize>,
 }
 
 impl KeyServer {
-    fn start() -> KeyServer {
+    pub(crate) fn start() -> KeyServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/keys?of=throng", listener.local_addr().expect("an address"));
         let answer = Arc::new(Mutex::new((404, String::new())));

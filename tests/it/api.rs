@@ -486,6 +486,67 @@ fn every_route_asks_for_a_key() {
 }
 
 #[test]
+fn each_key_opens_what_the_document_says_and_nothing_else() {
+    const SCOPES: [&str; 3] = ["publish", "read", "admin"];
+    let key = |scope: &str| format!("only-for-{scope}-0123456789");
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("api-scopes-{}.toml", std::process::id()));
+    let table = |scope: &str| {
+        format!("[[api.keys]]\nname = \"{scope}\"\nkey = \"{}\"\nscopes = [\"{scope}\"]\n", key(scope))
+    };
+    std::fs::write(&file, SCOPES.map(table).concat()).expect("cargo's folder for tests can be written");
+    let server = Server::with_flags(&["--config", file.to_str().expect("a path of ours")]);
+    std::fs::remove_file(&file).expect("it is there");
+    let document = server.control("/openapi.json").json();
+    // What a tag says of a scope holds for all routes that have it.
+    let scope_of = |tag: &Value| {
+        let mut tags = document["tags"].as_array().expect("a list").iter();
+        let tag = tags.find(|other| other["name"] == *tag).expect("a tag that is explained");
+        let said = tag["description"].as_str().expect("text");
+        SCOPES.into_iter().find(|scope| said.contains(&format!("Scope `{scope}`")))
+    };
+    let keys: Vec<(Option<&str>, String)> =
+        [(None, String::new()), (None, "Bearer wrong-0123456789".to_owned())]
+            .into_iter()
+            .chain(SCOPES.map(|scope| (Some(scope), format!("Bearer {}", key(scope)))))
+            .collect();
+    let (mut opened, mut closed) = (0, 0);
+    for (path, methods) in document["paths"].as_object().expect("an object") {
+        for (method, route) in methods.as_object().expect("an object") {
+            let needed = scope_of(&route["tags"][0]);
+            let is_free = route["security"].as_array().is_some_and(Vec::is_empty);
+            assert_eq!(needed.is_none(), is_free, "{method} {path}");
+            for (scope, shown) in &keys {
+                // HEAD is GET without the body, for who may GET.
+                let methods = [method.to_uppercase(), "HEAD".to_owned()];
+                for method in &methods[..if method == "get" { 2 } else { 1 }] {
+                    let mut raw = Raw::connect(server.control_address());
+                    let target = path.replace(['{', '}'], "");
+                    let shown =
+                        if shown.is_empty() { String::new() } else { format!("Authorization: {shown}\r\n") };
+                    raw.send(format!(
+                        "{method} {target} HTTP/1.1\r\nHost: throng\r\n{shown}Content-Length: 0\r\n\r\n"
+                    ));
+                    let answer = if method == "HEAD" { raw.response_to_head() } else { raw.response() };
+                    let what = format!("{method} {path}, with {shown:?}: {answer:?}");
+                    match (needed, scope) {
+                        (Some(_), None) => assert_eq!(answer.status, 401, "{what}"),
+                        (Some(needed), Some(scope)) if needed != *scope => {
+                            assert_eq!(answer.status, 403, "{what}")
+                        }
+                        _ => assert!(![401, 403, 500].contains(&answer.status), "{what}"),
+                    }
+                    assert!(route["responses"].get(answer.status.to_string()).is_some(), "{what}");
+                    *(if [401, 403].contains(&answer.status) { &mut closed } else { &mut opened }) += 1;
+                }
+            }
+        }
+    }
+    // Seven routes are for everybody, by two methods; six by two and nine by one open to one key of the five.
+    assert_eq!((opened, closed), (7 * 2 * 5 + 6 * 2 + 9, (6 * 2 + 9) * 4));
+}
+
+#[test]
 fn a_connection_with_a_key_stays() {
     let server = Server::with(&[WITH_KEY, "api.kept_connections_max=2"]);
     let mut kept: Vec<Backend> = (0..2).map(|_| Backend::of(&server)).collect();

@@ -148,7 +148,7 @@ impl Shard {
             return self.acknowledge(slot, id, Ok(()));
         };
         self.refuse(slot, &refuse_token(fault).with_id(id));
-        if self.conns[slot as usize].user.is_none() {
+        if self.users.of(slot).is_none() {
             self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
         }
     }
@@ -312,7 +312,7 @@ impl Shard {
             return Ok(());
         }
         let conn = &self.conns[slot as usize];
-        let who = (conn.stamp, conn.ip, conn.user.as_ref());
+        let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
         let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, now) else {
             return Ok(());

@@ -121,7 +121,7 @@ impl Shard {
             }
             _ => self.bus.id_of(ConnId { shard: self.id, slot, stamp: conn.stamp }),
         };
-        let user = conn.user.as_ref().map(|user| user.name.as_str().into());
+        let user = self.users.of(slot).map(|user| user.name.as_str().into());
         Some(Listed { id, dialect: dialect_name, address: conn.ip.to_string(), user })
     }
 

@@ -83,7 +83,8 @@ fn the_secret_may_be_in_a_file_and_a_token_that_of_all() {
     std::fs::remove_file(path).unwrap();
     let (code, report) = load(address, "idle --connections 2 --seconds 0.1", "--token=not.a.token");
     assert_eq!((code, &report["errors_by_kind"]), (Some(1), &json!({"http_401": 2})));
-    let (code, report) = load(address, "idle --connections 2 --seconds 0.1", &format!("--token={}", forged()));
+    let (code, report) =
+        load(address, "idle --connections 2 --seconds 0.1", &format!("--token={}", forged()));
     assert_eq!((code, &report["errors_by_kind"]), (Some(1), &json!({"http_401": 2})), "{report}");
 }
 

@@ -302,7 +302,8 @@ impl Epoll {
     fn read(&mut self, slot: Slot, now: Time) {
         let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
         socket.unread = false;
-        let cut = self.between.of(slot).map_or(0, |layer| {
+        let mut layer = self.between.take(slot);
+        let cut = layer.as_ref().map_or(0, |layer| {
             let cut = layer.cut();
             self.scratch[..cut.len()].copy_from_slice(cut);
             cut.len()
@@ -314,13 +315,10 @@ impl Epoll {
             }
             Ok(count) => {
                 let bytes = &mut self.scratch[..cut + count];
-                match self.between.take(slot) {
+                match &mut layer {
                     None => self.shard.receive(slot, bytes, now),
-                    mut layer => {
-                        self.layers.receive(&mut layer, &socket.stream, slot, bytes, &mut self.shard, now);
-                        if let Some(layer) = layer {
-                            self.between.put(slot, layer);
-                        }
+                    layer => {
+                        self.layers.receive(layer, &socket.stream, slot, bytes, &mut self.shard, now);
                     }
                 }
                 socket.ending || cut + count == self.scratch.len()
@@ -335,6 +333,9 @@ impl Epoll {
         if more {
             socket.unread = true;
             self.unread.push_back(slot);
+        }
+        if let Some(layer) = layer {
+            self.between.put(slot, layer);
         }
     }
 

@@ -88,8 +88,7 @@ impl Users {
 
     /// Takes a connection away. Answers whose it was.
     fn remove(&mut self, tag: u32, slot: Slot) -> Option<Arc<User>> {
-        let Link { user, next, before } =
-            std::mem::replace(self.links.get_mut(slot as usize)?, Link::UNSET);
+        let Link { user, next, before } = std::mem::replace(self.links.get_mut(slot as usize)?, Link::UNSET);
         self.connections -= 1;
         self.rooms.remove(&slot);
         if next != NONE {
@@ -336,8 +335,7 @@ impl Shard {
 
     /// Messages a second of a connection and how many at once, as its token or else the configuration says; 0 for no limit.
     pub(super) fn rate(&self, slot: Slot) -> (u32, u32) {
-        let granted =
-            self.users.of(slot).and_then(|user| user.granted.as_ref()?.messages_per_second_max);
+        let granted = self.users.of(slot).and_then(|user| user.granted.as_ref()?.messages_per_second_max);
         granted.map_or((self.settings.messages_per_second_max, self.settings.messages_burst_max), |rate| {
             (rate, rate)
         })

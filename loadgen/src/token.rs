@@ -2,13 +2,14 @@
 //! them. These are JSON Web Tokens (RFC 7519) signed with a secret that the server has as well.
 
 use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+
+use crate::clock::unix_s;
 
 /// How long a token is good, in seconds: longer than a load.
 const GOOD_FOR_S: u64 = 86_400;
@@ -49,7 +50,7 @@ impl Tokens {
 }
 
 fn mint(key: &hmac::Key, user: &str) -> String {
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now_s = unix_s();
     let claims = json!({"sub": user, "iat": now_s, "exp": now_s + GOOD_FOR_S}).to_string();
     let mut token = BASE64URL.encode(r#"{"alg":"HS256","typ":"JWT"}"#);
     token.push('.');

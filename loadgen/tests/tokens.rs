@@ -12,6 +12,7 @@ const SECRET: &str = "the secret of the tests of the load";
 const OTHER_SECRET: &str = "another secret of the tests, as long";
 
 /// Runs throng in a thread, which ends with this process. Only bearers of tokens by [`SECRET`] may do anything.
+#[expect(clippy::disallowed_methods, reason = "a bounded poll for the server to listen")]
 fn serve() -> SocketAddr {
     let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap();
     let settings = [&format!("auth.secret={SECRET}"), "auth.required=true", "engineio.echo_path=/engine.io/"];

@@ -158,7 +158,7 @@ impl Shard {
             return self.acknowledge(slot, id, Ok(()));
         };
         self.refuse(slot, &refuse_token(fault).with_id(id));
-        if self.conns[slot as usize].user.is_none() {
+        if self.users.of(slot).is_none() {
             self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
         }
     }
@@ -323,7 +323,7 @@ impl Shard {
             return Ok(());
         }
         let conn = &self.conns[slot as usize];
-        let who = (conn.stamp, conn.ip, conn.user.as_ref());
+        let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
         let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, now)
         else {
@@ -387,7 +387,7 @@ impl Shard {
     /// When it is too much. Then nothing was counted.
     #[inline]
     pub(super) fn take_token(&mut self, slot: Slot, bytes: usize, now: Time) -> Result<(), TooMuch> {
-        let user = self.conns[slot as usize].user.as_deref();
+        let user = self.users.of(slot);
         let has_limits = self.settings.messages_per_second_max | self.settings.bytes_per_second_max > 0;
         if !has_limits && user.is_none_or(|user| user.granted.is_none()) {
             return Ok(());

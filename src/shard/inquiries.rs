@@ -142,7 +142,7 @@ impl Shard {
             }
             _ => self.bus.id_of(ConnId { shard: self.id, slot, stamp: conn.stamp }),
         };
-        let user = conn.user.as_ref().map(|user| user.name.as_str().into());
+        let user = self.users.of(slot).map(|user| user.name.as_str().into());
         Some(Listed { id, dialect: dialect_name, address: conn.ip.to_string(), user })
     }
 
@@ -184,7 +184,7 @@ impl Shard {
                 id,
                 dialect: "socketio",
                 address: conn.ip.to_string(),
-                user: conn.user.as_ref().map(|user| user.name.as_str().into()),
+                user: self.users.of(slot).map(|user| user.name.as_str().into()),
             }),
             transport: if is_polling { "polling" } else { "websocket" },
             namespaces,

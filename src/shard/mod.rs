@@ -438,7 +438,7 @@ impl Shard {
             slots: 0,
             stamp: 0,
             rooms: Rooms::default(),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(settings.connections_reserved, now),
             pool: Pool::new(settings.receive_bytes_max),
             turn: Turn::new(settings.linger_ms),
             farewells: Vec::new(),
@@ -469,6 +469,11 @@ impl Shard {
             gate,
             stats,
         }
+    }
+
+    /// Connections that space is reserved for: see [`Settings::connections_reserved`].
+    pub fn connections_reserved(&self) -> usize {
+        self.settings.connections_reserved
     }
 
     /// A turn begins at `now`. Before anything else in it.

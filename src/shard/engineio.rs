@@ -678,6 +678,7 @@ impl Shard {
                 self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
             }
         }
+        self.note_open(slot);
     }
 }
 

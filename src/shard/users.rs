@@ -223,6 +223,7 @@ impl Shard {
             self.users.insert(&self.conns, tag, slot);
             let (_, burst) = self.rate(slot);
             self.conns[slot as usize].bucket = Bucket::full(burst, now);
+            self.note_open(slot);
         }
         let conn = &mut self.conns[slot as usize];
         match &mut conn.session {

@@ -268,8 +268,20 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
         assert!(
-            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per", "route", "status"]
-                .contains(&key),
+            [
+                "shard",
+                "reason",
+                "le",
+                "version",
+                "transport",
+                "namespace",
+                "event",
+                "per",
+                "route",
+                "status",
+                "kind"
+            ]
+            .contains(&key),
             "{series}"
         );
         let bare = value.replace("\\\\", "").replace("\\\"", "");

@@ -543,7 +543,11 @@ fn consumers_of_a_stream_share_the_work_and_take_over_from_each_other() {
 #[test]
 fn a_stream_keeps_about_as_many_as_it_may_and_is_told_what_was_lost() {
     let redis = Redis::start();
-    let urls = format!("redis.urls={:?}", [redis.url()]);
+    // As docs/clustering.md has it without limits of addresses and users, and what docs/backend.md adds.
+    let rules = "on >secret resetkeys resetchannels &throng* -@all +@connection -@dangerous +@pubsub +eval +evalsha +xadd ~notices";
+    let user: Vec<&str> = ["ACL", "SETUSER", "throng"].into_iter().chain(rules.split(' ')).collect();
+    assert_eq!(redis.cli(&user).trim(), "OK");
+    let urls = format!("redis.urls={:?}", [redis.url().replace("//", "//throng:secret@")]);
     let settings = [
         "webhooks.to=stream",
         &urls,

@@ -497,10 +497,20 @@ fn consumers_of_a_stream_share_the_work_and_take_over_from_each_other() {
     let mut one = consumer("one");
     publish(&server, 0..50);
     one.wait_for(52);
+    let group = |words: &[&str]| redis.cli(words);
+    let all_is_done = || {
+        eventually("all is done", || {
+            group(&["XPENDING", "throng:webhooks", "backend"]).starts_with('0').then_some(())
+        });
+    };
+    all_is_done();
     one.child.kill().expect("it is our child");
+    one.child.wait().expect("it is our child");
+    eventually("Redis has noticed", || {
+        (!group(&["CLIENT", "LIST"]).contains("cmd=xreadgroup")).then_some(())
+    });
     // It had read some more, and died before it was done with them.
     publish(&server, 50..60);
-    let group = |words: &[&str]| redis.cli(words);
     eventually("they are there", || (group(&["XLEN", "throng:webhooks"]).trim() == "64").then_some(()));
     let read =
         group(&["XREADGROUP", "GROUP", "backend", "one", "COUNT", "5", "STREAMS", "throng:webhooks", ">"]);
@@ -509,9 +519,7 @@ fn consumers_of_a_stream_share_the_work_and_take_over_from_each_other() {
     let mut two = consumer("two");
     let taken = two.wait_for(12);
     assert_eq!(stories(&taken).len(), 1, "what was left and what was new");
-    eventually("all is done", || {
-        group(&["XPENDING", "throng:webhooks", "backend"]).starts_with('0').then_some(())
-    });
+    all_is_done();
     let all: Vec<Value> = one.lines().into_iter().chain(taken).collect();
     let ids: BTreeSet<&str> = all.iter().filter_map(|notice| notice["id"].as_str()).collect();
     assert_eq!((all.len(), ids.len()), (64, 64), "each once");

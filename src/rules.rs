@@ -1,5 +1,5 @@
-//! What an event of a Socket.IO client does, which namespaces there are, and how often events may come: rules, as a configuration
-//! gives them.
+//! What an event of a Socket.IO client does, which namespaces there are, how often events may come, and which the backend is told of:
+//! rules, as a configuration gives them.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -358,6 +358,29 @@ impl Over {
     }
 }
 
+/// Events of clients that the backend is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventChoice {
+    /// The event's name; `None` for all events.
+    pub event: Option<String>,
+    /// Where; `None` is every namespace, and the native protocol.
+    pub namespace: Option<Pattern>,
+}
+
+impl EventChoice {
+    /// The most of them that a configuration may have: each costs a comparison for each event.
+    pub const CONFIGURED_MAX: usize = 100;
+
+    /// True when it means this event in `namespace`, which clients of the native protocol have none of.
+    pub fn is_for(&self, namespace: Option<&str>, event: &str) -> bool {
+        self.event.as_ref().is_none_or(|name| name == event)
+            && self
+                .namespace
+                .as_ref()
+                .is_none_or(|pattern| namespace.is_some_and(|namespace| pattern.matches(namespace)))
+    }
+}
+
 /// Names of events that the libraries of Socket.IO raise themselves, so that nobody may send them.
 pub const RESERVED_EVENTS: [&str; 6] =
     ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
@@ -523,6 +546,21 @@ mod tests {
             unit: Unit::Events,
             window_ms: 1000,
             over: Over::Error,
+        }
+    }
+
+    #[test]
+    fn a_choice_of_events_goes_by_name_and_namespace() {
+        let choice = |event: Option<&str>, namespace: Option<&str>| EventChoice {
+            event: event.map(str::to_owned),
+            namespace: namespace.map(pattern),
+        };
+        let all = choice(None, None);
+        assert!(all.is_for(None, "a") && all.is_for(Some("/x"), "b"));
+        let chat = choice(Some("say"), Some("/chat/*"));
+        assert!(chat.is_for(Some("/chat/1"), "say"));
+        for (namespace, event) in [(None, "say"), (Some("/chat"), "say"), (Some("/chat/1"), "sing")] {
+            assert!(!chat.is_for(namespace, event), "{namespace:?} {event}");
         }
     }
 

@@ -2,16 +2,18 @@
 
 use crate::auth::tally::Quota;
 use crate::auth::{Believed, Gate, Rules};
-use crate::backend;
+use crate::backend::{self, Webhooks, webhooks};
 use crate::bridge::fault::Fault;
 use crate::bridge::{self, link};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
+use crate::bus::notices::{self, Notices};
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{
     Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith, TlsVersion,
+    WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
@@ -57,6 +59,11 @@ const CLAIMS_MAX: usize = 10;
 const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
+
+/// How long the last notices have at least to go out, when the connections took all the time to drain; within the margin.
+const LAST_NOTICES: Duration = Duration::from_millis(1_000);
+/// How often it is looked whether they have.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Why the server did not start, or did not end well.
 #[derive(Debug)]
@@ -167,8 +174,15 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());
     }
-    let bus = Arc::new(bus);
     let started_unix_ms = refresh::unix_ms();
+    let notices = config.has_webhooks().then(|| {
+        let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
+        Arc::new(Notices::new(shards, notices_settings(config, origin_unix_ms)))
+    });
+    if let Some(notices) = &notices {
+        bus = bus.with_notices(notices.clone());
+    }
+    let bus = Arc::new(bus);
     let origin_us = started_unix_ms * 1_000;
     let bridge = outside
         .map(|outside| {
@@ -216,8 +230,22 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some(door) = door {
         serve_door(door, bus.clone(), gate.clone())?;
     }
+    let webhooks = notices.clone().map(|notices| Webhooks {
+        notices,
+        bus: bus.clone(),
+        clock,
+        settings: webhooks_settings(config, presence_settings(config, listening).node),
+    });
+    let posted = match (config.webhooks.to, &bridge) {
+        (WebhooksTo::Stream, Some(bridge)) => {
+            let (key, entries_max) = (config.webhooks.stream.clone(), config.webhooks.stream_entries_max);
+            webhooks.into_iter().for_each(|it| backend::add_to_stream(bridge, it, key.clone(), entries_max));
+            None
+        }
+        _ => webhooks,
+    };
     let backend = (!config.backend.url.is_empty())
-        .then(|| backend::spawn(backend_settings(config)))
+        .then(|| backend::spawn(backend_settings(config), posted))
         .transpose()
         .map_err(Failure::System)?;
     // What is asked of the control port must not cost the shards their processors.
@@ -275,9 +303,14 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         for id in 0..shards {
             bus.post(id as ShardId, Mail::Drain { spread_ms: drain.spread_ms, timeout_ms: drain.timeout_ms });
         }
+        let patience = Duration::from_millis(drain.timeout_ms.into());
+        let notices_end = tokio::time::Instant::now() + patience;
         let all_stopped = async {
             while let Some((id, outcome)) = stops.recv().await {
                 outcome.map_err(|reason| Failure::Shard { id, reason })?;
+            }
+            if let Some(notices) = &notices {
+                send_last(notices, notices_end).await;
             }
             Ok(())
         };
@@ -293,6 +326,19 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         tracing::info!("stopped");
     }
     result
+}
+
+/// Nothing happens any more: waits until the last notices have gone out, or the time for that is over.
+async fn send_last(notices: &Notices, end: tokio::time::Instant) {
+    notices.hurry();
+    let end = end.max(tokio::time::Instant::now() + LAST_NOTICES);
+    while notices.waiting().0 > 0 && tokio::time::Instant::now() < end {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    let (waiting, _) = notices.waiting();
+    if waiting > 0 {
+        tracing::warn!(waiting, "notices are lost: they did not go out in the time to drain");
+    }
 }
 
 /// SIGHUP came.
@@ -485,6 +531,35 @@ fn backend_settings(config: &Config) -> backend::Settings {
         answer_bytes_max: backend.answer_bytes_max as usize,
         failures_max: backend.failures_max,
         rest: ms(backend.rest_ms),
+    }
+}
+
+/// What the backend is told.
+fn notices_settings(config: &Config, origin_unix_ms: u64) -> notices::Settings {
+    let webhooks = &config.webhooks;
+    let mut kinds = notices::Kind::LABELS.map(|label| webhooks.kinds.iter().any(|kind| kind == label));
+    kinds[notices::Kind::Event.index()] = !config.webhook_events.is_empty();
+    notices::Settings {
+        kinds,
+        events: config.webhook_events.clone(),
+        waiting_max: webhooks.waiting_max as usize,
+        waiting_bytes_max: webhooks.waiting_bytes_max as usize,
+        lanes: webhooks.batches_under_way_max as usize,
+        origin_unix_ms,
+    }
+}
+
+/// How it is told.
+fn webhooks_settings(config: &Config, node: String) -> webhooks::Settings {
+    let webhooks = &config.webhooks;
+    let ms = |ms: u32| Duration::from_millis(ms.into());
+    webhooks::Settings {
+        node,
+        batch_max: webhooks.batch_max as usize,
+        batch_bytes_max: webhooks.batch_bytes_max as usize,
+        linger: ms(webhooks.linger_ms),
+        backoff_max: ms(webhooks.backoff_max_ms),
+        age_max: ms(webhooks.age_max_ms),
     }
 }
 

@@ -5,14 +5,23 @@
 
 pub mod caller;
 pub mod stats;
+pub mod webhooks;
 
 mod sign;
+mod stream;
 
+use crate::bridge::Bridge;
+use crate::bus::Bus;
+use crate::bus::notices::Notices;
+use crate::time::Clock;
 use caller::Caller;
 use stats::BackendStats;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, io, thread};
+use stream::Stream;
+use webhooks::Way;
 
 /// How the backend is reached.
 #[derive(Clone)]
@@ -40,20 +49,50 @@ pub struct Backend {
     pub stats: Arc<BackendStats>,
 }
 
-/// Starts the thread that speaks to the backend. It holds until the process ends.
+/// Notices that are to go out.
+pub struct Webhooks {
+    /// Where they wait.
+    pub notices: Arc<Notices>,
+    /// What knows the ids in them.
+    pub bus: Arc<Bus>,
+    /// The clock of the process.
+    pub clock: Clock,
+    /// How they go out.
+    pub settings: webhooks::Settings,
+}
+
+/// Starts the thread that speaks to the backend, and posts `webhooks` to it. It holds until the process ends.
 ///
 /// # Errors
 /// When there can be no thread. That the backend is away is none.
-pub fn spawn(settings: Settings) -> io::Result<Backend> {
+pub fn spawn(settings: Settings, webhooks: Option<Webhooks>) -> io::Result<Backend> {
     let stats = Arc::new(BackendStats::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let backend = Backend { stats: stats.clone() };
     let work = move || {
         runtime.block_on(async move {
-            let _caller = Arc::new(Caller::new(settings, stats));
+            let caller = Arc::new(Caller::new(settings, stats));
+            webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
             future::pending::<()>().await;
         });
     };
     thread::Builder::new().name("backend".into()).spawn(work)?;
     Ok(backend)
+}
+
+/// Has webhooks added to the stream `key` of the Redis that the bridge holds, on its thread. About `entries_max` entries are kept, 0 for
+/// all.
+pub fn add_to_stream(bridge: &Bridge, webhooks: Webhooks, key: String, entries_max: u32) {
+    bridge.spawn(|link| webhooks.deliver(Way::Add(Stream::new(link, key, entries_max))));
+}
+
+impl Webhooks {
+    async fn deliver(self, way: Way) {
+        webhooks::deliver(way, self.notices, self.bus, self.clock, self.settings).await;
+    }
+}
+
+/// A number that nobody foresees.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
 }

@@ -41,6 +41,7 @@ use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
+use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use wire::Wire;
 
@@ -83,9 +84,21 @@ pub struct Bridge {
     pub link_stats: Arc<LinkStats>,
     /// Where publications wait for it.
     pub outside: Arc<Outside>,
+    /// What it holds, and the runtime of its thread.
+    core: Option<(Link, Handle)>,
 }
 
 impl Bridge {
+    /// Has something done with the link, on the bridge's thread.
+    pub fn spawn<F>(&self, work: impl FnOnce(Link) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if let Some((link, runtime)) = &self.core {
+            runtime.spawn(work(link.clone()));
+        }
+    }
+
     /// `up` when all servers of Redis can be published to and heard, `down` when none can, `partly` when only some can.
     pub fn status(&self) -> &'static str {
         match (self.link_stats.servers_up.value(), self.link_stats.servers.value()) {
@@ -173,13 +186,17 @@ pub fn spawn(
     });
     let hearing = core.clone();
     let link = Link::new(settings.link, clock, move |event| hearing.hear(event))?;
-    let bridge =
-        Bridge { stats: core.stats.clone(), link_stats: link.stats(), outside: core.outside.clone() };
     core.link.set(link.clone()).ok();
     for (way, channel) in core.wire.channels_of_namespace("/") {
         link.subscribe(way, [channel]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+    let bridge = Bridge {
+        stats: core.stats.clone(),
+        link_stats: link.stats(),
+        outside: core.outside.clone(),
+        core: Some((link.clone(), runtime.handle().clone())),
+    };
     core.outside.set_pen(core.wire.pen(origin_us));
     let bell = Arc::new(Notify::new());
     let ringing = bell.clone();

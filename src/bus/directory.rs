@@ -3,6 +3,7 @@
 //! Striped: a room's name decides which of 64 locks guards it. Joining, leaving and publishing each take one stripe for
 //! some tens of nanoseconds.
 
+use super::notices::Notices;
 use super::outside::Outside;
 use crate::message::{RoomId, ShardId, ShardSet};
 use crate::rules::{Namespaces, Pattern};
@@ -34,6 +35,8 @@ pub struct Directory {
     rooms_max: usize,
     /// Where rooms that begin and end are told, when other processes are to know.
     outside: Option<Arc<Outside>>,
+    /// Where rooms that are occupied and vacated are told, when the backend is to know.
+    notices: Option<Arc<Notices>>,
 }
 
 /// The last letter of the name of a room that stands for a namespace; in names of its rooms it stands between the two.
@@ -87,6 +90,7 @@ impl Directory {
             by_pattern: Box::default(),
             rooms_max,
             outside: None,
+            notices: None,
         }
     }
 
@@ -99,6 +103,11 @@ impl Directory {
     /// See [`Bus::with_outside`](super::Bus::with_outside).
     pub fn with_outside(self, outside: Arc<Outside>) -> Directory {
         Directory { outside: Some(outside), ..self }
+    }
+
+    /// See [`Bus::with_notices`](super::Bus::with_notices).
+    pub fn with_notices(self, notices: Arc<Notices>) -> Directory {
+        Directory { notices: Some(notices), ..self }
     }
 
     /// See [`Bus::enter`](super::Bus::enter) and [`Bus::enter_namespace`](super::Bus::enter_namespace).
@@ -114,6 +123,9 @@ impl Directory {
             let before = room.members;
             room.members += 1;
             room.shards.insert(shard);
+            if before == 0 {
+                self.tell(name, true);
+            }
             return Ok((room_id(number, at, room.stamp), before));
         }
         // Counted before it is made, so that stripes racing for the last place cannot both have it.
@@ -136,6 +148,7 @@ impl Directory {
             // Inside the stripe, so that the last word is true.
             outside.note(name, true);
         }
+        self.tell(name, true);
         Ok((room_id(number, at, stamp), 0))
     }
 
@@ -146,6 +159,9 @@ impl Directory {
             stripe.rooms.get_mut((id.index >> STRIPE_BITS) as usize).filter(|it| it.stamp == id.stamp)
         {
             room.members -= 1;
+            if room.members == 0 {
+                self.tell(&room.name, false);
+            }
         }
     }
 
@@ -158,6 +174,9 @@ impl Directory {
             return;
         };
         room.members -= u32::from(is_member);
+        if is_member && room.members == 0 {
+            self.tell(&room.name, false);
+        }
         if last_here {
             room.shards.remove(shard);
         }
@@ -272,6 +291,13 @@ impl Directory {
     /// Rooms now.
     pub fn rooms(&self) -> usize {
         self.rooms.load(Relaxed)
+    }
+
+    /// Tells that a room has its first member, or none any more: a ghost is none. Inside the stripe, like the above.
+    fn tell(&self, name: &str, occupied: bool) {
+        if let Some(notices) = &self.notices {
+            notices.leave_room(name, occupied);
+        }
     }
 
     /// Counts the namespace that a new room stands for, if it does, unless there are `namespaces_max` or as many as its pattern may

@@ -7,6 +7,7 @@
 pub mod directory;
 pub mod inquiry;
 pub mod mailbox;
+pub mod notices;
 pub mod outside;
 pub mod presence;
 
@@ -19,6 +20,7 @@ use crate::time::Time;
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
+use notices::Notices;
 use outside::{Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
 use std::hash::{BuildHasher, RandomState};
@@ -32,6 +34,7 @@ pub struct Bus {
     /// What the ids of sockets are signed with, so that a room's name is not taken for one.
     key: RandomState,
     outside: Option<Arc<Outside>>,
+    notices: Option<Arc<Notices>>,
     presence: Presence,
 }
 
@@ -48,6 +51,7 @@ impl Bus {
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
             key: RandomState::new(),
             outside: None,
+            notices: None,
             presence: Presence::default(),
         }
     }
@@ -91,6 +95,11 @@ impl Bus {
     /// This bus, before it is used, with a way to other processes: what is published here goes there as well.
     pub fn with_outside(self, outside: Arc<Outside>) -> Bus {
         Bus { directory: self.directory.with_outside(outside.clone()), outside: Some(outside), ..self }
+    }
+
+    /// This bus, before it is used, with somebody who is told of connections and rooms.
+    pub fn with_notices(self, notices: Arc<Notices>) -> Bus {
+        Bus { directory: self.directory.with_notices(notices.clone()), notices: Some(notices), ..self }
     }
 
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
@@ -435,13 +444,16 @@ impl Bus {
         self.mailboxes[usize::from(shard)].ring();
     }
 
-    /// Wakes the shards that sleep, and the bridge if something waits for it.
+    /// Wakes the shards that sleep, and the bridge and who delivers notices if something waits for them.
     pub fn ring(&self, shards: ShardSet) {
         for shard in shards.iter() {
             self.mailboxes[usize::from(shard)].ring();
         }
         if let Some(outside) = &self.outside {
             outside.ring();
+        }
+        if let Some(notices) = &self.notices {
+            notices.ring();
         }
     }
 
@@ -460,6 +472,11 @@ impl Bus {
     /// What goes to other processes, when there are any.
     pub fn outside(&self) -> Option<&Outside> {
         self.outside.as_deref()
+    }
+
+    /// What the backend is told, when it wants to be told anything.
+    pub fn notices(&self) -> Option<&Notices> {
+        self.notices.as_deref()
     }
 
     /// The mailbox of `shard`.

@@ -1,7 +1,7 @@
 //! What a configuration means, in words for people.
 
 use super::value::{hidden, size};
-use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith};
+use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
 use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule, Unit};
 use crate::token::keys::{KeySource, Place};
@@ -180,6 +180,7 @@ impl Config {
         if keys > 0 {
             lines.push(format!("Keys that open the HTTP API on the control port: {keys}."));
         }
+        lines.extend(self.webhooks_in_words());
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
             time(drain.spread_ms),
@@ -274,6 +275,40 @@ impl Config {
         if redis.kind == RedisKind::Cluster && redis.cluster != Cluster::SocketIoSharded {
             lines.push(
                 "CAUTION: every server of the cluster gets every event. Only \"socketio-sharded\" spreads them.".to_owned(),
+            );
+        }
+        lines
+    }
+
+    fn webhooks_in_words(&self) -> Vec<String> {
+        let (webhooks, events) = (&self.webhooks, &self.webhook_events);
+        if !self.has_webhooks() {
+            return Vec::new();
+        }
+        let mut told = webhooks.kinds.clone();
+        told.extend(events.iter().map(|choice| {
+            let event =
+                choice.event.as_ref().map_or("every event".to_owned(), |name| format!("event {name:?}"));
+            let namespace =
+                choice.namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+            format!("{event}{namespace}")
+        }));
+        let place = match webhooks.to {
+            WebhooksTo::Backend => {
+                format!("The backend is told at {}/webhooks", self.backend.url.trim_end_matches('/'))
+            }
+            WebhooksTo::Stream => format!("The stream {:?} in Redis is told", webhooks.stream),
+        };
+        let mut lines = vec![format!(
+            "{place}: {}; up to {} notices or {} may wait, each for {}.",
+            list(&told),
+            webhooks.waiting_max,
+            size(webhooks.waiting_bytes_max),
+            time(webhooks.age_max_ms)
+        )];
+        if webhooks.to == WebhooksTo::Backend && self.backend.secret.is_empty() {
+            lines.push(
+                "CAUTION: without backend.secret the backend cannot tell our notices from others.".to_owned(),
             );
         }
         lines

@@ -13,13 +13,14 @@ mod auth_keys;
 mod namespaces;
 mod permissions;
 mod event_limits;
+mod webhook_events;
 mod explain;
 
 pub use api_keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Over, Rule, Rules};
+use crate::rules::{Allowance, EventChoice, EventLimit, EventLimits, Namespaces, Over, Rule, Rules};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -75,6 +76,8 @@ macro_rules! settings {
             pub permissions: Permissions,
             /// How often clients may send events: the `[[limits.events]]` of the file.
             pub event_limits: EventLimits,
+            /// Which events of clients the backend is told of: the `[[webhooks.events]]` of the file.
+            pub webhook_events: Vec<EventChoice>,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -96,6 +99,7 @@ macro_rules! settings {
                 keys: Vec::new(),
                 permissions: Permissions::default(),
                 event_limits: EventLimits::default(),
+                webhook_events: Vec::new(),
                 changed: Vec::new(),
             }
         }
@@ -367,6 +371,35 @@ settings! {
         rest_ms: u32 = "1000", Kind::Ms { min: 10, max: 600_000 };
     }
 
+    /// Notices of connections, rooms and events, for the backend.
+    webhooks: Webhooks {
+        /// What is told: clients that come (`connected`) and go (`disconnected`), rooms that have a first member in this process
+        /// (`occupied`) and none any more (`vacated`). Events of clients have `[[webhooks.events]]`.
+        kinds: Vec<String> = "[]", Kind::Words(NOTICE_KINDS);
+        /// To whom: `backend` posts to `/webhooks` below `backend.url`; `stream` adds to a stream in Redis.
+        to: WebhooksTo = "backend", Kind::Word(WebhooksTo::WORDS);
+        /// The key of that stream.
+        stream: String = "throng:webhooks", Kind::Name;
+        /// Entries that the stream keeps, about; 0 is all.
+        stream_entries_max: u32 = "1000000", Kind::Number { min: 0, max: 1_000_000_000 };
+        /// Notices in one batch.
+        batch_max: u32 = "500", Kind::Number { min: 1, max: 10_000 };
+        /// Bytes of notices in one batch; a longer one goes by itself.
+        batch_bytes_max: u32 = "256KiB", Kind::Bytes { min: 1024, max: 64 * MIB };
+        /// How long a notice may wait for others.
+        linger_ms: u32 = "50", Kind::Ms { min: 0, max: 10_000 };
+        /// Batches under way at a time, each with other connections and rooms.
+        batches_under_way_max: u32 = "4", Kind::Number { min: 1, max: 64 };
+        /// Longest pause before a batch is sent again; half of it is random.
+        backoff_max_ms: u32 = "5000", Kind::Ms { min: 100, max: 600_000 };
+        /// How old the first notice of a batch may be when that is sent again. Beyond, the batch is given up.
+        age_max_ms: u32 = "600000", Kind::Ms { min: 100, max: 86_400_000 };
+        /// Notices that may wait, those under way included. Those beyond are lost.
+        waiting_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Bytes of them.
+        waiting_bytes_max: u64 = "64MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
+    }
+
     /// Who is in a room, for those who ask.
     presence: Presence {
         /// How old an answer may be that is given again; 0 is not at all.
@@ -506,6 +539,14 @@ words! {
         Trace = "trace",
     }
 
+    /// Who gets notices.
+    WebhooksTo {
+        /// The backend.
+        Backend = "backend",
+        /// A stream in Redis.
+        Stream = "stream",
+    }
+
     /// How a log line is written.
     LogFormat {
         /// For people.
@@ -515,9 +556,13 @@ words! {
     }
 }
 
+/// The kinds of notices that can be switched on by themselves.
+const NOTICE_KINDS: &[&str] = &["connected", "disconnected", "occupied", "vacated"];
+
 /// What a file may have besides settings.
-const LISTS: [Tables; 6] = [
+const LISTS: [Tables; 7] = [
     event_limits::TABLES,
+    webhook_events::TABLES,
     namespaces::TABLES,
     events::TABLES,
     api_keys::TABLES,
@@ -627,6 +672,21 @@ const AGREEMENTS: &[Agreement] = &[
         must: "not lie within socketio.path, nor that within it",
     },
     Agreement {
+        key: "webhooks.kinds",
+        other: "backend.url",
+        holds: |config| {
+            let is_posted = config.has_webhooks() && config.webhooks.to == WebhooksTo::Backend;
+            !is_posted || !config.backend.url.is_empty()
+        },
+        must: "be empty unless backend.url says where notices go, and so must [[webhooks.events]]",
+    },
+    Agreement {
+        key: "webhooks.to",
+        other: "redis.urls",
+        holds: |config| config.webhooks.to != WebhooksTo::Stream || !config.redis.urls.is_empty(),
+        must: "be \"backend\" unless there is a Redis",
+    },
+    Agreement {
         key: "drain.spread_ms",
         other: "drain.timeout_ms",
         holds: |config| config.drain.spread_ms <= config.drain.timeout_ms,
@@ -725,6 +785,13 @@ impl Config {
     }
 }
 
+impl Config {
+    /// True when somebody wants to be told of connections, rooms or events.
+    pub fn has_webhooks(&self) -> bool {
+        !self.webhooks.kinds.is_empty() || !self.webhook_events.is_empty()
+    }
+}
+
 impl Default for Config {
     fn default() -> Config {
         Said::default().meaning().expect("the defaults are a right configuration")
@@ -753,6 +820,9 @@ pub struct Said {
     /// The `[[limits.events]]`, likewise.
     event_limits: Vec<EventLimit>,
     event_limits_source: Option<Source>,
+    /// The `[[webhooks.events]]`, likewise.
+    webhook_events: Vec<EventChoice>,
+    webhook_events_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -822,11 +892,13 @@ impl Said {
         }
         let mut config = typed(finals.iter().map(|last| last.value.clone()).collect());
         config.keys = self.keys;
+        config.webhook_events = self.webhook_events;
         if !self.file_lost {
             problems.extend(AGREEMENTS.iter().filter_map(|both| both.check(&config, &finals)));
         }
         let tables = [
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
+            (webhook_events::TABLES, self.webhook_events_source, config.webhook_events.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (events::TABLES, self.events_source, self.events.len()),
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
@@ -925,6 +997,12 @@ impl Said {
                             let file = Reading { text, source: &source, problems: &mut self.problems };
                             self.event_limits = event_limits::read(value.get_ref(), at, file);
                             self.event_limits_source = Some(source(at));
+                            continue;
+                        }
+                        if key == webhook_events::TABLES.name {
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.webhook_events = webhook_events::read(value.get_ref(), at, file);
+                            self.webhook_events_source = Some(source(at));
                             continue;
                         }
                         let source = source(field.span().start);

@@ -1190,3 +1190,54 @@ fn a_wrong_key_or_permission_is_told_without_its_secret() {
     let said = right("", &[("THRONG_AUTH_SECRET", "a secret of thirty-two bytes, ok")], "").explain();
     assert!(said.contains("auth.secret = \"***\"") && !said.contains("thirty"), "{said}");
 }
+
+#[test]
+fn webhooks_are_chosen_and_go_somewhere() {
+    let url = "[backend]\nurl = \"http://127.0.0.1:3000/hooks/\"\n";
+    let file = format!(
+        "{url}[webhooks]\nkinds = [\"connected\", \"vacated\"]\nage_max_ms = \"1m\"\n\
+         [[webhooks.events]]\nevent = \"say\"\nnamespace = \"/chat/*\"\n[[webhooks.events]]\nevent = \"*\"\n"
+    );
+    let config = right(&file, &[], "");
+    assert!(config.has_webhooks() && !Config::default().has_webhooks());
+    assert!(config.webhook_events[0].is_for(Some("/chat/1"), "say"));
+    assert!(!config.webhook_events[0].is_for(None, "say") && config.webhook_events[1].is_for(None, "any"));
+    let text = config.explain();
+    for line in [
+        "  [[webhooks.events]], 2 in all",
+        "  The backend is told at http://127.0.0.1:3000/hooks/webhooks: connected, vacated, event \"say\" in /chat/*, every event; \
+         up to 100000 notices or 64 MiB may wait, each for 60 s.\n",
+        "  CAUTION: without backend.secret the backend cannot tell our notices from others.\n",
+    ] {
+        assert!(text.contains(line), "{line}\nis not in\n{text}");
+    }
+    let redis = right(
+        "redis.urls = [\"redis://r\"]\nwebhooks.to = \"stream\"\nwebhooks.kinds = [\"vacated\"]\n",
+        &[],
+        "",
+    );
+    assert!(redis.explain().contains("The stream \"throng:webhooks\" in Redis is told: vacated;"));
+    for (file, problem) in [
+        (
+            "[webhooks]\nkinds = [\"connected\"]\n",
+            "2: webhooks.kinds = [\"connected\"] (throng.toml:2) must be empty unless backend.url says where notices go, and so must \
+             [[webhooks.events]], and backend.url = \"\" (default)",
+        ),
+        ("[webhooks]\nkinds = [\"gone\"]\n", "2: webhooks.kinds: \"gone\" is wrong, it takes a list of "),
+        (
+            "[webhooks]\nto = \"stream\"\n",
+            "2: webhooks.to = \"stream\" (throng.toml:2) must be \"backend\" unless there is a Redis, and redis.urls = [] (default)",
+        ),
+        (
+            "[[webhooks.events]]\nnamespace = \"/\"\n",
+            "1: webhooks.events.event is missing, it takes the name of an event",
+        ),
+        (
+            "[[webhooks.events]]\nevent = \"connect\"\n",
+            "2: webhooks.events.event: \"connect\" is wrong, it takes the name of an event",
+        ),
+    ] {
+        let problems = shown(&wrong(file, &[], ""));
+        assert!(problems.contains(&format!("throng.toml:{problem}")), "{problem}\nis not in\n{problems}");
+    }
+}

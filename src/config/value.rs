@@ -73,6 +73,8 @@ pub enum Kind {
     Name,
     /// A list of texts.
     Texts,
+    /// A list of these words.
+    Words(&'static [&'static str]),
     /// A path or a URL, or an empty text.
     PlaceOrNone,
     /// A URL of http or https, or an empty text.
@@ -126,6 +128,7 @@ impl Kind {
             Kind::LongSecret { bytes_min } => format!("a text of at least {bytes_min} bytes, or \"\""),
             Kind::Name => "a text of 1 to 100 letters without spaces".to_owned(),
             Kind::Texts => "a list of texts".to_owned(),
+            Kind::Words(words) => format!("a list of \"{}\"", words.join("\", \"")),
             Kind::PlaceOrNone => "a path, or a URL of http or https, or \"\"".to_owned(),
             Kind::UrlOrNone => "a URL like \"http://127.0.0.1:3000/throng\", or \"\"".to_owned(),
         }
@@ -233,6 +236,10 @@ impl Kind {
                 _ => Kind::NameOrNone.read(given),
             },
             Kind::Texts => given.list(|text| (!text.is_empty()).then(|| text.to_owned())).map(Value::Origins),
+            Kind::Words(words) => {
+                let read = |text: &str| words.contains(&text).then(|| text.to_owned());
+                given.list(read).map(Value::Origins)
+            }
             Kind::PlaceOrNone => {
                 let place = given.text().filter(|text| !text.contains(char::is_control));
                 place.map(|place| Value::Text(place.to_owned())).ok_or_else(whole)

@@ -5,9 +5,11 @@ use super::{Control, process};
 use crate::backend::Backend;
 use crate::backend::caller::Problem;
 use crate::bridge::Bridge;
+use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats, TransportFault};
+use crate::time::Time;
 use crate::token::Tokens;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet, text};
@@ -389,6 +391,11 @@ impl Collector for Numbers {
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.0.backend.iter().try_for_each(|backend| encode_backend(backend, &mut encoder))?;
+        self.0
+            .bus
+            .notices()
+            .iter()
+            .try_for_each(|notices| encode_webhooks(notices, self.0.clock.now(), &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -620,6 +627,35 @@ fn encode_backend(backend: &Backend, encoder: &mut DescriptorEncoder<'_>) -> fmt
         encode(family.encode_family(&[("reason", *reason)])?, MetricType::Counter, count.value())?;
     }
     Ok(())
+}
+
+/// Of the process, likewise.
+fn encode_webhooks(notices: &Notices, now: Time, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let made = "Notices for the backend, those that were lost included.";
+    let mut family = encoder.encode_descriptor("throng_webhooks_notices", made, None, MetricType::Counter)?;
+    for (kind, count) in notices.made() {
+        encode(family.encode_family(&[("kind", kind)])?, MetricType::Counter, count)?;
+    }
+    let lost = "Notices that were lost.";
+    let mut family = encoder.encode_descriptor("throng_webhooks_lost", lost, None, MetricType::Counter)?;
+    for (kind, reason, count) in notices.lost() {
+        let labels = ([("kind", kind)], [("reason", reason)]);
+        encode(family.encode_family(&labels)?, MetricType::Counter, count)?;
+    }
+    for (name, help, counter) in [
+        ("throng_webhooks_batches", "Batches of notices that were delivered.", &notices.batches),
+        ("throng_webhooks_retries", "Attempts that failed and were followed by another.", &notices.retries),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encode(metric, MetricType::Counter, counter.value())?;
+    }
+    let (waiting, bytes) = notices.waiting();
+    let help = "Notices that wait, those under way included.";
+    gauge(encoder, "throng_webhooks_waiting", help, None, waiting as u64)?;
+    gauge(encoder, "throng_webhooks_waiting", "What they count for.", Some(Unit::Bytes), bytes as u64)?;
+    let help = "How old the oldest of them is.";
+    let seconds = notices.oldest_age_ms(now) as f64 / 1_000.0;
+    gauge(encoder, "throng_webhooks_oldest", help, Some(Unit::Seconds), seconds)
 }
 
 /// Of the process, likewise.

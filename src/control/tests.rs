@@ -6,6 +6,7 @@ use crate::auth::{Ip, Rules};
 use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
+use crate::bus::notices::{self, Notices};
 use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::stats::Ending;
@@ -149,7 +150,9 @@ fn gate() -> Gate {
 fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
     let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
-    let bus = Arc::new(Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)));
+    let notices = Arc::new(Notices::new(2, notices::Settings::default()));
+    let bus = Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)).with_notices(notices);
+    let bus = Arc::new(bus);
     for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
     }
@@ -266,8 +269,20 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
         assert!(
-            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per", "route", "status"]
-                .contains(&key),
+            [
+                "shard",
+                "reason",
+                "le",
+                "version",
+                "transport",
+                "namespace",
+                "event",
+                "per",
+                "route",
+                "status",
+                "kind"
+            ]
+            .contains(&key),
             "{series}"
         );
         let bare = value.replace("\\\\", "").replace("\\\"", "");

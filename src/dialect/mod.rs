@@ -57,6 +57,16 @@ impl Dialect {
         }
     }
 
+    /// What it is called where connections are told of.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dialect::Native => "native",
+            Dialect::Echo => "echo",
+            Dialect::SocketIo => "socketio",
+            Dialect::EngineIo => "engineio",
+        }
+    }
+
     /// True when its packets travel in those of Engine.IO.
     pub fn is_engine(self) -> bool {
         matches!(self, Dialect::SocketIo | Dialect::EngineIo)

@@ -240,8 +240,12 @@ impl Shard {
             return;
         }
         match self.publish(slot, publish, (binary, &[]), None, now) {
-            Ok(Published::AndAsked) => {}
-            Ok(Published::Done) => self.acknowledge(slot, publish.id, Ok(())),
+            Ok(published) => {
+                self.note_published(slot, &publish.event, &publish.rooms, (binary, publish.payload));
+                if published == Published::Done {
+                    self.acknowledge(slot, publish.id, Ok(()));
+                }
+            }
             Err(refusal) => self.acknowledge(slot, publish.id, Err(refusal)),
         }
     }

@@ -673,6 +673,7 @@ impl Shard {
             self.deliver(now);
             self.assume(slot, identity, now);
         }
+        self.note_open(slot);
     }
 }
 

@@ -201,6 +201,9 @@ impl Shard {
                             Close::Code(code) => out.extend_from_slice(&code.to_be_bytes()),
                         });
                     }
+                    if let Close::Code(code) = close {
+                        self.close_code = Some((slot, code));
+                    }
                     // The server closes the socket first (section 7.1.1); the peer has nothing more to say.
                     self.end(slot, Ending::Client);
                     let conn = &mut self.conns[slot as usize];

@@ -77,9 +77,10 @@ impl Shard {
         let namespaces: Vec<CompactString> = session
             .map(|session| session.namespaces.iter().map(|joined| joined.name.clone()).collect())
             .unwrap_or_default();
+        self.close_code = Some((slot, code));
         for namespace in namespaces {
             self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, &namespace));
-            self.leave_namespace(slot, &namespace);
+            self.leave_namespace(slot, &namespace, Ending::Server);
         }
         self.close(slot, code, reason, Ending::Server, now);
     }
@@ -129,12 +130,6 @@ impl Shard {
     /// that it would keep, and is nobody yet.
     fn list(&self, slot: Slot, conn: &Conn, namespace: Option<&str>) -> Option<Listed> {
         let Stage::Open(dialect) = conn.stage else { return None };
-        let dialect_name = match dialect {
-            Dialect::Native => "native",
-            Dialect::Echo => "echo",
-            Dialect::SocketIo => "socketio",
-            Dialect::EngineIo => "engineio",
-        };
         let id = match &conn.session {
             Some(session) if dialect == Dialect::SocketIo => {
                 let joined = namespace.and_then(|namespace| session.joined(namespace));
@@ -143,7 +138,7 @@ impl Shard {
             _ => self.bus.id_of(ConnId { shard: self.id, slot, stamp: conn.stamp }),
         };
         let user = self.users.of(slot).map(|user| user.name.as_str().into());
-        Some(Listed { id, dialect: dialect_name, address: conn.ip.to_string(), user })
+        Some(Listed { id, dialect: dialect.name(), address: conn.ip.to_string(), user })
     }
 
     /// The open connection with this id, and the namespace that the id is for.

@@ -24,6 +24,7 @@ mod commands;
 mod frames;
 mod heads;
 mod inquiries;
+mod notices;
 mod orders;
 mod socketio;
 mod special;
@@ -44,6 +45,7 @@ use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
+use notices::Told;
 use orders::UnderWay;
 use presence::Waiting;
 use recovery::History;
@@ -268,6 +270,10 @@ pub struct Shard {
     meters: Vec<Meter>,
     /// Who waits to hear who is in a room.
     waiting: Waiting,
+    /// Clients that the backend was told of.
+    told: Told,
+    /// The code of the close frame that a connection has sent or was sent last in this turn, and which.
+    close_code: Option<(Slot, u16)>,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -462,6 +468,8 @@ impl Shard {
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             meters: Vec::new(),
             waiting: Waiting::default(),
+            told: Told::default(),
+            close_code: None,
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -916,6 +924,7 @@ impl Shard {
     pub fn end_turn(&mut self, now: Time) -> Option<u32> {
         self.turn.end();
         (self.ping, self.engine_ping) = (None, None);
+        self.close_code = None;
         if self.mail.is_empty() {
             self.mail.shrink_to(MAIL_KEPT);
         }
@@ -1095,6 +1104,7 @@ impl Shard {
         stats.drops.add(dropped);
         if is_too_slow {
             let now = self.turn.now();
+            self.close_code = Some((slot, CloseCode::Slow.into()));
             self.end(slot, Ending::Slow);
             self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
         } else if waiting > before
@@ -1204,10 +1214,11 @@ impl Shard {
         if !conn.has_socket {
             return self.end(slot, ending);
         }
+        self.send_close(slot, code, reason);
+        self.note_ended(slot, ending);
         self.forget_sockets(slot);
         self.lose_user(slot);
         self.leave_all(slot);
-        self.send_close(slot, code, reason);
         self.conns[slot as usize].stage = Stage::Closing(dialect, ending);
         self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
     }
@@ -1228,11 +1239,13 @@ impl Shard {
     }
 
     fn send_close(&mut self, slot: Slot, code: impl Into<u16>, reason: &str) {
+        let code = code.into();
         // A session that polls is told in the words of Engine.IO: where all outboxes are full, there would be no room for a frame.
         if let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.has_socket) {
             let range = self.turn.raw(|out| out.extend_from_slice(&close::frame(code, reason)));
             self.turn.give(conn, slot, &range, false);
             self.stats().frames_out.add(1);
+            self.close_code = Some((slot, code));
         }
     }
 
@@ -1259,6 +1272,8 @@ impl Shard {
         };
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
+        self.note_ended(slot, ending);
+        let conn = &mut self.conns[slot as usize];
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);
         }

@@ -100,7 +100,7 @@ impl Shard {
             }
             Deed::Disconnect { close } => {
                 self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, namespace));
-                self.leave_namespace(slot, namespace);
+                self.leave_namespace(slot, namespace, Ending::Server);
                 if *close {
                     self.close(slot, CloseCode::Normal, "", Ending::Server, now);
                 }

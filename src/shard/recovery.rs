@@ -496,6 +496,7 @@ impl Shard {
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, &namespace, &sid, Some(&pid)));
         self.count_joined(pattern);
         self.count_recovery(Recovered::Yes);
+        self.note_joined(slot, true);
         self.join_rooms_of_token(slot);
         self.arm_session(slot, now);
     }

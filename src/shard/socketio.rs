@@ -154,7 +154,7 @@ impl Shard {
             Body::Connect(_) => {}
             Body::Disconnect => {
                 if self.has_token(slot, 0, now) {
-                    self.leave_namespace(slot, namespace);
+                    self.leave_namespace(slot, namespace, Ending::Client);
                 }
             }
             Body::Event { name, args } => {
@@ -230,6 +230,7 @@ impl Shard {
         session.namespaces.push(Joined { name: namespace.into(), sid, pid, began, pattern });
         self.sockets.insert(&sid, slot);
         self.count_joined(pattern);
+        self.note_joined(slot, false);
         let (sid, pid) = (write_socket_id(&sid), self.recovers().then(|| write_socket_id(&pid)));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
@@ -304,7 +305,8 @@ impl Shard {
         namespace.connections.add(1);
     }
 
-    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str, ending: Ending) {
+        self.note_left(slot, namespace, ending);
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.connections.sub(1);
         }
@@ -344,11 +346,17 @@ impl Shard {
         }
         let settings = self.settings.socketio.clone();
         let Some(action) = settings.rules.find(namespace, name) else {
+            // Nobody else is to have the token.
             if name == TOKEN_EVENT && self.settings.access.tokens.is_some() {
                 self.token_event(slot, namespace, args, id, now);
+            } else {
+                self.note_event(slot, namespace, (name, args), attachments);
             }
             return;
         };
+        if matches!(action, Action::Reply { .. } | Action::Ack) {
+            self.note_event(slot, namespace, (name, args), attachments);
+        }
         match action {
             Action::Reply { event } => {
                 let offset = self.offset(self.history.end());
@@ -375,7 +383,9 @@ impl Shard {
                         {
                             return self.answer_excess(slot, namespace, id, refusal);
                         }
-                        self.built_in(slot, namespace, &command, id, attachments, now);
+                        if self.built_in(slot, namespace, &command, id, attachments, now) {
+                            self.note_event(slot, namespace, (name, args), attachments);
+                        }
                     }
                     Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
                 }
@@ -399,6 +409,7 @@ impl Shard {
         }
     }
 
+    /// Carries out an event that does something. False when it must not, which its client has been told.
     fn built_in(
         &mut self,
         slot: Slot,
@@ -407,7 +418,7 @@ impl Shard {
         id: Option<&str>,
         attachments: Attachments<'_>,
         now: Time,
-    ) {
+    ) -> bool {
         let result = match command {
             Command::Join { rooms, .. } => {
                 self.deliver(now);
@@ -436,7 +447,7 @@ impl Shard {
             }
             Command::Publish(publish) => {
                 match self.publish_from(slot, namespace, publish, id, attachments, now) {
-                    Ok(Published::AndAsked) => return,
+                    Ok(Published::AndAsked) => return true,
                     Ok(Published::Done) => Ok("{}".to_owned()),
                     Err(refusal) => Err(refusal),
                 }
@@ -451,12 +462,13 @@ impl Shard {
                     }
                 };
                 match asked {
-                    Ok(()) => return,
+                    Ok(()) => return true,
                     Err(refusal) => Err(refusal),
                 }
             }
             Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
         };
+        let is_done = result.is_ok();
         match (result, id) {
             (Ok(args), Some(id)) => self.say_packet(slot, &[], |out, count| {
                 socketio::encode_ack(out, namespace, id, &args, count);
@@ -464,6 +476,7 @@ impl Shard {
             (Ok(_), None) => {}
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
+        is_done
     }
 
     fn publish_from(

@@ -282,6 +282,7 @@ impl Shard {
             self.users.insert(tag, slot, user);
             let (_, burst) = self.rate(slot);
             self.conns[slot as usize].bucket = Bucket::full(burst, now);
+            self.note_open(slot);
         } else {
             self.users.renew(slot, user);
         }

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 impl World {
     /// What must be true after a turn that began at `began`.
     pub(super) fn check_turn(&mut self, shard: usize, began: Time) {
+        self.hear_notices();
         let seat = &self.seats[shard];
         let peers = || live(&self.model.peers, shard);
         let linger_ns = u64::from(self.plan.settings.linger_ms) * 1_000_000;
@@ -151,7 +152,8 @@ impl World {
     }
 
     /// When everybody has left, nothing is held and all has been counted.
-    pub(super) fn check_empty(&self) {
+    pub(super) fn check_empty(&mut self) {
+        self.check_stories_have_ended();
         for (number, link) in self.links.iter().enumerate() {
             assert!(link.closed, "{number} is still there");
         }

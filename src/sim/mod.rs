@@ -21,6 +21,7 @@ mod pollers;
 mod said;
 mod sessions;
 mod special;
+mod stories;
 mod talk;
 
 use crate::auth::Gate;
@@ -47,6 +48,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use stories::Stories;
 
 /// Lives through one seed, and answers what happened.
 ///
@@ -208,6 +210,8 @@ struct World {
     clients: Vec<Client>,
     pollers: Vec<Poller>,
     model: Model,
+    /// Who is there by what the backend would hear.
+    stories: Stories,
     /// Events composed so far; each has its number in its name.
     events: u64,
     report: Report,
@@ -312,7 +316,7 @@ impl World {
         // Mixed, so that neighbouring seeds have nothing in common.
         let mut random = Random(mix(seed ^ 0x7468_726f_6e67));
         let plan = Plan::draw(seed, &mut random);
-        let bus = Arc::new(Bus::new(plan.shards, plan.rooms_max));
+        let bus = Arc::new(Bus::new(plan.shards, plan.rooms_max).with_notices(stories::notices(plan.shards)));
         let gate = Arc::new(Gate::new(plan.rules.clone()));
         let stats = Arc::new(Stats::new(plan.shards));
         let seats = (0..plan.shards)
@@ -349,6 +353,7 @@ impl World {
             links: Vec::new(),
             clients: Vec::new(),
             pollers: Vec::new(),
+            stories: Stories::default(),
             events: 0,
             report: Report::default(),
             loud,

@@ -17,6 +17,7 @@
 //! | `abuse` | the list of hostile inputs, by name, for both ports, TLS and the PROXY protocol: each ends as its row says, and nothing is left of it |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
+//! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
@@ -57,6 +58,7 @@ mod abuse;
 mod hostile;
 
 mod api;
+mod webhooks;
 mod control;
 mod lifecycle;
 

@@ -159,6 +159,15 @@ impl User {
     }
 }
 
+/// What is said of a client by whoever may say who it is.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    /// Who it is.
+    pub user: User,
+    /// The rooms of the main namespace that it is to join at once: names that are right, at most as many as a connection may join.
+    pub rooms: Vec<CompactString>,
+}
+
 /// Who has a limit for itself: an address, or a user, whatever else is known of that. Sixteen bytes.
 #[derive(Clone, Debug)]
 pub enum Subject {

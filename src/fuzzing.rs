@@ -3,7 +3,7 @@
 //!
 //! Each panics when what it checks does not hold.
 
-use crate::auth::{Gate, Rules};
+use crate::auth::{Gate, Rules, Vouched};
 use crate::bus::Bus;
 use crate::bus::mailbox::Mail;
 use crate::cluster::{self, Classic, Message, Sharded, throng};
@@ -20,7 +20,7 @@ use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, Soc
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::token::keys::{Algorithm, KeySource, Place};
-use crate::token::{Tokens, Vouched, claims};
+use crate::token::{Tokens, claims};
 use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
 use crate::wire::proxy::{self, Preface};
@@ -524,6 +524,7 @@ fn access(required: bool, ruled: bool) -> Access {
         timeout_ms: 2_000,
         query_parameter: "token".to_owned(),
         permissions: if ruled { Permissions::new(rules) } else { Permissions::default() },
+        callout: None,
     }
 }
 

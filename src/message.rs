@@ -388,6 +388,8 @@ pub enum Reject {
     EngineIo,
     /// No token, or one that is not good.
     Unauthorized(TokenFault),
+    /// Who this is could not be found out, since the backend has not said.
+    AuthUnavailable,
     /// More connections from one address than allowed.
     PerIp,
     /// More connections of one user than allowed.
@@ -400,7 +402,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 16] = [
+    pub const LABELS: [&'static str; 17] = [
         "malformed",
         "not_found",
         "method",
@@ -417,6 +419,7 @@ impl Reject {
         "engine_io",
         "per_user",
         "unauthorized",
+        "auth_unavailable",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -438,6 +441,7 @@ impl Reject {
             Reject::EngineIo => 13,
             Reject::PerUser => 14,
             Reject::Unauthorized(_) => 15,
+            Reject::AuthUnavailable => 16,
         }
     }
 
@@ -455,7 +459,7 @@ impl Reject {
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
             Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
-            Reject::Full | Reject::Draining => (503, "Service Unavailable"),
+            Reject::Full | Reject::Draining | Reject::AuthUnavailable => (503, "Service Unavailable"),
         }
     }
 
@@ -474,6 +478,7 @@ impl Reject {
             Reject::LengthRequired => "a body needs a Content-Length",
             Reject::EngineIo => "Engine.IO does not allow this",
             Reject::Unauthorized(fault) => fault.reason(),
+            Reject::AuthUnavailable => TokenFault::Unavailable.reason(),
             Reject::PerIp => "too many connections from this address",
             Reject::PerUser => "too many connections of this user",
             Reject::Full => "the server holds as many connections as it may",
@@ -511,11 +516,15 @@ pub enum TokenFault {
     OtherUser,
     /// It is good, and its user has as many connections as allowed.
     PerUser,
+    /// The backend does not let in who brings it.
+    Refused,
+    /// The backend was to say whose it is, and has not.
+    Unavailable,
 }
 
 impl TokenFault {
     /// The labels of all faults, in their order.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 15] = [
         "missing",
         "too_long",
         "malformed",
@@ -529,6 +538,8 @@ impl TokenFault {
         "claims",
         "other_user",
         "per_user",
+        "refused",
+        "unavailable",
     ];
 
     /// The place of this fault in [`TokenFault::LABELS`].
@@ -541,6 +552,7 @@ impl TokenFault {
         match self {
             TokenFault::Missing => "token_missing",
             TokenFault::Expired => "token_expired",
+            TokenFault::Unavailable => "auth_unavailable",
             _ => "token_refused",
         }
     }
@@ -561,6 +573,8 @@ impl TokenFault {
             TokenFault::Claims => "a claim of the token is missing or wrong",
             TokenFault::OtherUser => "the token is another user's",
             TokenFault::PerUser => "too many connections of this user",
+            TokenFault::Refused => "the backend refuses this client",
+            TokenFault::Unavailable => "who this is could not be found out now",
         }
     }
 }

@@ -4,6 +4,7 @@
 //! wait; answers go to their mailboxes. Everything is a signed POST to a path below `backend.url`; [`caller`] sends it.
 
 pub mod caller;
+pub mod callout;
 pub mod stats;
 
 mod sign;
@@ -44,13 +45,14 @@ pub struct Backend {
 ///
 /// # Errors
 /// When there can be no thread. That the backend is away is none.
-pub fn spawn(settings: Settings) -> io::Result<Backend> {
+pub fn spawn(settings: Settings, callouts: Option<callout::Parts>) -> io::Result<Backend> {
     let stats = Arc::new(BackendStats::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let backend = Backend { stats: stats.clone() };
     let work = move || {
         runtime.block_on(async move {
-            let _caller = Arc::new(Caller::new(settings, stats));
+            let caller = Arc::new(Caller::new(settings, stats));
+            callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));
             future::pending::<()>().await;
         });
     };

@@ -6,6 +6,7 @@ use crate::auth::{Ip, Rules};
 use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
+use crate::bus::callouts::Callouts;
 use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::stats::Ending;
@@ -148,7 +149,11 @@ fn gate() -> Gate {
 fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
     let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
-    let bus = Arc::new(Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)));
+    let bus = Arc::new(
+        Bus::new(2, 100)
+            .with_namespaces(Namespaces::new(patterns))
+            .with_callouts(Arc::new(Callouts::new(10))),
+    );
     for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
     }
@@ -696,7 +701,9 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
-    fields.retain(|field| !["namespaces", "presence", "redis"].iter().any(|part| field.starts_with(part)));
+    fields.retain(|field| {
+        !["namespaces", "presence", "redis", "callouts"].iter().any(|part| field.starts_with(part))
+    });
     let only_process = [
         "status",
         "version",

@@ -4,17 +4,17 @@
 //! its outbox; a GET takes it from there. When its client has opened a WebSocket, the session moves to that connection and its own is
 //! released. A request for a session of another shard, or of another process on the port, is handed over to that, with its socket.
 
+use super::callouts::{Checked, Piece as Part};
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
 use super::users::close_code;
 use super::{CLOSE_TIMEOUT_MS, Farewell, Owner, Shard};
-use crate::auth::Ip;
+use crate::auth::{Ip, Vouched};
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
 use crate::message::{ConnId, Reject, Slot};
 use crate::stats::{Ending, Gauge};
 use crate::time::{Bucket, Time};
-use crate::token::Vouched;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::http::{self, Request};
@@ -195,9 +195,10 @@ impl Shard {
         if self.gate.check_origin(request.origin).is_err() {
             return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
         }
-        let vouched = match self.check_request(request, dialect, now) {
-            Ok(vouched) => vouched,
-            Err(fault) => return self.reject(slot, Reject::Unauthorized(fault), false, false, now),
+        let vouched = match self.check_request(slot, request, dialect, now) {
+            Ok(Checked::Known(vouched)) => vouched,
+            Ok(Checked::Waits) => return,
+            Err(denial) => return self.deny(slot, &denial, now),
         };
         let ip = self.client(slot, request);
         if let Err(reject) = self.gate.admit(ip) {
@@ -449,6 +450,7 @@ impl Shard {
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
         self.waiting.moved(new.stamp, to);
+        self.waits.moved(new.stamp, to);
         self.under_way.iter_mut().for_each(|under_way| under_way.moved(new.stamp, to));
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
@@ -497,7 +499,9 @@ impl Shard {
         match engineio::decode(text) {
             Ok(Packet::Message(message)) => {
                 self.stats().messages_in.add(1);
-                if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+                if self.awaits(slot) {
+                    self.hold(slot, Part::Text, message.as_bytes(), now);
+                } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
                     self.socketio_text(slot, message, now);
                 } else if self.take_echo_token(slot, now) {
                     self.say(slot, |out| {
@@ -532,7 +536,9 @@ impl Shard {
     /// A binary packet of a session has come.
     pub(super) fn engine_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
         self.stats().messages_in.add(1);
-        if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+        if self.awaits(slot) {
+            self.hold(slot, Part::Binary, bytes, now);
+        } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
             self.socketio_binary(slot, bytes, now);
         } else if self.take_echo_token(slot, now) {
             self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(bytes));

@@ -1,5 +1,6 @@
 //! The part of a connection's life before it is a WebSocket: request heads and the answers to them.
 
+use super::callouts::{Checked, Denial};
 use super::conn::{Partial, Stage};
 use super::session::Transport;
 use super::users::close_code;
@@ -13,6 +14,9 @@ use crate::wire::http::{self, Body, Head, Request, Upgrade};
 impl Shard {
     /// Bytes of request heads have come.
     pub(super) fn receive_heads(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
+        if self.awaits(slot) {
+            return self.hold_head(slot, bytes);
+        }
         let Some(mut partial) = self.conns[slot as usize].partial.take() else {
             return self.read_heads(slot, bytes, now);
         };
@@ -50,6 +54,9 @@ impl Shard {
                         _ => (&[][..], 0),
                     };
                     self.answer(slot, &request, body, now);
+                    if self.awaits(slot) {
+                        return self.keep_whole(slot, bytes, now);
+                    }
                     head_bytes + rest
                 }
                 Ok(Head::Partial) if bytes.len() < bytes_max => return self.keep(slot, bytes, now),
@@ -64,6 +71,16 @@ impl Shard {
                 _ => return,
             }
         }
+    }
+
+    /// Keeps a request that is read again when the backend has answered, and what came behind it.
+    fn keep_whole(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        if bytes.len() > self.settings.head_bytes_max {
+            return self.hang_up(slot);
+        }
+        // It has a time of its own from here on.
+        self.wheel.disarm(slot);
+        self.keep(slot, bytes, now);
     }
 
     /// Keeps what has come of a request.
@@ -147,14 +164,23 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        let vouched = self.check_request(request, dialect, now);
-        let vouched = vouched.map_err(Reject::Unauthorized);
-        let admitted = vouched.and_then(|vouched| self.gate.admit(ip).map(|()| vouched));
-        if let Err(reject) = &admitted
+        let vouched = match self.check_request(slot, request, dialect, now) {
+            Ok(Checked::Known(vouched)) => Ok(vouched),
+            Ok(Checked::Waits) => return,
+            Err(denial) => Err(denial),
+        };
+        let admitted = match vouched {
+            Ok(vouched) => self.gate.admit(ip).map(|()| vouched).map_err(|reject| (reject, None)),
+            Err(denial) => Err((denial.reject(), Some(denial))),
+        };
+        if let Err((reject, denial)) = &admitted
             && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)
         {
-            return self.reject(slot, reject, false, false, now);
+            return match denial {
+                Some(denial) => self.deny(slot, denial, now),
+                None => self.reject(slot, reject, false, false, now),
+            };
         }
         let range = self.turn.raw(|out| http::write_switch(out, upgrade, lines));
         let conn = &mut self.conns[slot as usize];
@@ -164,13 +190,11 @@ impl Shard {
         let vouched = match admitted {
             Ok(vouched) => vouched,
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
-            Err(reject) => {
+            Err((reject, denial)) => {
                 self.stats().rejects[reject.index()].add(1);
-                let code = match reject {
-                    Reject::Unauthorized(fault) => close_code(fault),
-                    _ => CloseCode::Policy,
-                };
-                self.send_close(slot, code, reject.reason());
+                let code = denial.as_ref().map_or(CloseCode::Policy, |denial| close_code(denial.fault));
+                let reason = denial.as_ref().map_or(reject.reason(), Denial::reason);
+                self.send_close(slot, code, reason);
                 self.conns[slot as usize].stage = Stage::Finishing { at_once: false };
                 self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
                 return;
@@ -179,6 +203,14 @@ impl Shard {
         conn.ip = ip;
         self.stats().upgrades.add(1);
         self.open(slot, dialect, Transport::WebSocket, vouched, now);
+    }
+
+    /// Refuses a request for who sends it.
+    pub(super) fn deny(&mut self, slot: Slot, denial: &Denial, now: Time) {
+        let reject = denial.reject();
+        self.stats().rejects[reject.index()].add(1);
+        let range = self.turn.raw(|out| http::write_denial(out, reject, denial.reason()));
+        self.responded(slot, &range, false, now);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.

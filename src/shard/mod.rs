@@ -9,6 +9,7 @@
 //! ```
 
 pub mod asks;
+pub mod callouts;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
@@ -42,6 +43,7 @@ use crate::time::{Bucket, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use asks::Asks;
+use callouts::Waits;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use orders::UnderWay;
@@ -260,6 +262,8 @@ pub struct Shard {
     event_windows: Windows<(u16, u32)>,
     /// Who waits to hear who is in a room.
     waiting: Waiting,
+    /// Who waits for the backend to say who they are.
+    waits: Waits,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -453,6 +457,7 @@ impl Shard {
             asks: Asks::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             waiting: Waiting::default(),
+            waits: Waits::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -626,6 +631,12 @@ impl Shard {
                         mail.pop_front();
                     }
                 }
+                Mail::Callout(_) => {
+                    // Looked at when all mail has been: it may read requests, and whatever comes behind them.
+                    if let Some(Mail::Callout(answer)) = mail.pop_front() {
+                        self.note_verdict(*answer);
+                    }
+                }
                 Mail::Answer(_) => {
                     if let Some(Mail::Answer(answer)) = mail.pop_front() {
                         self.note_answer(*answer);
@@ -654,15 +665,18 @@ impl Shard {
 
     /// True when mail waits to be carried out.
     pub fn has_mail(&self) -> bool {
-        !self.mail.is_empty() || !self.bus.mailbox(self.id).is_empty()
+        !self.mail.is_empty() || self.waits.has_answers() || !self.bus.mailbox(self.id).is_empty()
     }
 
-    /// Time has come this far: timers fire, a drain goes on.
+    /// Time has come this far: timers fire, a drain goes on, and those do of whom the backend has said who they are.
     pub fn advance(&mut self, now: Time) {
         while let Some(slot) = self.wheel.pop(now) {
             self.fire(slot, now);
         }
         self.end_asks(now);
+        if !self.waits.is_idle() {
+            self.end_waits(now);
+        }
         self.drain_on(now);
     }
 
@@ -885,6 +899,7 @@ impl Shard {
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
         let mut conn = self.conns.remove(slot as usize);
+        self.forget_wait(slot, conn.stamp);
         let stats = &self.stats.shards[usize::from(self.id)];
         if let Some(outbox) = conn.outbox.take() {
             stats.outbox_bytes.sub(outbox.len() as u64);
@@ -922,7 +937,8 @@ impl Shard {
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
         let asks = self.asks.next_end().map(ahead_ms);
-        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks].into_iter().flatten().min()
+        let waits = self.waits.next_end().map(ahead_ms);
+        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks, waits].into_iter().flatten().min()
     }
 
     /// True when the shard has been told to drain: nothing more is accepted.

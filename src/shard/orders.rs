@@ -3,7 +3,7 @@
 use super::conn::Stage;
 use super::{Shard, WORK_MAX};
 use crate::bus::directory::{namespace_of, room_key, room_of};
-use crate::bus::outside::{Deed, FOUND_BYTES_MAX, Found, Order, Outgoing};
+use crate::bus::outside::{ANYWHERE, Deed, FOUND_BYTES_MAX, Found, Order, Outgoing};
 use crate::dialect::socketio;
 use crate::message::{Slot, write_socket_id};
 use crate::stats::Ending;
@@ -70,6 +70,7 @@ impl Shard {
         let session = conn.and_then(|conn| conn.session.as_ref());
         session.is_some_and(|session| session.joined(namespace).is_some())
             || (namespace == "/" && self.is_native(slot))
+            || (namespace == ANYWHERE && conn.is_some())
     }
 
     fn do_to(&mut self, slot: Slot, order: &Order, under_way: &mut UnderWay, now: Time) {

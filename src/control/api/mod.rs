@@ -11,6 +11,7 @@ mod publish;
 mod stream;
 
 mod act;
+mod forget;
 mod look;
 
 pub use keys::{Key, Scope, Stranger};
@@ -182,7 +183,7 @@ impl ApiStats {
 }
 
 /// The paths of the API.
-const ROUTES: [&str; 16] = [
+const ROUTES: [&str; 17] = [
     "/v1/publish",
     "/v1/publish/bytes",
     "/v1/publish/stream",
@@ -198,6 +199,7 @@ const ROUTES: [&str; 16] = [
     "/v1/connections/{id}/join",
     "/v1/connections/{id}/leave",
     "/v1/connections/{id}/disconnect",
+    "/v1/auth/forget",
     "/openapi.json",
 ];
 
@@ -223,6 +225,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("POST", "/v1/connections/{id}/join", post(act::join)),
         Route::new("POST", "/v1/connections/{id}/leave", post(act::leave)),
         Route::new("POST", "/v1/connections/{id}/disconnect", post(act::disconnect)),
+        Route::new("POST", "/v1/auth/forget", post(forget::forget)),
     ]
 }
 

@@ -88,7 +88,7 @@ struct Desk {
 struct State {
     known: Known,
     /// By what is asked, who waits for the answer. At most as many as may wait in all.
-    flights: HashMap<Digest, Vec<Box<Question>>>,
+    flights: HashMap<Digest, Vec<Question>>,
     /// Orders to forget so far: what was asked before one is not to be trusted after it.
     forgets: u64,
     /// When a failure may be logged again.
@@ -125,7 +125,7 @@ impl Desk {
             [&about.token, &about.cookie].map(|text| text.as_ref().map(|text| hash(text.as_bytes())));
         let is_under_way = self.state(|state| {
             let waiting = state.flights.entry(what).or_default();
-            waiting.push(question);
+            waiting.push(*question);
             waiting.len() > 1
         });
         if is_under_way {

@@ -270,8 +270,21 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
         assert!(
-            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per", "route", "status"]
-                .contains(&key),
+            [
+                "shard",
+                "reason",
+                "le",
+                "version",
+                "transport",
+                "namespace",
+                "event",
+                "per",
+                "route",
+                "status",
+                "by",
+                "answer"
+            ]
+            .contains(&key),
             "{series}"
         );
         let bare = value.replace("\\\\", "").replace("\\\"", "");
@@ -726,7 +739,15 @@ fn list_fields(path: &str, value: &Value, fields: &mut BTreeSet<String>) {
         let name = format!("{path}{name}");
         match value {
             Value::Object(_)
-                if !["rejects", "disconnects", "redis.lost", "redis.faults"].contains(&&*name) =>
+                if ![
+                    "rejects",
+                    "disconnects",
+                    "redis.lost",
+                    "redis.faults",
+                    "callouts.by",
+                    "callouts.answers",
+                ]
+                .contains(&&*name) =>
             {
                 list_fields(&format!("{name}."), value, fields);
             }

@@ -38,6 +38,7 @@ impl Callout {
     /// Of the cookies of a request, those that the backend gets.
     fn cookies_of<'r>(&self, request: &Request<'r>) -> Option<Cow<'r, str>> {
         let all = request.cookie.filter(|_| !self.cookies.is_empty())?;
+        let all = std::str::from_utf8(all).ok()?;
         if self.cookies.iter().any(|name| name == "*") {
             return Some(all.trim_ascii().into()).filter(|all: &Cow<'_, str>| !all.is_empty());
         }
@@ -146,6 +147,11 @@ pub(super) enum Piece {
 }
 
 impl Waits {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waits.len()
+    }
+
     /// When the next one is over.
     pub(super) fn next_end(&self) -> Option<Time> {
         self.ends.front().map(|(end, _)| *end)
@@ -192,7 +198,7 @@ impl Shard {
         dialect: Dialect,
         token: Option<&str>,
         now: Time,
-    ) -> Result<Option<Checked<Option<Verdict>>>, Denial> {
+    ) -> Result<Option<Checked<Verdict>>, Denial> {
         let access = self.settings.access.clone();
         let (Some(callout), Some(tokens)) = (&access.callout, &access.tokens) else { return Ok(None) };
         let cookie = callout.cookies_of(request);
@@ -200,7 +206,7 @@ impl Shard {
             return Ok(None);
         }
         if let Some(verdict) = self.waits.verdict.take() {
-            return Ok(Some(Checked::Known(Some(verdict))));
+            return Ok(Some(Checked::Known(verdict)));
         }
         let lengths = [token.map_or(0, str::len), cookie.as_deref().map_or(0, str::len)];
         if lengths.into_iter().any(|length| length > tokens.token_bytes_max()) {

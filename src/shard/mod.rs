@@ -377,6 +377,8 @@ pub struct Holdings {
     pub asks: usize,
     /// Connections that have a user.
     pub users: usize,
+    /// Connections that wait for the backend.
+    pub waits: usize,
 }
 
 /// An orderly end.
@@ -964,6 +966,7 @@ impl Shard {
             sockets: self.sockets.len(),
             asks: self.asks.len(),
             users: self.users.connections(),
+            waits: self.waits.len(),
         }
     }
 

@@ -154,13 +154,14 @@ impl Shard {
         if access.callout.is_some()
             && let Some(checked) = self.call_out_for_request(slot, request, dialect, token, now)?
         {
-            return Ok(match checked {
-                Checked::Known(Some(Verdict::User(vouched))) => {
-                    Checked::Known(Some(vouched.as_ref().clone()))
-                }
-                Checked::Known(_) => Checked::Known(None),
-                Checked::Waits => Checked::Waits,
-            });
+            return match checked {
+                Checked::Known(Verdict::User(vouched)) => Ok(Checked::Known(Some(vouched.as_ref().clone()))),
+                Checked::Known(verdict) => match self.denial(&verdict) {
+                    Some(denial) => Err(denial),
+                    None => Ok(Checked::Known(None)),
+                },
+                Checked::Waits => Ok(Checked::Waits),
+            };
         }
         match token {
             Some(token) => Ok(Checked::Known(Some(self.check_token(token, now)?))),

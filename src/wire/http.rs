@@ -49,8 +49,8 @@ pub struct Request<'a> {
     pub bearer: Option<&'a str>,
     /// The page that a browser says the request comes from.
     pub origin: Option<&'a str>,
-    /// Cookies, of the first line that has some and is text.
-    pub cookie: Option<&'a str>,
+    /// The first line of cookies. What applications put there is theirs: it need not be text.
+    pub cookie: Option<&'a [u8]>,
     /// What proxies say of the client, in the order of the lines.
     pub forwarded: Forwarded<'a>,
 }
@@ -144,7 +144,7 @@ struct Lines<'a> {
     version: Option<&'a str>,
     subprotocol: bool,
     origin: Option<&'a str>,
-    cookie: Option<&'a str>,
+    cookie: Option<&'a [u8]>,
     bearer: Option<&'a str>,
     forwarded: Forwarded<'a>,
 }
@@ -164,8 +164,7 @@ impl<'a> Lines<'a> {
             match header.name.len() {
                 4 if is("Host") => lines.hosts += 1,
                 6 if is("Origin") => lines.origin = Some(text()?),
-                // What applications put there is theirs: it need not be text.
-                6 if is("Cookie") => lines.cookie = lines.cookie.or(std::str::from_utf8(header.value).ok()),
+                6 if is("Cookie") => lines.cookie = lines.cookie.or(Some(header.value)),
                 7 if is("Upgrade") => lines.upgrade_websocket |= has_token(text()?, "websocket"),
                 9 if is("Forwarded") => lines.forwarded.standard.push(text()?),
                 10 if is("Connection") => {

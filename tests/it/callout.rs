@@ -6,6 +6,7 @@ use crate::cluster::Fleet;
 use crate::foreign::{PATIENT, PYTHON, SOCKETIO, check, python};
 use crate::harness::clock::now;
 use crate::harness::raw::{FIN, TEXT, upgrade_head};
+use crate::harness::redis::Redis;
 use crate::harness::{Client, Heard, Raw, Response, Server, eventually, frame};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -109,7 +110,11 @@ fn forget(server: &Server, order: &Value) -> u16 {
 #[test]
 fn a_native_client_is_who_the_backend_says() {
     let backend = Backend::start();
-    let server = backend.server(&["auth.required=true", r#"auth.callout_cookies=["session"]"#]);
+    let server = backend.server(&[
+        "auth.required=true",
+        r#"auth.callout_cookies=["session"]"#,
+        "auth.token_bytes_max=4KiB",
+    ]);
     let mut anna = Client::over(
         server.raw(),
         "/ws?token=user:anna&device=phone",
@@ -135,7 +140,7 @@ fn a_native_client_is_who_the_backend_says() {
     refused("forbidden:x", 401, "the backend refuses this client");
     refused("banned:bert", 401, "bert is banned: “hate”");
     refused("nobody:x", 401, "a token is needed");
-    refused(&"x".repeat(9_000).replace("xxxx", "abcd")[..8_000], 431, "the request head is too large");
+    refused(&"long:".repeat(900), 401, "the token is too long");
     assert_eq!(knock(&server, "wrong:x").status, 503, "what it says cannot be read");
 
     // Those who bring nothing are not asked about.
@@ -181,7 +186,10 @@ fn what_comes_behind_a_token_is_carried_out_after_it() {
     client.say(
         &json!({"type": "publish", "room": "auction-7", "event": "e", "data": 1, "echo": true, "id": 4}),
     );
-    client.say_binary(&json!({"room": "auction-7", "event": "e", "echo": true, "id": 5}), b"abc");
+    client.say_binary(
+        &json!({"type": "publish", "room": "auction-7", "event": "e", "echo": true, "id": 5}),
+        b"abc",
+    );
     client.say(&json!({"type": "auth", "token": "user:bert", "id": 6}));
     client.say(&json!({"type": "ping", "id": 7}));
     client.ping(b"at once");
@@ -437,7 +445,7 @@ fn what_the_backend_has_said_is_forgotten_in_all_processes() {
     socket.send(frame(FIN | TEXT, r#"40{"token":"user:anna"}"#));
     assert!(socket.frame().payload.starts_with(b"40{"));
     here.join(&["auction-7"]);
-    check(json!({"user": "anna", "disconnect": true}), 1);
+    assert_eq!(forget(one, &json!({"user": "anna", "disconnect": true})), 202);
     for gone in [here, there] {
         assert_eq!(gone.closed(), (4010, "signed out".to_owned()));
     }
@@ -464,4 +472,23 @@ fn what_the_backend_has_said_is_forgotten_in_all_processes() {
         202,
         "there is nothing to forget"
     );
+}
+
+#[test]
+fn throngs_among_servers_of_node_forget_as_well() {
+    let backend = Backend::start();
+    let redis = Redis::start();
+    let urls = format!("redis.urls={:?}", [redis.url()]);
+    for cluster in ["redis.cluster=socketio", "redis.cluster=socketio-sharded"] {
+        let mut fleet = [0, 1].map(|_| backend.server(&[&urls, cluster]));
+        fleet.iter_mut().for_each(|server| drop(server.wait_for_log("connected to Redis")));
+        let [one, other] = fleet;
+        let anna = open(&other, "user:anna");
+        // Until both listen.
+        eventually("the other one forgets", || {
+            assert_eq!(forget(&one, &json!({"user": "anna", "disconnect": true})), 202);
+            (other.number("callouts/forgotten") > 0).then_some(())
+        });
+        assert_eq!(anna.closed(), (4010, "signed out".to_owned()));
+    }
 }

@@ -36,7 +36,7 @@ def answer(question):
     if credential.startswith("session="):
         kind, name = "user", credential.removeprefix("session=")
     if kind == "user":
-        return 200, {"user": name, "rooms": [f"inbox-{name}"], "permissions": ["join:auction-*"], "more": [1]}
+        return 200, {"user": name, "rooms": [f"inbox-{name}"], "permissions": ["join:auction-*", "join:inbox-*"], "more": [1]}
     if kind == "brief":
         return 200, {"user": name, "expires_in_s": 1}
     if kind == "number":
@@ -104,6 +104,9 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     request_queue_size = 128
     daemon_threads = True
+
+    def handle_error(self, *_):
+        """Clients that hang up are no news."""
 
 
 server = Server(("127.0.0.1", 0), Handler)

@@ -481,7 +481,7 @@ fn every_route_asks_for_a_key() {
             assert!(wrong.status == 405 && allowed, "{method} {path}: {wrong:?}");
         }
     }
-    assert_eq!(closed, 15);
+    assert_eq!(closed, 16);
 }
 
 #[test]

@@ -718,7 +718,7 @@ impl World {
                     .replace("ASK", &ask.to_string());
                 if self.bus.callouts().is_some() && text.starts_with("40") {
                     // Who joins a namespace says who it is.
-                    let token = &self.tokens[usize::from(which & 1)];
+                    let token = if which & 1 == 0 { &self.tokens[0] } else { "x" };
                     text = text.replace("\"}", &format!("\",\"token\":\"{token}\"}}"));
                 }
                 let sid = self.sids.get(usize::from(op >> 5 & 1)).filter(|_| op & 0x40 != 0);
@@ -1383,7 +1383,8 @@ mod tests {
         assert_eq!(step(0x9e, 0), (3, 0, 0), "and is carried out");
         step(0x9f, 1);
         assert_eq!(step(0xdb, 0x47), (3, 1, 0), "who polls joins a namespace");
-        assert_eq!(step(0xdb, 0x47), (3, 1, 1), "and asks for more");
+        assert_eq!(step(0xdb, 0x67), (3, 1, 1), "and another one behind it");
+        assert_eq!(step(0x9e, 0), (4, 1, 0), "one after the other");
         assert_eq!(step(0x9e, 0), (4, 0, 0));
         world.end();
     }

@@ -171,6 +171,24 @@ impl User {
     }
 }
 
+/// What is said of a client by whoever may say who it is.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    /// Who it is.
+    pub user: User,
+    /// The rooms that it is to join at once: names that are right, at most as many as a connection may join.
+    pub rooms: Vec<Room>,
+}
+
+/// A room that a client is to join at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The namespace that it is in; `/` for the main one, and for native clients.
+    pub namespace: CompactString,
+    /// Its name there.
+    pub name: CompactString,
+}
+
 /// Who has a limit for itself: an address, or a user, whatever else is known of that. Sixteen bytes.
 #[derive(Clone, Debug)]
 pub enum Subject {

@@ -7,7 +7,7 @@
 /// A shard's buffers for unfinished messages. Bounded by `bytes_max` over all leases; a lease that would grow past it
 /// is refused, and the caller closes the connection that asked. A small lease is always granted, so that those who hoard large ones do
 /// not shut out everybody whose message happens to be cut in two: in all there are `bytes_max` and [`SMALL_BYTES`] a lease, of which a
-/// connection has at most two.
+/// connection has at most three.
 #[derive(Debug)]
 pub struct Pool {
     /// Buffers to hand out again. Each has at most [`KEPT_BYTES_MAX`] of capacity, and there are at most [`KEPT_MAX`].

@@ -3,8 +3,9 @@
 //!
 //! Each panics when what it checks does not hold.
 
-use crate::auth::{Gate, Rules};
+use crate::auth::{Gate, Room, Rules, User, Vouched};
 use crate::bus::Bus;
+use crate::bus::callouts::{self, Callouts, Question, Task, Verdict};
 use crate::bus::mailbox::Mail;
 use crate::cluster::{self, Classic, Message, Sharded, throng};
 use crate::dialect::engineio::{self, Piece, Query, Sid};
@@ -14,13 +15,14 @@ use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
 use crate::permissions::{Act, Grant, Permission, Permissions, Who};
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
+use crate::shard::callouts::Callout;
 use crate::shard::turn::Gathered;
 use crate::shard::users::{Access, token_in};
 use crate::shard::{Farewell, Holdings, OutboxPolicy, Owner, Settings, Shard, SocketIo};
 use crate::stats::Stats;
 use crate::time::Time;
 use crate::token::keys::{Algorithm, KeySource, Place};
-use crate::token::{Tokens, Vouched, claims};
+use crate::token::{Tokens, claims};
 use crate::wire::frame::{self, Header, Opcode, Parsed};
 use crate::wire::http::{self, Head};
 use crate::wire::proxy::{self, Preface};
@@ -480,6 +482,8 @@ struct World {
     now: Time,
     /// Tokens of two users, of which the first runs out.
     tokens: [String; 2],
+    /// What the backend was asked and has not answered, where it is asked.
+    asked: VecDeque<Box<Question>>,
 }
 
 /// What a client knows with which it can come back, or be sent something alone.
@@ -513,8 +517,8 @@ const MESSAGES: [&[u8]; 8] = [
 /// Whose tokens there are.
 const USERS: [&str; 2] = ["u", "a user with a name that is rather long"];
 
-/// Tokens are taken, perhaps required, and perhaps users may do more than others.
-fn access(required: bool, ruled: bool) -> Access {
+/// Tokens are taken, perhaps required, perhaps users may do more than others, and perhaps it is the backend that knows tokens.
+fn access(required: bool, ruled: bool, is_asked: bool) -> Access {
     let grant = |text: &str| Grant::parse(text).expect("a grant");
     let rule = |who: Who, text: &str| Permission { who, grant: grant(text) };
     let rules = vec![rule(Who::User, "*:*"), rule(Who::Anyone, "*:a"), rule(Who::Anyone, "join:*")];
@@ -524,6 +528,7 @@ fn access(required: bool, ruled: bool) -> Access {
         timeout_ms: 2_000,
         query_parameter: "token".to_owned(),
         permissions: if ruled { Permissions::new(rules) } else { Permissions::default() },
+        callout: is_asked.then(Callout::default),
     }
 }
 
@@ -624,7 +629,7 @@ impl World {
                 engineio: Some("/engine.io/".to_owned()),
             },
             socketio: Arc::new(socketio),
-            access: Arc::new(access(kind & 2 != 0, kind & 4 != 0)),
+            access: Arc::new(access(kind & 2 != 0, kind & 4 != 0, kind & 0x30 == 0x20)),
             linger_ms: u32::from(kind & 1) * 10,
             accepts_per_second_max: 0,
             handshake_timeout_ms: 10_000,
@@ -648,7 +653,11 @@ impl World {
             outbox_total_bytes_max: 10_000,
             outbox_policy: if kind & 4 == 0 { OutboxPolicy::Disconnect } else { OutboxPolicy::Drop },
         };
-        let bus = Arc::new(Bus::new(2, 6).with_namespaces(namespaces()));
+        let mut bus = Bus::new(2, 6).with_namespaces(namespaces());
+        if kind & 0x30 == 0x20 {
+            bus = bus.with_callouts(Arc::new(Callouts::new(5)));
+        }
+        let bus = Arc::new(bus);
         let gate = Arc::new(Gate::new(rules));
         let stats = Arc::new(Stats::new(2));
         let now = Time::from_ms(1);
@@ -664,7 +673,7 @@ impl World {
                 format!(r#"{{"sub":"{}","exp":{},"rooms":["a"]}}"#, USERS[user], [4, 4_000][user]).as_bytes(),
             )
         });
-        World { bus, gate, stats, shards, handed, sids, told, tokens, now }
+        World { bus, gate, stats, shards, handed, sids, told, tokens, now, asked: VecDeque::new() }
     }
 
     /// Carries out one operation and answers what is left of the script.
@@ -706,11 +715,16 @@ impl World {
                 (which, rest) = rest.split_first().map_or((0, rest), |(which, rest)| (*which, rest));
                 let told = self.told.get(usize::from(which & 7)).cloned().unwrap_or_default();
                 let ask = Ask::number(u64::from(which >> 4) + 1, Asker::Shard(which >> 3 & 1));
-                let text = SPECIAL[usize::from(arg >> 4)]
+                let mut text = SPECIAL[usize::from(arg >> 4)]
                     .replace("SID", &told.sid)
                     .replace("PID", &told.pid)
                     .replace("OFFSET", &told.offset)
                     .replace("ASK", &ask.to_string());
+                if self.bus.callouts().is_some() && text.starts_with("40") {
+                    // Who joins a namespace says who it is.
+                    let token = if which & 1 == 0 { &self.tokens[0] } else { "x" };
+                    text = text.replace("\"}", &format!("\",\"token\":\"{token}\"}}"));
+                }
                 let sid = self.sids.get(usize::from(op >> 5 & 1)).filter(|_| op & 0x40 != 0);
                 let mut bytes =
                     sid.map_or_else(|| text_frame(text.as_bytes()), |sid| post(sid, text.as_bytes()));
@@ -746,6 +760,7 @@ impl World {
     }
 
     fn finish_turn(&mut self, shard: usize, op: u8, arg: u8) {
+        self.answer_as_backend(arg);
         let (it, slots) = &mut self.shards[shard];
         let now = self.now;
         for mut bytes in std::mem::take(&mut self.handed[shard]) {
@@ -816,6 +831,33 @@ impl World {
             }
         }
         it.end_turn(now);
+    }
+
+    /// Answers all, one or none of the questions that wait.
+    fn answer_as_backend(&mut self, arg: u8) {
+        let Some(callouts) = self.bus.callouts() else { return };
+        let questions = callouts.take().into_iter().filter_map(|task| match task {
+            Task::Find(question) => Some(question),
+            Task::Forget(_) => None,
+        });
+        self.asked.extend(questions);
+        let count = [self.asked.len(), 1, 1, 0][usize::from(arg & 3)].min(self.asked.len());
+        for question in self.asked.drain(..count) {
+            callouts.settle(question.size());
+            let of_user = |token: &String| question.about.token.as_deref() == Some(token);
+            let verdict = match (self.tokens.iter().position(of_user), arg >> 6) {
+                (Some(user), 0..=2) => Verdict::User(Arc::new(Vouched {
+                    user: User { expires_at_s: [4, 4_000][user], ..User::named(USERS[user]) },
+                    rooms: vec![Room { namespace: "/".into(), name: "a".into() }],
+                })),
+                (None, 0) => Verdict::Nobody,
+                (None, 1) => Verdict::Refused(None),
+                (None, 2) => Verdict::Refused(Some("no".into())),
+                _ => Verdict::Unavailable,
+            };
+            let answer = callouts::Answer { to: question.from, number: question.number, verdict };
+            self.bus.post(question.from.shard, Mail::Callout(Box::new(answer)));
+        }
     }
 
     /// Everybody goes, and nothing is left.
@@ -1189,6 +1231,12 @@ mod tests {
                 &returning(9),
                 &returning(12),
                 &returning(0),
+                &known(0x20),
+                &known(0x22),
+                &known(0x26),
+                &polled(0x22),
+                &returning(0x28),
+                &with_kind(0xa0),
             ],
         );
     }
@@ -1315,6 +1363,33 @@ mod tests {
         assert_eq!(step(0x9e, 5), (2, 4, 0), "on both shards");
         step(0x1e, 5);
         assert_eq!(step(0x9e, 5).2, 2, "they did not answer");
+        world.end();
+    }
+
+    #[test]
+    fn the_script_of_those_whom_the_backend_knows_gets_where_it_should() {
+        let mut world = World::new(0x20);
+        let mut step = |op: u8, arg: u8| {
+            world.step(op, &[arg]);
+            let sum = |number: fn(Holdings) -> usize| -> usize {
+                world.shards.iter().map(|(it, _)| number(it.holdings())).sum()
+            };
+            (sum(|held| held.users), sum(|held| held.waits), sum(|held| held.leases))
+        };
+        for op in [0x18, 0x18, 0x98, 0x98, 0x98] {
+            step(op, 1);
+        }
+        assert_eq!(step(0x19, 8), (1, 0, 0), "answered at once");
+        assert_eq!(step(0x19, 11), (1, 1, 1), "a request waits in its buffer");
+        assert_eq!(step(0x1e, 0), (2, 0, 0), "and is answered");
+        step(0x99, 0);
+        assert_eq!(step(0x9a, 0x73), (2, 1, 1), "an event waits behind a token");
+        assert_eq!(step(0x9e, 0), (3, 0, 0), "and is carried out");
+        step(0x9f, 1);
+        assert_eq!(step(0xdb, 0x47), (3, 1, 0), "who polls joins a namespace");
+        assert_eq!(step(0xdb, 0x67), (3, 1, 1), "and another one behind it");
+        assert_eq!(step(0x9e, 0), (4, 1, 0), "one after the other");
+        assert_eq!(step(0x9e, 0), (4, 0, 0));
         world.end();
     }
 

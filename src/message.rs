@@ -388,6 +388,8 @@ pub enum Reject {
     EngineIo,
     /// No token, or one that is not good.
     Unauthorized(TokenFault),
+    /// Who this is could not be found out, since the backend has not said.
+    AuthUnavailable,
     /// More connections from one address than allowed.
     PerIp,
     /// More connections of one user than allowed.
@@ -402,7 +404,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 17] = [
+    pub const LABELS: [&'static str; 18] = [
         "malformed",
         "not_found",
         "method",
@@ -420,6 +422,7 @@ impl Reject {
         "per_user",
         "unauthorized",
         "ip_rate",
+        "auth_unavailable",
     ];
 
     /// The place of this reason in [`Reject::LABELS`].
@@ -442,6 +445,7 @@ impl Reject {
             Reject::PerUser => 14,
             Reject::Unauthorized(_) => 15,
             Reject::IpRate(_) => 16,
+            Reject::AuthUnavailable => 17,
         }
     }
 
@@ -459,7 +463,7 @@ impl Reject {
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
             Reject::PerIp | Reject::PerUser | Reject::IpRate(_) => (429, "Too Many Requests"),
-            Reject::Full | Reject::Draining => (503, "Service Unavailable"),
+            Reject::Full | Reject::Draining | Reject::AuthUnavailable => (503, "Service Unavailable"),
         }
     }
 
@@ -478,6 +482,7 @@ impl Reject {
             Reject::LengthRequired => "a body needs a Content-Length",
             Reject::EngineIo => "Engine.IO does not allow this",
             Reject::Unauthorized(fault) => fault.reason(),
+            Reject::AuthUnavailable => TokenFault::Unavailable.reason(),
             Reject::PerIp => "too many connections from this address",
             Reject::PerUser => "too many connections of this user",
             Reject::IpRate(_) => "too many new connections from this address",
@@ -516,11 +521,15 @@ pub enum TokenFault {
     OtherUser,
     /// It is good, and its user has as many connections as allowed.
     PerUser,
+    /// The backend does not let in who brings it.
+    Refused,
+    /// The backend was to say whose it is, and has not.
+    Unavailable,
 }
 
 impl TokenFault {
     /// The labels of all faults, in their order.
-    pub const LABELS: [&'static str; 13] = [
+    pub const LABELS: [&'static str; 15] = [
         "missing",
         "too_long",
         "malformed",
@@ -534,6 +543,8 @@ impl TokenFault {
         "claims",
         "other_user",
         "per_user",
+        "refused",
+        "unavailable",
     ];
 
     /// The place of this fault in [`TokenFault::LABELS`].
@@ -546,6 +557,7 @@ impl TokenFault {
         match self {
             TokenFault::Missing => "token_missing",
             TokenFault::Expired => "token_expired",
+            TokenFault::Unavailable => "auth_unavailable",
             _ => "token_refused",
         }
     }
@@ -566,6 +578,8 @@ impl TokenFault {
             TokenFault::Claims => "a claim of the token is missing or wrong",
             TokenFault::OtherUser => "the token is another user's",
             TokenFault::PerUser => "too many connections of this user",
+            TokenFault::Refused => "the backend refuses this client",
+            TokenFault::Unavailable => "who this is could not be found out now",
         }
     }
 }

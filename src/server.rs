@@ -6,6 +6,7 @@ use crate::backend::{self, Webhooks, webhooks};
 use crate::bridge::fault::Fault;
 use crate::bridge::{self, link};
 use crate::bus::Bus;
+use crate::bus::callouts::Callouts;
 use crate::bus::mailbox::Mail;
 use crate::bus::notices::{self, Notices};
 use crate::bus::outside::Outside;
@@ -22,6 +23,7 @@ use crate::message::ShardId;
 use crate::reactor::neighbours::{self, Door, Neighbours};
 use crate::reactor::tls::{BadFile, Files, Tls};
 use crate::reactor::{self, Layers, sys};
+use crate::shard::callouts::Callout;
 use crate::shard::engineio::Cors;
 use crate::shard::users::Access;
 use crate::shard::{self, Settings, Shard};
@@ -174,6 +176,13 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());
     }
+    let callouts = config.auth.callout.then(|| {
+        let callouts = Arc::new(Callouts::new(config.auth.callout_waiting_max as usize));
+        (callouts, callout_settings(config))
+    });
+    if let Some((callouts, _)) = &callouts {
+        bus = bus.with_callouts(callouts.clone());
+    }
     let started_unix_ms = refresh::unix_ms();
     let notices = config.has_webhooks().then(|| {
         let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
@@ -244,8 +253,12 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         }
         _ => webhooks,
     };
+    let callouts = callouts.zip(tokens.clone()).map(|((callouts, settings), tokens)| {
+        let bus = bus.clone();
+        backend::callout::Parts { settings, callouts, tokens, bus }
+    });
     let backend = (!config.backend.url.is_empty())
-        .then(|| backend::spawn(backend_settings(config), posted))
+        .then(|| backend::spawn(backend_settings(config), callouts, posted))
         .transpose()
         .map_err(Failure::System)?;
     // What is asked of the control port must not cost the shards their processors.
@@ -563,6 +576,16 @@ fn webhooks_settings(config: &Config, node: String) -> webhooks::Settings {
     }
 }
 
+/// How long what the backend says of clients is known.
+fn callout_settings(config: &Config) -> backend::callout::Settings {
+    let auth = &config.auth;
+    backend::callout::Settings {
+        known_for: Duration::from_millis(auth.callout_cache_ms.into()),
+        refused_for: Duration::from_millis(auth.callout_refused_ms.into()),
+        known_max: auth.callout_cache_entries_max as usize,
+    }
+}
+
 fn bridge_settings(config: &Config) -> bridge::Settings {
     let Config { redis, limits, socketio, .. } = config;
     let cluster = match redis.cluster {
@@ -684,6 +707,7 @@ fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
         timeout_ms: auth.timeout_ms,
         query_parameter: auth.query_parameter.clone(),
         permissions: config.permissions.clone(),
+        callout: auth.callout.then(|| Callout { cookies: auth.callout_cookies.clone() }),
     }
 }
 
@@ -711,7 +735,8 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         refresh_ms: auth.refresh_ms,
         retry_ms: auth.retry_ms,
     });
-    if !tokens.has_sources() {
+    // Without keys they still know how long what the backend says is good.
+    if !tokens.has_sources() && !auth.callout {
         return Ok(None);
     }
     tokens.set_wall_clock(refresh::unix_ms(), clock.now());

@@ -4,6 +4,7 @@
 //! wait; answers go to their mailboxes. Everything is a signed POST to a path below `backend.url`; [`caller`] sends it.
 
 pub mod caller;
+pub mod callout;
 pub mod stats;
 pub mod webhooks;
 
@@ -65,7 +66,11 @@ pub struct Webhooks {
 ///
 /// # Errors
 /// When there can be no thread. That the backend is away is none.
-pub fn spawn(settings: Settings, webhooks: Option<Webhooks>) -> io::Result<Backend> {
+pub fn spawn(
+    settings: Settings,
+    callouts: Option<callout::Parts>,
+    webhooks: Option<Webhooks>,
+) -> io::Result<Backend> {
     let stats = Arc::new(BackendStats::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let backend = Backend { stats: stats.clone() };
@@ -73,6 +78,7 @@ pub fn spawn(settings: Settings, webhooks: Option<Webhooks>) -> io::Result<Backe
         runtime.block_on(async move {
             let caller = Arc::new(Caller::new(settings, stats));
             webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
+            callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));
             future::pending::<()>().await;
         });
     };

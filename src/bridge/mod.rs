@@ -10,6 +10,7 @@ pub mod stats;
 
 mod asking;
 mod counts;
+mod forget;
 mod lanes;
 mod numbers;
 mod presence;
@@ -254,6 +255,11 @@ impl Core {
                     }
                 }
                 Outgoing::Presence { number, question } => self.ask_elsewhere(number, &question),
+                Outgoing::Forget(forget) => {
+                    let args = forget::encode(&forget);
+                    let body = Body::ServerSideEmit { args: args.into(), request_id: None };
+                    self.say(&self.message("/", body));
+                }
             }
         }
         let now = self.clock.now();
@@ -615,9 +621,13 @@ impl Core {
                     self.asking(|asking| asking.heard_answer(&request_id, value.into_owned(), attachments));
                 told.into_iter().for_each(|(shard, mail)| self.bus.post(shard, mail));
             }
+            Body::ServerSideEmit { args, request_id: None } => {
+                if let Some(forget) = forget::decode(&args) {
+                    self.bus.forget_here(forget);
+                }
+            }
             // Answers to what this process never asks, and signs of life.
-            Body::ServerSideEmit { request_id: None, .. }
-            | Body::ServerSideEmitAnswer { .. }
+            Body::ServerSideEmitAnswer { .. }
             | Body::SocketsAnswer { .. }
             | Body::RoomsAnswer { .. }
             | Body::Heartbeat { .. }

@@ -1,5 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
+use super::callouts;
 use super::inquiry::Inquiry;
 use super::outside::Order;
 use super::presence::Attendance;
@@ -72,6 +73,8 @@ pub enum Mail {
         /// The answer.
         attendance: Arc<Attendance>,
     },
+    /// The backend has said who a client is, or has not.
+    Callout(Box<callouts::Answer>),
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -169,7 +172,8 @@ impl Mail {
             | Mail::AskedOutside { .. }
             | Mail::Inquiry(_)
             | Mail::Who { .. }
-            | Mail::Presence { .. } => 0,
+            | Mail::Presence { .. }
+            | Mail::Callout(_) => 0,
         }
     }
 }

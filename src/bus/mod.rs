@@ -4,6 +4,7 @@
 //! shared publication into the [`Mailbox`] of every shard that has members: so all shards see the events of one room in
 //! one order.
 
+pub mod callouts;
 pub mod directory;
 pub mod inquiry;
 pub mod mailbox;
@@ -13,15 +14,17 @@ pub mod presence;
 
 use crate::message::{
     Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
-    read_socket_id, user_of,
+    read_socket_id, user_key, user_of,
 };
 use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
+use crate::wire::close::CloseCode;
+use callouts::{Callouts, Forget, Whose};
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
 use notices::Notices;
-use outside::{Deed, Names, Order, Outgoing, Outside};
+use outside::{ANYWHERE, Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -36,6 +39,7 @@ pub struct Bus {
     outside: Option<Arc<Outside>>,
     notices: Option<Arc<Notices>>,
     presence: Presence,
+    callouts: Option<Arc<Callouts>>,
 }
 
 /// A mailbox on the way is full: nothing was published or ordered.
@@ -53,6 +57,7 @@ impl Bus {
             outside: None,
             notices: None,
             presence: Presence::default(),
+            callouts: None,
         }
     }
 
@@ -110,6 +115,11 @@ impl Bus {
     /// This bus, before it is used, which answers questions about who is in a room as `settings` say.
     pub fn with_presence(self, settings: presence::Settings) -> Bus {
         Bus { presence: Presence::new(settings), ..self }
+    }
+
+    /// This bus, before it is used, with a way to ask the backend who clients are.
+    pub fn with_callouts(self, callouts: Arc<Callouts>) -> Bus {
+        Bus { callouts: Some(callouts), ..self }
     }
 
     /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
@@ -467,6 +477,37 @@ impl Bus {
             (Asker::Outside, Some(outside), Mail::Answer(answer)) => outside.push(Outgoing::Answer(answer)),
             (Asker::Outside, ..) => {}
         }
+    }
+
+    /// Questions to the backend about who clients are, when it is asked.
+    pub fn callouts(&self) -> Option<&Callouts> {
+        self.callouts.as_deref()
+    }
+
+    /// Has forgotten what the backend has said of clients, here.
+    pub fn forget_here(&self, forget: Forget) {
+        match &self.callouts {
+            // In its turn, so that no older answer comes after it.
+            Some(callouts) => callouts.forget(forget),
+            None => _ = self.dismiss_forgotten(&forget),
+        }
+    }
+
+    /// The same in other processes as well, where there are some.
+    pub fn forget_everywhere(&self, forget: Forget) {
+        if let Some(outside) = &self.outside {
+            outside.push(Outgoing::Forget(forget.clone()));
+            outside.ring();
+        }
+        self.forget_here(forget);
+    }
+
+    /// Ends the connections here of a user of whom what the backend has said was forgotten, if that is wanted. False when too many orders
+    /// wait.
+    pub fn dismiss_forgotten(&self, forget: &Forget) -> bool {
+        let Forget { whose: Whose::User(name), disconnect: true } = forget else { return true };
+        let deed = Deed::Close { code: CloseCode::Unauthorized.into(), reason: "signed out".into() };
+        self.order(ANYWHERE, &[&user_key(name)], &[], deed).is_ok()
     }
 
     /// What goes to other processes, when there are any.

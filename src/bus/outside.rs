@@ -1,6 +1,7 @@
 //! What other processes have to do with this one: what goes out to them waits here for the bridge, and what they want of this process's
 //! sockets goes to the shards from here.
 
+use super::callouts::Forget;
 use super::mailbox::Answer;
 use super::presence::Question;
 use crate::message::{Audience, Draft, Publication};
@@ -82,6 +83,8 @@ pub enum Outgoing {
         /// What is asked.
         question: Question,
     },
+    /// What the backend has said of clients is to be forgotten.
+    Forget(Forget),
 }
 
 /// Whom a publication is for, by the names that the directory knows.
@@ -244,7 +247,8 @@ impl Outside {
     pub fn push(&self, mut outgoing: Outgoing) {
         let mut bytes = outgoing.size();
         // What is ordered is lost like what is published; answers are waited for.
-        let may_be_lost = matches!(outgoing, Outgoing::Publication { .. } | Outgoing::Order { .. });
+        let may_be_lost =
+            matches!(outgoing, Outgoing::Publication { .. } | Outgoing::Order { .. } | Outgoing::Forget(_));
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock, so there is one writer.
         if may_be_lost && self.bytes.load(Ordering::Relaxed) + bytes > OUT_BYTES_MAX {
@@ -301,7 +305,7 @@ impl Outgoing {
             Outgoing::Order { rooms, deed, .. } => size_of_names(rooms) + deed.size(),
             Outgoing::Envelope { bytes, .. } => bytes.len(),
             Outgoing::Found { sockets, .. } => sockets.iter().flatten().map(Found::size).sum(),
-            Outgoing::Asked { .. } | Outgoing::Presence { .. } => 0,
+            Outgoing::Asked { .. } | Outgoing::Presence { .. } | Outgoing::Forget(_) => 0,
         };
         size_of::<Outgoing>() + rest
     }

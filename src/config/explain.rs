@@ -201,9 +201,17 @@ impl Config {
         if !auth.jwks.is_empty() {
             keys.push(format!("the set {}, read again every {}", auth.jwks, time(auth.refresh_ms)));
         }
-        if keys.is_empty() {
+        if auth.callout {
+            lines.push(format!(
+                "The backend is asked at {}/authenticate about clients whose token throng cannot check; what it says is known for {}, of at most {} clients.",
+                self.backend.url.trim_end_matches('/'),
+                time(auth.callout_cache_ms),
+                auth.callout_cache_entries_max
+            ));
+        }
+        if keys.is_empty() && !auth.callout {
             lines.push("There are no tokens: nobody knows who a client is.".to_owned());
-        } else {
+        } else if !keys.is_empty() {
             let who = if auth.required { "Clients must bring" } else { "Clients may bring" };
             lines.push(format!("{who} a token, by one of these keys: {}.", list(&keys)));
             let expiry = if auth.expiry_required { "it has to expire" } else { "it may be good for ever" };

@@ -239,6 +239,18 @@ settings! {
         user_claim: String = "sub", Kind::Name;
         /// Length of a token. One in a header is bounded by `limits.head_bytes_max` as well.
         token_bytes_max: u32 = "8KiB", Kind::Bytes { min: 128, max: 65_536 };
+        /// Ask the backend about clients whose token is none that throng can check: `POST` to `/authenticate` below `backend.url`.
+        callout: bool = "false", Kind::Flag;
+        /// Cookies of requests that the backend is asked about, by their names; `*` is all of them.
+        callout_cookies: Vec<String> = "[]", Kind::Texts;
+        /// How long what the backend says of a client is known, so that it is not asked again; 0 is not at all.
+        callout_cache_ms: u32 = "300000", Kind::Ms { min: 0, max: 86_400_000 };
+        /// The same for its refusals.
+        callout_refused_ms: u32 = "10000", Kind::Ms { min: 0, max: 86_400_000 };
+        /// How much of what the backend says is known at a time; beyond, what was asked for least is forgotten.
+        callout_cache_entries_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Clients that may wait for the backend at a time. Further ones are told to come back later.
+        callout_waiting_max: u32 = "20000", Kind::Number { min: 1, max: 1_000_000 };
     }
 
     /// How a connection shows that it is alive.
@@ -620,10 +632,16 @@ const AGREEMENTS: &[Agreement] = &[
         key: "auth.required",
         other: "auth.secret",
         holds: |config| {
-            let Auth { required, secret, jwks, .. } = &config.auth;
-            !required || !secret.is_empty() || !jwks.is_empty() || !config.keys.is_empty()
+            let Auth { required, secret, jwks, callout, .. } = &config.auth;
+            !required || *callout || !secret.is_empty() || !jwks.is_empty() || !config.keys.is_empty()
         },
-        must: "be false unless there is a key: auth.secret, auth.jwks or [[auth.keys]]",
+        must: "be false unless there is a key (auth.secret, auth.jwks or [[auth.keys]]) or auth.callout",
+    },
+    Agreement {
+        key: "auth.callout",
+        other: "backend.url",
+        holds: |config| !config.auth.callout || !config.backend.url.is_empty(),
+        must: "be false unless backend.url says where the backend is",
     },
     Agreement {
         key: "outbox.bytes_max",

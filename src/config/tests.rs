@@ -1178,7 +1178,7 @@ fn a_wrong_key_or_permission_is_told_without_its_secret() {
         ),
         (
             "[auth]\nrequired = true\n".to_owned(),
-            "2: auth.required = true (throng.toml:2) must be false unless there is a key: auth.secret, auth.jwks or [[auth.keys]], and auth.secret = \"\" (default)".to_owned(),
+            "2: auth.required = true (throng.toml:2) must be false unless there is a key (auth.secret, auth.jwks or [[auth.keys]]) or auth.callout, and auth.secret = \"\" (default)".to_owned(),
         ),
     ] {
         let problems = shown(&wrong(&file, &[], ""));

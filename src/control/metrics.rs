@@ -5,6 +5,7 @@ use super::{Control, process};
 use crate::backend::Backend;
 use crate::backend::caller::Problem;
 use crate::bridge::Bridge;
+use crate::bus::callouts::{CalloutStats, Callouts};
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
@@ -396,6 +397,7 @@ impl Collector for Numbers {
             .notices()
             .iter()
             .try_for_each(|notices| encode_webhooks(notices, self.0.clock.now(), &mut encoder))?;
+        self.0.bus.callouts().iter().try_for_each(|callouts| encode_callouts(callouts, &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -656,6 +658,40 @@ fn encode_webhooks(notices: &Notices, now: Time, encoder: &mut DescriptorEncoder
     let help = "How old the oldest of them is.";
     let seconds = notices.oldest_age_ms(now) as f64 / 1_000.0;
     gauge(encoder, "throng_webhooks_oldest", help, Some(Unit::Seconds), seconds)
+}
+
+/// Of the process, likewise.
+fn encode_callouts(callouts: &Callouts, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let stats = &callouts.stats;
+    let waiting = "Clients that wait for the backend to say who they are.";
+    gauge(encoder, "throng_callouts_waiting", waiting, None, stats.waiting.value())?;
+    let known = "What the backend has said of clients and is known.";
+    gauge(encoder, "throng_callouts_known", known, None, stats.known.value())?;
+    let by = "Clients of whom the backend was to say who they are, by how that was found out.";
+    let mut family = encoder.encode_descriptor("throng_callouts", by, None, MetricType::Counter)?;
+    for (by, counter) in
+        [("known", &stats.hits), ("shared", &stats.shared), ("asked", &stats.asked), ("full", &stats.full)]
+    {
+        encode(family.encode_family(&[("by", by)])?, MetricType::Counter, counter.value())?;
+    }
+    let answers = "What the backend has said of clients when it was asked.";
+    let mut family =
+        encoder.encode_descriptor("throng_callout_answers", answers, None, MetricType::Counter)?;
+    for (answer, counter) in CalloutStats::ANSWERS.iter().zip(&stats.answers) {
+        encode(family.encode_family(&[("answer", *answer)])?, MetricType::Counter, counter.value())?;
+    }
+    for (name, help, counter) in [
+        ("throng_callout_repeats", "How often the backend was asked once more.", &stats.repeated),
+        (
+            "throng_callouts_forgotten",
+            "What the backend had said of clients and was forgotten by order.",
+            &stats.forgotten,
+        ),
+    ] {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        encode(metric, MetricType::Counter, counter.value())?;
+    }
+    Ok(())
 }
 
 /// Of the process, likewise.

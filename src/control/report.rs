@@ -4,6 +4,7 @@
 use super::Control;
 use crate::bridge::Bridge;
 use crate::bridge::stats::Breaker;
+use crate::bus::callouts::CalloutStats;
 use crate::bus::presence::PresenceStats;
 use crate::message::Reject;
 use crate::rules::Pattern;
@@ -30,6 +31,7 @@ pub(super) struct Report {
     namespaces: Vec<Namespaces>,
     presence: Presence,
     redis: Option<Redis>,
+    callouts: Option<Callouts>,
     shards: Vec<ShardReport>,
 }
 
@@ -86,6 +88,17 @@ struct Redis {
     gaps: u64,
     lost: BTreeMap<&'static str, u64>,
     faults: BTreeMap<&'static str, u64>,
+}
+
+/// The numbers of questions to the backend about who clients are. Each has the name it has in `/metrics`.
+#[derive(Debug, Serialize)]
+struct Callouts {
+    waiting: u64,
+    known: u64,
+    by: BTreeMap<&'static str, u64>,
+    answers: BTreeMap<&'static str, u64>,
+    repeats: u64,
+    forgotten: u64,
 }
 
 /// The numbers of one shard, or of all together.
@@ -185,6 +198,7 @@ impl Report {
             namespaces: Namespaces::of(control),
             presence: Presence::new(&control.bus.presence().stats),
             redis: control.bridge.as_ref().map(Redis::new),
+            callouts: control.bus.callouts().map(|callouts| Callouts::new(&callouts.stats)),
             shards: all
                 .map(|shard| ShardReport {
                     shard,
@@ -235,6 +249,28 @@ impl Redis {
             gaps: own.gaps.value(),
             lost: bridge.lost().collect(),
             faults: bridge.faults().collect(),
+        }
+    }
+}
+
+impl Callouts {
+    fn new(stats: &CalloutStats) -> Callouts {
+        let by = [
+            ("known", &stats.hits),
+            ("shared", &stats.shared),
+            ("asked", &stats.asked),
+            ("full", &stats.full),
+        ];
+        Callouts {
+            waiting: stats.waiting.value(),
+            known: stats.known.value(),
+            by: by.into_iter().map(|(by, counter)| (by, counter.value())).collect(),
+            answers: CalloutStats::ANSWERS
+                .into_iter()
+                .zip(stats.answers.iter().map(Counter::value))
+                .collect(),
+            repeats: stats.repeated.value(),
+            forgotten: stats.forgotten.value(),
         }
     }
 }

@@ -6,6 +6,7 @@ use crate::auth::{Ip, Rules};
 use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
+use crate::bus::callouts::Callouts;
 use crate::bus::notices::{self, Notices};
 use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
@@ -151,7 +152,10 @@ fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
     let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
     let notices = Arc::new(Notices::new(2, notices::Settings::default()));
-    let bus = Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)).with_notices(notices);
+    let bus = Bus::new(2, 100)
+        .with_namespaces(Namespaces::new(patterns))
+        .with_callouts(Arc::new(Callouts::new(10)))
+        .with_notices(notices);
     let bus = Arc::new(bus);
     for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
@@ -280,7 +284,9 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
                 "per",
                 "route",
                 "status",
-                "kind"
+                "kind",
+                "by",
+                "answer"
             ]
             .contains(&key),
             "{series}"
@@ -712,7 +718,9 @@ fn the_document_lists_every_field() {
     // A shard has the fields that the process has, except for those that only the process can have.
     let mut of_shard = BTreeSet::new();
     list_fields("", &report["shards"][0], &mut of_shard);
-    fields.retain(|field| !["namespaces", "presence", "redis"].iter().any(|part| field.starts_with(part)));
+    fields.retain(|field| {
+        !["namespaces", "presence", "redis", "callouts"].iter().any(|part| field.starts_with(part))
+    });
     let only_process = [
         "status",
         "version",
@@ -735,7 +743,15 @@ fn list_fields(path: &str, value: &Value, fields: &mut BTreeSet<String>) {
         let name = format!("{path}{name}");
         match value {
             Value::Object(_)
-                if !["rejects", "disconnects", "redis.lost", "redis.faults"].contains(&&*name) =>
+                if ![
+                    "rejects",
+                    "disconnects",
+                    "redis.lost",
+                    "redis.faults",
+                    "callouts.by",
+                    "callouts.answers",
+                ]
+                .contains(&&*name) =>
             {
                 list_fields(&format!("{name}."), value, fields);
             }

@@ -151,6 +151,8 @@ pub enum Code {
     TokenExpired,
     /// The token is not good.
     TokenRefused,
+    /// Whose the token is could not be found out.
+    AuthUnavailable,
 }
 
 impl Code {
@@ -171,6 +173,7 @@ impl Code {
             Code::TokenMissing => "token_missing",
             Code::TokenExpired => "token_expired",
             Code::TokenRefused => "token_refused",
+            Code::AuthUnavailable => "auth_unavailable",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a whole message makes a shard do.
 
+use super::callouts::{Piece, What};
 use super::conn::Stage;
-use super::users::{close_code, refuse_token};
+use super::users::refuse_token;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::auth::tally::Excess;
 use crate::bus::presence::Question;
@@ -51,21 +52,31 @@ impl Shard {
         match conn.dialect() {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
-            _ => match native::split(text, self.settings.messages_per_frame_max) {
-                Ok(messages) if !messages.is_empty() => {
-                    for message in &messages {
+            _ if self.awaits(slot) => self.hold(slot, Piece::Text, text.as_bytes(), now),
+            _ => self.native_text(slot, text, now),
+        }
+    }
+
+    /// A text message of the native dialect.
+    pub(super) fn native_text(&mut self, slot: Slot, text: &str, now: Time) {
+        match native::split(text, self.settings.messages_per_frame_max) {
+            Ok(messages) if !messages.is_empty() => {
+                for message in &messages {
+                    if self.awaits(slot) {
+                        self.hold(slot, Piece::Text, message.as_bytes(), now);
+                    } else {
                         self.message(slot, message, now);
-                        if !self.conns[slot as usize].is_open() {
-                            break;
-                        }
+                    }
+                    if !self.conns[slot as usize].is_open() {
+                        break;
                     }
                 }
-                // A frame that asks nothing, or nothing that can be read, counts as a message like any other.
-                empty_or_refused => match (self.take_token(slot, text.len(), now), empty_or_refused) {
-                    (Err(excess), _) => self.refuse_excess(slot, excess, None, now),
-                    (Ok(()), Err(refusal)) => self.refuse(slot, &refusal),
-                    (Ok(()), Ok(_)) => {}
-                },
+            }
+            // A frame that asks nothing, or nothing that can be read, counts as a message like any other.
+            empty_or_refused => match (self.take_token(slot, text.len(), now), empty_or_refused) {
+                (Err(excess), _) => self.refuse_excess(slot, excess, None, now),
+                (Ok(()), Err(refusal)) => self.refuse(slot, &refusal),
+                (Ok(()), Ok(_)) => {}
             },
         }
     }
@@ -84,17 +95,21 @@ impl Shard {
         match conn.dialect() {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
-            _ => {
-                if let Err(excess) = self.take_token(slot, bytes.len(), now) {
-                    return self.refuse_excess(slot, excess, native::id_of_binary(bytes), now);
-                }
-                match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
-                    Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
-                    Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
-                    Ok(_) => {}
-                    Err(refusal) => self.refuse(slot, &refusal),
-                }
-            }
+            _ if self.awaits(slot) => self.hold(slot, Piece::Binary, bytes, now),
+            _ => self.native_binary(slot, bytes, now),
+        }
+    }
+
+    /// A binary message of the native dialect.
+    pub(super) fn native_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+        if let Err(excess) = self.take_token(slot, bytes.len(), now) {
+            return self.refuse_excess(slot, excess, native::id_of_binary(bytes), now);
+        }
+        match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
+            Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
+            Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
+            Ok(_) => {}
+            Err(refusal) => self.refuse(slot, &refusal),
         }
     }
 
@@ -151,16 +166,19 @@ impl Shard {
         }
     }
 
-    /// A native client brings a token. One who has none that is good is closed.
+    /// A native client brings a token.
     fn token_message(&mut self, slot: Slot, token: &str, id: Option<Id<'_>>, now: Time) {
         self.deliver(now);
-        let Err(fault) = self.bring_token(slot, token, now) else {
-            return self.acknowledge(slot, id, Ok(()));
+        let accepted = if self.is_for_backend(Some(token)) {
+            let what = What::Message { id: id.map(str::to_owned) };
+            match self.call_out_for_message(slot, what, (Some(token), None), now) {
+                Ok(()) => return,
+                Err(denial) => Err(denial),
+            }
+        } else {
+            self.bring_token(slot, token, now)
         };
-        self.refuse(slot, &refuse_token(fault).with_id(id));
-        if self.users.of(slot).is_none() {
-            self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
-        }
+        self.answer_token(slot, accepted, id, now);
     }
 
     fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {
@@ -365,7 +383,7 @@ impl Shard {
         }
     }
 
-    fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {
+    pub(super) fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {
         match (result, id) {
             (Ok(()), Some(id)) => self.reply(slot, Opcode::Text, |out| native::encode_ack(out, id)),
             (Ok(()), None) => {}
@@ -380,7 +398,7 @@ impl Shard {
         }
     }
 
-    fn refuse(&mut self, slot: Slot, refusal: &Refusal<'_>) {
+    pub(super) fn refuse(&mut self, slot: Slot, refusal: &Refusal<'_>) {
         self.count_refusal(refusal);
         self.reply(slot, Opcode::Text, |out| native::encode_error(out, refusal));
     }

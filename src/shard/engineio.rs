@@ -4,6 +4,7 @@
 //! its outbox; a GET takes it from there. When its client has opened a WebSocket, the session moves to that connection and its own is
 //! released. A request for a session of another shard, or of another process on the port, is handed over to that, with its socket.
 
+use super::callouts::{Checked, Piece as Part};
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
 use super::users::Identity;
@@ -195,10 +196,18 @@ impl Shard {
             return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
         }
         let ip = self.client(slot, request);
-        let knocked = self.gate.knock(ip, now);
-        let vouched =
-            knocked.and_then(|()| self.check_request(request, dialect, now).map_err(Reject::Unauthorized));
-        let identity = match vouched.and_then(|vouched| self.admit(ip, vouched)) {
+        // One who has waited for the backend has knocked before.
+        if !self.has_verdict()
+            && let Err(reject) = self.gate.knock(ip, now)
+        {
+            return self.reject(slot, reject, false, false, now);
+        }
+        let vouched = match self.check_request(slot, request, dialect, now) {
+            Ok(Checked::Known(vouched)) => vouched,
+            Ok(Checked::Waits) => return,
+            Err(denial) => return self.deny(slot, &denial, now),
+        };
+        let identity = match self.admit(ip, vouched) {
             Ok(identity) => identity,
             Err(reject) => return self.reject(slot, reject, false, false, now),
         };
@@ -448,6 +457,7 @@ impl Shard {
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
         self.waiting.moved(new.stamp, to);
+        self.waits.moved(new.stamp, to);
         self.under_way.iter_mut().for_each(|under_way| under_way.moved(new.stamp, to));
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {
             self.sockets.remove(&joined.sid, from);
@@ -500,7 +510,9 @@ impl Shard {
         match engineio::decode(text) {
             Ok(Packet::Message(message)) => {
                 self.stats().messages_in.add(1);
-                if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+                if self.awaits(slot) {
+                    self.hold(slot, Part::Text, message.as_bytes(), now);
+                } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
                     self.socketio_text(slot, message, now);
                 } else if self.has_token(slot, message.len(), now) {
                     self.say(slot, |out| {
@@ -535,7 +547,9 @@ impl Shard {
     /// A binary packet of a session has come.
     pub(super) fn engine_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
         self.stats().messages_in.add(1);
-        if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
+        if self.awaits(slot) {
+            self.hold(slot, Part::Binary, bytes, now);
+        } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
             self.socketio_binary(slot, bytes, now);
         } else if self.has_token(slot, bytes.len(), now) {
             self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(bytes));

@@ -1,5 +1,6 @@
 //! The part of a connection's life before it is a WebSocket: request heads and the answers to them.
 
+use super::callouts::{Checked, Denial};
 use super::conn::{Partial, Stage};
 use super::session::Transport;
 use super::users::close_code;
@@ -21,6 +22,9 @@ struct Cut {
 impl Shard {
     /// Bytes of request heads have come.
     pub(super) fn receive_heads(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
+        if self.awaits(slot) {
+            return self.hold_head(slot, bytes);
+        }
         let Some(mut partial) = self.conns[slot as usize].partial.take() else {
             let cut = self.read_heads(slot, bytes, now);
             return self.keep(slot, bytes, cut, now);
@@ -82,8 +86,18 @@ impl Shard {
                         }
                         _ => &[],
                     };
+                    let used = head_bytes + body.len();
                     self.answer(slot, &request, body, now);
-                    start += head_bytes + body.len();
+                    if self.awaits(slot) {
+                        // It is read again when the backend has answered, with what came behind it, and has a time of its own until then.
+                        if rest.len() > bytes_max {
+                            self.hang_up(slot);
+                            return None;
+                        }
+                        self.wheel.disarm(slot);
+                        return Some(Cut { start, lacking: 0 });
+                    }
+                    start += used;
                     None
                 }
                 Ok(Head::Partial) if rest.len() < bytes_max => return Some(Cut { start, lacking: 0 }),
@@ -194,15 +208,22 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        let knocked = self.gate.knock(ip, now);
-        let vouched =
-            knocked.and_then(|()| self.check_request(request, dialect, now).map_err(Reject::Unauthorized));
-        let admitted = vouched.and_then(|vouched| self.admit(ip, vouched));
-        if let Err(reject) = &admitted
+        // One who has waited for the backend has knocked before.
+        let knocked = if self.has_verdict() { Ok(()) } else { self.gate.knock(ip, now) };
+        let admitted = match knocked.map(|()| self.check_request(slot, request, dialect, now)) {
+            Err(reject) => Err((reject, None)),
+            Ok(Ok(Checked::Known(vouched))) => self.admit(ip, vouched).map_err(|reject| (reject, None)),
+            Ok(Ok(Checked::Waits)) => return,
+            Ok(Err(denial)) => Err((denial.reject(), Some(denial))),
+        };
+        if let Err((reject, denial)) = &admitted
             && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)
         {
-            return self.reject(slot, reject, false, false, now);
+            return match denial {
+                Some(denial) => self.deny(slot, denial, now),
+                None => self.reject(slot, reject, false, false, now),
+            };
         }
         let range = self.turn.raw(|out| http::write_switch(out, upgrade, lines));
         let conn = &mut self.conns[slot as usize];
@@ -212,13 +233,11 @@ impl Shard {
         let identity = match admitted {
             Ok(identity) => identity,
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
-            Err(reject) => {
+            Err((reject, denial)) => {
                 self.stats().rejects[reject.index()].add(1);
-                let code = match reject {
-                    Reject::Unauthorized(fault) => close_code(fault),
-                    _ => CloseCode::Policy,
-                };
-                self.send_close(slot, code, reject.reason());
+                let code = denial.as_ref().map_or(CloseCode::Policy, |denial| close_code(denial.fault));
+                let reason = denial.as_ref().map_or(reject.reason(), Denial::reason);
+                self.send_close(slot, code, reason);
                 self.conns[slot as usize].stage = Stage::Finishing { at_once: false };
                 self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
                 return;
@@ -227,6 +246,14 @@ impl Shard {
         conn.ip = ip;
         self.stats().upgrades.add(1);
         self.open(slot, dialect, Transport::WebSocket, identity, now);
+    }
+
+    /// Refuses a request for who sends it.
+    pub(super) fn deny(&mut self, slot: Slot, denial: &Denial, now: Time) {
+        let reject = denial.reject();
+        self.stats().rejects[reject.index()].add(1);
+        let range = self.turn.raw(|out| http::write_denial(out, reject, denial.reason()));
+        self.responded(slot, &range, false, now);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod asks;
+pub mod callouts;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
@@ -43,6 +44,7 @@ use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use asks::Asks;
+use callouts::Waits;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use notices::Told;
@@ -274,6 +276,8 @@ pub struct Shard {
     told: Told,
     /// The code of the close frame that a connection has sent or was sent last in this turn, and which.
     close_code: Option<(Slot, u16)>,
+    /// Who waits for the backend to say who they are.
+    waits: Waits,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -387,6 +391,8 @@ pub struct Holdings {
     pub asks: usize,
     /// Connections that have a user.
     pub users: usize,
+    /// Connections that wait for the backend.
+    pub waits: usize,
 }
 
 /// An orderly end.
@@ -470,6 +476,7 @@ impl Shard {
             waiting: Waiting::default(),
             told: Told::default(),
             close_code: None,
+            waits: Waits::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,
@@ -648,6 +655,12 @@ impl Shard {
                         mail.pop_front();
                     }
                 }
+                Mail::Callout(_) => {
+                    // Looked at when all mail has been: it may read requests, and whatever comes behind them.
+                    if let Some(Mail::Callout(answer)) = mail.pop_front() {
+                        self.note_verdict(*answer);
+                    }
+                }
                 Mail::Answer(_) => {
                     if let Some(Mail::Answer(answer)) = mail.pop_front() {
                         self.note_answer(*answer);
@@ -676,15 +689,18 @@ impl Shard {
 
     /// True when mail waits to be carried out.
     pub fn has_mail(&self) -> bool {
-        !self.mail.is_empty() || !self.bus.mailbox(self.id).is_empty()
+        !self.mail.is_empty() || self.waits.has_answers() || !self.bus.mailbox(self.id).is_empty()
     }
 
-    /// Time has come this far: timers fire, a drain goes on.
+    /// Time has come this far: timers fire, a drain goes on, and those do of whom the backend has said who they are.
     pub fn advance(&mut self, now: Time) {
         while let Some(slot) = self.wheel.pop(now) {
             self.fire(slot, now);
         }
         self.end_asks(now);
+        if !self.waits.is_idle() {
+            self.end_waits(now);
+        }
         self.drain_on(now);
     }
 
@@ -907,6 +923,7 @@ impl Shard {
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
         let mut conn = self.conns.remove(slot as usize);
+        self.forget_wait(slot, conn.stamp);
         let stats = &self.stats.shards[usize::from(self.id)];
         if let Some(outbox) = conn.outbox.take() {
             stats.outbox_bytes.sub(outbox.len() as u64);
@@ -945,7 +962,8 @@ impl Shard {
         let ahead_ms = |time: Time| time.since_ns(now).div_ceil(1_000_000) as u32;
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
         let asks = self.asks.next_end().map(ahead_ms);
-        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks].into_iter().flatten().min()
+        let waits = self.waits.next_end().map(ahead_ms);
+        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks, waits].into_iter().flatten().min()
     }
 
     /// True when the shard has been told to drain: nothing more is accepted.
@@ -971,6 +989,7 @@ impl Shard {
             sockets: self.sockets.len(),
             asks: self.asks.len(),
             users: self.users.connections(),
+            waits: self.waits.len(),
         }
     }
 

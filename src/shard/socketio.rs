@@ -4,9 +4,10 @@
 //! the main namespace are those of the native dialect.
 
 use super::Shard;
+use super::callouts::{Checked, Denial, Piece, What, auth_of_application};
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
-use super::users::{refuse_token, token_in};
+use super::users::{refuse_denial, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
@@ -200,11 +201,20 @@ impl Shard {
             }
             return;
         }
-        if let Err(fault) = self.check_connect(slot, auth, now) {
-            if self.has_token(slot, auth.map_or(0, str::len), now) {
-                self.refuse_connect(slot, namespace, fault.reason(), Some(fault.code()));
+        if self.awaits(slot) {
+            // One of several that had to wait for something else.
+            let piece = format!("{namespace}\0{}", auth.unwrap_or_default());
+            return self.hold(slot, Piece::Connect, piece.as_bytes(), now);
+        }
+        match self.check_connect(slot, namespace, auth, now) {
+            Ok(Checked::Known(())) => {}
+            Ok(Checked::Waits) => return,
+            Err(denial) => {
+                if self.has_token(slot, auth.map_or(0, str::len), now) {
+                    self.refuse_connect(slot, namespace, denial.reason(), Some(denial.fault.code()));
+                }
+                return;
             }
-            return;
         }
         let Some(session) = &self.conns[slot as usize].session else { return };
         let is_allowed = self.settings.socketio.namespaces.find(namespace).is_some();
@@ -396,16 +406,38 @@ impl Shard {
     /// A client brings a newer token of its user, or its first.
     fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
         let first = builtin::split(args).first().copied().unwrap_or_default();
-        let brought = match token_in(first) {
-            Some(token) => self.bring_token(slot, &token, now),
-            None => Err(TokenFault::Malformed),
+        let token = token_in(first);
+        let accepted = match (&token, self.is_for_backend(token.as_deref())) {
+            (Some(token), false) => self.bring_token(slot, token, now),
+            (None, false) => Err(TokenFault::Malformed.into()),
+            (_, true) => match auth_of_application(first) {
+                said @ Some(_) => {
+                    let what = What::Event { namespace: namespace.to_owned(), id: id.map(str::to_owned) };
+                    match self.call_out_for_message(slot, what, (token.as_deref(), said), now) {
+                        Ok(()) => return,
+                        Err(denial) => Err(denial),
+                    }
+                }
+                None => Err(TokenFault::Malformed.into()),
+            },
         };
-        match (brought, id) {
+        self.answer_token_event(slot, namespace, accepted, id);
+    }
+
+    /// Tells a client what came of that.
+    pub(super) fn answer_token_event(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        accepted: Result<(), Denial>,
+        id: Option<&str>,
+    ) {
+        match (accepted, id) {
             (Ok(()), Some(id)) => self.say_packet(slot, &[], |out, count| {
                 socketio::encode_ack(out, namespace, id, "{}", count);
             }),
             (Ok(()), None) => {}
-            (Err(fault), id) => self.answer_refusal(slot, namespace, id, &refuse_token(fault)),
+            (Err(denial), id) => self.answer_refusal(slot, namespace, id, &refuse_denial(&denial)),
         }
     }
 

@@ -1,8 +1,10 @@
 //! Who a connection is, once a token has shown that: where the connections of a user are, what they may do, and when it is over.
 
+use super::callouts::{Callout, Checked, Denial, RETRY_MS, What, auth_of_application};
 use super::conn::Stage;
 use super::{CloseCode, Ending, Shard};
-use crate::auth::{Ip, User};
+use crate::auth::{Ip, Room, User, Vouched};
+use crate::bus::callouts::Verdict;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::inquiry::LOOKED_AT_MAX;
 use crate::bus::outside::ANYWHERE;
@@ -11,7 +13,7 @@ use crate::dialect::native::{Code, Refusal};
 use crate::message::{Reject, Slot, TokenFault};
 use crate::permissions::{Act, Actor, Permissions};
 use crate::time::{Bucket, Time};
-use crate::token::{Room, Tokens, Vouched};
+use crate::token::Tokens;
 use crate::wire::http::Request;
 use compact_str::CompactString;
 use hashbrown::HashTable;
@@ -34,6 +36,9 @@ pub struct Access {
     pub query_parameter: String,
     /// What may be done.
     pub permissions: Permissions,
+    /// How the backend is asked about those whose token throng cannot check; `None` when it is not. Where it is, there are `tokens`, if
+    /// without keys.
+    pub callout: Option<Callout>,
 }
 
 /// Whose a connection is to be, counted by the gate or about to be.
@@ -146,19 +151,20 @@ fn spread(tag: u32) -> u64 {
 }
 
 impl Shard {
-    /// Who sends a request that begins a connection of `dialect`, by the token in its head or its query.
+    /// Who sends a request that begins a connection of `dialect`, by the token in its head or its query, or by what the backend says.
     ///
     /// # Errors
     /// What is wrong with that token; that there is none, when there has to be one and it cannot come later.
     pub(super) fn check_request(
         &mut self,
+        slot: Slot,
         request: &Request<'_>,
         dialect: Dialect,
         now: Time,
-    ) -> Result<Option<Vouched>, TokenFault> {
+    ) -> Result<Checked<Option<Vouched>>, Denial> {
         let access = &self.settings.access;
         if access.tokens.is_none() {
-            return Ok(None);
+            return Ok(Checked::Known(None));
         }
         let parameter = access.query_parameter.as_str();
         let in_query = |parameter: &str| {
@@ -167,46 +173,76 @@ impl Shard {
         };
         let token = request.bearer.or_else(|| if parameter.is_empty() { None } else { in_query(parameter) });
         let comes_later = matches!(dialect, Dialect::Native | Dialect::SocketIo);
+        let required = access.required;
+        if access.callout.is_some()
+            && let Some(checked) = self.call_out_for_request(slot, request, dialect, token, now)?
+        {
+            return match checked {
+                Checked::Known(Verdict::User(vouched)) => Ok(Checked::Known(Some(vouched.as_ref().clone()))),
+                Checked::Known(verdict) => match self.denial(&verdict) {
+                    Some(denial) => Err(denial),
+                    None => Ok(Checked::Known(None)),
+                },
+                Checked::Waits => Ok(Checked::Waits),
+            };
+        }
         match token {
-            Some(token) => self.check_token(token, now).map(Some),
-            None if access.required && !comes_later => {
-                self.stats().token_faults[TokenFault::Missing.index()].add(1);
-                Err(TokenFault::Missing)
-            }
-            None => Ok(None),
+            Some(token) => Ok(Checked::Known(Some(self.check_token(token, now)?))),
+            None if required && !comes_later => Err(self.denied(TokenFault::Missing)),
+            None => Ok(Checked::Known(None)),
         }
     }
 
-    /// Checks the token that a client brings as it joins a namespace, and makes the connection its bearer's.
+    /// Checks what a client brings as it joins a namespace, and makes the connection its bearer's.
     ///
     /// # Errors
-    /// What is wrong with it; that there is none, when nobody knows who this is and somebody has to.
+    /// What is wrong with it; that there is nothing, when nobody knows who this is and somebody has to.
     pub(super) fn check_connect(
         &mut self,
         slot: Slot,
+        namespace: &str,
         auth: Option<&str>,
         now: Time,
-    ) -> Result<(), TokenFault> {
+    ) -> Result<Checked, Denial> {
         if self.settings.access.tokens.is_none() {
-            return Ok(());
+            return Ok(Checked::Known(()));
         }
-        match auth.and_then(token_in) {
-            Some(token) => self.bring_token(slot, &token, now),
-            None if self.lacks_user(slot) => {
-                self.stats().token_faults[TokenFault::Missing.index()].add(1);
-                Err(TokenFault::Missing)
+        if let Some(verdict) = self.take_verdict() {
+            return self.accept_verdict(slot, &verdict, now).map(Checked::Known);
+        }
+        let token = auth.and_then(token_in);
+        // Of somebody who is known already, what is no token is the application's.
+        let may_be_credential = token.is_some() || self.users.of(slot).is_none();
+        if may_be_credential && auth.is_some() && self.is_for_backend(token.as_deref()) {
+            let said = auth.and_then(auth_of_application);
+            if token.is_some() || said.is_some() {
+                let (namespace, auth) = (namespace.to_owned(), auth.map(str::to_owned));
+                let what = What::Connect { namespace, auth };
+                self.call_out_for_message(slot, what, (token.as_deref(), said), now)?;
+                return Ok(Checked::Waits);
             }
-            None => Ok(()),
+        }
+        match token {
+            Some(token) => self.bring_token(slot, &token, now).map(Checked::Known),
+            None if self.lacks_user(slot) => Err(self.denied(TokenFault::Missing)),
+            None => Ok(Checked::Known(())),
         }
     }
 
-    /// An open connection brings a token: its first, or a later one of the same user.
+    /// True when the backend, and not throng, is to judge what a client brings.
+    pub(super) fn is_for_backend(&self, token: Option<&str>) -> bool {
+        let Access { callout, tokens, .. } = &*self.settings.access;
+        let judges = |token: &str| tokens.as_ref().is_some_and(|tokens| tokens.judges(token));
+        callout.is_some() && !token.is_some_and(judges)
+    }
+
+    /// An open connection brings a token that throng checks: its first, or a later one of the same user.
     ///
     /// # Errors
     /// What is wrong with it. Nothing has changed then.
-    pub(super) fn bring_token(&mut self, slot: Slot, token: &str, now: Time) -> Result<(), TokenFault> {
+    pub(super) fn bring_token(&mut self, slot: Slot, token: &str, now: Time) -> Result<(), Denial> {
         let vouched = self.check_token(token, now)?;
-        self.identify(slot, vouched, now)
+        Ok(self.identify(slot, vouched, now)?)
     }
 
     fn check_token(&self, token: &str, now: Time) -> Result<Vouched, TokenFault> {
@@ -241,7 +277,7 @@ impl Shard {
     ///
     /// # Errors
     /// When it is another user's already, or the user has as many connections as allowed.
-    fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
+    pub(super) fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
         let before = self.users.of(slot).cloned();
         if before.as_ref().is_some_and(|before| before.name != vouched.user.name) {
             self.stats().token_faults[TokenFault::OtherUser.index()].add(1);
@@ -456,7 +492,8 @@ impl Shard {
     /// Closes a connection whose token is over, or did not come in time. Looked at when its timer fires. True when it was closed.
     pub(super) fn end_without_token(&mut self, slot: Slot, now: Time) -> bool {
         let conn = &self.conns[slot as usize];
-        if conn.stage == Stage::Open(Dialect::Native) && self.lacks_user(slot) {
+        // Who waits for the backend has a time of its own.
+        if conn.stage == Stage::Open(Dialect::Native) && self.lacks_user(slot) && !self.awaits(slot) {
             self.close(slot, CloseCode::Unauthorized, "no token came in time", Ending::Token, now);
         } else if self.token_left_ms(slot, now) == Some(0) {
             self.close(slot, CloseCode::TokenExpired, "the token has expired", Ending::Token, now);
@@ -476,9 +513,16 @@ pub(super) fn refuse_token(fault: TokenFault) -> Refusal<'static> {
     let code = match fault {
         TokenFault::Missing => Code::TokenMissing,
         TokenFault::Expired => Code::TokenExpired,
+        TokenFault::Unavailable => Code::AuthUnavailable,
         _ => Code::TokenRefused,
     };
-    Refusal::new(code, fault.reason())
+    let refusal = Refusal::new(code, fault.reason());
+    if fault == TokenFault::Unavailable { refusal.with_retry(RETRY_MS) } else { refusal }
+}
+
+/// The same in the backend's words, where it has some.
+pub(super) fn refuse_denial(denial: &Denial) -> Refusal<'static> {
+    Refusal { message: denial.reason().to_owned().into(), ..refuse_token(denial.fault) }
 }
 
 /// The code that closes a connection for its token.
@@ -486,6 +530,7 @@ pub(super) fn close_code(fault: TokenFault) -> CloseCode {
     match fault {
         TokenFault::Expired => CloseCode::TokenExpired,
         TokenFault::PerUser => CloseCode::Policy,
+        TokenFault::Unavailable => CloseCode::TryAgainLater,
         _ => CloseCode::Unauthorized,
     }
 }

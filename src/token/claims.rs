@@ -1,11 +1,13 @@
-//! What a token says of its bearer: the claims, read in one pass, and what they make of a connection.
+//! What a token says of its bearer: the claims, read in one pass, and what they make of a connection. The backend's answers say the same by
+//! nearly the same names.
 
-use super::{Room, Settings, Text, Vouched};
-use crate::auth::{Granted, User};
+use super::{Settings, Text};
+use crate::auth::{Granted, Room, User, Vouched};
 use crate::dialect::native::name_fault;
 use crate::message::TokenFault;
 use crate::permissions::{Acts, Grant, RoomPattern};
 use crate::rules::Pattern;
+use crate::wire::close::REASON_BYTES_MAX;
 use compact_str::CompactString;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -18,6 +20,17 @@ pub const NAME_BYTES_MAX: usize = 200;
 const NAMESPACE_BYTES_MAX: usize = 200;
 /// The most permissions, and the most roles, of one token.
 pub const GRANTS_MAX: usize = 64;
+
+/// What the backend says of a client that it was asked about.
+#[derive(Debug)]
+pub enum Said {
+    /// Who it is, and what it may do.
+    User(Vouched),
+    /// That it may come in as nobody.
+    Nobody,
+    /// That it may not come in, and perhaps why: at most [`REASON_BYTES_MAX`] bytes.
+    Refused(Option<CompactString>),
+}
 
 /// The claims that matter here, as they were written.
 #[derive(Debug, Default)]
@@ -35,6 +48,10 @@ pub(super) struct Claims<'a> {
     permissions: Option<Vec<GrantClaim>>,
     roles: Option<Vec<Box<str>>>,
     limits: Option<LimitsClaim>,
+    /// In answers: that the user's name is there, if only as `null`; for how long it is vouched for; why the client is refused.
+    names_user: bool,
+    expires_in_s: Option<f64>,
+    refuse: Option<Text<'a>>,
 }
 
 /// Some applications number their users.
@@ -101,7 +118,8 @@ impl<'a> Claims<'a> {
     /// comes twice.
     pub(super) fn read(payload: &'a [u8], settings: &Settings) -> Option<Claims<'a>> {
         let mut json = serde_json::Deserializer::from_slice(payload);
-        let claims = json.deserialize_map(Reader { user_claim: &settings.user_claim }).ok()?;
+        let claims =
+            json.deserialize_map(Reader { user_claim: &settings.user_claim, is_answer: false }).ok()?;
         json.end().ok().map(|()| claims)
     }
 
@@ -179,8 +197,36 @@ impl GrantClaim {
     }
 }
 
+/// Reads what the backend says at `unix_ms` of a client.
+pub(super) fn read_answer(json: &[u8], settings: &Settings, unix_ms: u64) -> Result<Said, &'static str> {
+    let mut json = serde_json::Deserializer::from_slice(json);
+    let claims = json.deserialize_map(Reader { user_claim: "user", is_answer: true });
+    let (Ok(mut claims), Ok(())) = (claims, json.end()) else {
+        return Err("it is no object of JSON, or a field is of another type than it has to be");
+    };
+    if let Some(Text(reason)) = claims.refuse {
+        let fits = reason.floor_char_boundary(REASON_BYTES_MAX);
+        return Ok(Said::Refused((fits > 0).then(|| reason[..fits].into())));
+    }
+    if claims.user.is_none() {
+        let Claims { rooms: None, permissions: None, roles: None, limits: None, .. } = claims else {
+            return Err("rooms, permissions, roles and limits are a user's, and `user` is not there or null");
+        };
+        return if claims.names_user { Ok(Said::Nobody) } else { Err("it has neither `user` nor `refuse`") };
+    }
+    if let Some(expires_in_s) = claims.expires_in_s {
+        if expires_in_s <= 0.0 {
+            return Err("`expires_in_s` is not more than 0");
+        }
+        claims.expires_s = Some(unix_ms as f64 / 1e3 + expires_in_s);
+    }
+    let vouched = claims.vouch(settings);
+    vouched.map(Said::User).map_err(|_| "`user`, `rooms`, `permissions` or `roles` is not as in a token")
+}
+
 struct Reader<'s> {
     user_claim: &'s str,
+    is_answer: bool,
 }
 
 impl<'a> Visitor<'a> for Reader<'_> {
@@ -205,7 +251,15 @@ impl<'a> Visitor<'a> for Reader<'_> {
         let mut claims = Claims::default();
         while let Some(Text(name)) = map.next_key()? {
             match &*name {
-                name if name == self.user_claim => once(&mut map, &mut claims.user)?,
+                name if name == self.user_claim => {
+                    claims.names_user = true;
+                    once(&mut map, &mut claims.user)?;
+                }
+                "expires_in_s" if self.is_answer => once(&mut map, &mut claims.expires_in_s)?,
+                "refuse" if self.is_answer => once(&mut map, &mut claims.refuse)?,
+                "exp" | "nbf" | "iss" | "aud" if self.is_answer => {
+                    map.next_value::<IgnoredAny>()?;
+                }
                 "exp" => once(&mut map, &mut claims.expires_s)?,
                 "nbf" => once(&mut map, &mut claims.begins_s)?,
                 "iss" => once(&mut map, &mut claims.issuer)?,

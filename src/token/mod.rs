@@ -9,12 +9,11 @@ pub mod claims;
 pub mod mint;
 pub mod refresh;
 
-use crate::auth::User;
+use crate::auth::Vouched;
 use crate::message::TokenFault;
 use crate::stats::{Counter, Gauge};
 use crate::time::Time;
-use claims::Claims;
-use compact_str::CompactString;
+use claims::{Claims, Said};
 use data_encoding::BASE64URL_NOPAD;
 use keys::{Algorithm, Key, KeySource};
 use serde::Deserialize;
@@ -82,24 +81,6 @@ struct Keys {
     of_set: Arc<[Key]>,
 }
 
-/// What a good token says.
-#[derive(Debug)]
-pub struct Vouched {
-    /// Who its bearer is.
-    pub user: User,
-    /// The rooms that it is to join at once: names that are right, at most [`Settings::rooms_max`].
-    pub rooms: Vec<Room>,
-}
-
-/// A room that a token names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Room {
-    /// The namespace that it is in; `/` for the main one, and for native clients.
-    pub namespace: CompactString,
-    /// Its name there.
-    pub name: CompactString,
-}
-
 impl Tokens {
     /// Checks by these settings. There are no keys yet, and it is 1970.
     pub fn new(settings: Settings) -> Tokens {
@@ -150,6 +131,28 @@ impl Tokens {
         let claims = Claims::read(&payload, &self.settings).ok_or(TokenFault::Claims)?;
         self.check_claims(&claims, now_ms)?;
         claims.vouch(&self.settings)
+    }
+
+    /// True when a text has the form of a token and there are keys for tokens: then nobody else is asked about it.
+    pub fn judges(&self, text: &str) -> bool {
+        let has_form = |text: &str| {
+            let parts = Parts::of(text).ok()?;
+            serde_json::from_slice::<Head<'_>>(&decode(parts.head).ok()?).ok().map(drop)
+        };
+        self.has_sources() && has_form(text).is_some()
+    }
+
+    /// Reads what the backend says at `unix_ms` of a client that it was asked about.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words for its makers.
+    pub fn read_answer(&self, json: &[u8], unix_ms: u64) -> Result<Said, &'static str> {
+        claims::read_answer(json, &self.settings, unix_ms)
+    }
+
+    /// The longest token, and the longest credential of any other kind, in bytes.
+    pub fn token_bytes_max(&self) -> usize {
+        self.settings.token_bytes_max
     }
 
     /// Replaces the keys that the configuration names.

@@ -1,8 +1,9 @@
 //! Tokens, good and bad. Those that other software has made are in `tests/it/access.rs`.
 
-use super::claims::{GRANTS_MAX, NAME_BYTES_MAX};
+use super::claims::{GRANTS_MAX, NAME_BYTES_MAX, Said};
 use super::keys::{KeySource, Place};
 use super::*;
+use crate::auth::{Room, User};
 use crate::permissions::{Act, Permissions};
 use serde_json::{Value, json};
 
@@ -289,4 +290,82 @@ fn a_set_of_keys_is_read_as_far_as_it_is_understood() {
     let tokens = Tokens::new(Settings { key_set: Some("http://there/".to_owned()), ..settings() });
     let token = sign(&json!({"alg": "EdDSA", "kid": "later"}), "{}", SECRET);
     assert_eq!(check(&tokens, &token), Err(TokenFault::UnknownKey));
+}
+
+#[test]
+fn an_answer_of_the_backend_means_what_a_token_means() {
+    let tokens = Tokens::new(settings());
+    let read = |answer: Value| tokens.read_answer(answer.to_string().as_bytes(), NOW_S * 1_000);
+    let vouched = |answer: Value| match read(answer.clone()) {
+        Ok(Said::User(vouched)) => vouched,
+        other => panic!("{answer}: {other:?}"),
+    };
+    let bare = vouched(json!({"user": "7", "exp": "not looked at", "more": {}}));
+    assert_eq!((bare.user, bare.rooms.len()), (User::named("7"), 0));
+    let full = vouched(json!({
+        "user": 7, "expires_in_s": 90.5, "rooms": ["a"], "permissions": ["join:b"], "roles": ["admin"],
+        "limits": {"messages_per_second_max": 5},
+    }));
+    assert_eq!((&*full.user.name, full.user.expires_at_s), ("7", NOW_S + 91));
+    assert_eq!(full.rooms, [Room { namespace: "/".into(), name: "a".into() }]);
+    let actor = full.user.actor();
+    assert!(Permissions::default().allow(&actor, "/", "b", Act::Join));
+    assert!(!Permissions::default().allow(&actor, "/", "c", Act::Join));
+
+    assert!(matches!(read(json!({"user": null})), Ok(Said::Nobody)));
+    let refusal = |answer: Value| match read(answer.clone()) {
+        Ok(Said::Refused(reason)) => reason.map(String::from),
+        other => panic!("{answer}: {other:?}"),
+    };
+    assert_eq!(refusal(json!({"refuse": "no", "user": "7"})), Some("no".to_owned()));
+    assert_eq!(refusal(json!({"refuse": ""})), None);
+    let long = refusal(json!({"refuse": "ä".repeat(100)})).expect("a reason");
+    assert_eq!(long, "ä".repeat(61), "it fits a close frame");
+}
+
+#[test]
+fn an_answer_that_is_none_is_a_failure() {
+    let tokens = Tokens::new(settings());
+    let check = |answer: &str| {
+        let read = tokens.read_answer(answer.as_bytes(), NOW_S * 1_000);
+        assert!(read.is_err(), "{answer}: {read:?}");
+    };
+    for answer in ["", "null", "[]", "{}", "<html>", "{\"user\":\"7\"", "{\"user\":\"7\"} {}", "\"7\""] {
+        check(answer);
+    }
+    for answer in [
+        json!({"user": true}),
+        json!({"user": ""}),
+        json!({"user": "a\u{7}"}),
+        json!({"user": "x".repeat(NAME_BYTES_MAX + 1)}),
+        json!({"user": "7", "expires_in_s": 0}),
+        json!({"user": "7", "expires_in_s": "1h"}),
+        json!({"user": "7", "rooms": ["a", "b", "c", "d"]}),
+        json!({"user": "7", "permissions": ["nonsense"]}),
+        json!({"user": "7", "roles": vec!["a"; GRANTS_MAX + 1]}),
+        json!({"user": "7", "limits": []}),
+        json!({"user": null, "rooms": ["a"]}),
+        json!({"user": null, "permissions": []}),
+        json!({"refuse": true}),
+    ] {
+        check(&answer.to_string());
+    }
+    check(r#"{"user":"7","user":"8"}"#);
+}
+
+#[test]
+fn what_has_the_form_of_a_token_is_for_throng_where_there_are_keys() {
+    let source = KeySource {
+        kid: None,
+        algorithm: Algorithm::Hs256,
+        until_s: None,
+        place: Place::Secret(SECRET.to_vec()),
+    };
+    let with_key = Tokens::new(Settings { keys: vec![source], ..settings() });
+    // {"alg":"none"}
+    let form = "eyJhbGciOiJub25lIn0.e30.";
+    assert!(with_key.judges(form) && !Tokens::new(settings()).judges(form));
+    for text in ["", "user:7", "a.b.c", "eyJhbGciOiJub25lIn0", "e30.e30.e30"] {
+        assert!(!with_key.judges(text), "{text}");
+    }
 }

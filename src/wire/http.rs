@@ -49,6 +49,8 @@ pub struct Request<'a> {
     pub bearer: Option<&'a str>,
     /// The page that a browser says the request comes from.
     pub origin: Option<&'a str>,
+    /// The first line of cookies. What applications put there is theirs: it need not be text.
+    pub cookie: Option<&'a [u8]>,
     /// What proxies say of the client, in the order of the lines.
     pub forwarded: Forwarded<'a>,
 }
@@ -120,6 +122,7 @@ pub fn parse(bytes: &[u8]) -> Result<Head<'_>, Reject> {
         upgrade,
         bearer: lines.bearer,
         origin: lines.origin,
+        cookie: lines.cookie,
         forwarded: lines.forwarded,
     };
     Ok(Head::Complete(request, head_bytes))
@@ -142,6 +145,7 @@ struct Lines<'a> {
     version: Option<&'a str>,
     subprotocol: bool,
     origin: Option<&'a str>,
+    cookie: Option<&'a [u8]>,
     bearer: Option<&'a str>,
     forwarded: Forwarded<'a>,
 }
@@ -161,6 +165,7 @@ impl<'a> Lines<'a> {
             match header.name.len() {
                 4 if is("Host") => lines.hosts += 1,
                 6 if is("Origin") => lines.origin = Some(text()?),
+                6 if is("Cookie") => lines.cookie = lines.cookie.or(Some(header.value)),
                 7 if is("Upgrade") => lines.upgrade_websocket |= has_token(text()?, "websocket"),
                 9 if is("Forwarded") => lines.forwarded.standard.push(text()?),
                 10 if is("Connection") => {
@@ -284,10 +289,21 @@ pub fn write_switch(out: &mut Vec<u8>, upgrade: &Upgrade<'_>, more: &str) {
 
 /// Writes a refusal: its status, the headers that belong to it, and its reason as JSON.
 pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_only: bool) {
+    write_refusal(out, reject, reject.reason(), keep_alive, head_only);
+}
+
+/// Writes one that ends the connection, with a reason of somebody else's.
+pub fn write_denial(out: &mut Vec<u8>, reject: Reject, reason: &str) {
+    write_refusal(out, reject, reason, false, false);
+}
+
+fn write_refusal(out: &mut Vec<u8>, reject: Reject, reason: &str, keep_alive: bool, head_only: bool) {
     let more = match reject {
         Reject::Method => "Allow: GET, HEAD\r\n",
         Reject::UpgradeRequired | Reject::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        Reject::PerIp | Reject::PerUser | Reject::Full | Reject::Draining => "Retry-After: 5\r\n",
+        Reject::PerIp | Reject::PerUser | Reject::Full | Reject::Draining | Reject::AuthUnavailable => {
+            "Retry-After: 5\r\n"
+        }
         Reject::IpRate(seconds) => &format!("Retry-After: {seconds}\r\n"),
         // RFC 6750 section 3: no code for who has not tried.
         Reject::Unauthorized(TokenFault::Missing) => "WWW-Authenticate: Bearer\r\n",
@@ -298,7 +314,8 @@ pub fn write_reject(out: &mut Vec<u8>, reject: Reject, keep_alive: bool, head_on
         _ => "",
     };
     let label = Reject::LABELS[reject.index()];
-    let body = format!("{{\"error\":\"{label}\",\"message\":\"{}\"}}\n", reject.reason());
+    let reason = serde_json::to_string(reason).unwrap_or_default();
+    let body = format!("{{\"error\":\"{label}\",\"message\":{reason}}}\n");
     write_json(out, reject.status(), more, &body, keep_alive, head_only);
 }
 

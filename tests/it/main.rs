@@ -9,6 +9,7 @@
 //! | `websocket` | RFC 6455 on `/echo`, byte by byte: lengths, masks, fragments, control frames, UTF-8, close codes |
 //! | `native` | the native protocol by example: rooms, events, order, ids, arrays, binary payloads, every error code |
 //! | `access` | tokens of other makers and every way to bring one; keys that change; what users may do, and when their time is over |
+//! | `callout` | a backend in Python says who clients are: slow, stopped, killed, talking nonsense; asked once, remembered, forgotten by order |
 //! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
 //! | `event_limits` | limits on events by name, per connection, address and user, in both dialects and over several processes |
 //! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
@@ -45,6 +46,8 @@ mod websocket;
 mod native;
 
 mod access;
+
+mod callout;
 
 mod limits;
 

@@ -11,6 +11,7 @@ mod publish;
 mod stream;
 
 mod act;
+mod forget;
 mod look;
 mod users;
 
@@ -210,7 +211,7 @@ impl ApiStats {
 }
 
 /// The paths of the API.
-const ROUTES: [&str; 22] = [
+const ROUTES: [&str; 23] = [
     "/v1/publish",
     "/v1/publish/bytes",
     "/v1/publish/stream",
@@ -232,6 +233,7 @@ const ROUTES: [&str; 22] = [
     "/v1/users/{user}/leave",
     "/v1/users/{user}/disconnect",
     "/v1/count",
+    "/v1/auth/forget",
     "/openapi.json",
 ];
 
@@ -263,6 +265,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("POST", "/v1/users/{user}/leave", post(users::user_leave)),
         Route::new("POST", "/v1/users/{user}/disconnect", post(users::disconnect_user)),
         Route::new("GET", "/v1/count", get(users::count)),
+        Route::new("POST", "/v1/auth/forget", post(forget::forget)),
     ]
 }
 

@@ -1,0 +1,518 @@
+//! Clients that wait until the backend has said who they are.
+//!
+//! Who waits is in a table beside the connections. A request stays where it is, in the buffer of a head that is cut short, and is read again
+//! when the answer is there; what comes of an open connection behind the message that asks is kept, and carried out after it.
+
+use super::conn::Stage;
+use super::users::refuse_denial;
+use super::{Shard, WORK_MAX};
+use crate::buf::Lease;
+use crate::bus::callouts::{About, Address, Answer, Question, Verdict};
+use crate::dialect::Dialect;
+use crate::dialect::native::Id;
+use crate::message::{ConnId, Reject, Slot, TokenFault};
+use crate::stats::Ending;
+use crate::time::Time;
+use crate::wire::close::CloseCode;
+use crate::wire::http::Request;
+use compact_str::CompactString;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+
+/// What the end of a wait counts among what is done for others in one turn: a handshake takes some tens of microseconds.
+const WORK: usize = 64;
+/// Pieces of what comes behind a message that waits.
+const PIECES_MAX: usize = 1_024;
+/// When a client may try again whose wait was for nothing, in milliseconds.
+pub(super) const RETRY_MS: u32 = 1_000;
+
+/// How the backend is asked who clients are.
+#[derive(Clone, Debug, Default)]
+pub struct Callout {
+    /// The cookies that are a credential, by their names; `*` for all.
+    pub cookies: Vec<String>,
+}
+
+impl Callout {
+    /// Of the cookies of a request, those that the backend gets.
+    fn cookies_of<'r>(&self, request: &Request<'r>) -> Option<Cow<'r, str>> {
+        let all = request.cookie.filter(|_| !self.cookies.is_empty())?;
+        let all = std::str::from_utf8(all).ok()?;
+        if self.cookies.iter().any(|name| name == "*") {
+            return Some(all.trim_ascii().into()).filter(|all: &Cow<'_, str>| !all.is_empty());
+        }
+        let is_listed = |pair: &&str| {
+            let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+            self.cookies.iter().any(|listed| listed == name.trim_ascii())
+        };
+        let listed: Vec<&str> = all.split(';').map(str::trim_ascii).filter(is_listed).collect();
+        (!listed.is_empty()).then(|| listed.join("; ").into())
+    }
+}
+
+/// What is known of a client by now.
+#[derive(Debug)]
+pub(super) enum Checked<T = ()> {
+    /// This.
+    Known(T),
+    /// The backend is asked: this goes on when it has answered.
+    Waits,
+}
+
+/// Why a client may not come in.
+#[derive(Debug)]
+pub(super) struct Denial {
+    pub(super) fault: TokenFault,
+    /// In the backend's words, where it has some.
+    message: Option<CompactString>,
+}
+
+impl From<TokenFault> for Denial {
+    fn from(fault: TokenFault) -> Denial {
+        Denial { fault, message: None }
+    }
+}
+
+impl Denial {
+    pub(super) fn reason(&self) -> &str {
+        self.message.as_deref().unwrap_or(self.fault.reason())
+    }
+
+    /// What a request is refused with.
+    pub(super) fn reject(&self) -> Reject {
+        match self.fault {
+            TokenFault::Unavailable => Reject::AuthUnavailable,
+            fault => Reject::Unauthorized(fault),
+        }
+    }
+}
+
+/// Who waits on one shard. Bounded by the questions that may wait, each for the time of a handshake.
+#[derive(Debug, Default)]
+pub struct Waits {
+    /// By the stamp of the connection.
+    waits: HashMap<u32, Wait>,
+    /// When each is over, the first one first. Of those that were answered before, too.
+    ends: VecDeque<(Time, Key)>,
+    /// Answers that have come. At most one for each question.
+    answered: VecDeque<(Key, Verdict)>,
+    /// The answer for which a request, or a packet, is gone through again just now.
+    verdict: Option<Verdict>,
+    /// How many there were.
+    count: u64,
+}
+
+/// The stamp of a connection, and which of its waits.
+type Key = (u32, u64);
+
+#[derive(Debug)]
+struct Wait {
+    slot: Slot,
+    number: u64,
+    what: What,
+    /// What came behind it.
+    held: Option<Held>,
+}
+
+/// What goes on when the answer is there.
+#[derive(Debug)]
+pub(super) enum What {
+    /// The request in the connection's buffer.
+    Request,
+    /// A client of Socket.IO joins this namespace, with what it says for itself.
+    Connect { namespace: String, auth: Option<String> },
+    /// A native message with this id.
+    Message { id: Option<String> },
+    /// An event in this namespace, with this id.
+    Event { namespace: String, id: Option<String> },
+}
+
+#[derive(Debug)]
+struct Held {
+    lease: Lease,
+    /// What each piece is, and where it ends.
+    pieces: Vec<(Piece, usize)>,
+}
+
+/// What comes whole of an open connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// A text, or a packet of Socket.IO that is one.
+    Text,
+    /// Bytes, likewise.
+    Binary,
+    /// A namespace that is to be joined, a zero byte, and what the client says for itself, if anything.
+    Connect,
+}
+
+impl Waits {
+    /// How many wait.
+    pub(super) fn len(&self) -> usize {
+        self.waits.len()
+    }
+
+    /// When the next one is over.
+    pub(super) fn next_end(&self) -> Option<Time> {
+        self.ends.front().map(|(end, _)| *end)
+    }
+
+    /// True when nobody waits whose time could end, and no answer has come.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ends.is_empty() && self.answered.is_empty()
+    }
+
+    /// True when answers have come that are still to be looked at.
+    pub(super) fn has_answers(&self) -> bool {
+        !self.answered.is_empty()
+    }
+
+    /// The connection with this stamp has moved.
+    pub(super) fn moved(&mut self, stamp: u32, to: Slot) {
+        if let Some(wait) = self.waits.get_mut(&stamp) {
+            wait.slot = to;
+        }
+    }
+
+    fn take(&mut self, (stamp, number): Key) -> Option<Wait> {
+        let is_this = self.waits.get(&stamp).is_some_and(|wait| wait.number == number);
+        is_this.then(|| self.waits.remove(&stamp))?
+    }
+}
+
+impl Shard {
+    /// True while a connection waits for the backend.
+    #[inline]
+    pub(super) fn awaits(&self, slot: Slot) -> bool {
+        !self.waits.waits.is_empty() && self.waits.waits.contains_key(&self.conns[slot as usize].stamp)
+    }
+
+    /// Finds out by the backend who sends a request, if there is something that it could go by.
+    ///
+    /// # Errors
+    /// Why nobody is let in by this request.
+    pub(super) fn call_out_for_request(
+        &mut self,
+        slot: Slot,
+        request: &Request<'_>,
+        dialect: Dialect,
+        token: Option<&str>,
+        now: Time,
+    ) -> Result<Option<Checked<Verdict>>, Denial> {
+        let access = self.settings.access.clone();
+        let (Some(callout), Some(tokens)) = (&access.callout, &access.tokens) else { return Ok(None) };
+        let cookie = callout.cookies_of(request);
+        if token.is_some_and(|token| tokens.judges(token)) || (token.is_none() && cookie.is_none()) {
+            return Ok(None);
+        }
+        if let Some(verdict) = self.waits.verdict.take() {
+            return Ok(Some(Checked::Known(verdict)));
+        }
+        let lengths = [token.map_or(0, str::len), cookie.as_deref().map_or(0, str::len)];
+        if lengths.into_iter().any(|length| length > tokens.token_bytes_max()) {
+            return Err(self.denied(TokenFault::TooLong));
+        }
+        let query = query_of_application(request.query, dialect, &access.query_parameter);
+        let about = About {
+            token: token.map(Box::from),
+            cookie: cookie.map(Box::from),
+            address: Address(self.client(slot, request)),
+            origin: request.origin.map(Box::from),
+            path: Some(request.path.into()),
+            query: (!query.is_empty()).then(|| query.into()),
+            ..About::default()
+        };
+        self.call_out(slot, What::Request, about, now)?;
+        Ok(Some(Checked::Waits))
+    }
+
+    /// Finds out by the backend who an open connection is. `auth` is what a client of Socket.IO says for itself, in JSON, `token` what
+    /// it calls a token.
+    ///
+    /// # Errors
+    /// Why it is not asked.
+    pub(super) fn call_out_for_message(
+        &mut self,
+        slot: Slot,
+        what: What,
+        (token, auth): (Option<&str>, Option<Box<RawValue>>),
+        now: Time,
+    ) -> Result<(), Denial> {
+        let bytes_max = self.settings.access.tokens.as_ref().map_or(0, |tokens| tokens.token_bytes_max());
+        let auth_bytes = auth.as_ref().map_or(0, |auth| auth.get().len());
+        if token.map_or(0, str::len) > bytes_max || auth_bytes > bytes_max {
+            return Err(self.denied(TokenFault::TooLong));
+        }
+        let address = Address(self.conns[slot as usize].ip);
+        let about = About { token: token.map(Box::from), auth, address, ..About::default() };
+        self.call_out(slot, what, about, now)
+    }
+
+    fn call_out(&mut self, slot: Slot, what: What, about: About, now: Time) -> Result<(), Denial> {
+        let conn = &self.conns[slot as usize];
+        let stamp = conn.stamp;
+        let known_until_s = self.users.of(slot).map_or(0, |user| user.expires_at_s);
+        self.waits.count += 1;
+        let number = self.waits.count;
+        let from = ConnId { shard: self.id, slot, stamp };
+        let question = Box::new(Question { from, number, known_until_s, about });
+        if self.bus.callouts().is_none_or(|callouts| callouts.ask(question).is_err()) {
+            return Err(self.denied(TokenFault::Unavailable));
+        }
+        self.waits.waits.insert(stamp, Wait { slot, number, what, held: None });
+        self.waits.ends.push_back((now.plus_ms(self.settings.handshake_timeout_ms.into()), (stamp, number)));
+        Ok(())
+    }
+
+    /// A fault that is counted.
+    pub(super) fn denied(&self, fault: TokenFault) -> Denial {
+        self.stats().token_faults[fault.index()].add(1);
+        fault.into()
+    }
+
+    /// What a verdict says of somebody who is to come in.
+    pub(super) fn denial(&self, verdict: &Verdict) -> Option<Denial> {
+        match verdict {
+            Verdict::User(_) => None,
+            Verdict::Nobody => self.settings.access.required.then(|| self.denied(TokenFault::Missing)),
+            Verdict::Refused(message) => {
+                Some(Denial { message: message.clone(), ..self.denied(TokenFault::Refused) })
+            }
+            Verdict::Unavailable => Some(self.denied(TokenFault::Unavailable)),
+        }
+    }
+
+    /// True while a request, or a packet, is gone through again because the backend has answered.
+    pub(super) fn has_verdict(&self) -> bool {
+        self.waits.verdict.is_some()
+    }
+
+    /// The verdict for which a packet is gone through again.
+    pub(super) fn take_verdict(&mut self) -> Option<Verdict> {
+        self.waits.verdict.take()
+    }
+
+    /// Makes of an open connection what a verdict says.
+    ///
+    /// # Errors
+    /// Why it stays what it is.
+    pub(super) fn accept_verdict(&mut self, slot: Slot, verdict: &Verdict, now: Time) -> Result<(), Denial> {
+        if let Some(denial) = self.denial(verdict) {
+            return Err(denial);
+        }
+        match verdict {
+            Verdict::User(vouched) => {
+                // Events that are on their way were published before it was in any room.
+                self.deliver(now);
+                self.identify(slot, vouched.as_ref().clone(), now).map_err(Denial::from)
+            }
+            _ if self.users.of(slot).is_some() => Err(self.denied(TokenFault::OtherUser)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps what comes behind a request that waits, within the bound of a head.
+    pub(super) fn hold_head(&mut self, slot: Slot, bytes: &[u8]) {
+        let Shard { conns, pool, settings, .. } = self;
+        let Some(partial) = &mut conns[slot as usize].partial else { return };
+        let has_place = partial.lease.bytes().len() + bytes.len() <= settings.head_bytes_max;
+        if !has_place || pool.extend(&mut partial.lease, bytes).is_err() {
+            self.hang_up(slot);
+        }
+    }
+
+    /// Keeps what comes behind a message that waits, within the bound of a message.
+    pub(super) fn hold(&mut self, slot: Slot, piece: Piece, bytes: &[u8], now: Time) {
+        let Shard { conns, pool, settings, waits, .. } = self;
+        let Some(wait) = waits.waits.get_mut(&conns[slot as usize].stamp) else { return };
+        let held = wait.held.get_or_insert_with(|| Held { lease: pool.lease(), pieces: Vec::new() });
+        let has_place = held.lease.bytes().len() + bytes.len() <= settings.message_bytes_max
+            && held.pieces.len() < PIECES_MAX;
+        if !has_place || pool.extend(&mut held.lease, bytes).is_err() {
+            let reason = "too much came before it was known who this is";
+            return self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
+        }
+        held.pieces.push((piece, held.lease.bytes().len()));
+    }
+
+    /// The backend has answered.
+    pub(super) fn note_verdict(&mut self, answer: Answer) {
+        self.waits.answered.push_back(((answer.to.stamp, answer.number), answer.verdict));
+    }
+
+    /// Goes on with those who have waited long enough, or as many as one turn has time for.
+    pub(super) fn end_waits(&mut self, now: Time) {
+        while let Some((_, key)) = self.waits.ends.pop_front_if(|(end, _)| *end <= now) {
+            self.waits.answered.push_back((key, Verdict::Unavailable));
+        }
+        while self.work_done < WORK_MAX
+            && !self.is_spent()
+            && let Some((key, verdict)) = self.waits.answered.pop_front()
+        {
+            if let Some(wait) = self.waits.take(key) {
+                self.work_done += WORK;
+                self.go_on(wait, key.0, verdict, now);
+            }
+        }
+        if self.waits.waits.is_empty() {
+            // What is left is of connections that are gone.
+            (self.waits.ends, self.waits.answered) = Default::default();
+        }
+    }
+
+    fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
+        let Wait { slot, what, held, .. } = wait;
+        let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
+        match (conn.map(|conn| conn.stage), what) {
+            (Some(Stage::Http), What::Request) => {
+                self.waits.verdict = Some(verdict);
+                self.receive_heads(slot, &mut [], now);
+                self.waits.verdict = None;
+            }
+            (Some(Stage::Open(_)), What::Connect { namespace, auth }) => {
+                self.waits.verdict = Some(verdict);
+                self.join_namespace(slot, &namespace, auth.as_deref(), now);
+                self.waits.verdict = None;
+            }
+            (Some(Stage::Open(_)), What::Message { id }) => {
+                let accepted = self.accept_verdict(slot, &verdict, now);
+                self.answer_token(slot, accepted, id.as_deref(), now);
+            }
+            (Some(Stage::Open(_)), What::Event { namespace, id }) => {
+                let accepted = self.accept_verdict(slot, &verdict, now);
+                self.answer_token_event(slot, &namespace, accepted, id.as_deref());
+            }
+            _ => {}
+        }
+        if let Some(Held { lease, pieces }) = held {
+            self.carry_out_held(slot, stamp, &lease, &pieces, now);
+            self.pool.give_back(lease);
+        }
+    }
+
+    /// Carries out what came behind a message that waited.
+    fn carry_out_held(
+        &mut self,
+        slot: Slot,
+        stamp: u32,
+        lease: &Lease,
+        pieces: &[(Piece, usize)],
+        now: Time,
+    ) {
+        let mut begin = 0;
+        for (piece, end) in pieces {
+            let bytes = &lease.bytes()[begin..*end];
+            begin = *end;
+            let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && conn.is_open());
+            let Some(conn) = conn else { return };
+            let is_native = conn.stage == Stage::Open(Dialect::Native);
+            // It was text when it came.
+            let text = || std::str::from_utf8(bytes).unwrap_or_default();
+            match piece {
+                // It has asked again.
+                _ if self.awaits(slot) => self.hold(slot, *piece, bytes, now),
+                Piece::Text if is_native => self.native_text(slot, text(), now),
+                Piece::Binary if is_native => self.native_binary(slot, bytes, now),
+                Piece::Connect => {
+                    let (namespace, auth) = text().split_once('\0').unwrap_or_default();
+                    self.join_namespace(slot, namespace, Some(auth).filter(|auth| !auth.is_empty()), now);
+                }
+                Piece::Text => self.socketio_text(slot, text(), now),
+                Piece::Binary => self.socketio_binary(slot, bytes, now),
+            }
+        }
+    }
+
+    /// A connection is gone, and nobody waits on it any more.
+    pub(super) fn forget_wait(&mut self, slot: Slot, stamp: u32) {
+        if self.waits.waits.get(&stamp).is_some_and(|wait| wait.slot == slot)
+            && let Some(Wait { held: Some(held), .. }) = self.waits.waits.remove(&stamp)
+        {
+            self.pool.give_back(held.lease);
+        }
+    }
+
+    /// Tells a native client what came of its token. One who has none that is good is closed.
+    pub(super) fn answer_token(
+        &mut self,
+        slot: Slot,
+        accepted: Result<(), Denial>,
+        id: Option<Id<'_>>,
+        now: Time,
+    ) {
+        let Err(denial) = accepted else { return self.acknowledge(slot, id, Ok(())) };
+        self.refuse(slot, &refuse_denial(&denial).with_id(id));
+        if self.users.of(slot).is_none() {
+            let code = super::users::close_code(denial.fault);
+            self.close(slot, code, denial.reason(), Ending::Token, now);
+        }
+    }
+}
+
+/// What a client of Socket.IO says for itself, without what is there for the recovery of its session; `None` when that is nothing.
+pub(super) fn auth_of_application(auth: &str) -> Option<Box<RawValue>> {
+    let mut auth: serde_json::Value = serde_json::from_str(auth).ok()?;
+    match &mut auth {
+        serde_json::Value::Null => return None,
+        serde_json::Value::Object(fields) => {
+            // They are new each time, and the backend would be asked each time.
+            fields.remove("pid");
+            fields.remove("offset");
+            if fields.is_empty() {
+                return None;
+            }
+        }
+        _ => {}
+    }
+    RawValue::from_string(auth.to_string()).ok()
+}
+
+/// A query without the token, and without what Engine.IO says there, of which some is new each time.
+fn query_of_application(query: &str, dialect: Dialect, token_parameter: &str) -> String {
+    let is_own = |pair: &&str| {
+        let name = pair.split_once('=').map_or(*pair, |(name, _)| name);
+        let of_engine =
+            dialect.is_engine() && matches!(name, "EIO" | "transport" | "t" | "b64" | "j" | "sid");
+        of_engine || name == token_parameter || name.is_empty()
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_own(pair)).collect();
+    kept.join("&")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backend_gets_the_cookies_that_are_listed() {
+        let check = |listed: &[&str], header: Option<&str>, expected: Option<&str>| {
+            let head = "GET /ws HTTP/1.1\r\nHost: a\r\n";
+            let line = header.map_or(String::new(), |header| format!("Cookie: {header}\r\n"));
+            let head = format!("{head}{line}\r\n");
+            let Ok(crate::wire::http::Head::Complete(request, _)) = crate::wire::http::parse(head.as_bytes())
+            else {
+                panic!("a whole head")
+            };
+            let callout = Callout { cookies: listed.iter().map(|name| (*name).to_owned()).collect() };
+            assert_eq!(callout.cookies_of(&request).as_deref(), expected, "{listed:?} of {header:?}");
+        };
+        check(&[], Some("a=1"), None);
+        check(&["*"], Some(" a=1; b=2 "), Some("a=1; b=2"));
+        check(&["*"], Some(" "), None);
+        check(&["b", "c"], Some("a=1; b=2;c=3=4; bb=5"), Some("b=2; c=3=4"));
+        check(&["x"], Some("a=1"), None);
+        check(&["*"], None, None);
+    }
+
+    #[test]
+    fn what_is_new_each_time_is_left_out() {
+        let query = |query, dialect| query_of_application(query, dialect, "token");
+        assert_eq!(query("EIO=4&transport=polling&t=abc&a=b&token=x&c", Dialect::SocketIo), "a=b&c");
+        assert_eq!(query("t=abc&token=x", Dialect::Native), "t=abc");
+        let auth = |text| auth_of_application(text).map(|auth| auth.get().to_owned());
+        assert_eq!(auth(r#"{"b":1,"pid":"x","offset":"y","a":{}}"#).as_deref(), Some(r#"{"a":{},"b":1}"#));
+        assert_eq!(auth(r#"{"pid":"x"}"#), None);
+        assert_eq!((auth("{}"), auth("null"), auth("x")), (None, None, None));
+        assert_eq!(auth(r#""abc""#).as_deref(), Some(r#""abc""#));
+    }
+}

@@ -175,7 +175,7 @@ impl Shard {
         let conn = &self.conns[slot as usize];
         // Of a connection that is over, the framing still says what it spoke.
         let dialect = conn.dialect().or(conn.framing).map_or("", Dialect::name);
-        Who { id, dialect, namespace, user: conn.user.as_ref().map(|user| user.name.as_str().into()) }
+        Who { id, dialect, namespace, user: self.users.of(slot).map(|user| user.name.as_str().into()) }
     }
 
     /// The id of a connection that is no Socket.IO session.

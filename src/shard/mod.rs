@@ -37,7 +37,7 @@ use crate::bus::Bus;
 use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
-use crate::message::{ConnId, ProcessTag, Publication, ShardId, ShardSet, Slot};
+use crate::message::{ConnId, ProcessTag, Publication, Reject, ShardId, ShardSet, Slot};
 use crate::rules::{Namespaces, Over, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Meter, Time};
@@ -1372,6 +1372,10 @@ impl Shard {
                 Some(Stage::Probing(session)) if self.is_moving(session) => {}
                 Some(Stage::Open(_)) => self.shut_down(slot as Slot, now),
                 Some(Stage::Ghost) => self.end_ghost(slot as Slot),
+                // Its request has come whole, and is answered.
+                Some(Stage::Http) if self.awaits(slot as Slot) => {
+                    self.reject(slot as Slot, Reject::Draining, false, false, now);
+                }
                 Some(Stage::Http | Stage::Probing(_)) => self.doom(slot as Slot),
                 _ => {}
             }

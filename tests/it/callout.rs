@@ -385,6 +385,23 @@ fn a_backend_that_fails_is_left_in_peace_and_who_waits_is_bounded() {
 }
 
 #[test]
+fn who_waits_is_told_when_the_server_ends() {
+    let backend = Backend::start();
+    let mut server = backend.server(&[]);
+    backend.signal(Signal::STOP);
+    let mut raw = server.raw();
+    raw.send(upgrade_head("/ws", "Authorization: Bearer user:anna\r\n"));
+    let mut client = server.client();
+    client.say(&json!({"type": "auth", "token": "user:bert"}));
+    server.wait_for_number("callouts/waiting", 2);
+    server.signal(Signal::TERM);
+    let response = raw.response();
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("5")));
+    assert_eq!(client.closed().0, 1001);
+    assert!(server.wait_for_exit().success());
+}
+
+#[test]
 fn a_users_time_runs_out_unless_the_backend_says_more() {
     let backend = Backend::start();
     let server = backend.server(&["auth.leeway_ms=0", "auth.grace_ms=1000"]);

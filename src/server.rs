@@ -2,15 +2,18 @@
 
 use crate::auth::{Believed, Gate, Rules};
 use crate::backend;
+use crate::backend::said::Bounds;
 use crate::bridge::fault::Fault;
 use crate::bridge::{self, link};
 use crate::bus::Bus;
+use crate::bus::calls::{self, Calls};
 use crate::bus::mailbox::Mail;
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{
-    Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith, TlsVersion,
+    BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith,
+    TlsVersion,
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
@@ -166,6 +169,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());
     }
+    if config.asks_backend() {
+        bus = bus.with_calls(Arc::new(Calls::new(calls_settings(config))));
+    }
     let bus = Arc::new(bus);
     let started_unix_ms = refresh::unix_ms();
     let origin_us = started_unix_ms * 1_000;
@@ -216,7 +222,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         serve_door(door, bus.clone(), gate.clone())?;
     }
     let backend = (!config.backend.url.is_empty())
-        .then(|| backend::spawn(backend_settings(config)))
+        .then(|| backend::spawn(backend_settings(config), bus.clone()))
         .transpose()
         .map_err(Failure::System)?;
     // What is asked of the control port must not cost the shards their processors.
@@ -481,6 +487,29 @@ fn backend_settings(config: &Config) -> backend::Settings {
         answer_bytes_max: backend.answer_bytes_max as usize,
         failures_max: backend.failures_max,
         rest: ms(backend.rest_ms),
+        answers: backend::events::Settings {
+            bounds: Bounds {
+                rooms_max: config.limits.rooms_per_connection_max as usize,
+                room_name_bytes_max: config.limits.room_name_bytes_max as usize,
+            },
+            message_bytes_max: config.limits.message_bytes_max as usize,
+            attachments_max: config.socketio.attachments_max as usize,
+        },
+    }
+}
+
+/// How much may wait for the backend.
+fn calls_settings(config: &Config) -> calls::Settings {
+    let backend = &config.backend;
+    calls::Settings {
+        waiting_max: backend.waiting_max as usize,
+        waiting_bytes_max: backend.waiting_bytes_max as usize,
+        waiting_per_connection_max: backend.waiting_per_connection_max as usize,
+        handshake_bytes_max: backend.handshake_bytes_max as usize,
+        failure: match backend.failure {
+            BackendFailure::Error => calls::Failure::Error,
+            BackendFailure::Silence => calls::Failure::Silence,
+        },
     }
 }
 

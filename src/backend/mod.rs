@@ -4,11 +4,15 @@
 //! wait; answers go to their mailboxes. Everything is a signed POST to a path below `backend.url`; [`caller`] sends it.
 
 pub mod caller;
+pub mod events;
+pub mod said;
 pub mod stats;
 
 mod sign;
 
+use crate::bus::Bus;
 use caller::Caller;
+use events::Asking;
 use stats::BackendStats;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +35,8 @@ pub struct Settings {
     pub failures_max: u32,
     /// How long nothing is tried then.
     pub rest: Duration,
+    /// How much its answers may say.
+    pub answers: events::Settings,
 }
 
 /// What others may know of the backend.
@@ -44,13 +50,17 @@ pub struct Backend {
 ///
 /// # Errors
 /// When there can be no thread. That the backend is away is none.
-pub fn spawn(settings: Settings) -> io::Result<Backend> {
+pub fn spawn(settings: Settings, bus: Arc<Bus>) -> io::Result<Backend> {
     let stats = Arc::new(BackendStats::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let backend = Backend { stats: stats.clone() };
     let work = move || {
         runtime.block_on(async move {
-            let _caller = Arc::new(Caller::new(settings, stats));
+            let answers = settings.answers;
+            let caller = Arc::new(Caller::new(settings, stats.clone()));
+            if let Some(calls) = bus.calls().cloned() {
+                tokio::spawn(Asking::new(answers, calls, caller, bus, stats).run());
+            }
             future::pending::<()>().await;
         });
     };

@@ -1,5 +1,6 @@
 //! A shard's mailbox: what other threads want of it.
 
+use super::calls::Answered;
 use super::inquiry::Inquiry;
 use super::outside::Order;
 use super::presence::Attendance;
@@ -65,6 +66,8 @@ pub enum Mail {
         /// The room.
         room: RoomId,
     },
+    /// The backend has answered a call of a connection here.
+    Answered(Box<Answered>),
     /// A question about who is in a room is answered.
     Presence {
         /// Its number.
@@ -169,6 +172,7 @@ impl Mail {
             | Mail::AskedOutside { .. }
             | Mail::Inquiry(_)
             | Mail::Who { .. }
+            | Mail::Answered(_)
             | Mail::Presence { .. } => 0,
         }
     }

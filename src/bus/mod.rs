@@ -4,6 +4,7 @@
 //! shared publication into the [`Mailbox`] of every shard that has members: so all shards see the events of one room in
 //! one order.
 
+pub mod calls;
 pub mod directory;
 pub mod inquiry;
 pub mod mailbox;
@@ -16,6 +17,7 @@ use crate::message::{
 };
 use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
+use calls::Calls;
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
@@ -32,6 +34,7 @@ pub struct Bus {
     /// What the ids of sockets are signed with, so that a room's name is not taken for one.
     key: RandomState,
     outside: Option<Arc<Outside>>,
+    calls: Option<Arc<Calls>>,
     presence: Presence,
 }
 
@@ -48,6 +51,7 @@ impl Bus {
             mailboxes: (0..shards).map(|_| Mailbox::default()).collect(),
             key: RandomState::new(),
             outside: None,
+            calls: None,
             presence: Presence::default(),
         }
     }
@@ -91,6 +95,11 @@ impl Bus {
     /// This bus, before it is used, with a way to other processes: what is published here goes there as well.
     pub fn with_outside(self, outside: Arc<Outside>) -> Bus {
         Bus { directory: self.directory.with_outside(outside.clone()), outside: Some(outside), ..self }
+    }
+
+    /// This bus, before it is used, with a way to the backend.
+    pub fn with_calls(self, calls: Arc<Calls>) -> Bus {
+        Bus { calls: Some(calls), ..self }
     }
 
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
@@ -435,13 +444,16 @@ impl Bus {
         self.mailboxes[usize::from(shard)].ring();
     }
 
-    /// Wakes the shards that sleep, and the bridge if something waits for it.
+    /// Wakes the shards that sleep, and the bridge and who asks the backend if something waits for them.
     pub fn ring(&self, shards: ShardSet) {
         for shard in shards.iter() {
             self.mailboxes[usize::from(shard)].ring();
         }
         if let Some(outside) = &self.outside {
             outside.ring();
+        }
+        if let Some(calls) = &self.calls {
+            calls.ring();
         }
     }
 
@@ -460,6 +472,11 @@ impl Bus {
     /// What goes to other processes, when there are any.
     pub fn outside(&self) -> Option<&Outside> {
         self.outside.as_deref()
+    }
+
+    /// What waits for the backend, when it is asked.
+    pub fn calls(&self) -> Option<&Arc<Calls>> {
+        self.calls.as_ref()
     }
 
     /// The mailbox of `shard`.

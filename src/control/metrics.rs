@@ -4,7 +4,9 @@ use super::api::{Api, Stranger};
 use super::{Control, process};
 use crate::backend::Backend;
 use crate::backend::caller::Problem;
+use crate::backend::stats::{CALL_LABELS, CallOutcome};
 use crate::bridge::Bridge;
+use crate::bus::calls::Calls;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
 use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats, TransportFault};
@@ -389,6 +391,7 @@ impl Collector for Numbers {
         self.encode_presence(&mut encoder)?;
         self.0.bridge.iter().try_for_each(|bridge| encode_redis(bridge, &mut encoder))?;
         self.0.backend.iter().try_for_each(|backend| encode_backend(backend, &mut encoder))?;
+        self.0.bus.calls().into_iter().try_for_each(|calls| encode_calls(calls, &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -619,7 +622,25 @@ fn encode_backend(backend: &Backend, encoder: &mut DescriptorEncoder<'_>) -> fmt
     for (reason, count) in Problem::LABELS.iter().zip(&stats.problems) {
         encode(family.encode_family(&[("reason", *reason)])?, MetricType::Counter, count.value())?;
     }
+    let calls = "What clients did that the backend was asked about or told of, by what came of that.";
+    let mut family = encoder.encode_descriptor("throng_backend_calls", calls, None, MetricType::Counter)?;
+    for (call, outcomes) in CALL_LABELS.iter().zip(&stats.calls) {
+        for (outcome, count) in CallOutcome::LABELS.iter().zip(outcomes) {
+            let labels = ([("call", *call)], [("outcome", *outcome)]);
+            encode(family.encode_family(&labels)?, MetricType::Counter, count.value())?;
+        }
+    }
     Ok(())
+}
+
+/// Of the process, where the backend is asked about clients.
+fn encode_calls(calls: &Calls, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let waiting = "What clients did that waits for the backend.";
+    gauge(encoder, "throng_backend_calls_waiting", waiting, None, calls.waiting() as u64)?;
+    let refused = "What clients did that the backend was not asked about, since too much waited.";
+    let metric =
+        encoder.encode_descriptor("throng_backend_calls_refused", refused, None, MetricType::Counter)?;
+    encode(metric, MetricType::Counter, calls.refused.value())
 }
 
 /// Of the process, likewise.

@@ -148,7 +148,15 @@ fn gate() -> Gate {
 fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
     let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
-    let bus = Arc::new(Bus::new(2, 100).with_namespaces(Namespaces::new(patterns)));
+    let waiting = calls::Settings {
+        waiting_max: 1,
+        waiting_bytes_max: 1,
+        waiting_per_connection_max: 1,
+        handshake_bytes_max: 1,
+        failure: calls::Failure::Error,
+    };
+    let bus = Bus::new(2, 100).with_namespaces(Namespaces::new(patterns));
+    let bus = Arc::new(bus.with_calls(Arc::new(calls::Calls::new(waiting))));
     for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
     }
@@ -265,8 +273,21 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
         let (key, value) = pair.split_once('=').expect("a label has a value");
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).expect("in quotes");
         assert!(
-            ["shard", "reason", "le", "version", "transport", "namespace", "event", "per", "route", "status"]
-                .contains(&key),
+            [
+                "shard",
+                "reason",
+                "le",
+                "version",
+                "transport",
+                "namespace",
+                "event",
+                "per",
+                "route",
+                "status",
+                "call",
+                "outcome"
+            ]
+            .contains(&key),
             "{series}"
         );
         let bare = value.replace("\\\\", "").replace("\\\"", "");

@@ -213,6 +213,7 @@ impl Shard {
         self.slots = self.slots.max(session + 1);
         let session = session as Slot;
         self.open(session, dialect, Transport::Polling(Polling::default()), vouched, now);
+        self.keep_query(session, request.query);
         let mut body = Vec::new();
         self.encode_open(session, &mut body, true);
         self.stats().requests.add(1);
@@ -448,6 +449,7 @@ impl Shard {
         new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
+        self.calls.moved(new.stamp, to);
         self.waiting.moved(new.stamp, to);
         self.under_way.iter_mut().for_each(|under_way| under_way.moved(new.stamp, to));
         for joined in new.session.iter().flat_map(|session| &session.namespaces) {

@@ -179,6 +179,7 @@ impl Shard {
         conn.ip = ip;
         self.stats().upgrades.add(1);
         self.open(slot, dialect, Transport::WebSocket, vouched, now);
+        self.keep_query(slot, request.query);
     }
 
     /// The head did not come in time, or a kept-alive connection asked nothing more.

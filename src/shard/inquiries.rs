@@ -1,6 +1,7 @@
 //! What the control port asks of a shard: lists of connections, piece by piece, one connection, and things to be done to one.
 
 use super::Shard;
+use super::calls::SERVER_LEFT;
 use super::conn::{Conn, Stage};
 use super::session::Transport;
 use crate::bus::directory::{namespace_of, room_key, room_of};
@@ -59,7 +60,7 @@ impl Shard {
             .unwrap_or_default();
         for namespace in namespaces {
             self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, &namespace));
-            self.leave_namespace(slot, &namespace);
+            self.leave_namespace(slot, &namespace, SERVER_LEFT);
         }
         self.close(slot, code, reason, Ending::Server, now);
     }

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod asks;
+pub mod calls;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
@@ -42,6 +43,7 @@ use crate::time::{Bucket, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use asks::Asks;
+use calls::Calls;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use orders::UnderWay;
@@ -256,6 +258,7 @@ pub struct Shard {
     /// Where the connections of users are.
     users: Users,
     asks: Asks,
+    calls: Calls,
     /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
     event_windows: Windows<(u16, u32)>,
     /// Who waits to hear who is in a room.
@@ -451,6 +454,7 @@ impl Shard {
             sockets: Sockets::default(),
             users: Users::default(),
             asks: Asks::default(),
+            calls: Calls::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             waiting: Waiting::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
@@ -624,6 +628,11 @@ impl Shard {
                     // Where many have asked for long lists, the rest are told in later turns.
                     if self.note_presence(number, &attendance, now) {
                         mail.pop_front();
+                    }
+                }
+                Mail::Answered(_) => {
+                    if let Some(Mail::Answered(answered)) = mail.pop_front() {
+                        self.note_answered(*answered, now);
                     }
                 }
                 Mail::Answer(_) => {
@@ -885,6 +894,7 @@ impl Shard {
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
         let mut conn = self.conns.remove(slot as usize);
+        self.calls.forget(conn.stamp, slot);
         let stats = &self.stats.shards[usize::from(self.id)];
         if let Some(outbox) = conn.outbox.take() {
             stats.outbox_bytes.sub(outbox.len() as u64);
@@ -1190,6 +1200,7 @@ impl Shard {
         if !conn.has_socket {
             return self.end(slot, ending);
         }
+        self.tell_of_end(slot, ending);
         self.forget_sockets(slot);
         self.lose_user(slot);
         self.leave_all(slot);
@@ -1231,7 +1242,10 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let ending = match conn.stage {
-            Stage::Open(_) => ending,
+            Stage::Open(_) => {
+                self.tell_of_end(slot, ending);
+                ending
+            }
             Stage::Closing(_, because) => because,
             Stage::Waiting(session) => {
                 conn.stage = Stage::Finishing { at_once: false };
@@ -1243,6 +1257,7 @@ impl Shard {
             }
             Stage::Http | Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => return,
         };
+        let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
         if let Some(partial) = conn.partial.take() {

@@ -1,5 +1,6 @@
 //! What is to be done to sockets on behalf of others: servers elsewhere that have them join, leave or go, or want to know of them.
 
+use super::calls::SERVER_LEFT;
 use super::conn::Stage;
 use super::{Shard, WORK_MAX};
 use crate::bus::directory::{namespace_of, room_key, room_of};
@@ -65,7 +66,7 @@ impl Shard {
     }
 
     /// True for an open connection in this namespace.
-    fn is_in(&self, slot: Slot, namespace: &str) -> bool {
+    pub(super) fn is_in(&self, slot: Slot, namespace: &str) -> bool {
         let conn = self.conns.get(slot as usize).filter(|conn| conn.is_open());
         let session = conn.and_then(|conn| conn.session.as_ref());
         session.is_some_and(|session| session.joined(namespace).is_some())
@@ -97,7 +98,7 @@ impl Shard {
             }
             Deed::Disconnect { close } => {
                 self.say_packet(slot, &[], |out, _| socketio::encode_disconnect(out, namespace));
-                self.leave_namespace(slot, namespace);
+                self.leave_namespace(slot, namespace, SERVER_LEFT);
                 if *close {
                     self.close(slot, CloseCode::Normal, "", Ending::Server, now);
                 }

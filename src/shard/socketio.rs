@@ -4,6 +4,7 @@
 //! the main namespace are those of the native dialect.
 
 use super::Shard;
+use super::calls::CLIENT_LEFT;
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_token, token_in};
@@ -12,7 +13,7 @@ use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
-use crate::message::{Slot, TokenFault, write_socket_id};
+use crate::message::{Slot, SocketId, TokenFault, write_socket_id};
 use crate::permissions::Act;
 use crate::rules::{Action, EventLimit};
 use crate::stats::{Ending, NamespaceStats};
@@ -134,7 +135,7 @@ impl Shard {
             Body::Connect(_) => {}
             Body::Disconnect => {
                 if self.has_token(slot, now) {
-                    self.leave_namespace(slot, namespace);
+                    self.leave_namespace(slot, namespace, CLIENT_LEFT);
                 }
             }
             Body::Event { name, args } => {
@@ -148,7 +149,7 @@ impl Shard {
     }
 
     /// Takes a token for what cannot be refused with an error: a client that has none is closed.
-    fn has_token(&mut self, slot: Slot, now: Time) -> bool {
+    pub(super) fn has_token(&mut self, slot: Slot, now: Time) -> bool {
         let has_token = self.take_token(slot, now).is_ok();
         if !has_token {
             self.stats().rate_limited.add(1);
@@ -169,6 +170,10 @@ impl Shard {
         if session.joined(namespace).is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
+        if self.calls.is_joining(self.conns[slot as usize].stamp, namespace) {
+            return self.break_off(slot, "the namespace has been asked for", now);
+        }
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
         if let Some(recovering) = &mut session.recovering {
             // Clients ask for all their namespaces at once, and one is looked into after another.
             if !recovering.wait(namespace, auth, namespaces_max) {
@@ -178,7 +183,8 @@ impl Shard {
         }
         if let Err(fault) = self.check_connect(slot, auth, now) {
             if self.has_token(slot, now) {
-                self.refuse_connect(slot, namespace, fault.reason(), Some(fault.code()));
+                let data = format!("{{\"code\":\"{}\"}}", fault.code());
+                self.refuse_connect(slot, namespace, fault.reason(), Some(&data));
             }
             return;
         }
@@ -191,17 +197,36 @@ impl Shard {
         self.join_anew(slot, namespace, auth, now);
     }
 
-    /// Makes a connection a member of a namespace in which it has not been.
+    /// Makes a connection a member of a namespace in which it has not been, or asks the backend whether it may be.
     pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        if self.concerns(namespace).connect {
+            return self.ask_to_join(slot, namespace, auth, now);
+        }
+        let sid = self.new_id();
+        self.join_as(slot, namespace, auth, sid, now);
+    }
+
+    /// Makes a connection a member of a namespace under this id. False when it is refused.
+    pub(super) fn join_as(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        auth: Option<&str>,
+        sid: SocketId,
+        now: Time,
+    ) -> bool {
         let settings = self.settings.socketio.clone();
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
-            Err(_) if !self.has_token(slot, now) => return,
-            Err(reason) => return self.refuse_namespace(slot, namespace, reason),
+            Err(_) if !self.has_token(slot, now) => return false,
+            Err(reason) => {
+                self.refuse_namespace(slot, namespace, reason);
+                return false;
+            }
         };
-        let (sid, pid) = (self.new_id(), self.new_id());
+        let pid = self.new_id();
         let began = self.history.end();
-        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        let Some(session) = &mut self.conns[slot as usize].session else { return false };
         session.connect_by = None;
         session.namespaces.push(Joined { name: namespace.into(), sid, pid, began, pattern });
         self.sockets.insert(&sid, slot);
@@ -216,7 +241,9 @@ impl Shard {
             });
         }
         self.join_rooms_of_token(slot);
+        self.tell_of_join(slot, namespace, auth, false);
         self.arm_session(slot, now);
+        true
     }
 
     /// Counts the connection among those that are in the namespace. Answers the place of the pattern that allows it.
@@ -254,13 +281,13 @@ impl Shard {
         self.refuse_connect(slot, namespace, reason, None);
     }
 
-    fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, code: Option<&str>) {
+    /// The same, with JSON for its application.
+    pub(super) fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, data: Option<&str>) {
         let pattern = self.settings.socketio.namespaces.find(namespace).map(|(pattern, _)| pattern);
         self.stats().namespace_refusals.add(1);
         self.stats().namespace(pattern).refusals.add(1);
         self.say_packet(slot, &[], |out, _| {
-            let data = code.map(|code| format!("{{\"code\":\"{code}\"}}"));
-            socketio::encode_connect_error(out, namespace, reason, data.as_deref());
+            socketio::encode_connect_error(out, namespace, reason, data);
         });
     }
 
@@ -273,7 +300,9 @@ impl Shard {
         namespace.connections.add(1);
     }
 
-    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str) {
+    /// A connection leaves a namespace, for a reason in the words of Socket.IO.
+    pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str, reason: &'static str) {
+        self.tell_of_leaving(slot, namespace, reason);
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.connections.sub(1);
         }
@@ -329,6 +358,15 @@ impl Shard {
                     self.say_packet(slot, attachments, |out, count| {
                         socketio::encode_ack(out, namespace, id, args, count);
                     });
+                }
+            }
+            // Tokens are brought to us, unless a rule says otherwise by name.
+            Action::Backend if name == TOKEN_EVENT && self.settings.access.tokens.is_some() => {
+                self.token_event(slot, namespace, args, id, now);
+            }
+            Action::Backend => {
+                if let Err(refusal) = self.ask_about(slot, namespace, (name, args), id, attachments) {
+                    self.answer_call(slot, namespace, id, &refusal);
                 }
             }
             Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } | Action::Presence { .. } => {
@@ -423,7 +461,7 @@ impl Shard {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
+            Command::Call { .. } | Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
         };
         match (result, id) {
             (Ok(args), Some(id)) => self.say_packet(slot, &[], |out, count| {
@@ -468,7 +506,13 @@ impl Shard {
     }
 
     /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
-    fn answer_refusal(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: &Refusal<'_>) {
+    pub(super) fn answer_refusal(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        id: Option<&str>,
+        refusal: &Refusal<'_>,
+    ) {
         self.count_refusal(refusal);
         let message = serde_json::to_string(&refusal.message).unwrap_or_default();
         let retry = refusal.retry_ms.map_or(String::new(), |retry_ms| format!(",\"retry_ms\":{retry_ms}"));

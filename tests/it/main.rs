@@ -16,6 +16,7 @@
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
+//! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
@@ -55,6 +56,7 @@ mod linger;
 mod hostile;
 
 mod api;
+mod backend_apps;
 mod control;
 mod lifecycle;
 

@@ -119,6 +119,16 @@ pub struct Answered {
     pub is_rest: bool,
 }
 
+impl Answered {
+    /// Bytes of memory behind it that the backend has sent.
+    pub fn size(&self) -> usize {
+        let Some(Answer { emit, ack, attachments, .. }) = &self.answer else { return 0 };
+        let size_of_all = |attachments: &[Vec<u8>]| attachments.iter().map(Vec::len).sum::<usize>();
+        let emits = emit.iter().map(|emit| emit.payload.len() + size_of_all(&emit.attachments));
+        emits.sum::<usize>() + ack.len() + size_of_all(attachments)
+    }
+}
+
 /// What a call was, as far as that matters to its answer.
 #[derive(Clone, Debug)]
 pub enum Asked {

@@ -166,13 +166,13 @@ impl Mail {
             Mail::Publication(publication) => publication.size(),
             Mail::Answer(answer) => answer.size(),
             Mail::Order(order) => order.size(),
+            Mail::Answered(answered) => answered.size(),
             Mail::Drain { .. }
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }
             | Mail::Inquiry(_)
             | Mail::Who { .. }
-            | Mail::Answered(_)
             | Mail::Presence { .. } => 0,
         }
     }

@@ -6,6 +6,7 @@ use crate::auth::{Ip, Rules};
 use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
+use crate::bus::calls;
 use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
 use crate::stats::Ending;

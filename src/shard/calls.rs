@@ -5,7 +5,7 @@
 //! mailbox, like all publications, and the ack follows it there, so that a client gets events and acks in the order in which the backend
 //! gave them.
 
-use super::conn::Conn;
+use super::conn::{Conn, Stage};
 use super::{Ending, OVERLOAD_RETRY_MS, Shard};
 use crate::bus::calls::{
     Answer, Answered, Asked, Busy, Call, Emit, End, Failure, From, Refusal as NotIn, What,
@@ -13,7 +13,7 @@ use crate::bus::calls::{
 use crate::bus::directory::room_key;
 use crate::bus::mailbox::Mail;
 use crate::dialect::native::{self, Code, Refusal};
-use crate::dialect::{attachments, builtin, socketio};
+use crate::dialect::{Dialect, attachments, builtin, socketio};
 use crate::message::{ConnId, Draft, Slot, SocketId, write_socket_id};
 use crate::rules::Concerns;
 use crate::time::Time;
@@ -94,7 +94,9 @@ impl Shard {
     /// Keeps the query with which an open connection began.
     pub(super) fn keep_query(&mut self, slot: Slot, query: &str) {
         let Some(calls) = self.bus.calls() else { return };
-        let Some(conn) = self.conns.get(slot as usize).filter(|conn| conn.is_open()) else { return };
+        let is_asked_for =
+            |conn: &&Conn| matches!(conn.stage, Stage::Open(Dialect::Native | Dialect::SocketIo));
+        let Some(conn) = self.conns.get(slot as usize).filter(is_asked_for) else { return };
         let bytes_max = calls.settings().handshake_bytes_max;
         if bytes_max > 0 {
             let query = if query.len() <= bytes_max { query } else { "" }.into();
@@ -137,7 +139,8 @@ impl Shard {
         let waiting = self.calls.waiting.get(&self.conns[slot as usize].stamp);
         let (count, bytes) = waiting.map_or((0, 0), |waiting| (waiting.calls, waiting.bytes));
         let bytes_max = settings.waiting_bytes_max / SHARE_OF_ONE;
-        if count >= settings.waiting_per_connection_max || (count > 0 && bytes + args.len() > bytes_max) {
+        let bytes = bytes + args.len() + attachments.iter().map(Vec::len).sum::<usize>();
+        if count >= settings.waiting_per_connection_max || (count > 0 && bytes > bytes_max) {
             calls.count_refused();
             return Err(busy());
         }
@@ -324,16 +327,15 @@ impl Shard {
         let is_open =
             self.conns.get(slot as usize).is_some_and(|conn| conn.stamp == from.conn.stamp && conn.is_open());
         let refusal = match answer {
-            Some(Answer { refusal: None, .. }) if is_open => {
-                return self.join_as(slot, namespace, auth.as_deref(), from.id, now);
-            }
             Some(Answer { refusal: None, .. }) => {
-                // It has gone meanwhile, and the backend thinks that it is there.
-                if self.concerns(namespace).disconnect {
-                    let what = What::Disconnect { reason: reason_of(Ending::Lost) };
+                let is_in = is_open && self.join_as(slot, namespace, auth.as_deref(), from.id, now);
+                if !is_in && self.concerns(namespace).disconnect {
+                    // It has gone meanwhile, or there is no place for it, and the backend thinks that it is there.
+                    let reason = if is_open { SERVER_LEFT } else { reason_of(Ending::Lost) };
+                    let what = What::Disconnect { reason };
                     self.call_again(Call { from: from.clone(), query: None, auth: auth.clone(), what });
                 }
-                return false;
+                return is_in;
             }
             Some(Answer { refusal: Some(refusal), .. }) => refusal.clone(),
             None => NotIn { message: FAILED.into(), data: Some(FAILED_DATA.into()) },

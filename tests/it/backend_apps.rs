@@ -3,6 +3,7 @@
 //! And what the hooks do beyond that: native clients, bounds, what is kept and told.
 
 use crate::foreign::{NODE, PATIENT, PYTHON, check, node, python};
+use crate::harness::redis::Redis;
 use crate::harness::{Heard, Raw, Server, WAIT, eventually, frame};
 use serde_json::{Value, json};
 use std::fs;
@@ -341,6 +342,34 @@ fn native_clients_ask_the_backend() {
         metrics.sum("throng_backend_calls_total", &["call=\"event\"", &outcome])
     };
     assert_eq!((count("answered"), count("failed"), count("bad")), (6.0, 1.0, 0.0));
+}
+
+#[test]
+fn what_an_answer_sends_reaches_other_processes() {
+    let backend = Backend::start();
+    let redis = Redis::start();
+    let urls = format!("redis.urls={:?}", [redis.url()]);
+    let mut throngs =
+        ["one", "other"].map(|name| backend.server(&format!("process-{name}"), EVENTS, &[&urls]));
+    throngs.iter_mut().for_each(|(throng, _)| drop(throng.wait_for_log("connected to Redis")));
+    let [mut anna, mut ben] = [0, 1].map(|at| throngs[at].0.client());
+    ben.join(&["lobby"]);
+    anna.say(&json!({"type": "call", "event": "hello", "id": 1}));
+    let emit = json!([
+        {"event": "own", "args": [1]},
+        {"event": "room", "args": [1], "room": "lobby"},
+        {"event": "pair", "args": [1, 2], "room": "lobby"},
+        {"event": "all", "args": [{"_placeholder": true, "num": 0}, 2], "attachments": ["AP8="], "all": true},
+    ]);
+    backend.answers("/event", json!({ "emit": emit }));
+    assert_eq!(anna.message()["event"], "own");
+    let all = json!({"type": "event", "event": "all", "data": [{"base64": "AP8="}, 2]});
+    assert_eq!(anna.message(), all);
+    anna.answer_to(&json!(1));
+    ben.hears("lobby", "room", json!(1));
+    ben.hears("lobby", "pair", json!([1, 2]));
+    assert_eq!(ben.message(), all);
+    ben.has_heard_all();
 }
 
 #[test]

@@ -20,6 +20,9 @@ pub const FOUND_BYTES_MAX: usize = 16 << 20;
 /// The longest reason that a close frame has room for, in bytes.
 pub const REASON_BYTES_MAX: usize = 123;
 
+/// In place of a namespace: all connections are meant, whatever namespaces they are in.
+pub const ANYWHERE: &str = "";
+
 /// Events for one room that follow each other go out together, up to so many bytes.
 const ENVELOPE_BYTES_MAX: usize = 64 << 10;
 
@@ -57,7 +60,7 @@ pub enum Outgoing {
     Answer(Box<Answer>),
     /// Something is to be done to sockets of other processes.
     Order {
-        /// The namespace. Only sockets that are in it are meant.
+        /// The namespace, as in [`Order::namespace`].
         namespace: CompactString,
         /// Those in any of these rooms.
         rooms: Vec<CompactString>,
@@ -93,7 +96,7 @@ pub struct Names {
 /// What is to be done to sockets.
 #[derive(Debug)]
 pub struct Order {
-    /// The namespace. Only sockets that are in it are meant.
+    /// The namespace. Only sockets that are in it are meant; with [`ANYWHERE`], whatever they are in.
     pub namespace: CompactString,
     /// Which of them.
     pub audience: Audience,
@@ -122,7 +125,7 @@ pub enum Deed {
     },
     /// Their connections end, whatever else they are in.
     Close {
-        /// The close code, one that may be on the wire. Other processes close with 1000.
+        /// The close code, one that may be on the wire.
         code: u16,
         /// At most [`REASON_BYTES_MAX`] bytes.
         reason: CompactString,

@@ -6,6 +6,7 @@
 //! gave them.
 
 use super::conn::{Conn, Stage};
+use super::socketio::Barred;
 use super::{Ending, OVERLOAD_RETRY_MS, Shard};
 use crate::bus::calls::{
     Answer, Answered, Asked, Busy, Call, Emit, End, Failure, From, Refusal as NotIn, What,
@@ -153,20 +154,24 @@ impl Shard {
         let conn = &self.conns[slot as usize];
         let joined = conn.session.as_ref().map_or(0, |session| session.namespaces.len());
         let joining = self.calls.waiting.get(&conn.stamp).map_or(0, |waiting| waiting.joining.len());
-        let refusal = if joined + joining >= self.settings.socketio.namespaces_per_connection_max {
-            Some("Too many namespaces")
+        let barred = if !self.may_connect(slot, namespace) {
+            Some(Barred::FORBIDDEN)
+        } else if joined + joining >= self.settings.socketio.namespaces_per_connection_max {
+            Some(Barred::of("Too many namespaces"))
         } else {
             let id = self.new_id();
-            self.call(slot, namespace, id, auth, What::Connect).err().map(|Busy| BUSY)
+            self.call(slot, namespace, id, auth, What::Connect).err().map(|Busy| Barred::of(BUSY))
         };
-        match refusal {
+        match barred {
             None => {
                 let stamp = self.conns[slot as usize].stamp;
                 if let Some(waiting) = self.calls.waiting.get_mut(&stamp) {
                     waiting.joining.push(namespace.into());
                 }
             }
-            Some(reason) if self.has_token(slot, now) => self.refuse_namespace(slot, namespace, reason),
+            Some(barred) if self.has_token(slot, auth.map_or(0, str::len), now) => {
+                self.refuse_namespace(slot, namespace, barred);
+            }
             Some(_) => {}
         }
     }
@@ -243,7 +248,7 @@ impl Shard {
             conn: ConnId { shard: self.id, slot, stamp },
             id,
             namespace: namespace.into(),
-            user: conn.user.as_ref().map(|user| user.name.clone()),
+            user: self.users.of(slot).map(|user| user.name.clone()),
             address: CompactString::from(conn.ip.to_string()),
             bytes: 0,
         };
@@ -287,7 +292,7 @@ impl Shard {
         let namespace = answered.from.namespace.clone();
         waiting.joining.retain(|name| *name != namespace || !matches!(answered.what, Asked::Connect { .. }));
         let is_connect = matches!(answered.what, Asked::Connect { .. });
-        if is_connect && !self.admit(slot, &answered, now) {
+        if is_connect && !self.let_in(slot, &answered, now) {
             return self.settle_call(&answered.from);
         }
         let Some(answer) = &mut answered.answer else { return self.finish_call(answered, now) };
@@ -321,7 +326,7 @@ impl Shard {
     }
 
     /// True when a client that asked for a namespace is in it now, and the rest of the answer is to be carried out.
-    fn admit(&mut self, slot: Slot, answered: &Answered, now: Time) -> bool {
+    fn let_in(&mut self, slot: Slot, answered: &Answered, now: Time) -> bool {
         let Answered { from, what: Asked::Connect { auth }, answer, .. } = answered else { return false };
         let namespace = from.namespace.as_str();
         let is_open =
@@ -340,7 +345,7 @@ impl Shard {
             Some(Answer { refusal: Some(refusal), .. }) => refusal.clone(),
             None => NotIn { message: FAILED.into(), data: Some(FAILED_DATA.into()) },
         };
-        if is_open && self.has_token(slot, now) {
+        if is_open && self.has_token(slot, auth.as_ref().map_or(0, |auth| auth.len()), now) {
             self.refuse_connect(slot, namespace, &refusal.message, refusal.data.as_deref());
         }
         false

@@ -4,7 +4,7 @@ use super::calls::SERVER_LEFT;
 use super::conn::Stage;
 use super::{Shard, WORK_MAX};
 use crate::bus::directory::{namespace_of, room_key, room_of};
-use crate::bus::outside::{Deed, FOUND_BYTES_MAX, Found, Order, Outgoing};
+use crate::bus::outside::{ANYWHERE, Deed, FOUND_BYTES_MAX, Found, Order, Outgoing};
 use crate::dialect::socketio;
 use crate::message::{Slot, write_socket_id};
 use crate::stats::Ending;
@@ -65,10 +65,13 @@ impl Shard {
         UnderWay { left, found: Some(Vec::new()), found_bytes: 0 }
     }
 
-    /// True for an open connection in this namespace.
+    /// True for an open connection in this namespace, or [anywhere](ANYWHERE).
     pub(super) fn is_in(&self, slot: Slot, namespace: &str) -> bool {
-        let conn = self.conns.get(slot as usize).filter(|conn| conn.is_open());
-        let session = conn.and_then(|conn| conn.session.as_ref());
+        let Some(conn) = self.conns.get(slot as usize).filter(|conn| conn.is_open()) else { return false };
+        if namespace == ANYWHERE {
+            return true;
+        }
+        let session = conn.session.as_ref();
         session.is_some_and(|session| session.joined(namespace).is_some())
             || (namespace == "/" && self.is_native(slot))
     }

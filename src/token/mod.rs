@@ -87,8 +87,17 @@ struct Keys {
 pub struct Vouched {
     /// Who its bearer is.
     pub user: User,
-    /// The rooms of the main namespace that it is to join at once: names that are right, at most [`Settings::rooms_max`].
-    pub rooms: Vec<CompactString>,
+    /// The rooms that it is to join at once: names that are right, at most [`Settings::rooms_max`].
+    pub rooms: Vec<Room>,
+}
+
+/// A room that a token names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The namespace that it is in; `/` for the main one, and for native clients.
+    pub namespace: CompactString,
+    /// Its name there.
+    pub name: CompactString,
 }
 
 impl Tokens {

@@ -202,6 +202,12 @@ fn command(result: Result<Command<'_>, native::Refusal<'_>>, binary: bool) {
             native::encode_pong(&mut out, id);
             return json(&out);
         }
+        Ok(Command::Call { payload, id, .. }) => {
+            let mut out = Vec::new();
+            let data = if binary { "null" } else { str::from_utf8(payload).expect("it is JSON") };
+            native::encode_result(&mut out, id.unwrap_or("0"), 1, data);
+            return json(&out);
+        }
         Ok(Command::Presence { id, .. }) => {
             let mut out = Vec::new();
             native::encode_presence(&mut out, id.expect("there is one"), r#""members":0"#, 0);

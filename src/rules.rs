@@ -9,8 +9,12 @@ use std::fmt::{self, Display};
 pub struct Rules {
     /// The first that is for an event counts.
     rules: Vec<Rule>,
+    /// So many of them are not built in.
+    configured: usize,
     /// For each event's name the rules with it, as ascending indices of `rules`.
     by_event: HashMap<String, Vec<usize>>,
+    /// The rules for all events that no other configured rule is for, likewise.
+    for_others: Vec<usize>,
 }
 
 impl Rules {
@@ -20,7 +24,9 @@ impl Rules {
     /// `configured`, and behind them `join`, `leave`, `publish` and `presence`, which do what they are called, but for one that `configured`
     /// has for every namespace.
     pub fn new(configured: Vec<Rule>) -> Rules {
+        let for_others = (0..configured.len()).filter(|at| configured[*at].is_for_others()).collect();
         let mut rules = configured;
+        let configured = rules.len();
         for (on, action) in [
             ("join", Action::Join { room_fields: Action::room_fields() }),
             ("leave", Action::Leave { room_fields: Action::room_fields() }),
@@ -42,14 +48,19 @@ impl Rules {
         for (index, rule) in rules.iter().enumerate() {
             by_event.entry(rule.on.clone()).or_default().push(index);
         }
-        Rules { rules, by_event }
+        Rules { rules, configured, by_event, for_others }
     }
 
-    /// What `event` does in `namespace`: the first rule with that name whose pattern matches. Costs a hash, then a comparison for
-    /// each rule with the name.
+    /// What `event` does in `namespace`: the first rule with that name whose pattern matches, or else the first for all others; both are
+    /// stronger than what is built in. Costs a hash, then a comparison for each rule with the name.
     pub fn find(&self, namespace: &str, event: &str) -> Option<&Action> {
-        let mut rules = self.by_event.get(event)?.iter().map(|index| &self.rules[*index]);
-        rules.find(|rule| rule.is_for(namespace)).map(|rule| &rule.action)
+        let first = |indices: &[usize]| indices.iter().copied().find(|at| self.rules[*at].is_for(namespace));
+        let named = self.by_event.get(event).and_then(|indices| first(indices));
+        let found = match named {
+            Some(at) if at < self.configured => named,
+            _ => first(&self.for_others).or(named),
+        };
+        found.map(|at| &self.rules[at].action)
     }
 
     /// All rules, from the strongest to the weakest.
@@ -76,6 +87,13 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// What stands in place of a name for all events that no other configured rule is for. Only the backend can be asked about them.
+    pub const OTHERS: &str = "*";
+
+    fn is_for_others(&self) -> bool {
+        self.on == Rule::OTHERS && self.action == Action::Backend
+    }
+
     fn is_for(&self, namespace: &str) -> bool {
         self.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace))
     }
@@ -116,6 +134,8 @@ pub enum Action {
     },
     /// The event is acknowledged with its own arguments, if the client asked for that.
     Ack,
+    /// The backend is asked, and its answer says what happens.
+    Backend,
 }
 
 impl Action {
@@ -179,6 +199,37 @@ pub struct Allowance {
     pub connections_max: Option<u32>,
     /// Of them, how many may have a member in the process; `None` for no limit of their own.
     pub namespaces_max: Option<u32>,
+    /// What of them concerns the backend.
+    pub backend: Concerns,
+}
+
+/// What of a namespace's comings and goings concerns the backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Concerns {
+    /// It is asked whether a client may join.
+    pub connect: bool,
+    /// It is told that a client has joined.
+    pub connected: bool,
+    /// It is told that a client has left.
+    pub disconnect: bool,
+}
+
+impl Concerns {
+    /// The words for them in a configuration.
+    pub const WORDS: [&'static str; 3] = ["connect", "connected", "disconnect"];
+
+    /// Those that `words` name.
+    pub fn of(words: &[&str]) -> Concerns {
+        let [connect, connected, disconnect] = Concerns::WORDS.map(|word| words.contains(&word));
+        Concerns { connect, connected, disconnect }
+    }
+
+    /// The words for these.
+    pub fn words(self) -> impl Iterator<Item = &'static str> {
+        let Concerns { connect, connected, disconnect } = self;
+        let named = [connect, connected, disconnect].into_iter().zip(Concerns::WORDS);
+        named.filter(|(concerns, _)| *concerns).map(|(_, word)| word)
+    }
 }
 
 impl Namespaces {
@@ -187,7 +238,12 @@ impl Namespaces {
 
     /// Those that one of `patterns` matches.
     pub fn new(patterns: Vec<Pattern>) -> Namespaces {
-        let plain = |pattern| Allowance { pattern, connections_max: None, namespaces_max: None };
+        let plain = |pattern| Allowance {
+            pattern,
+            connections_max: None,
+            namespaces_max: None,
+            backend: Concerns::default(),
+        };
         Namespaces(Vec::new()).or(patterns.into_iter().map(plain))
     }
 
@@ -412,6 +468,7 @@ mod tests {
             Action::Publish { .. } => "publish",
             Action::Presence { .. } => "presence",
             Action::Ack => "ack",
+            Action::Backend => "backend",
         })
     }
 
@@ -460,6 +517,7 @@ mod tests {
             pattern: pattern(text),
             connections_max: Some(most),
             namespaces_max: None,
+            backend: Concerns::default(),
         };
         let namespaces = Namespaces::new(["/", "/guild/*", "/*/*", "/"].map(pattern).to_vec()).behind(vec![
             limited("/guild/7", 1),
@@ -520,6 +578,28 @@ mod tests {
             ["join", "leave", "join", "publish", "presence"],
             "what can never count is left out"
         );
+    }
+
+    #[test]
+    fn a_rule_for_all_others_is_weaker_than_those_for_one_event_and_stronger_than_what_is_built_in() {
+        let others = |namespace: Option<&str>| Rule {
+            namespace: namespace.map(pattern),
+            on: Rule::OTHERS.to_owned(),
+            action: Action::Backend,
+        };
+        let rules = Rules::new(vec![others(Some("/a")), reply(None, "hello", "welcome")]);
+        for (namespace, on, does) in [
+            ("/a", "hello", Some("welcome")),
+            ("/a", "anything", Some("backend")),
+            ("/a", "join", Some("backend")),
+            ("/", "join", Some("join")),
+            ("/", "anything", None),
+        ] {
+            assert_eq!(found(&rules, namespace, on), does, "{on} in {namespace}");
+        }
+        let rules = Rules::new(vec![reply(None, "*", "star")]);
+        assert_eq!(found(&rules, "/", "*"), Some("star"), "a name like any other");
+        assert_eq!(found(&rules, "/", "anything"), None);
     }
 
     #[test]

@@ -2,19 +2,21 @@
 
 use crate::auth::tally::Quota;
 use crate::auth::{Believed, Gate, Rules};
+use crate::backend::said::Bounds;
 use crate::backend::{self, Webhooks, webhooks};
 use crate::bridge::fault::Fault;
 use crate::bridge::{self, link};
 use crate::bus::Bus;
 use crate::bus::callouts::Callouts;
+use crate::bus::calls::{self, Calls};
 use crate::bus::mailbox::Mail;
 use crate::bus::notices::{self, Notices};
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{
-    Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith, TlsVersion,
-    WebhooksTo,
+    BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith,
+    TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
@@ -183,6 +185,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     if let Some((callouts, _)) = &callouts {
         bus = bus.with_callouts(callouts.clone());
     }
+    if config.asks_backend() {
+        bus = bus.with_calls(Arc::new(Calls::new(calls_settings(config))));
+    }
     let started_unix_ms = refresh::unix_ms();
     let notices = config.has_webhooks().then(|| {
         let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
@@ -258,7 +263,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         backend::callout::Parts { settings, callouts, tokens, bus }
     });
     let backend = (!config.backend.url.is_empty())
-        .then(|| backend::spawn(backend_settings(config), callouts, posted))
+        .then(|| backend::spawn(backend_settings(config), bus.clone(), callouts, posted))
         .transpose()
         .map_err(Failure::System)?;
     // What is asked of the control port must not cost the shards their processors.
@@ -544,6 +549,29 @@ fn backend_settings(config: &Config) -> backend::Settings {
         answer_bytes_max: backend.answer_bytes_max as usize,
         failures_max: backend.failures_max,
         rest: ms(backend.rest_ms),
+        answers: backend::events::Settings {
+            bounds: Bounds {
+                rooms_max: config.limits.rooms_per_connection_max as usize,
+                room_name_bytes_max: config.limits.room_name_bytes_max as usize,
+            },
+            message_bytes_max: config.limits.message_bytes_max as usize,
+            attachments_max: config.socketio.attachments_max as usize,
+        },
+    }
+}
+
+/// How much may wait for the backend.
+fn calls_settings(config: &Config) -> calls::Settings {
+    let backend = &config.backend;
+    calls::Settings {
+        waiting_max: backend.waiting_max as usize,
+        waiting_bytes_max: backend.waiting_bytes_max as usize,
+        waiting_per_connection_max: backend.waiting_per_connection_max as usize,
+        handshake_bytes_max: backend.handshake_bytes_max as usize,
+        failure: match backend.failure {
+            BackendFailure::Error => calls::Failure::Error,
+            BackendFailure::Silence => calls::Failure::Silence,
+        },
     }
 }
 

@@ -5,6 +5,8 @@
 
 pub mod caller;
 pub mod callout;
+pub mod events;
+pub mod said;
 pub mod stats;
 pub mod webhooks;
 
@@ -16,6 +18,7 @@ use crate::bus::Bus;
 use crate::bus::notices::Notices;
 use crate::time::Clock;
 use caller::Caller;
+use events::Asking;
 use stats::BackendStats;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -41,6 +44,8 @@ pub struct Settings {
     pub failures_max: u32,
     /// How long nothing is tried then.
     pub rest: Duration,
+    /// How much its answers may say.
+    pub answers: events::Settings,
 }
 
 /// What others may know of the backend.
@@ -68,6 +73,7 @@ pub struct Webhooks {
 /// When there can be no thread. That the backend is away is none.
 pub fn spawn(
     settings: Settings,
+    bus: Arc<Bus>,
     callouts: Option<callout::Parts>,
     webhooks: Option<Webhooks>,
 ) -> io::Result<Backend> {
@@ -76,9 +82,13 @@ pub fn spawn(
     let backend = Backend { stats: stats.clone() };
     let work = move || {
         runtime.block_on(async move {
-            let caller = Arc::new(Caller::new(settings, stats));
+            let answers = settings.answers;
+            let caller = Arc::new(Caller::new(settings, stats.clone()));
             webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
             callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));
+            if let Some(calls) = bus.calls().cloned() {
+                tokio::spawn(Asking::new(answers, calls, caller, bus, stats).run());
+            }
             future::pending::<()>().await;
         });
     };

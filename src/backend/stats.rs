@@ -9,8 +9,29 @@ pub struct BackendStats {
     pub answered: Counter,
     /// Requests that were not, by [`Problem::index`](super::caller::Problem::index).
     pub problems: [Counter; super::caller::Problem::LABELS.len()],
+    /// What came of calls for clients: in the order of [`CALL_LABELS`], by [`CallOutcome`].
+    pub calls: [[Counter; CallOutcome::LABELS.len()]; CALL_LABELS.len()],
     /// Requests under way.
     pub under_way: Gauge,
     /// The breaker: 0 is closed, 1 half open, 2 open.
     pub breaker: Gauge,
+}
+
+/// The labels of what clients' doings make us ask.
+pub const CALL_LABELS: [&str; 4] = ["event", "connect", "connected", "disconnect"];
+
+/// What came of a call for a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallOutcome {
+    /// It was answered.
+    Answered,
+    /// There was no answer of success.
+    Failed,
+    /// The answer meant nothing.
+    Bad,
+}
+
+impl CallOutcome {
+    /// The labels of all outcomes, in their order.
+    pub const LABELS: [&'static str; 3] = ["answered", "failed", "bad"];
 }

@@ -377,7 +377,7 @@ pub fn namespace_of(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::Allowance;
+    use crate::rules::{Allowance, Concerns};
     use std::collections::HashMap;
 
     #[test]
@@ -460,8 +460,12 @@ mod tests {
     #[test]
     fn namespaces_have_bounds_in_all_and_by_pattern() {
         let pattern = |text| Pattern::parse(text).expect("a pattern");
-        let allowance =
-            Allowance { pattern: pattern("/guild/*"), connections_max: None, namespaces_max: Some(2) };
+        let allowance = Allowance {
+            pattern: pattern("/guild/*"),
+            connections_max: None,
+            namespaces_max: Some(2),
+            backend: Concerns::default(),
+        };
         let directory =
             Directory::new(10).with_namespaces(Namespaces::new(vec![pattern("/*")]).behind(vec![allowance]));
         let counts = || directory.namespaces_by_pattern().map(|(_, count)| count).collect::<Vec<_>>();

@@ -1,6 +1,7 @@
 //! A shard's mailbox: what other threads want of it.
 
 use super::callouts;
+use super::calls::Answered;
 use super::inquiry::Inquiry;
 use super::outside::Order;
 use super::presence::Attendance;
@@ -66,6 +67,8 @@ pub enum Mail {
         /// The room.
         room: RoomId,
     },
+    /// The backend has answered a call of a connection here.
+    Answered(Box<Answered>),
     /// A question about who is in a room is answered.
     Presence {
         /// Its number.
@@ -166,6 +169,7 @@ impl Mail {
             Mail::Publication(publication) => publication.size(),
             Mail::Answer(answer) => answer.size(),
             Mail::Order(order) => order.size(),
+            Mail::Answered(answered) => answered.size(),
             Mail::Drain { .. }
             | Mail::Recovery(_)
             | Mail::Asked { .. }

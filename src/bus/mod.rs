@@ -5,6 +5,7 @@
 //! one order.
 
 pub mod callouts;
+pub mod calls;
 pub mod directory;
 pub mod inquiry;
 pub mod mailbox;
@@ -20,6 +21,7 @@ use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use callouts::{Callouts, Forget, Whose};
+use calls::Calls;
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
 use mailbox::{Mail, Mailbox};
@@ -38,6 +40,7 @@ pub struct Bus {
     key: RandomState,
     outside: Option<Arc<Outside>>,
     notices: Option<Arc<Notices>>,
+    calls: Option<Arc<Calls>>,
     presence: Presence,
     callouts: Option<Arc<Callouts>>,
 }
@@ -56,6 +59,7 @@ impl Bus {
             key: RandomState::new(),
             outside: None,
             notices: None,
+            calls: None,
             presence: Presence::default(),
             callouts: None,
         }
@@ -105,6 +109,11 @@ impl Bus {
     /// This bus, before it is used, with somebody who is told of connections and rooms.
     pub fn with_notices(self, notices: Arc<Notices>) -> Bus {
         Bus { directory: self.directory.with_notices(notices.clone()), notices: Some(notices), ..self }
+    }
+
+    /// This bus, before it is used, with a way to the backend.
+    pub fn with_calls(self, calls: Arc<Calls>) -> Bus {
+        Bus { calls: Some(calls), ..self }
     }
 
     /// This bus, before it is used, which counts namespaces by the patterns of `allowed` and keeps to their `namespaces_max`.
@@ -454,7 +463,7 @@ impl Bus {
         self.mailboxes[usize::from(shard)].ring();
     }
 
-    /// Wakes the shards that sleep, and the bridge and who delivers notices if something waits for them.
+    /// Wakes the shards that sleep, and the bridge, who delivers notices and who asks the backend if something waits for them.
     pub fn ring(&self, shards: ShardSet) {
         for shard in shards.iter() {
             self.mailboxes[usize::from(shard)].ring();
@@ -464,6 +473,9 @@ impl Bus {
         }
         if let Some(notices) = &self.notices {
             notices.ring();
+        }
+        if let Some(calls) = &self.calls {
+            calls.ring();
         }
     }
 
@@ -518,6 +530,11 @@ impl Bus {
     /// What the backend is told, when it wants to be told anything.
     pub fn notices(&self) -> Option<&Notices> {
         self.notices.as_deref()
+    }
+
+    /// What waits for the backend, when it is asked.
+    pub fn calls(&self) -> Option<&Arc<Calls>> {
+        self.calls.as_ref()
     }
 
     /// The mailbox of `shard`.

@@ -12,7 +12,7 @@ pub(super) const TABLES: Tables = Tables {
     most: Rules::CONFIGURED_MAX,
 };
 
-const ACTIONS: &[&str] = &["join", "leave", "publish", "presence", "reply", "ack"];
+const ACTIONS: &[&str] = &["join", "leave", "publish", "presence", "reply", "ack", "backend"];
 
 /// What the keys take, to stand behind "it takes".
 const EVENT: &str = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
@@ -44,7 +44,8 @@ fn rule(table: &mut Table<'_>) -> Option<Rule> {
             let event = table.require("event", EVENT, event).unwrap_or_default();
             (Action::Reply { event }, &["event"])
         }
-        _ => (Action::Ack, &[]),
+        "ack" => (Action::Ack, &[]),
+        _ => (Action::Backend, &[]),
     };
     for key in ["room", "event", "data"] {
         if !used.contains(&key) {

@@ -418,13 +418,16 @@ fn event_limit_in_words(limit: &EventLimit) -> String {
 
 /// What is said about some namespaces in particular.
 fn allowance_in_words(allowance: &Allowance) -> Option<String> {
-    let Allowance { pattern, connections_max, namespaces_max } = allowance;
+    let Allowance { pattern, connections_max, namespaces_max, backend } = allowance;
     let connections = connections_max.map(|most| match most {
         0 => "any number of connections in one".to_owned(),
         most => format!("at most {most} connections in one"),
     });
     let namespaces = namespaces_max.map(|most| format!("at most {most} of them"));
-    let limits: Vec<String> = [connections, namespaces].into_iter().flatten().collect();
+    let concerns: Vec<&str> = backend.words().collect();
+    let backend =
+        (!concerns.is_empty()).then(|| format!("of the backend's concern ({})", concerns.join(", ")));
+    let limits: Vec<String> = [connections, namespaces, backend].into_iter().flatten().collect();
     (!limits.is_empty()).then(|| format!("Namespaces {pattern}: {}.", limits.join(", ")))
 }
 
@@ -445,6 +448,10 @@ fn rule_in_words(rule: &Rule) -> String {
         Action::Presence { room_fields } => format!("is told who is in {}", room(room_fields)),
         Action::Reply { event } => format!("gets {event:?} with the same arguments"),
         Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
+        Action::Backend if on == Rule::OTHERS => {
+            return format!("About all other events{namespace} the backend is asked.");
+        }
+        Action::Backend => return format!("About {on:?}{namespace} the backend is asked."),
     };
     format!("On {on:?}{namespace} a client {does}.")
 }

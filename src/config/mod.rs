@@ -20,7 +20,9 @@ pub use api_keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{Allowance, EventChoice, EventLimit, EventLimits, Namespaces, Over, Rule, Rules};
+use crate::rules::{
+    Action, Allowance, Concerns, EventChoice, EventLimit, EventLimits, Namespaces, Over, Rule, Rules,
+};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -381,6 +383,20 @@ settings! {
         failures_max: u32 = "10", Kind::Number { min: 1, max: 100_000 };
         /// How long that is. Then one request shows whether it is well again.
         rest_ms: u32 = "1000", Kind::Ms { min: 10, max: 600_000 };
+        /// Events and joins that may wait for the backend's answer; further ones are refused as `overloaded`.
+        waiting_max: u32 = "10000", Kind::Number { min: 1, max: 10_000_000 };
+        /// Those of one connection.
+        waiting_per_connection_max: u32 = "64", Kind::Number { min: 1, max: 65_536 };
+        /// Bytes of all of them. One connection may have a sixteenth of that, and always one message.
+        waiting_bytes_max: u64 = "64MiB", Kind::Bytes { min: 65_536, max: 16 * GIB };
+        /// What a client of Socket.IO is told when the backend did not answer about its event: `error` acknowledges it with
+        /// `{"error":…}`, or sends an event `error` where no ack was wanted; `silence` does neither, so that a client with
+        /// `retries` or a timeout of its own tries again.
+        failure: BackendFailure = "error", Kind::Word(BackendFailure::WORDS);
+        /// How much is kept of what each client says for itself when it connects (its query, and its `auth` of each namespace), for as
+        /// long as it is connected, to be told with its events; what is longer is told only as it joins. 0 keeps nothing. Nothing
+        /// is kept either where no rule asks the backend.
+        handshake_bytes_max: u32 = "4KiB", Kind::Bytes { min: 0, max: MIB };
     }
 
     /// Notices of connections, rooms and events, for the backend.
@@ -535,6 +551,14 @@ words! {
         SocketIo = "socketio",
         /// The same by its sharded adapter.
         SocketIoSharded = "socketio-sharded",
+    }
+
+    /// What a client is told when the backend did not answer about its event.
+    BackendFailure {
+        /// That it did not.
+        Error = "error",
+        /// Nothing.
+        Silence = "silence",
     }
 
     /// The least severe level that is logged.
@@ -768,6 +792,12 @@ impl Args {
 }
 
 impl Config {
+    /// True when a rule asks the backend about events, or who comes into a namespace or goes concerns it.
+    pub fn asks_backend(&self) -> bool {
+        self.events.iter().any(|rule| rule.action == Action::Backend)
+            || self.socketio.namespaces.iter().any(|allowance| allowance.backend != Concerns::default())
+    }
+
     /// Reads the file that `args` or `env` name, if any, and says what all of it means. `env` is usually
     /// `std::env::vars_os()`.
     ///
@@ -918,7 +948,7 @@ impl Said {
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (webhook_events::TABLES, self.webhook_events_source, config.webhook_events.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
-            (events::TABLES, self.events_source, self.events.len()),
+            (events::TABLES, self.events_source.clone(), self.events.len()),
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
             (auth_keys::TABLES, self.auth_keys_source, config.keys.len()),
             (permissions::TABLES, self.permissions_source, self.permissions.len()),
@@ -928,6 +958,12 @@ impl Said {
         config.events = Rules::new(self.events);
         config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
+        let asking = self.events_source.or(self.namespaces_source.clone());
+        if let Some(source) = asking.filter(|_| config.backend.url.is_empty() && config.asks_backend()) {
+            let allowed = "the URL of the backend that [[events]] or [[namespaces]] ask".to_owned();
+            let fault = Fault::Value { given: "\"\"".to_owned(), allowed };
+            problems.push(Problem { key: "backend.url".to_owned(), source, fault });
+        }
         let patterns = config.socketio.namespaces.iter().len();
         if let Some(source) = self.namespaces_source.filter(|_| patterns > Namespaces::PATTERNS_MAX) {
             let given = format!("{patterns} in all with those of socketio.namespaces");

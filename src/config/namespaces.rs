@@ -1,13 +1,13 @@
 //! The `[[namespaces]]` of a configuration file: tables that allow namespaces and bound how much of them there may be.
 
 use super::tables::{Reading, Tables};
-use crate::rules::{Allowance, Namespaces};
+use crate::rules::{Allowance, Concerns, Namespaces};
 use toml::de::DeValue;
 
 pub(super) const TABLES: Tables = Tables {
     name: "namespaces",
     heading: "[[namespaces]]",
-    keys: &["name", "connections_max", "namespaces_max"],
+    keys: &["name", "connections_max", "namespaces_max", "backend"],
     most: Namespaces::PATTERNS_MAX,
 };
 
@@ -18,6 +18,9 @@ pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<A
         // The bounds are those of socketio.connections_per_namespace_max and socketio.namespaces_max.
         let connections_max = table.number("connections_max", 0, 16_000_000);
         let namespaces_max = table.number("namespaces_max", 1, 10_000_000);
-        Some(Allowance { pattern: table.new_pattern("name", &mut taken)?, connections_max, namespaces_max })
+        let words = if table.has("backend") { table.words("backend", &Concerns::WORDS) } else { None };
+        let backend = Concerns::of(&words.unwrap_or_default());
+        let pattern = table.new_pattern("name", &mut taken)?;
+        Some(Allowance { pattern, connections_max, namespaces_max, backend })
     })
 }

@@ -579,9 +579,39 @@ fn events_are_read_into_rules() {
 }
 
 #[test]
+fn the_backend_can_be_asked_where_there_is_one() {
+    let url = "[backend]\nurl = \"http://127.0.0.1:4000\"\n";
+    let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnect\"]\n";
+    let events = "[[events]]\non = \"*\"\ndo = \"backend\"\nnamespace = \"/a\"\n";
+    let config = right(&format!("{url}{namespaces}{events}"), &[], "");
+    assert!(config.asks_backend());
+    assert_eq!(config.events.find("/a", "anything"), Some(&Action::Backend));
+    let (_, allowance) = config.socketio.namespaces.find("/a").expect("it is allowed");
+    assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnect"]);
+    let text = config.explain();
+    for line in [
+        "About all other events in /a the backend is asked.",
+        "Namespaces /a: of the backend's concern (connect, disconnect).",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    assert!(!right(url, &[], "").asks_backend());
+    for rules in [events, namespaces] {
+        let problem = "throng.toml:1: backend.url: \"\" is wrong, it takes the URL of the backend that [[events]] or \
+                       [[namespaces]] ask";
+        check_problem(&wrong(rules, &[], ""), problem);
+    }
+    check_problem(
+        &wrong("[[namespaces]]\nname = \"/a\"\nbackend = [\"all\"]\n", &[], ""),
+        "throng.toml:3: namespaces.backend: [\"all\"] is wrong, it takes a list of at least one of \"connect\", \
+         \"connected\", \"disconnect\"",
+    );
+}
+
+#[test]
 fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
     let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
-    let actions = "\"join\", \"leave\", \"publish\", \"presence\", \"reply\" or \"ack\"";
+    let actions = "\"join\", \"leave\", \"publish\", \"presence\", \"reply\", \"ack\" or \"backend\"";
     let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
     for (table, problem) in [
         ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),

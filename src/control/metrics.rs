@@ -4,8 +4,10 @@ use super::api::{Api, Stranger};
 use super::{Control, process};
 use crate::backend::Backend;
 use crate::backend::caller::Problem;
+use crate::backend::stats::{CALL_LABELS, CallOutcome};
 use crate::bridge::Bridge;
 use crate::bus::callouts::{CalloutStats, Callouts};
+use crate::bus::calls::Calls;
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
@@ -398,6 +400,7 @@ impl Collector for Numbers {
             .iter()
             .try_for_each(|notices| encode_webhooks(notices, self.0.clock.now(), &mut encoder))?;
         self.0.bus.callouts().iter().try_for_each(|callouts| encode_callouts(callouts, &mut encoder))?;
+        self.0.bus.calls().into_iter().try_for_each(|calls| encode_calls(calls, &mut encoder))?;
         encode_api(&self.0.api, &mut encoder)?;
         self.0.tokens.iter().try_for_each(|tokens| encode_keys(tokens, &mut encoder))?;
         self.encode_process(&mut encoder)
@@ -628,7 +631,25 @@ fn encode_backend(backend: &Backend, encoder: &mut DescriptorEncoder<'_>) -> fmt
     for (reason, count) in Problem::LABELS.iter().zip(&stats.problems) {
         encode(family.encode_family(&[("reason", *reason)])?, MetricType::Counter, count.value())?;
     }
+    let calls = "What clients did that the backend was asked about or told of, by what came of that.";
+    let mut family = encoder.encode_descriptor("throng_backend_calls", calls, None, MetricType::Counter)?;
+    for (call, outcomes) in CALL_LABELS.iter().zip(&stats.calls) {
+        for (outcome, count) in CallOutcome::LABELS.iter().zip(outcomes) {
+            let labels = ([("call", *call)], [("outcome", *outcome)]);
+            encode(family.encode_family(&labels)?, MetricType::Counter, count.value())?;
+        }
+    }
     Ok(())
+}
+
+/// Of the process, where the backend is asked about clients.
+fn encode_calls(calls: &Calls, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let waiting = "What clients did that waits for the backend.";
+    gauge(encoder, "throng_backend_calls_waiting", waiting, None, calls.waiting() as u64)?;
+    let refused = "What clients did that the backend was not asked about, since too much waited.";
+    let metric =
+        encoder.encode_descriptor("throng_backend_calls_refused", refused, None, MetricType::Counter)?;
+    encode(metric, MetricType::Counter, calls.refused.value())
 }
 
 /// Of the process, likewise.

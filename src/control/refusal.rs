@@ -1,5 +1,6 @@
 //! What the control port answers instead of what was asked for.
 
+use crate::backend::said::Fault;
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -48,6 +49,12 @@ impl Refusal {
     pub(super) fn busy(message: impl Into<Cow<'static, str>>) -> Refusal {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);
         Refusal { retry_seconds: Some(1), ..refusal }
+    }
+}
+
+impl From<Fault> for Refusal {
+    fn from(fault: Fault) -> Refusal {
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, fault.code, fault.message)
     }
 }
 

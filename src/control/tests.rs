@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
 use crate::bus::callouts::Callouts;
+use crate::bus::calls;
 use crate::bus::notices::{self, Notices};
 use crate::message::Reject;
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
@@ -151,11 +152,19 @@ fn gate() -> Gate {
 fn control() -> Control {
     let stats = Arc::new(Stats::by_pattern(2, 2));
     let patterns = ["/", "/\"q\"\\/*"].into_iter().filter_map(Pattern::parse).collect();
+    let waiting = calls::Settings {
+        waiting_max: 1,
+        waiting_bytes_max: 1,
+        waiting_per_connection_max: 1,
+        handshake_bytes_max: 1,
+        failure: calls::Failure::Error,
+    };
     let notices = Arc::new(Notices::new(2, notices::Settings::default()));
     let bus = Bus::new(2, 100)
         .with_namespaces(Namespaces::new(patterns))
         .with_callouts(Arc::new(Callouts::new(10)))
-        .with_notices(notices);
+        .with_notices(notices)
+        .with_calls(Arc::new(calls::Calls::new(waiting)));
     let bus = Arc::new(bus);
     for (shard, room) in [(0, "a"), (1, "a"), (1, "/\"q\"\\/1\0")] {
         bus.enter(shard, room).expect("there is room");
@@ -286,7 +295,9 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
                 "status",
                 "kind",
                 "by",
-                "answer"
+                "answer",
+                "call",
+                "outcome"
             ]
             .contains(&key),
             "{series}"

@@ -76,7 +76,7 @@ pub fn decode<'a>(
             };
             Ok(Command::Presence { room, who: flag(who, "who")?, id: None })
         }
-        Action::Reply { .. } | Action::Ack => Ok(Command::Ping { id: None }),
+        Action::Reply { .. } | Action::Ack | Action::Backend => Ok(Command::Ping { id: None }),
     }
 }
 

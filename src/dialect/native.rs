@@ -43,6 +43,15 @@ pub enum Command<'a> {
     },
     /// To send an event to the members of rooms.
     Publish(Publish<'a>),
+    /// To send an event to the backend.
+    Call {
+        /// The event's name, checked.
+        event: Cow<'a, str>,
+        /// JSON text, or bytes when it came in a binary frame.
+        payload: &'a [u8],
+        /// See [`Id`].
+        id: Option<Id<'a>>,
+    },
     /// To know who is in a room.
     Presence {
         /// The room's name, checked.
@@ -73,6 +82,7 @@ impl<'a> Command<'a> {
             Command::Join { id, .. }
             | Command::Leave { id, .. }
             | Command::Ping { id }
+            | Command::Call { id, .. }
             | Command::Presence { id, .. }
             | Command::Auth { id, .. } => *id,
             Command::Publish(publish) => publish.id,
@@ -153,6 +163,8 @@ pub enum Code {
     TokenRefused,
     /// Whose the token is could not be found out.
     AuthUnavailable,
+    /// The backend did not answer.
+    BackendFailed,
 }
 
 impl Code {
@@ -174,6 +186,7 @@ impl Code {
             Code::TokenExpired => "token_expired",
             Code::TokenRefused => "token_refused",
             Code::AuthUnavailable => "auth_unavailable",
+            Code::BackendFailed => "backend_failed",
         }
     }
 }
@@ -302,8 +315,8 @@ pub fn decode_binary(frame: &[u8], room_name_bytes_max: usize) -> Result<Command
         .and_then(|fields| only_object(head, fields))
         .map_err(|error| refuse_json(&error).with_id(id_of_binary(frame)))?;
     let id = read_id(fields.id)?;
-    if fields.kind.as_deref() != Some("publish") {
-        return Err(Refusal::new(Code::BadMessage, "a binary frame can only publish").with_id(id));
+    if !matches!(fields.kind.as_deref(), Some("publish" | "call")) {
+        return Err(Refusal::new(Code::BadMessage, "a binary frame can only publish or call").with_id(id));
     }
     if fields.data.is_some() {
         return Err(Refusal::new(Code::BadMessage, "in a binary frame the data is what follows the newline")
@@ -325,6 +338,13 @@ fn interpret<'a>(
         check_names(&names, room_name_bytes_max).map_err(|refusal| refusal.with_id(id))?;
         Ok(names)
     };
+    let event = |event: Option<Cow<'a, str>>| {
+        let event = event.ok_or_else(|| lacks("event"))?;
+        match event_fault(&event) {
+            None => Ok(event),
+            Some(fault) => Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id)),
+        }
+    };
     let rooms = |rooms: Option<Vec<Name<'a>>>| names(rooms.ok_or_else(|| lacks("rooms"))?);
     match fields.kind.as_deref() {
         Some("join") => Ok(Command::Join { rooms: rooms(fields.rooms)?, id }),
@@ -340,10 +360,7 @@ fn interpret<'a>(
                 (None, _) => return Err(lacks("room")),
             };
             check_targets(&rooms).map_err(|refusal| refusal.with_id(id))?;
-            let event = fields.event.ok_or_else(|| lacks("event"))?;
-            if let Some(fault) = event_fault(&event) {
-                return Err(Refusal::new(Code::BadEvent, format!("an event name {fault}")).with_id(id));
-            }
+            let event = event(fields.event)?;
             let publish = Publish {
                 rooms,
                 except: names(fields.except.unwrap_or_default())?.into(),
@@ -359,6 +376,7 @@ fn interpret<'a>(
             };
             Ok(Command::Publish(publish))
         }
+        Some("call") => Ok(Command::Call { event: event(fields.event)?, payload, id }),
         Some("presence") => {
             let room = fields.room.ok_or_else(|| lacks("room"))?;
             check_names(std::slice::from_ref(&room), room_name_bytes_max)
@@ -372,7 +390,7 @@ fn interpret<'a>(
             Ok(Command::Auth { token, id })
         }
         Some(_) => {
-            let known = "`type` is join, leave, publish, presence, ping or auth";
+            let known = "`type` is join, leave, publish, call, presence, ping or auth";
             Err(Refusal::new(Code::UnknownType, known).with_id(id))
         }
         None => Err(lacks("type")),
@@ -516,11 +534,7 @@ pub fn encode_event(out: &mut Vec<u8>, room: &str, publication: &Publication) {
     let data = str::from_utf8(publication.payload()).unwrap_or("null");
     let data = attachments::inline(data, &special.attachments);
     // A server elsewhere may send several values, or none.
-    match if special.is_list { builtin::split(&data).len() } else { 1 } {
-        0 => out.extend_from_slice(b"null"),
-        1 => out.extend_from_slice(data.as_bytes()),
-        _ => write!(out, "[{data}]").expect("writing to memory does not fail"),
-    }
+    encode_values(out, if special.is_list { builtin::split(&data).len() } else { 1 }, &data);
     out.push(b'}');
 }
 
@@ -537,6 +551,22 @@ pub fn encode_ack(out: &mut Vec<u8>, id: Id<'_>) {
     out.extend_from_slice(br#"{"type":"ack","id":"#);
     out.extend_from_slice(id.as_bytes());
     out.push(b'}');
+}
+
+/// Writes the `ack` of a call: so many JSON `values` with commas between them, as `data`.
+pub fn encode_result(out: &mut Vec<u8>, id: Id<'_>, count: usize, values: &str) {
+    write!(out, r#"{{"type":"ack","id":{id},"data":"#).expect("writing to memory does not fail");
+    encode_values(out, count, values);
+    out.push(b'}');
+}
+
+/// Writes several values as a list of them, one as it is, and none as `null`.
+fn encode_values(out: &mut Vec<u8>, count: usize, values: &str) {
+    match count {
+        0 => out.extend_from_slice(b"null"),
+        1 => out.extend_from_slice(values.as_bytes()),
+        _ => write!(out, "[{values}]").expect("writing to memory does not fail"),
+    }
 }
 
 /// Writes the `ack` of a join: for each room how many members it had before.

@@ -6,11 +6,11 @@ use super::users::refuse_token;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::auth::tally::Excess;
 use crate::bus::presence::Question;
-use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
+use crate::dialect::{Dialect, attachments};
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
-use crate::rules::{EventLimit, Over};
+use crate::rules::{Action, EventLimit, Over};
 use crate::stats::Ending;
 use crate::time::{Meter, Time};
 use crate::wire::close::CloseCode;
@@ -108,6 +108,10 @@ impl Shard {
         match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
             Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
+            Ok(Command::Call { event, payload, id }) => {
+                let args = attachments::PLACEHOLDER;
+                self.call_natively(slot, (&event, args), id, &[payload.to_vec()], now);
+            }
             Ok(_) => {}
             Err(refusal) => self.refuse(slot, &refusal),
         }
@@ -156,6 +160,10 @@ impl Shard {
                 self.acknowledge(slot, id, Ok(()));
             }
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, false, now),
+            Ok(Command::Call { event, payload, id }) => {
+                let args = str::from_utf8(payload).unwrap_or("null");
+                self.call_natively(slot, (&event, args), id, &[], now);
+            }
             Ok(Command::Presence { room, who, id }) => {
                 let question = Question { room: room.as_ref().into(), who };
                 let asked = self.ask_presence(slot, None, &question, id.unwrap_or("null"), now);
@@ -265,6 +273,31 @@ impl Shard {
                 }
             }
             Err(refusal) => self.acknowledge(slot, publish.id, Err(refusal)),
+        }
+    }
+
+    /// A native client sends an event to the backend.
+    fn call_natively(
+        &mut self,
+        slot: Slot,
+        (event, args): (&str, &str),
+        id: Option<Id<'_>>,
+        attachments: &[Vec<u8>],
+        now: Time,
+    ) {
+        let bytes = args.len() + attachments.iter().map(Vec::len).sum::<usize>();
+        if let Err(refusal) = self.count_event(slot, (None, event, bytes), |_| true, id, now) {
+            if let Some(refusal) = refusal {
+                self.refuse(slot, &refusal);
+            }
+            return;
+        }
+        let asked = match self.settings.socketio.rules.find("/", event) {
+            Some(Action::Backend) => self.ask_about(slot, "/", (event, args), id, attachments),
+            _ => Err(Refusal::new(Code::BadEvent, "the backend is not asked about this event")),
+        };
+        if let Err(refusal) = asked {
+            self.refuse(slot, &refusal.with_id(id));
         }
     }
 

@@ -221,6 +221,7 @@ impl Shard {
         self.slots = self.slots.max(session + 1);
         let session = session as Slot;
         self.open(session, dialect, Transport::Polling(Polling::default()), identity, now);
+        self.keep_query(session, request.query);
         let mut body = Vec::new();
         self.encode_open(session, &mut body, true);
         self.stats().requests.add(1);
@@ -456,6 +457,7 @@ impl Shard {
         new.speaks_msgpack = old.speaks_msgpack;
         new.session = old.session.take();
         self.asks.moved(new.stamp, to);
+        self.calls.moved(new.stamp, to);
         self.waiting.moved(new.stamp, to);
         self.waits.moved(new.stamp, to);
         self.under_way.iter_mut().for_each(|under_way| under_way.moved(new.stamp, to));

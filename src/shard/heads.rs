@@ -246,6 +246,7 @@ impl Shard {
         conn.ip = ip;
         self.stats().upgrades.add(1);
         self.open(slot, dialect, Transport::WebSocket, identity, now);
+        self.keep_query(slot, request.query);
     }
 
     /// Refuses a request for who sends it.

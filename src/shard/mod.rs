@@ -10,6 +10,7 @@
 
 pub mod asks;
 pub mod callouts;
+pub mod calls;
 pub mod conn;
 pub mod engineio;
 pub mod outbox;
@@ -45,6 +46,7 @@ use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use asks::Asks;
 use callouts::Waits;
+use calls::Calls;
 use conn::{Conn, Due, Stage};
 use engineio::Cors;
 use notices::Told;
@@ -266,6 +268,7 @@ pub struct Shard {
     /// Where the connections of users are.
     users: Users,
     asks: Asks,
+    calls: Calls,
     /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
     event_windows: Windows<(u16, u32)>,
     /// By slot, bytes that connections have sent, as far as there is a limit on them. Grows to the highest slot that ever had one.
@@ -471,6 +474,7 @@ impl Shard {
             sockets: Sockets::default(),
             users: Users::default(),
             asks: Asks::default(),
+            calls: Calls::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
             meters: Vec::new(),
             waiting: Waiting::default(),
@@ -659,6 +663,11 @@ impl Shard {
                     // Looked at when all mail has been: it may read requests, and whatever comes behind them.
                     if let Some(Mail::Callout(answer)) = mail.pop_front() {
                         self.note_verdict(*answer);
+                    }
+                }
+                Mail::Answered(_) => {
+                    if let Some(Mail::Answered(answered)) = mail.pop_front() {
+                        self.note_answered(*answered, now);
                     }
                 }
                 Mail::Answer(_) => {
@@ -924,6 +933,7 @@ impl Shard {
         self.wheel.disarm(slot);
         let mut conn = self.conns.remove(slot as usize);
         self.forget_wait(slot, conn.stamp);
+        self.calls.forget(conn.stamp, slot);
         let stats = &self.stats.shards[usize::from(self.id)];
         if let Some(outbox) = conn.outbox.take() {
             stats.outbox_bytes.sub(outbox.len() as u64);
@@ -1235,6 +1245,7 @@ impl Shard {
         }
         self.send_close(slot, code, reason);
         self.note_ended(slot, ending);
+        self.tell_of_end(slot, ending);
         self.forget_sockets(slot);
         self.lose_user(slot);
         self.leave_all(slot);
@@ -1277,7 +1288,10 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let ending = match conn.stage {
-            Stage::Open(_) => ending,
+            Stage::Open(_) => {
+                self.tell_of_end(slot, ending);
+                ending
+            }
             Stage::Closing(_, because) => because,
             Stage::Waiting(session) => {
                 conn.stage = Stage::Finishing { at_once: false };
@@ -1289,6 +1303,7 @@ impl Shard {
             }
             Stage::Http | Stage::Leaving | Stage::Ghost | Stage::Finishing { .. } | Stage::Finished => return,
         };
+        let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
         self.note_ended(slot, ending);

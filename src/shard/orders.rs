@@ -65,7 +65,7 @@ impl Shard {
     }
 
     /// True for an open connection in this namespace, or [anywhere](ANYWHERE).
-    fn is_in(&self, slot: Slot, namespace: &str) -> bool {
+    pub(super) fn is_in(&self, slot: Slot, namespace: &str) -> bool {
         let Some(conn) = self.conns.get(slot as usize).filter(|conn| conn.is_open()) else { return false };
         if namespace == ANYWHERE {
             return true;

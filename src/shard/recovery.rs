@@ -372,7 +372,7 @@ impl Shard {
         self.enter_again(slot, &names);
         let sid = self.give_up(pid).unwrap_or(pid);
         let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
-        self.come_back(slot, joined, &missed, from, now);
+        self.come_back(slot, joined, auth, &missed, from, now);
         true
     }
 
@@ -463,7 +463,15 @@ impl Shard {
     }
 
     /// A session is here again: first comes what it has missed, then that it is in the namespace.
-    fn come_back(&mut self, slot: Slot, joined: Joined, missed: &Missed, from: u64, now: Time) {
+    fn come_back(
+        &mut self,
+        slot: Slot,
+        joined: Joined,
+        auth: Option<&str>,
+        missed: &Missed,
+        from: u64,
+        now: Time,
+    ) {
         let (namespace, sid, pid, pattern) = (joined.name.clone(), joined.sid, joined.pid, joined.pattern);
         if let Some(session) = &mut self.conns[slot as usize].session {
             self.sockets.insert(&sid, slot);
@@ -498,6 +506,7 @@ impl Shard {
         self.count_recovery(Recovered::Yes);
         self.note_joined(slot, true);
         self.join_rooms_of_token(slot);
+        self.tell_of_join(slot, &namespace, auth, true);
         self.arm_session(slot, now);
     }
 
@@ -580,7 +589,7 @@ impl Shard {
             Recovery::Rest { to, missed } => {
                 let to = self.history.place_now(to);
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, waiting, .. } =
+                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, auth, waiting } =
                     *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
@@ -592,7 +601,7 @@ impl Shard {
                     self.history.push(publication.clone(), Some(pid), now);
                 }
                 let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
-                self.come_back(to.slot, joined, &all, from, now);
+                self.come_back(to.slot, joined, auth.as_deref(), &all, from, now);
                 self.join_waiting(to, waiting);
             }
         }

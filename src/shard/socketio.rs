@@ -5,6 +5,7 @@
 
 use super::Shard;
 use super::callouts::{Checked, Denial, Piece, What, auth_of_application};
+use super::calls::{CLIENT_LEFT, SERVER_LEFT};
 use super::commands::Published;
 use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_denial, token_in};
@@ -13,7 +14,7 @@ use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
-use crate::message::{Slot, TokenFault, write_socket_id};
+use crate::message::{Slot, SocketId, TokenFault, write_socket_id};
 use crate::permissions::Act;
 use crate::rules::{Action, EventLimit, Over};
 use crate::stats::{Ending, NamespaceStats};
@@ -39,12 +40,21 @@ pub(super) struct Barred {
 }
 
 impl Barred {
-    fn of(reason: &'static str) -> Barred {
+    /// Permissions do not allow it.
+    pub(super) const FORBIDDEN: Barred =
+        Barred { reason: "This client may not be in this namespace", code: Some(Code::Forbidden) };
+
+    pub(super) fn of(reason: &'static str) -> Barred {
         Barred { reason, code: None }
     }
 }
 
 type Attachments<'a> = &'a [Vec<u8>];
+
+/// What a program goes by that was refused.
+fn code_data(code: &str) -> String {
+    format!("{{\"code\":\"{code}\"}}")
+}
 
 /// Bytes of what an event or an answer says, with its attachments.
 fn bytes_of(args: &str, attachments: Attachments<'_>) -> usize {
@@ -194,6 +204,10 @@ impl Shard {
         if session.joined(namespace).is_some() {
             return self.break_off(slot, "the namespace has been joined", now);
         }
+        if self.calls.is_joining(self.conns[slot as usize].stamp, namespace) {
+            return self.break_off(slot, "the namespace has been asked for", now);
+        }
+        let Some(session) = &mut self.conns[slot as usize].session else { return };
         if let Some(recovering) = &mut session.recovering {
             // Clients ask for all their namespaces at once, and one is looked into after another.
             if !recovering.wait(namespace, auth, namespaces_max) {
@@ -211,7 +225,12 @@ impl Shard {
             Ok(Checked::Waits) => return,
             Err(denial) => {
                 if self.has_token(slot, auth.map_or(0, str::len), now) {
-                    self.refuse_connect(slot, namespace, denial.reason(), Some(denial.fault.code()));
+                    self.refuse_connect(
+                        slot,
+                        namespace,
+                        denial.reason(),
+                        Some(&code_data(denial.fault.code())),
+                    );
                 }
                 return;
             }
@@ -225,17 +244,36 @@ impl Shard {
         self.join_anew(slot, namespace, auth, now);
     }
 
-    /// Makes a connection a member of a namespace in which it has not been.
+    /// Makes a connection a member of a namespace in which it has not been, or asks the backend whether it may be.
     pub(super) fn join_anew(&mut self, slot: Slot, namespace: &str, auth: Option<&str>, now: Time) {
+        if self.concerns(namespace).connect {
+            return self.ask_to_join(slot, namespace, auth, now);
+        }
+        let sid = self.new_id();
+        self.join_as(slot, namespace, auth, sid, now);
+    }
+
+    /// Makes a connection a member of a namespace under this id. False when it is refused.
+    pub(super) fn join_as(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        auth: Option<&str>,
+        sid: SocketId,
+        now: Time,
+    ) -> bool {
         let settings = self.settings.socketio.clone();
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
-            Err(_) if !self.has_token(slot, auth.map_or(0, str::len), now) => return,
-            Err(barred) => return self.refuse_namespace(slot, namespace, barred),
+            Err(_) if !self.has_token(slot, auth.map_or(0, str::len), now) => return false,
+            Err(barred) => {
+                self.refuse_namespace(slot, namespace, barred);
+                return false;
+            }
         };
-        let (sid, pid) = (self.new_id(), self.new_id());
+        let pid = self.new_id();
         let began = self.history.end();
-        let Some(session) = &mut self.conns[slot as usize].session else { return };
+        let Some(session) = &mut self.conns[slot as usize].session else { return false };
         session.connect_by = None;
         session.namespaces.push(Joined { name: namespace.into(), sid, pid, began, pattern });
         self.sockets.insert(&sid, slot);
@@ -251,7 +289,9 @@ impl Shard {
             });
         }
         self.join_rooms_of_token(slot);
+        self.tell_of_join(slot, namespace, auth, false);
         self.arm_session(slot, now);
+        true
     }
 
     /// Counts the connection among those that are in the namespace. Answers the place of the pattern that allows it.
@@ -264,10 +304,7 @@ impl Shard {
             return Err(Barred::of("Invalid namespace"));
         };
         if !self.may_connect(slot, namespace) {
-            return Err(Barred {
-                reason: "This client may not be in this namespace",
-                code: Some(Code::Forbidden),
-            });
+            return Err(Barred::FORBIDDEN);
         }
         let joined = self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
         if joined >= settings.namespaces_per_connection_max {
@@ -293,16 +330,17 @@ impl Shard {
     /// Tells a client that it may not be in a namespace.
     pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, barred: Barred) {
         let Barred { reason, code } = barred;
-        self.refuse_connect(slot, namespace, reason, code.map(Code::as_str));
+        let data = code.map(|code| code_data(code.as_str()));
+        self.refuse_connect(slot, namespace, reason, data.as_deref());
     }
 
-    fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, code: Option<&str>) {
+    /// The same, with JSON for its application.
+    pub(super) fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, data: Option<&str>) {
         let pattern = self.settings.socketio.namespaces.find(namespace).map(|(pattern, _)| pattern);
         self.stats().namespace_refusals.add(1);
         self.stats().namespace(pattern).refusals.add(1);
         self.say_packet(slot, &[], |out, _| {
-            let data = code.map(|code| format!("{{\"code\":\"{code}\"}}"));
-            socketio::encode_connect_error(out, namespace, reason, data.as_deref());
+            socketio::encode_connect_error(out, namespace, reason, data);
         });
     }
 
@@ -315,8 +353,11 @@ impl Shard {
         namespace.connections.add(1);
     }
 
+    /// A connection leaves a namespace.
     pub(super) fn leave_namespace(&mut self, slot: Slot, namespace: &str, ending: Ending) {
         self.note_left(slot, namespace, ending);
+        let reason = if ending == Ending::Client { CLIENT_LEFT } else { SERVER_LEFT };
+        self.tell_of_leaving(slot, namespace, reason);
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.connections.sub(1);
         }
@@ -379,6 +420,15 @@ impl Shard {
                     self.say_packet(slot, attachments, |out, count| {
                         socketio::encode_ack(out, namespace, id, args, count);
                     });
+                }
+            }
+            // Tokens are brought to us, unless a rule says otherwise by name.
+            Action::Backend if name == TOKEN_EVENT && self.settings.access.tokens.is_some() => {
+                self.token_event(slot, namespace, args, id, now);
+            }
+            Action::Backend => {
+                if let Err(refusal) = self.ask_about(slot, namespace, (name, args), id, attachments) {
+                    self.answer_call(slot, namespace, id, &refusal);
                 }
             }
             Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } | Action::Presence { .. } => {
@@ -498,7 +548,7 @@ impl Shard {
                     Err(refusal) => Err(refusal),
                 }
             }
-            Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
+            Command::Call { .. } | Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
         };
         let is_done = result.is_ok();
         match (result, id) {
@@ -545,7 +595,13 @@ impl Shard {
     }
 
     /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
-    fn answer_refusal(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: &Refusal<'_>) {
+    pub(super) fn answer_refusal(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        id: Option<&str>,
+        refusal: &Refusal<'_>,
+    ) {
         self.count_refusal(refusal);
         let message = serde_json::to_string(&refusal.message).unwrap_or_default();
         let retry = refusal.retry_ms.map_or(String::new(), |retry_ms| format!(",\"retry_ms\":{retry_ms}"));

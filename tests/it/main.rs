@@ -19,6 +19,7 @@
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
+//! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
@@ -62,6 +63,7 @@ mod hostile;
 
 mod api;
 mod webhooks;
+mod backend_apps;
 mod control;
 mod lifecycle;
 

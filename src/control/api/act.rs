@@ -6,9 +6,10 @@ use super::keys::MayAdmin;
 use super::look::{connection_id, no_connection};
 use super::request::{Query, Text, check_type, object, path, present, whole};
 use super::{ANSWER_TIMEOUT, ask, check_mailbox};
+use crate::backend::said::check_close;
 use crate::bus::directory::room_key;
 use crate::bus::inquiry::{Answer, Question};
-use crate::bus::outside::{Deed, REASON_BYTES_MAX};
+use crate::bus::outside::Deed;
 use crate::control::Control;
 use crate::control::refusal::Refusal;
 use crate::message::ShardId;
@@ -23,9 +24,6 @@ use hyper::body::Body as _;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use tokio::time::Instant;
-
-/// The close code if nothing is said: all is well, and it is over.
-const CLOSE_CODE: u16 = 1000;
 
 type RawPath = Result<Path<String>, PathRejection>;
 
@@ -214,24 +212,12 @@ pub(super) async fn close(control: &Control, headers: &HeaderMap, body: Body) ->
         reason: Option<Text<'a>>,
     }
     if body.size_hint().exact() == Some(0) {
-        return Ok(Close { code: CLOSE_CODE, reason: CompactString::default() });
+        let (code, reason) = check_close(None, None)?;
+        return Ok(Close { code, reason });
     }
     check_type(headers, &["application/json"])?;
     let (body, _share) = whole(control, body).await?;
     let Said { code, reason } = object(&body)?;
-    // To JSON 4000 and 4000.0 are one number.
-    let whole = code.map_or(Some(CLOSE_CODE), |code| (code.fract() == 0.0).then_some(code as u16));
-    let Some(code @ (1000 | 1008 | 4000..=4999)) = whole else {
-        return Err(Refusal::wrong("`code` is 1000, 1008 or one from 4000 to 4999"));
-    };
-    let reason = reason.map_or(CompactString::default(), |Text(reason)| CompactString::from(&*reason));
-    let letters = reason.chars().count();
-    if letters > REASON_BYTES_MAX {
-        return Err(Refusal::wrong(format!(
-            "`reason` has {letters} letters; at most {REASON_BYTES_MAX} fit"
-        )));
-    }
-    // Letters may have several bytes.
-    let fits = reason.floor_char_boundary(REASON_BYTES_MAX);
-    Ok(Close { code, reason: reason[..fits].into() })
+    let (code, reason) = check_close(code, reason.as_ref().map(|Text(reason)| &**reason))?;
+    Ok(Close { code, reason })
 }

@@ -17,6 +17,7 @@ mod users;
 
 pub use keys::{Key, Scope, Stranger};
 
+use crate::backend::said::Bounds;
 use crate::bus::inquiry::{Answer, Inquiry, Question};
 use crate::bus::mailbox::Mail;
 use crate::control::refusal::Refusal;
@@ -159,6 +160,12 @@ impl Api {
                 format!("a room name {fault}"),
             )),
         }
+    }
+
+    /// How much may be said of rooms.
+    fn bounds(&self) -> Bounds {
+        let Settings { rooms_max, room_name_bytes_max, .. } = self.settings;
+        Bounds { rooms_max, room_name_bytes_max }
     }
 
     /// Checks how many rooms are named.

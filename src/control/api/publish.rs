@@ -1,16 +1,14 @@
 //! Events from backends: one, or a list of them, as JSON; or bytes.
 
-use super::Api;
 use super::keys::{MayPublish, sha256};
 use super::replays::{Known, Name};
 use super::request::{Query, Text, check_namespace, check_type, object, present, whole};
-use crate::bus::directory::room_key;
+use crate::backend::said::{NOBODY, Whom, check_event, keys};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
-use crate::dialect::native::{DEPTH_MAX, event_fault, is_too_deep, name_fault};
-use crate::message::{Draft, ShardSet, user_key};
+use crate::dialect::native::{DEPTH_MAX, is_too_deep};
+use crate::message::{Draft, ShardSet};
 use crate::time::Time;
-use crate::token::claims::NAME_BYTES_MAX;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
@@ -301,35 +299,15 @@ fn publish_payload(
     let namespace = said.namespace.as_ref().map_or("/", |Text(name)| name);
     check_namespace(namespace)?;
     let Some(Text(event)) = &said.event else { return Err(Refusal::wrong("`event` is missing")) };
-    if let Some(fault) = event_fault(event) {
-        let message = format!("an event name {fault}");
-        return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_event", message));
-    }
+    check_event(event)?;
     if !binary && std::str::from_utf8(payload).is_ok_and(is_too_deep) {
         return Err(Refusal::wrong(format!("`data` nests deeper than {DEPTH_MAX}")));
     }
-    let except = keys(api, namespace, said.except.as_deref().unwrap_or_default())?;
-    let rooms = match said {
-        Said { room: Some(room), rooms: None, user: None, all: None, .. } => {
-            keys(api, namespace, std::slice::from_ref(room))?
-        }
-        Said { room: None, rooms: Some(rooms), user: None, all: None, .. } if !rooms.is_empty() => {
-            keys(api, namespace, rooms)?
-        }
-        Said { room: None, rooms: None, user: Some(Text(user)), all: None, .. } => {
-            if let Some(fault) = name_fault(user, NAME_BYTES_MAX) {
-                let message = format!("a user's name {fault}");
-                return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_user", message));
-            }
-            vec![room_key(namespace, &user_key(user)).into_owned().into()]
-        }
-        Said { room: None, rooms: None, user: None, all: Some(true), .. } => vec![room_key(namespace, "")],
-        _ => {
-            return Err(Refusal::wrong(
-                "say one of `room`, `rooms` with at least one name, `user`, and `all`: true",
-            ));
-        }
-    };
+    let bounds = api.bounds();
+    let except = keys(namespace, said.except.as_deref().unwrap_or_default(), &bounds)?;
+    let Said { room, rooms, user, all, .. } = said;
+    let whom = Whom { room: room.as_ref(), rooms: rooms.as_deref(), user: user.as_ref(), all: *all };
+    let rooms = whom.keys(namespace, &bounds)?.ok_or_else(|| Refusal::wrong(NOBODY))?;
     let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
     let bytes = room.len() + event.len() + payload.len();
     if bytes > api.settings.message_bytes_max {
@@ -354,18 +332,4 @@ fn publish_payload(
         }
         Err(crate::bus::Overloaded) => Err(Refusal::busy("too many events are on their way")),
     }
-}
-
-/// Rooms, or ids of connections, by the names that the directory knows, each once.
-fn keys<'a>(api: &Api, namespace: &str, names: &'a [Text<'a>]) -> Result<Vec<Cow<'a, str>>, Refusal> {
-    api.check_count(names.len())?;
-    for Text(name) in names {
-        api.check_room(name)?;
-    }
-    let mut keys: Vec<Cow<'a, str>> = names.iter().map(|Text(name)| room_key(namespace, name)).collect();
-    if keys.len() > 1 {
-        keys.sort_unstable();
-        keys.dedup();
-    }
-    Ok(keys)
 }

@@ -1,6 +1,7 @@
 //! What a request says besides its path: its query and its body, each within bounds.
 
 use super::{BODY_TIMEOUT, unit_permits};
+use crate::backend::said;
 use crate::control::Control;
 use crate::control::refusal::Refusal;
 use axum::body::{Body, Bytes};
@@ -12,17 +13,17 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Body as _;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
-use serde::de::{Deserializer, Error as _, Unexpected};
+use serde::de::{Error as _, Unexpected};
 use serde_json::error::Category;
 use std::borrow::Cow;
 use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
+pub(super) use crate::backend::said::{Text, present};
+
 /// How many things a page has at most, and if nothing is said.
 pub(super) const PAGE_MAX: usize = 1_000;
 const PAGE: usize = 100;
-/// The longest namespace, in bytes.
-const NAMESPACE_BYTES_MAX: usize = 1_024;
 
 /// The query of a request: each parameter is asked for once, and what nobody has asked for is refused.
 #[derive(Debug)]
@@ -144,17 +145,7 @@ pub(in crate::control) fn path(path: Result<Path<String>, PathRejection>) -> Res
 
 /// Checks the name of a namespace.
 pub(super) fn check_namespace(namespace: &str) -> Result<(), Refusal> {
-    let is_right = namespace.starts_with('/')
-        && namespace.len() <= NAMESPACE_BYTES_MAX
-        && !namespace.contains(char::is_control);
-    if is_right {
-        Ok(())
-    } else {
-        let message = format!(
-            "a namespace begins with a slash, has no control characters and at most {NAMESPACE_BYTES_MAX} bytes"
-        );
-        Err(Refusal::wrong(message))
-    }
+    Ok(said::check_namespace(namespace)?)
 }
 
 fn not_text() -> Refusal {
@@ -225,18 +216,6 @@ pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Refusa
         }
     })
 }
-
-/// For a field that may be left out, but not be `null`.
-pub(super) fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<Option<T>, D::Error> {
-    T::deserialize(deserializer).map(Some)
-}
-
-/// A text that is borrowed where it has no escapes. (A plain `Cow` inside another type would always be copied.)
-#[derive(Debug, Deserialize)]
-#[serde(transparent)]
-pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {

@@ -19,9 +19,7 @@ pub use api_keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{
-    Action, Allowance, Concerns, EventLimit, EventLimits, Namespaces, Over, Rule, Rules,
-};
+use crate::rules::{Action, Allowance, Concerns, EventLimit, EventLimits, Namespaces, Over, Rule, Rules};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;

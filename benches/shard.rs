@@ -25,7 +25,7 @@ use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use throng::message::Slot;
-use throng::rules::{EventLimit, EventLimits, Over, Per};
+use throng::rules::{EventLimit, EventLimits, Over, Per, Unit};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 fn main() {
@@ -122,7 +122,8 @@ fn publishes(criterion: &mut Criterion) {
         event: Some(event.to_owned()),
         namespace: None,
         per,
-        count: u32::MAX,
+        most: u32::MAX,
+        unit: Unit::Events,
         window_ms: 60_000,
         over: Over::Error,
     };

@@ -6,6 +6,7 @@ pub mod tally;
 use crate::message::Reject;
 use crate::permissions::{Actor, Grant};
 use crate::rules::EventLimits;
+use crate::time::Time;
 use crate::wire::http::Forwarded;
 use compact_str::CompactString;
 use ipnet::IpNet;
@@ -16,7 +17,7 @@ use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use tally::Tally;
+use tally::{Quota, Tally, Windows};
 
 /// The rules of the door.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +31,10 @@ pub struct Rules {
     /// Sockets of one address, open connections included, but for those of trusted proxies; `None` for no limit. Above `per_ip_max`,
     /// so that there is room for handshakes and to say no.
     pub sockets_per_ip_max: Option<u32>,
-    /// Open connections of one user; `None` for no limit.
+    /// Open connections of one user, whose token does not say otherwise; `None` for no limit.
     pub per_user_max: Option<u32>,
+    /// New connections of one address in some time; `None` for no limit.
+    pub handshakes_per_ip: Option<Quota>,
     /// How often events may come.
     pub events: EventLimits,
     /// Windows of these limits that are counted at a time for addresses and users, and as many again for connections.
@@ -67,6 +70,8 @@ pub struct Gate {
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
     /// Where it is noted whose open connections have changed, when other processes count them as well.
     changed: OnceLock<Mutex<HashSet<Subject>>>,
+    /// New connections of addresses, in windows; empty without a limit on them.
+    handshakes: Box<[Mutex<Windows<Ip>>]>,
     tally: Tally,
 }
 
@@ -138,6 +143,8 @@ pub struct Granted {
     pub permissions: Option<Box<[Grant]>>,
     /// Messages a second of each of its connections, in place of what is configured; 0 for no limit.
     pub messages_per_second_max: Option<u32>,
+    /// Bytes a second of each of its connections, likewise.
+    pub bytes_per_second_max: Option<u32>,
     /// Open connections of this user, in place of what is configured; 0 for no limit.
     pub connections_max: Option<u32>,
 }
@@ -146,6 +153,11 @@ impl User {
     /// Somebody of whom only the name is known, for ever.
     pub fn named(name: &str) -> User {
         User { name: name.into(), expires_at_s: u64::MAX, granted: None }
+    }
+
+    /// How many connections its token allows it, if that says so; 0 for no limit.
+    fn connections_max(&self) -> Option<u32> {
+        self.granted.as_ref()?.connections_max
     }
 
     /// The user as permissions see it.
@@ -164,8 +176,17 @@ impl User {
 pub struct Vouched {
     /// Who it is.
     pub user: User,
-    /// The rooms of the main namespace that it is to join at once: names that are right, at most as many as a connection may join.
-    pub rooms: Vec<CompactString>,
+    /// The rooms that it is to join at once: names that are right, at most as many as a connection may join.
+    pub rooms: Vec<Room>,
+}
+
+/// A room that somebody is to join at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The namespace that it is in; `/` for the main one, and for native clients.
+    pub namespace: CompactString,
+    /// Its name there.
+    pub name: CompactString,
 }
 
 /// Who has a limit for itself: an address, or a user, whatever else is known of that. Sixteen bytes.
@@ -213,7 +234,10 @@ impl Gate {
 
     /// A gate with these rules and nobody inside.
     pub fn new(rules: Rules) -> Gate {
+        let windows_max = rules.event_windows_max.div_ceil(Gate::STRIPES);
+        let stripes = if rules.handshakes_per_ip.is_some() { Gate::STRIPES } else { 0 };
         Gate {
+            handshakes: (0..stripes).map(|_| Mutex::new(Windows::new(windows_max))).collect(),
             tally: Tally::new(rules.events.clone(), rules.event_windows_max),
             rules,
             sockets: AtomicUsize::new(0),
@@ -311,6 +335,18 @@ impl Gate {
         }
     }
 
+    /// Counts that somebody at `ip` wants to open a connection, whatever becomes of that.
+    ///
+    /// # Errors
+    /// [`Reject::IpRate`] when too many of this address have wanted to.
+    pub fn knock(&self, ip: Ip, now: Time) -> Result<(), Reject> {
+        let Some(quota) = self.rules.handshakes_per_ip else { return Ok(()) };
+        let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
+        let mut windows = self.handshakes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
+        let knocked = windows.take(ip, quota, 1, now).map(|_| ());
+        knocked.map_err(|retry_ms| Reject::IpRate(retry_ms.div_ceil(1000)))
+    }
+
     /// Takes a place for an open connection from `ip`.
     ///
     /// # Errors
@@ -345,15 +381,38 @@ impl Gate {
     /// # Errors
     /// [`Reject::PerUser`]; then nothing was counted.
     pub fn admit_user(&self, user: &Arc<User>) -> Result<(), Reject> {
-        match self.rules.per_user_max {
-            Some(max) if !self.take_one(Subject::User(user.clone()), max) => Err(Reject::PerUser),
-            _ => Ok(()),
+        if !self.counts(user) || self.take_one(Subject::User(user.clone()), self.most_of(user)) {
+            Ok(())
+        } else {
+            Err(Reject::PerUser)
+        }
+    }
+
+    /// A user has shown a newer token, on a connection that was counted by an `older` one.
+    pub fn renew_user(&self, older: &Arc<User>, newer: &Arc<User>) {
+        match (self.counts(older), self.counts(newer)) {
+            // It is here already, and stays.
+            (false, true) => _ = self.take_one(Subject::User(newer.clone()), u32::MAX),
+            (true, false) => self.give_one_back(Subject::User(older.clone())),
+            _ => {}
+        }
+    }
+
+    /// True when the connections of a user that came with such a token are counted.
+    fn counts(&self, user: &User) -> bool {
+        self.rules.per_user_max.is_some() || user.connections_max().is_some()
+    }
+
+    fn most_of(&self, user: &User) -> u32 {
+        match user.connections_max().or(self.rules.per_user_max) {
+            None | Some(0) => u32::MAX,
+            Some(most) => most,
         }
     }
 
     /// A connection that was counted as one of `user` has ended.
     pub fn dismiss_user(&self, user: &Arc<User>) {
-        if self.rules.per_user_max.is_some() {
+        if self.counts(user) {
             self.give_one_back(Subject::User(user.clone()));
         }
     }

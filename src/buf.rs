@@ -82,9 +82,27 @@ impl Pool {
 
     /// Ends a lease.
     pub fn give_back(&mut self, lease: Lease) {
-        let mut bytes = lease.bytes;
+        let bytes = self.end(lease);
+        self.keep(bytes);
+    }
+
+    /// Ends a lease whose message is whole: while it is carried out it does not count, lest what is kept of it counts twice. There is one
+    /// such message at a time. The buffer is for [`Pool::keep`].
+    pub fn end(&mut self, lease: Lease) -> Vec<u8> {
         self.leases -= 1;
-        self.leased_bytes -= bytes.capacity();
+        self.leased_bytes -= lease.bytes.capacity();
+        lease.bytes
+    }
+
+    /// Takes back that a lease was ended: the message was not whole after all.
+    pub fn renew(&mut self, bytes: Vec<u8>) -> Lease {
+        self.leases += 1;
+        self.leased_bytes += bytes.capacity();
+        Lease { bytes }
+    }
+
+    /// Keeps the buffer of a lease that was ended, to hand it out again, if it is worth that.
+    pub fn keep(&mut self, mut bytes: Vec<u8>) {
         if bytes.capacity() > 0 && bytes.capacity() <= KEPT_BYTES_MAX && self.free.len() < KEPT_MAX {
             bytes.clear();
             self.free.push(bytes);

@@ -3,7 +3,7 @@
 //!
 //! Each panics when what it checks does not hold.
 
-use crate::auth::{Gate, Rules, User, Vouched};
+use crate::auth::{Gate, Room, Rules, User, Vouched};
 use crate::bus::Bus;
 use crate::bus::callouts::{self, Callouts, Question, Task, Verdict};
 use crate::bus::mailbox::Mail;
@@ -14,7 +14,7 @@ use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
 use crate::permissions::{Act, Grant, Permission, Permissions, Who};
-use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::shard::callouts::Callout;
 use crate::shard::turn::Gathered;
 use crate::shard::users::{Access, token_in};
@@ -153,7 +153,7 @@ pub fn token(data: &[u8]) {
     let Ok(Vouched { user, rooms }) = tokens.check(&signed(data), Time::default()) else { return };
     assert!(!user.name.is_empty() && user.name.len() <= claims::NAME_BYTES_MAX);
     assert!(!user.name.contains(char::is_control));
-    assert!(rooms.len() <= ROOMS_MAX && rooms.iter().all(|room| room.len() <= ROOM_NAME_BYTES_MAX));
+    assert!(rooms.len() <= ROOMS_MAX && rooms.iter().all(|room| room.name.len() <= ROOM_NAME_BYTES_MAX));
     let actor = user.actor();
     assert!(actor.grants.is_none_or(|grants| grants.len() <= claims::GRANTS_MAX));
     // It does not panic, whatever the patterns.
@@ -587,11 +587,12 @@ impl World {
     fn new(kind: u8) -> World {
         let per_ip_max = Some(6);
         // Some of those that may say much may say little of a kind.
-        let limit = |event: &str, per, count, over| EventLimit {
+        let limit = |event: &str, per, most, over| EventLimit {
             event: (event != "*").then(|| event.to_owned()),
             namespace: None,
             per,
-            count,
+            most,
+            unit: Unit::Events,
             window_ms: 2_000,
             over,
         };
@@ -640,6 +641,9 @@ impl World {
             messages_per_frame_max: 8,
             messages_per_second_max: u32::from(kind >> 4),
             messages_burst_max: u32::from(kind >> 4),
+            bytes_per_second_max: u32::from(kind >> 4) * 20,
+            bytes_burst_max: 2_000,
+            over: [Over::Error, Over::Drop, Over::Close][usize::from(kind) % 3],
             rooms_per_connection_max: 3,
             room_name_bytes_max: 20,
             receive_bytes_max: 20_000,
@@ -844,7 +848,7 @@ impl World {
             let verdict = match (self.tokens.iter().position(of_user), arg >> 6) {
                 (Some(user), 0..=2) => Verdict::User(Arc::new(Vouched {
                     user: User { expires_at_s: [4, 4_000][user], ..User::named(USERS[user]) },
-                    rooms: vec!["a".into()],
+                    rooms: vec![Room { namespace: "/".into(), name: "a".into() }],
                 })),
                 (None, 0) => Verdict::Nobody,
                 (None, 1) => Verdict::Refused(None),

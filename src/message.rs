@@ -394,6 +394,8 @@ pub enum Reject {
     PerIp,
     /// More connections of one user than allowed.
     PerUser,
+    /// More new connections from one address than allowed in some time, of which so many seconds are left.
+    IpRate(u32),
     /// More connections in all than allowed.
     Full,
     /// The server is shutting down.
@@ -402,7 +404,7 @@ pub enum Reject {
 
 impl Reject {
     /// The labels of all reasons, in the order of [`Reject::index`].
-    pub const LABELS: [&'static str; 17] = [
+    pub const LABELS: [&'static str; 18] = [
         "malformed",
         "not_found",
         "method",
@@ -419,6 +421,7 @@ impl Reject {
         "engine_io",
         "per_user",
         "unauthorized",
+        "ip_rate",
         "auth_unavailable",
     ];
 
@@ -441,7 +444,8 @@ impl Reject {
             Reject::EngineIo => 13,
             Reject::PerUser => 14,
             Reject::Unauthorized(_) => 15,
-            Reject::AuthUnavailable => 16,
+            Reject::IpRate(_) => 16,
+            Reject::AuthUnavailable => 17,
         }
     }
 
@@ -458,7 +462,7 @@ impl Reject {
             Reject::Unauthorized(_) => (401, "Unauthorized"),
             Reject::SlowHead => (408, "Request Timeout"),
             Reject::LargeHead => (431, "Request Header Fields Too Large"),
-            Reject::PerIp | Reject::PerUser => (429, "Too Many Requests"),
+            Reject::PerIp | Reject::PerUser | Reject::IpRate(_) => (429, "Too Many Requests"),
             Reject::Full | Reject::Draining | Reject::AuthUnavailable => (503, "Service Unavailable"),
         }
     }
@@ -481,6 +485,7 @@ impl Reject {
             Reject::AuthUnavailable => TokenFault::Unavailable.reason(),
             Reject::PerIp => "too many connections from this address",
             Reject::PerUser => "too many connections of this user",
+            Reject::IpRate(_) => "too many new connections from this address",
             Reject::Full => "the server holds as many connections as it may",
             Reject::Draining => "the server is shutting down",
         }

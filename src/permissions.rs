@@ -5,7 +5,13 @@ use std::fmt::{self, Display};
 
 /// The rules of a configuration. What one of them allows is allowed; without any, everything is, unless a token says otherwise.
 #[derive(Clone, Debug, Default)]
-pub struct Permissions(Vec<Permission>);
+pub struct Permissions {
+    rules: Vec<Permission>,
+    /// True exactly when one of them is about rooms.
+    about_rooms: bool,
+    /// True exactly when one of them is about namespaces.
+    about_namespaces: bool,
+}
 
 impl Permissions {
     /// The most rules that a configuration may have: each may cost a comparison at a join.
@@ -13,31 +19,47 @@ impl Permissions {
 
     /// These rules.
     pub fn new(rules: Vec<Permission>) -> Permissions {
-        Permissions(rules)
+        let any = |is_about: fn(Acts) -> bool| rules.iter().any(|rule| is_about(rule.grant.acts));
+        let (about_rooms, about_namespaces) = (any(Acts::has_rooms), any(|acts| acts.has(Act::Connect)));
+        Permissions { rules, about_rooms, about_namespaces }
     }
 
     /// True when there are no rules.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.rules.is_empty()
+    }
+
+    /// True when `actor` may be in `namespace`. Whoever may, unless one of the rules lets somebody into that one, or its own grants let it
+    /// into some: then one of them has to let it in.
+    pub fn admit(&self, actor: &Actor<'_>, namespace: &str) -> bool {
+        if !self.about_namespaces && actor.grants.is_none() {
+            return true;
+        }
+        let mut of_rules = self.rules.iter().filter(|rule| rule.grant.admits(namespace)).peekable();
+        let mut of_token =
+            actor.grants.into_iter().flatten().filter(|grant| grant.acts.has(Act::Connect)).peekable();
+        (of_rules.peek().is_none() && of_token.peek().is_none())
+            || of_rules.any(|rule| rule.who.is(actor))
+            || of_token.any(|grant| grant.admits(namespace))
     }
 
     /// True when `actor` may `act` on `room` of `namespace`: by one of the rules, or by one of its own grants. A client whose
-    /// token grants something, if only nothing, is held to that where there are no rules. Costs a comparison for each rule, and
+    /// token grants something, if only nothing, is held to that where no rules are about rooms. Costs a comparison for each rule, and
     /// makes no text.
     pub fn allow(&self, actor: &Actor<'_>, namespace: &str, room: &str, act: Act) -> bool {
-        if self.0.is_empty() && actor.grants.is_none() {
+        if !self.about_rooms && actor.grants.is_none() {
             return true;
         }
         let by_rule = |rule: &Permission| {
             rule.who.is(actor) && rule.grant.covers(namespace, room, act, actor.name.unwrap_or_default())
         };
         let by_token = |grant: &Grant| grant.covers(namespace, room, act, actor.name.unwrap_or_default());
-        self.0.iter().any(by_rule) || actor.grants.is_some_and(|grants| grants.iter().any(by_token))
+        self.rules.iter().any(by_rule) || actor.grants.is_some_and(|grants| grants.iter().any(by_token))
     }
 
     /// All rules, in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = &Permission> {
-        self.0.iter()
+        self.rules.iter()
     }
 }
 
@@ -93,23 +115,40 @@ impl Who {
     }
 }
 
-/// Acts on rooms that are allowed.
+/// Acts on rooms that are allowed, and namespaces that may be joined.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     /// In which namespaces; `None` for all.
     pub namespace: Option<Pattern>,
-    /// On which rooms.
+    /// On which rooms; for [`Act::Connect`] it does not matter.
     pub rooms: RoomPattern,
     /// Which.
     pub acts: Acts,
 }
 
 impl Grant {
-    /// Reads the short form: acts with commas between them, or `*`, then a colon and the rooms, as in `join,publish:auction:*`.
+    /// Reads the short form: acts with commas between them, or `*`, then a colon and the rooms, as in `join,publish:auction:*`. It has no
+    /// place for a namespace.
     pub fn parse(text: &str) -> Option<Grant> {
         let (acts, rooms) = text.split_once(':')?;
-        let acts = if acts == "*" { Acts::ALL } else { Acts::parse(acts.split(','))? };
-        Some(Grant { namespace: None, rooms: RoomPattern::parse(rooms)?, acts })
+        let acts = if acts == "*" { Acts::OF_ROOMS } else { Acts::parse(acts.split(','))? };
+        (!acts.has(Act::Connect)).then_some(Grant {
+            namespace: None,
+            rooms: RoomPattern::parse(rooms)?,
+            acts,
+        })
+    }
+
+    /// Reads the long form. Rooms have to be named but where `acts` are about none.
+    pub fn new(namespace: Option<Pattern>, rooms: Option<RoomPattern>, acts: Acts) -> Option<Grant> {
+        let rooms =
+            if acts.has_rooms() { rooms } else { RoomPattern::parse("*").filter(|_| rooms.is_none()) };
+        Some(Grant { namespace, rooms: rooms?, acts })
+    }
+
+    fn admits(&self, namespace: &str) -> bool {
+        self.acts.has(Act::Connect)
+            && self.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace))
     }
 
     fn covers(&self, namespace: &str, room: &str, act: Act, user: &str) -> bool {
@@ -119,7 +158,7 @@ impl Grant {
     }
 }
 
-/// What one may do with a room.
+/// What one may do with a room, or a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Act {
@@ -129,12 +168,18 @@ pub enum Act {
     Publish = 2,
     /// To see who is in it.
     Presence = 4,
+    /// To be in the namespace.
+    Connect = 8,
 }
 
 impl Act {
     /// All of them, as they are written.
-    pub const WORDS: [(&'static str, Act); 3] =
-        [("join", Act::Join), ("publish", Act::Publish), ("presence", Act::Presence)];
+    pub const WORDS: [(&'static str, Act); 4] = [
+        ("join", Act::Join),
+        ("publish", Act::Publish),
+        ("presence", Act::Presence),
+        ("connect", Act::Connect),
+    ];
 }
 
 /// Some acts.
@@ -142,8 +187,8 @@ impl Act {
 pub struct Acts(u8);
 
 impl Acts {
-    /// Every act.
-    pub const ALL: Acts = Acts(7);
+    /// All that can be done with rooms.
+    pub const OF_ROOMS: Acts = Acts(7);
 
     /// Reads the words of acts, at least one.
     pub fn parse<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<Acts> {
@@ -152,6 +197,11 @@ impl Acts {
             acts |= Act::WORDS.iter().find(|(known, _)| *known == word)?.1 as u8;
         }
         (acts != 0).then_some(Acts(acts))
+    }
+
+    /// True when one of them is about rooms.
+    pub fn has_rooms(self) -> bool {
+        self.0 & Acts::OF_ROOMS.0 != 0
     }
 
     /// True when `act` is one of them.
@@ -383,8 +433,38 @@ mod tests {
             some.allow(&granted, "/", "news:1", Act::Publish)
                 && some.allow(&granted, "/", "lobby", Act::Join)
         );
-        for wrong in ["join", "fly:a", ":a", "join,:a", "join:", "join *"] {
+        for wrong in ["join", "fly:a", ":a", "join,:a", "join:", "join *", "connect:a", "join,connect:*"] {
             assert_eq!(Grant::parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn who_may_be_in_a_namespace_is_said_of_that_one_alone() {
+        let connect = |namespace: &str| {
+            let acts = Acts::parse(["connect"]).expect("an act");
+            Grant::new(Pattern::parse(namespace), None, acts).expect("a grant")
+        };
+        let rule = |who: &str, grant: Grant| Permission { who: Who::parse(who).expect("somebody"), grant };
+        let rules =
+            Permissions::new(vec![rule("role:staff", connect("/staff/*")), rule("user", connect("/club"))]);
+        let nobody = Actor::default();
+        let user = Actor { name: Some("7"), ..nobody };
+        let staff = Actor { roles: &["staff".into()], ..user };
+        let may = |actor: &Actor<'_>| ["/", "/club", "/staff/1"].map(|name| rules.admit(actor, name));
+        assert_eq!(may(&nobody), [true, false, false]);
+        assert_eq!(may(&user), [true, true, false]);
+        assert_eq!(may(&staff), [true; 3]);
+        assert_eq!(may(&Actor { grants: Some(&[connect("/staff/*")]), ..user }), [false, true, true]);
+        let of_rooms = [Grant::parse("*:a").expect("a grant")];
+        assert_eq!(
+            may(&Actor { grants: Some(&of_rooms), ..user }),
+            [true, true, false],
+            "it says nothing of them"
+        );
+        assert!(rules.allow(&nobody, "/", "a", Act::Join), "nor do the rules of rooms");
+        assert!(Permissions::default().admit(&nobody, "/") && Permissions::default().admit(&user, "/x"));
+        let join = Acts::parse(["join"]).expect("an act");
+        assert_eq!(Grant::new(None, None, join), None);
+        assert_eq!(Grant::new(None, RoomPattern::parse("a"), connect("/").acts), None, "rooms of no use");
     }
 }

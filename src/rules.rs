@@ -287,12 +287,33 @@ pub struct EventLimit {
     pub namespace: Option<Pattern>,
     /// Who has as many for itself.
     pub per: Per,
-    /// How many events there may be in a window, at least 1.
-    pub count: u32,
+    /// How much there may be in a window, at least 1.
+    pub most: u32,
+    /// Of what.
+    pub unit: Unit,
     /// How long a window lasts, in milliseconds, from its first event.
     pub window_ms: u32,
     /// What happens to one too many.
     pub over: Over,
+}
+
+/// What a limit on events counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Events.
+    Events,
+    /// Bytes of their data.
+    Bytes,
+}
+
+impl Unit {
+    /// What an event with so many `bytes` counts.
+    pub fn weight(self, bytes: usize) -> u32 {
+        match self {
+            Unit::Events => 1,
+            Unit::Bytes => u32::try_from(bytes).unwrap_or(u32::MAX),
+        }
+    }
 }
 
 /// Who a limit on events is for.
@@ -498,7 +519,8 @@ mod tests {
             event: event.map(str::to_owned),
             namespace: namespace.map(pattern),
             per: Per::Connection,
-            count: 1,
+            most: 1,
+            unit: Unit::Events,
             window_ms: 1000,
             over: Over::Error,
         }

@@ -1,5 +1,6 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
+use crate::auth::tally::Quota;
 use crate::auth::{Believed, Gate, Rules};
 use crate::backend;
 use crate::bridge::fault::Fault;
@@ -426,6 +427,8 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
         per_user_max: (limits.connections_per_user_max > 0).then_some(limits.connections_per_user_max),
+        handshakes_per_ip: (limits.handshakes_per_ip_max > 0)
+            .then_some(Quota { most: limits.handshakes_per_ip_max, window_ms: limits.handshakes_window_ms }),
         events: config.event_limits.clone(),
         event_windows_max: limits.event_windows_max as usize,
         trusted_proxies: limits.trusted_proxies.clone(),
@@ -463,6 +466,7 @@ fn api_settings(config: &Config) -> api::Settings {
         message_bytes_max: limits.message_bytes_max as usize,
         rooms_max: limits.rooms_per_connection_max as usize,
         room_name_bytes_max: limits.room_name_bytes_max as usize,
+        requests_per_second_max: api.requests_per_second_max,
     }
 }
 
@@ -600,6 +604,9 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
         messages_per_frame_max: limits.messages_per_frame_max as usize,
         messages_per_second_max: limits.messages_per_second_max,
         messages_burst_max: limits.messages_burst_max,
+        bytes_per_second_max: limits.bytes_per_second_max,
+        bytes_burst_max: limits.bytes_burst_max,
+        over: limits.over,
         rooms_per_connection_max: limits.rooms_per_connection_max as usize,
         room_name_bytes_max: limits.room_name_bytes_max as usize,
         // A share for each, but never less than one message takes while its buffer doubles.

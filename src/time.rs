@@ -119,6 +119,39 @@ impl Bucket {
     }
 }
 
+/// Bounds amounts that differ in size, like bytes: `per_second` on average, `burst` at once. What goes beyond the burst is taken all the
+/// same, and paid off before anything else is taken, so nothing is too large for ever. Holds nothing but when all is paid off.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Meter {
+    paid_at: Time,
+}
+
+impl Meter {
+    /// True when something may be taken now.
+    ///
+    /// # Errors
+    /// When it may not: the milliseconds after which it may, at least 1.
+    pub fn check(&self, per_second: u32, burst: u32, now: Time) -> Result<(), u32> {
+        let behind_ns = self.paid_at.since_ns(now);
+        let burst_ns = Meter::cost_ns(u64::from(burst), per_second);
+        if behind_ns == 0 || behind_ns < burst_ns {
+            return Ok(());
+        }
+        // One nanosecond more, since the end of the burst is not within it.
+        Err(u32::try_from((behind_ns - burst_ns + 1).div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1))
+    }
+
+    /// Takes `amount`.
+    pub fn take(&mut self, amount: usize, per_second: u32, now: Time) {
+        let cost_ns = Meter::cost_ns(amount as u64, per_second);
+        self.paid_at = Time(self.paid_at.max(now).0.saturating_add(cost_ns));
+    }
+
+    fn cost_ns(amount: u64, per_second: u32) -> u64 {
+        amount.saturating_mul(1_000_000_000) / u64::from(per_second.max(1))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,5 +172,25 @@ mod tests {
             bucket.take(10, 3, later).expect("a long rest fills it to the burst");
         }
         assert!(bucket.take(10, 3, later).is_err(), "and no further");
+    }
+
+    #[test]
+    fn a_meter_lets_one_go_beyond_and_waits_until_that_is_paid_off() {
+        let (start, mut meter) = (Time::from_ms(5), Meter::default());
+        let send = |meter: &mut Meter, amount: usize, now: Time| {
+            meter.check(1000, 500, now).map(|()| meter.take(amount, 1000, now))
+        };
+        assert_eq!(send(&mut meter, 400, start), Ok(()));
+        assert_eq!(send(&mut meter, 2000, start), Ok(()), "there were 100 left");
+        assert_eq!(send(&mut meter, 1, start), Err(1901));
+        assert_eq!(send(&mut meter, 1, start.plus_ms(1900)), Err(1));
+        assert_eq!(send(&mut meter, 499, start.plus_ms(1999)), Ok(()));
+        let later = start.plus_ms(1_000_000);
+        assert_eq!(send(&mut meter, 500, later), Ok(()), "a long rest pays off no more than the burst");
+        assert_eq!(send(&mut meter, 1, later), Err(1));
+        let mut meter = Meter::default();
+        assert_eq!(meter.check(1, 1, start), Ok(()));
+        meter.take(usize::MAX >> 8, 1, start);
+        assert_eq!(meter.check(1, 1, start), Err(u32::MAX), "and no number is too large");
     }
 }

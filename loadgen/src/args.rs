@@ -1,6 +1,8 @@
 //! The command line: what was said, and checked so far as it can be without a connection.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
@@ -10,6 +12,7 @@ use crate::frame::Mask;
 use crate::protocol::Protocol;
 use crate::socketio;
 use crate::source::Sources;
+use crate::token;
 
 /// Measures a WebSocket server: connections, echo, fan-out, reconnect storms.
 #[derive(Debug, Parser)]
@@ -66,6 +69,16 @@ pub(crate) struct Common {
     /// Path of the WebSocket, unless the URL has one [default: /ws, for echo /echo; socketio: /socket.io/, for echo /engine.io/]
     #[arg(long, value_parser = path)]
     pub(crate) path: Option<String>,
+    /// Show this token with every connection
+    #[arg(long, value_name = "TOKEN", value_parser = token_text)]
+    pub(crate) token: Option<String>,
+    /// Show a token of its own with each connection, by HS256 with this secret. Others can see it in the list of processes: outside of
+    /// trials use --token-key
+    #[arg(long, value_name = "TEXT", conflicts_with = "token")]
+    pub(crate) token_secret: Option<String>,
+    /// The same with the secret in a file
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["token", "token_secret"])]
+    pub(crate) token_key: Option<PathBuf>,
     /// Connections; publishers come on top
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) connections: u32,
@@ -289,6 +302,19 @@ impl Common {
         format!("{path}{joint}{}", socketio::QUERY)
     }
 
+    /// Where the connections have tokens from, if they show any.
+    pub(crate) fn tokens(&self) -> Result<Option<token::Source>, String> {
+        if let Some(path) = &self.token_key {
+            let secret = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+            // Editors put a line break at the end; the server leaves it out as well.
+            let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
+            let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
+            return Ok(Some(token::Source::Secret(secret.to_vec())));
+        }
+        let secret = self.token_secret.as_ref().map(|secret| token::Source::Secret(secret.clone().into()));
+        Ok(secret.or_else(|| self.token.clone().map(token::Source::Token)))
+    }
+
     /// The source addresses, if the kernel is not to choose.
     pub(crate) fn sources(&self) -> Result<Option<Sources>, String> {
         match (self.source, self.target.address.ip()) {
@@ -302,6 +328,11 @@ impl Common {
 fn path(text: &str) -> Result<String, String> {
     let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
     if plain { Ok(text.to_owned()) } else { Err("a path begins with / and has no blanks in it".to_owned()) }
+}
+
+fn token_text(text: &str) -> Result<String, String> {
+    let plain = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if plain { Ok(text.to_owned()) } else { Err("a token has no blanks in it".to_owned()) }
 }
 
 fn room_name(text: &str) -> Result<String, String> {

@@ -5,6 +5,7 @@
 //! on TCP that is proof that the socket is drained, and what comes later makes a new edge. What a socket refuses to
 //! take waits in `unsent` until epoll says it is writable.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
@@ -17,6 +18,7 @@ use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 use rustix::time::Timespec;
+use serde_json::json;
 use sha1::{Digest, Sha1};
 
 use crate::args::{Ending, ScenarioArgs};
@@ -26,6 +28,7 @@ use crate::frame::{self, Masker, Opcode, Parsed};
 use crate::protocol::Protocol;
 use crate::report::{Latency, Tally};
 use crate::source::Sources;
+use crate::token::Tokens;
 
 /// The read buffer to begin with. It grows for larger frames.
 const SCRATCH_BYTES: usize = 256 * 1024;
@@ -72,6 +75,7 @@ pub(crate) struct Clients {
     pub(crate) protocol: Protocol,
     /// True exactly when a connection of Engine.IO has to enter a namespace of Socket.IO before it is open.
     enters_namespace: bool,
+    tokens: Option<Tokens>,
     random: fastrand::Rng,
     /// Where connections go, with the request there but for its key, which comes last.
     targets: Vec<(SocketAddr, Vec<u8>)>,
@@ -165,6 +169,7 @@ impl Clients {
             masker: Masker::new(plan.mask, seed),
             protocol: plan.protocol,
             enters_namespace: !matches!(plan.scenario, ScenarioArgs::Echo(_)),
+            tokens: plan.tokens.clone().map(Tokens::from),
             random: fastrand::Rng::with_seed(seed),
             targets: plan.targets.iter().map(target).collect(),
             spread: plan.connections as usize,
@@ -420,8 +425,36 @@ impl Clients {
         self.conns[id].stage = Stage::Upgrading(key);
         let mut request = self.target(id).1.clone();
         request.extend_from_slice(&key);
-        request.extend_from_slice(b"\r\n\r\n");
+        request.extend_from_slice(b"\r\n");
+        if !self.brings_token_later()
+            && let Some(token) = self.token(id)
+        {
+            request.extend_from_slice(format!("Authorization: Bearer {token}\r\n").as_bytes());
+        }
+        request.extend_from_slice(b"\r\n");
         self.send(id, &request);
+    }
+
+    /// True when the token is not in the request: stock clients of Socket.IO send it as they enter a namespace.
+    fn brings_token_later(&self) -> bool {
+        self.protocol == Protocol::Socketio && self.enters_namespace
+    }
+
+    fn token(&self, id: usize) -> Option<Cow<'_, str>> {
+        let tokens = self.tokens.as_ref()?;
+        Some(match id.checked_sub(self.spread) {
+            None => tokens.of(&format!("load-{}", self.first as usize + id)),
+            Some(publisher) => tokens.of(&format!("load-publisher-{publisher}")),
+        })
+    }
+
+    /// Enters the main namespace.
+    fn enter(&mut self, id: usize) {
+        let packet = match self.token(id) {
+            Some(token) => format!("40{}", json!({ "token": token })),
+            None => "40".to_owned(),
+        };
+        self.send_frame(id, Opcode::Text, packet.as_bytes());
     }
 
     /// Reads until the socket is drained; if it has `ended`, until it says so.
@@ -581,7 +614,7 @@ impl Clients {
                 self.pings += 1;
                 self.send_frame(id, Opcode::Text, b"3");
             }
-            (b'0', Stage::Greeting) if self.enters_namespace => self.send_frame(id, Opcode::Text, b"40"),
+            (b'0', Stage::Greeting) if self.enters_namespace => self.enter(id),
             (b'0', Stage::Greeting) => self.opened(id, now_ns, listener),
             (b'4', Stage::Greeting) if carried.starts_with(b"0") => self.opened(id, now_ns, listener),
             (b'4', Stage::Greeting) if carried.starts_with(b"4") => self.fail(id, "connect_error", listener),

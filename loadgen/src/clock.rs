@@ -1,4 +1,4 @@
-//! Two clocks. Both are read with one call and mean the same in every process of the machine, so that a worker can
+//! Three clocks. All are read with one call and mean the same in every process of the machine, so that a worker can
 //! be told when to start and a publication can carry the time it was due.
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
@@ -14,6 +14,11 @@ pub(crate) fn now_ns() -> u64 {
 /// The CPU time this process has used so far, in nanoseconds.
 pub(crate) fn own_cpu_ns() -> u64 {
     nanoseconds(clock_gettime(ClockId::ProcessCPUTime))
+}
+
+/// Seconds since 1970.
+pub(crate) fn unix_s() -> u64 {
+    nanoseconds(clock_gettime(ClockId::Realtime)) / SECOND_NS
 }
 
 /// `seconds` as nanoseconds; negative ones are none.

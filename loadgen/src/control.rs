@@ -15,6 +15,7 @@ use crate::frame::Mask;
 use crate::protocol::Protocol;
 use crate::report::Tally;
 use crate::source::Sources;
+use crate::token;
 
 /// All a worker must know. The first line it is sent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -30,6 +31,8 @@ pub(crate) struct Plan {
     pub(crate) protocol: Protocol,
     /// With its query.
     pub(crate) path: String,
+    /// Where the connections have tokens from, if they show any.
+    pub(crate) tokens: Option<token::Source>,
     pub(crate) sources: Option<Sources>,
     /// Connections per second of this worker; 0 is without limit.
     pub(crate) connect_rate: f64,

@@ -23,6 +23,7 @@ mod report;
 mod socketio;
 mod source;
 mod storm;
+mod token;
 mod worker;
 
 use std::io::Write;

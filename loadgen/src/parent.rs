@@ -98,6 +98,7 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
         ));
     }
     let sources = common.sources()?;
+    let tokens = common.tokens()?;
     let servers = match scenario {
         ScenarioArgs::Fanout(args) if !args.servers.is_empty() => args.servers.as_slice(),
         _ => std::slice::from_ref(&common.target),
@@ -116,6 +117,7 @@ pub(crate) fn plan(common: &Common, publishers: u32, scenario: &ScenarioArgs) ->
             targets: targets.clone(),
             protocol: common.proto,
             path: common.path(scenario),
+            tokens: tokens.clone(),
             sources,
             connect_rate: common.connect_rate / f64::from(workers),
             connecting_max: (common.connecting / workers).max(1),

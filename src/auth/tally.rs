@@ -49,7 +49,7 @@ pub type Key = (u16, Subject);
 pub struct Used {
     /// Which.
     pub key: Key,
-    /// Events since it began.
+    /// Events since it began, or bytes of them.
     pub used: u32,
     /// When it ends.
     pub until: Time,
@@ -102,8 +102,8 @@ impl Tally {
         self.windows_max
     }
 
-    /// Counts an event against `limits`, which are some of its own, for the connection with this `stamp` and whose address and user these
-    /// are. Windows of connections are counted in `own`.
+    /// Counts an event with so many `bytes` against `limits`, which are some of its own, for the connection with this `stamp` and whose
+    /// address and user these are. Windows of connections are counted in `own`.
     ///
     /// # Errors
     /// When one of the limits is reached. Then it is counted against none.
@@ -112,6 +112,7 @@ impl Tally {
         limits: impl Fn() -> I,
         own: &mut Windows<(u16, u32)>,
         (stamp, ip, user): (u32, Ip, Option<&Arc<User>>),
+        bytes: usize,
         now: Time,
     ) -> Result<(), Excess> {
         let subject = |limit: &EventLimit| match (limit.per, user) {
@@ -123,8 +124,8 @@ impl Tally {
         let mut reached: SmallVec<[u16; 8]> = SmallVec::new();
         for (place, limit) in limits() {
             let taken = match subject(limit) {
-                None => own.take((place, stamp), limit, now).map(|_| ()),
-                Some(subject) => self.take_shared((place, subject), limit, now),
+                None => own.take((place, stamp), limit.into(), limit.unit.weight(bytes), now).map(|_| ()),
+                Some(subject) => self.take_shared((place, subject), limit, bytes, now),
             };
             if let Err(retry_ms) = taken {
                 reached.push(place);
@@ -136,22 +137,25 @@ impl Tally {
         let Some(excess) = excess else { return Ok(()) };
         for (place, limit) in limits().filter(|(place, _)| !reached.contains(place)) {
             match subject(limit) {
-                None => own.give_back(&(place, stamp)),
+                None => own.give_back(&(place, stamp), limit.unit.weight(bytes)),
                 Some(subject) => {
                     let key = (place, subject);
-                    self.stripe(&key).windows.give_back(&key);
+                    self.stripe(&key).windows.give_back(&key, limit.unit.weight(bytes));
                 }
             }
         }
         Err(excess)
     }
 
-    fn take_shared(&self, key: Key, limit: &EventLimit, now: Time) -> Result<(), u32> {
+    fn take_shared(&self, key: Key, limit: &EventLimit, bytes: usize, now: Time) -> Result<(), u32> {
+        let (quota, weight) = (Quota::from(limit), limit.unit.weight(bytes));
         let mut stripe = self.stripe(&key);
         let Stripe { windows, changed } = &mut *stripe;
-        let Some(bell) = self.bell.get() else { return windows.take(key, limit, now).map(|_| ()) };
-        let window = windows.take(key.clone(), limit, now)?;
-        let is_pressing = u64::from(window.used) + u64::from(window.elsewhere) >= u64::from(limit.count / 2);
+        let Some(bell) = self.bell.get() else {
+            return windows.take(key, quota, weight, now).map(|_| ());
+        };
+        let window = windows.take(key.clone(), quota, weight, now)?;
+        let is_pressing = u64::from(window.used) + u64::from(window.elsewhere) >= u64::from(quota.most / 2);
         if changed.len() < windows.most {
             changed.insert(key);
         }
@@ -248,14 +252,29 @@ pub struct Windows<K> {
     crowded_out: u64,
 }
 
+/// How much there may be in a window, and how long that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// When so much is used up, nothing more may come. What comes last may go beyond it.
+    pub most: u32,
+    /// In milliseconds, from what comes first.
+    pub window_ms: u32,
+}
+
+impl From<&EventLimit> for Quota {
+    fn from(limit: &EventLimit) -> Quota {
+        Quota { most: limit.most, window_ms: limit.window_ms }
+    }
+}
+
 /// One window.
 #[derive(Clone, Copy, Debug)]
-struct Window {
+pub(super) struct Window {
     /// When it ends.
     until: Time,
-    /// Events of this process in it.
+    /// What this process has used of it: events, or bytes of them.
     used: u32,
-    /// Events of other processes in it, as far as is known.
+    /// What other processes have, as far as is known.
     elsewhere: u32,
 }
 
@@ -269,12 +288,12 @@ impl<K: Hash + Eq> Windows<K> {
         Windows { windows: HashMap::new(), most, sweep_at: most.min(Self::SWEEP_MIN), crowded_out: 0 }
     }
 
-    /// Counts an event.
+    /// Counts something, by its `weight`.
     ///
     /// # Errors
-    /// The milliseconds to the end of the window, when it has as many as it may.
-    fn take(&mut self, key: K, limit: &EventLimit, now: Time) -> Result<&Window, u32> {
-        let fresh = Window { until: now.plus_ms(limit.window_ms.into()), used: 0, elsewhere: 0 };
+    /// The milliseconds to the end of the window, when all of it is used up.
+    pub(super) fn take(&mut self, key: K, quota: Quota, weight: u32, now: Time) -> Result<&Window, u32> {
+        let fresh = Window { until: now.plus_ms(quota.window_ms.into()), used: 0, elsewhere: 0 };
         if self.windows.len() >= self.sweep_at && !self.windows.contains_key(&key) {
             self.make_room(now);
         }
@@ -282,17 +301,17 @@ impl<K: Hash + Eq> Windows<K> {
         if window.until <= now {
             *window = fresh;
         }
-        if window.used.saturating_add(window.elsewhere) >= limit.count {
+        if window.used.saturating_add(window.elsewhere) >= quota.most {
             return Err(window.until.since_ns(now).div_ceil(1_000_000).max(1) as u32);
         }
-        window.used += 1;
+        window.used = window.used.saturating_add(weight);
         Ok(window)
     }
 
-    /// The event was not carried out.
-    fn give_back(&mut self, key: &K) {
+    /// What was counted was not carried out.
+    fn give_back(&mut self, key: &K, weight: u32) {
         if let Some(window) = self.windows.get_mut(key) {
-            window.used = window.used.saturating_sub(1);
+            window.used = window.used.saturating_sub(weight);
         }
     }
 
@@ -319,12 +338,21 @@ impl<K: Hash + Eq> Windows<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rules::Unit;
 
     const START: Time = Time::from_ms(1 << 33);
 
     fn limit(event: &str, per: Per, count: u32, window_ms: u32) -> EventLimit {
         let event = (event != "*").then(|| event.to_owned());
-        EventLimit { event, namespace: None, per, count, window_ms, over: Over::Error }
+        EventLimit {
+            event,
+            namespace: None,
+            per,
+            most: count,
+            unit: Unit::Events,
+            window_ms,
+            over: Over::Error,
+        }
     }
 
     fn tally(limits: &[EventLimit]) -> Tally {
@@ -339,7 +367,7 @@ mod tests {
     fn send(tally: &Tally, event: &str, ip: u64, user: Option<&Arc<User>>, now: Time) -> Option<u32> {
         let who = (1, Ip(ip), user);
         let limits = || tally.limits().find(None, event);
-        tally.take(limits, &mut Windows::new(10), who, now).err().map(|excess| excess.retry_ms)
+        tally.take(limits, &mut Windows::new(10), who, 100, now).err().map(|excess| excess.retry_ms)
     }
 
     #[test]
@@ -372,6 +400,23 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_used_up_by_what_goes_beyond_them() {
+        let most = EventLimit { unit: Unit::Bytes, ..limit("bid", Per::Ip, 250, 1000) };
+        let limits = [most, limit("bid", Per::Connection, 4, 500)];
+        let tally = tally(&limits);
+        let mut own = Windows::new(10);
+        let mut send = |bytes: usize, stamp: u32| {
+            let limits = || tally.limits().find(None, "bid");
+            let taken = tally.take(limits, &mut own, (stamp, Ip(1), None), bytes, START);
+            taken.err().map(|excess| excess.retry_ms)
+        };
+        assert_eq!([0, 100, 100, 49].map(|bytes| send(bytes, 1)), [None; 4]);
+        assert_eq!(send(1, 1), Some(500), "the other limit: these bytes are given back");
+        assert_eq!(send(1_000_000, 2), None, "one is left");
+        assert_eq!([0, 1].map(|bytes| send(bytes, 2)), [Some(1000); 2]);
+    }
+
+    #[test]
     fn what_one_limit_refuses_counts_against_none() {
         let limits = [
             limit("*", Per::Ip, 3, 1000),
@@ -381,7 +426,7 @@ mod tests {
         let (tally, mut own) = (tally(&limits), Windows::new(10));
         let mut send = |event: &str, stamp: u32| {
             let limits = || tally.limits().find(None, event);
-            tally.take(limits, &mut own, (stamp, Ip(1), None), START).err().map(|excess| excess.retry_ms)
+            tally.take(limits, &mut own, (stamp, Ip(1), None), 100, START).err().map(|excess| excess.retry_ms)
         };
         assert_eq!(send("bid", 1), None);
         for _ in 0..10 {
@@ -463,13 +508,13 @@ mod tests {
     #[test]
     fn windows_that_have_ended_are_forgotten_first() {
         let mut windows = Windows::new(1_000);
-        let (long, short) = (limit("a", Per::Ip, 1, 60_000), limit("a", Per::Ip, 1, 10));
-        assert!((0..500).all(|key| windows.take(key, &long, START).is_ok()));
+        let (long, short) = (Quota { most: 1, window_ms: 60_000 }, Quota { most: 1, window_ms: 10 });
+        assert!((0..500).all(|key| windows.take(key, long, 1, START).is_ok()));
         for key in 1_000..20_000_u64 {
-            assert!(windows.take(key, &short, START.plus_ms(key / 10)).is_ok());
+            assert!(windows.take(key, short, 1, START.plus_ms(key / 10)).is_ok());
         }
         assert_eq!(windows.crowded_out, 0);
-        assert!((0..500).all(|key| windows.take(key, &long, START.plus_ms(3_000)).is_err()), "these go on");
+        assert!((0..500).all(|key| windows.take(key, long, 1, START.plus_ms(3_000)).is_err()), "these go on");
         assert!(windows.windows.len() <= 1_000);
     }
 }

@@ -24,9 +24,9 @@ use crate::auth::Gate;
 use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::mailbox::Mail;
-use crate::bus::outside::{Deed, Names, Outgoing, Outside};
+use crate::bus::outside::{ANYWHERE, Deed, Names, Outgoing, Outside};
 use crate::bus::presence::Question;
-use crate::cluster::{Body, Flags, Limits, Message, Target, throng};
+use crate::cluster::{Body, Flags, Limits, Message, Target, Why, throng};
 use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication, is_reserved_room};
 use crate::stats::Counter;
@@ -341,11 +341,15 @@ impl Core {
         let body = match deed {
             Deed::Join(rooms) => Body::Join { target, rooms: short(rooms) },
             Deed::Leave(rooms) => Body::Leave { target, rooms: short(rooms) },
-            Deed::Disconnect { close } => Body::Disconnect { target, close: *close },
-            // The others' words for it have no place for the code.
-            Deed::Close { .. } => Body::Disconnect { target, close: true },
+            Deed::Disconnect { close } => Body::Disconnect { target, close: *close, why: None },
+            Deed::Close { code, reason } => {
+                let (reason, anywhere) = (reason.as_str().into(), namespace == ANYWHERE);
+                Body::Disconnect { target, close: true, why: Some(Why { code: *code, reason, anywhere }) }
+            }
             Deed::Find(_) => return,
         };
+        // All listen for the main one.
+        let namespace = if namespace == ANYWHERE { "/" } else { namespace };
         self.say(&self.message(namespace, body));
     }
 
@@ -563,7 +567,12 @@ impl Core {
             // What was refused is counted, and nobody waits for it.
             Body::Join { target, rooms } => _ = order(&target, Deed::Join(compact(keys(&rooms)))),
             Body::Leave { target, rooms } => _ = order(&target, Deed::Leave(compact(keys(&rooms)))),
-            Body::Disconnect { target, close } => _ = order(&target, Deed::Disconnect { close }),
+            Body::Disconnect { target, close, why: None } => _ = order(&target, Deed::Disconnect { close }),
+            Body::Disconnect { target, why: Some(Why { code, reason, anywhere }), .. } => {
+                let deed = Deed::Close { code, reason: reason.as_ref().into() };
+                let of = if anywhere { ANYWHERE } else { &namespace };
+                self.order(of, &rooms_of(&target), &keys(&target.except), deed);
+            }
             Body::Fetch { target, request_id } => find(&target, &request_id, Purpose::Sockets),
             Body::Presence { room, of, who, request_id } => {
                 let room = room_key(of.as_deref().unwrap_or(&namespace), &room).as_ref().into();

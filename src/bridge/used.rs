@@ -10,7 +10,7 @@ use super::link::{Link, Script, Value};
 use super::stats::BridgeStats;
 use crate::auth::Gate;
 use crate::auth::tally::Used;
-use crate::rules::EventLimit;
+use crate::rules::{EventLimit, Unit};
 use crate::time::{Clock, Time};
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,10 +154,15 @@ async fn tell(
 
 /// What a limit is called among processes, where those that say the same are the same.
 fn name(limit: &EventLimit) -> String {
-    let EventLimit { event, namespace, per, count, window_ms, over } = limit;
+    let EventLimit { event, namespace, per, most, unit, window_ms, over } = limit;
     let namespace = namespace.as_ref().map(ToString::to_string);
-    let words = (event, namespace, per.word(), count, window_ms, over.word());
-    format!("{:016x}", hash(&format!("{words:?}")))
+    let words = (event, namespace, per.word(), most, window_ms, over.word());
+    let unit = match unit {
+        // As in versions that counted nothing else.
+        Unit::Events => "",
+        Unit::Bytes => "bytes",
+    };
+    format!("{:016x}", hash(&format!("{words:?}{unit}")))
 }
 
 /// FNV-1a: the same in every process and version. It spreads load and protects nothing.

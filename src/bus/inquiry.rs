@@ -2,6 +2,8 @@
 
 use crate::message::{RoomId, Slot, SocketId};
 use compact_str::CompactString;
+use std::net::IpAddr;
+use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
 
 /// The most connections that one answer lists. More are asked for again, so that a long list does not hold up the shard's clients.
@@ -29,6 +31,8 @@ pub enum Question {
         from: Slot,
         /// How many at the most, of which [`LISTED_MAX`] are given.
         most: usize,
+        /// Only those of this address, or of its network where limits do not look further.
+        address: Option<IpAddr>,
     },
     /// Members of a room, from the last to the first, so that whoever stays is not passed by when others go. Answered with
     /// [`Answer::Page`].
@@ -38,6 +42,22 @@ pub enum Question {
         /// Members at this place and behind it have been told; `None` when nobody has.
         below: Option<u32>,
         /// As above.
+        most: usize,
+    },
+    /// Users, each once, by slots of their connections from one on. Answered with [`Answer::Users`].
+    Users {
+        /// The first slot to look at.
+        from: Slot,
+        /// How many at the most, of which [`LISTED_MAX`] are given.
+        most: usize,
+    },
+    /// How many connections these users have. Answered with [`Answer::Counts`].
+    Counts(Arc<[Box<str>]>),
+    /// One user. Answered with [`Answer::User`].
+    User {
+        /// The user's name.
+        name: Box<str>,
+        /// How many of the connections are described at the most.
         most: usize,
     },
     /// One connection. Answered with [`Answer::Connection`] or [`Answer::Unknown`].
@@ -76,6 +96,22 @@ pub enum Answer {
         listed: Vec<Listed>,
         /// Where to go on: a slot, or a place among the members. `None` at the end.
         next: Option<u32>,
+    },
+    /// Some of the users.
+    Users {
+        /// Their names, at most as many as were asked for.
+        names: Vec<Box<str>>,
+        /// The slot where to go on; `None` at the end.
+        next: Option<u32>,
+    },
+    /// How many connections users have, in the order in which they were asked about.
+    Counts(Vec<u32>),
+    /// The user.
+    User {
+        /// How many connections there are.
+        connections: u32,
+        /// Some of them or all.
+        described: Vec<Connection>,
     },
     /// The connection.
     Connection(Box<Connection>),

@@ -21,7 +21,7 @@ pub const FOUND_BYTES_MAX: usize = 16 << 20;
 /// The longest reason that a close frame has room for, in bytes.
 pub const REASON_BYTES_MAX: usize = 123;
 
-/// In place of a namespace in an order: whatever namespaces somebody is in, and if it is none.
+/// In place of a namespace: all connections are meant, whatever namespaces they are in.
 pub const ANYWHERE: &str = "";
 
 /// Events for one room that follow each other go out together, up to so many bytes.
@@ -61,7 +61,7 @@ pub enum Outgoing {
     Answer(Box<Answer>),
     /// Something is to be done to sockets of other processes.
     Order {
-        /// The namespace. Only sockets that are in it are meant.
+        /// The namespace, as in [`Order::namespace`].
         namespace: CompactString,
         /// Those in any of these rooms.
         rooms: Vec<CompactString>,
@@ -99,7 +99,7 @@ pub struct Names {
 /// What is to be done to sockets.
 #[derive(Debug)]
 pub struct Order {
-    /// The namespace, or [`ANYWHERE`]. Only sockets that are in it are meant.
+    /// The namespace. Only sockets that are in it are meant; with [`ANYWHERE`], whatever they are in.
     pub namespace: CompactString,
     /// Which of them.
     pub audience: Audience,
@@ -128,7 +128,7 @@ pub enum Deed {
     },
     /// Their connections end, whatever else they are in.
     Close {
-        /// The close code, one that may be on the wire. Other processes close with 1000.
+        /// The close code, one that may be on the wire.
         code: u16,
         /// At most [`REASON_BYTES_MAX`] bytes.
         reason: CompactString,

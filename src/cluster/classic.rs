@@ -105,8 +105,8 @@ impl Classic {
             Body::Leave { target, rooms } => {
                 request(LEAVE, None).opts(target).close().strings("rooms", rooms)
             }
-            Body::Disconnect { target, close } => {
-                request(DISCONNECT, None).opts(target).close().boolean("close", *close)
+            Body::Disconnect { target, close, why } => {
+                request(DISCONNECT, None).opts(target).close().boolean("close", *close).why(why.as_ref())
             }
             Body::Fetch { target, request_id } => request(FETCH, Some(request_id)).opts(target).close(),
             Body::Presence { room, of, who, request_id } => {
@@ -200,9 +200,7 @@ fn read_request(text: &Text<'_>, _namespace: &str, limits: &Limits) -> Result<Sa
         Some(ROOMS) => Body::Rooms { request_id: it.request_id()? },
         Some(JOIN) => Body::Join { target: it.target(limits)?, rooms: it.rooms(limits)? },
         Some(LEAVE) => Body::Leave { target: it.target(limits)?, rooms: it.rooms(limits)? },
-        Some(DISCONNECT) => {
-            Body::Disconnect { target: it.target(limits)?, close: it.close.unwrap_or_default() }
-        }
+        Some(DISCONNECT) => it.disconnect(limits)?,
         Some(FETCH) => it.fetch(limits)?,
         Some(SERVER_SIDE_EMIT) => it.server_side_emit(it.data)?,
         Some(BROADCAST) => it.broadcast(limits)?,

@@ -73,6 +73,8 @@ pub enum Body<'a> {
         target: Target<'a>,
         /// True when their connections are to end as well.
         close: bool,
+        /// How they are to end, in words for throngs, which Node passes over.
+        why: Option<Why<'a>>,
     },
     /// Asks which sockets there are.
     Fetch {
@@ -171,6 +173,22 @@ pub enum Body<'a> {
     },
     /// A server ends.
     Close,
+}
+
+/// How connections are to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why<'a> {
+    /// The close code: 1000, 1008, or one from 4000 to 4999.
+    pub code: u16,
+    /// At most [`Why::REASON_BYTES_MAX`] bytes.
+    pub reason: Cow<'a, str>,
+    /// True when connections are meant whatever namespaces they are in.
+    pub anywhere: bool,
+}
+
+impl Why<'_> {
+    /// The longest reason, in bytes: a close frame has room for no more.
+    pub const REASON_BYTES_MAX: usize = 123;
 }
 
 /// Which sockets are meant.
@@ -319,6 +337,16 @@ struct Fields<'t> {
     client_count: Option<u64>,
     #[serde(borrow)]
     presence: Option<RawPresence<'t>>,
+    throng: Option<RawWhy>,
+}
+
+/// What throngs add to [`Body::Disconnect`].
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawWhy {
+    code: u16,
+    reason: String,
+    anywhere: bool,
 }
 
 /// What throngs add to [`Body::Fetch`] and [`Body::FetchAnswer`].
@@ -400,6 +428,18 @@ impl<'t> Fields<'t> {
     fn client_count(&mut self) -> Result<Body<'static>, Malformed> {
         let count = self.client_count.ok_or(LACKS)?;
         Ok(Body::ClientCount { request_id: self.request_id()?, count })
+    }
+
+    /// Sockets that are to go.
+    fn disconnect(&mut self, limits: &Limits) -> Result<Body<'static>, Malformed> {
+        let why = self.throng.take().map(|RawWhy { code, reason, anywhere }| {
+            if !matches!(code, 1000 | 1008 | 4000..=4999) || reason.len() > Why::REASON_BYTES_MAX {
+                return Err(Malformed("a close code or a reason that cannot be"));
+            }
+            Ok(Why { code, reason: reason.into(), anywhere })
+        });
+        let (target, close) = (self.target(limits)?, self.close.unwrap_or_default());
+        Ok(Body::Disconnect { target, close, why: why.transpose()? })
     }
 
     /// A request for sockets, or for who is in a room.
@@ -635,6 +675,13 @@ impl Object {
             out.extend_from_slice(&object.0);
         });
         self
+    }
+
+    /// What throngs say of a [`Body::Disconnect`] besides.
+    fn why(self, why: Option<&Why<'_>>) -> Object {
+        let Some(Why { code, reason, anywhere }) = why else { return self };
+        let object = self.open("throng").number("code", (*code).into()).string("reason", reason);
+        object.boolean("anywhere", *anywhere).close()
     }
 
     /// What makes a [`Body::Fetch`] a [`Body::Presence`].

@@ -75,8 +75,9 @@ impl Sharded {
             Body::Leave { target, rooms } => {
                 data(LEAVE).opts(target).flags(no_flags).close().strings("rooms", rooms).close()
             }
-            Body::Disconnect { target, close } => {
-                data(DISCONNECT).opts(target).flags(no_flags).close().boolean("close", *close).close()
+            Body::Disconnect { target, close, why } => {
+                let data = data(DISCONNECT).opts(target).flags(no_flags).close().boolean("close", *close);
+                data.why(why.as_ref()).close()
             }
             Body::Fetch { target, request_id } => {
                 data(FETCH).opts(target).flags(no_flags).close().string("requestId", request_id).close()
@@ -139,9 +140,7 @@ impl Sharded {
             BROADCAST => data.broadcast(limits)?,
             JOIN => Body::Join { target: data.target(limits)?, rooms: data.rooms(limits)? },
             LEAVE => Body::Leave { target: data.target(limits)?, rooms: data.rooms(limits)? },
-            DISCONNECT => {
-                Body::Disconnect { target: data.target(limits)?, close: data.close.unwrap_or_default() }
-            }
+            DISCONNECT => data.disconnect(limits)?,
             FETCH => data.fetch(limits)?,
             FETCH_ANSWER => data.fetched(limits)?,
             SERVER_SIDE_EMIT => data.server_side_emit(data.packet)?,

@@ -118,8 +118,11 @@ fn told(message: &Message<'_>) -> String {
         }
         Body::Join { target, rooms } => format!("join {} {}", list(rooms), to(target)),
         Body::Leave { target, rooms } => format!("leave {} {}", list(rooms), to(target)),
-        Body::Disconnect { target, close } => {
-            format!("disconnect {}{}", to(target), if *close { " close" } else { "" })
+        Body::Disconnect { target, close, why } => {
+            let told =
+                |why: &Why<'_>| format!(" with {} {:?} anywhere {}", why.code, why.reason, why.anywhere);
+            let why = why.as_ref().map_or(String::new(), told);
+            format!("disconnect {}{}{why}", to(target), if *close { " close" } else { "" })
         }
         Body::Fetch { target, request_id } => format!("fetch {} request {request_id}", to(target)),
         Body::Presence { room, of, who, request_id } => {
@@ -273,7 +276,12 @@ impl Random {
             }
             3 => Body::Join { target, rooms },
             4 => Body::Leave { target, rooms },
-            5 => Body::Disconnect { target, close: self.below(2) == 0 },
+            5 => {
+                let (code, reason) = (4000 + self.below(1000) as u16, self.name());
+                let why = Why { code, reason, anywhere: self.below(2) == 0 };
+                let close = self.below(2) == 0;
+                Body::Disconnect { target, close, why: (self.below(2) == 0).then_some(why) }
+            }
             6 => Body::Fetch { target, request_id },
             7 => {
                 let socket = |_| {
@@ -343,7 +351,8 @@ fn what_is_said_is_understood() {
 #[test]
 fn what_would_be_misunderstood_is_not_said() {
     let nobody = Target { rooms: Some(Vec::new()), except: Vec::new() };
-    let for_nobody = Message { body: Body::Disconnect { target: nobody, close: true }, ..to_room("") };
+    let for_nobody =
+        Message { body: Body::Disconnect { target: nobody, close: true, why: None }, ..to_room("") };
     both(|encode, _| assert_eq!(encode(&for_nobody), None));
     let body = Body::ClientCount { request_id: "a".into(), count: 1 };
     assert_eq!(sharded().encode(&Message { body, ..to_room("") }), None);

@@ -2,13 +2,13 @@
 
 use super::Kind;
 use super::tables::{Reading, Table, Tables};
-use crate::rules::{EventLimit, EventLimits, Over, Per, is_event_name};
+use crate::rules::{EventLimit, EventLimits, Over, Per, Unit, is_event_name};
 use toml::de::DeValue;
 
 pub(super) const TABLES: Tables = Tables {
     name: "limits.events",
     heading: "[[limits.events]]",
-    keys: &["event", "namespace", "per", "count", "window_ms", "over"],
+    keys: &["event", "namespace", "per", "count", "bytes", "window_ms", "over"],
     most: EventLimits::CONFIGURED_MAX,
 };
 
@@ -31,7 +31,14 @@ fn limit(table: &mut Table<'_>) -> Option<EventLimit> {
     let per = table.require("per", &Kind::Word(&Per::WORDS).allowed(), |word| {
         [Per::Connection, Per::Ip, Per::User].into_iter().find(|per| per.word() == word)
     });
-    let count = table.require_number("count", Kind::Number { min: 1, max: 1_000_000_000 });
+    let (unit, most) = if table.has("bytes") {
+        if table.has("count") {
+            table.tell_conflict("count", "nothing where there is `bytes`: for both there are two tables");
+        }
+        (Unit::Bytes, table.require_number("bytes", Kind::Bytes { min: 1, max: 1 << 30 }))
+    } else {
+        (Unit::Events, table.require_number("count", Kind::Number { min: 1, max: 1_000_000_000 }))
+    };
     let window_ms = table.require_number("window_ms", Kind::Ms { min: 100, max: 86_400_000 });
     let over = table.read("over", &Kind::Word(&Over::WORDS).allowed(), |word| {
         [Over::Error, Over::Drop, Over::Close].into_iter().find(|over| over.word() == word)
@@ -40,7 +47,8 @@ fn limit(table: &mut Table<'_>) -> Option<EventLimit> {
         event: event.map(|name| (name != ALL).then_some(name))?,
         namespace,
         per: per?,
-        count: count?,
+        most: most?,
+        unit,
         window_ms: window_ms?,
         over: over.unwrap_or(Over::Error),
     })

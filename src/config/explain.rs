@@ -3,7 +3,7 @@
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith};
 use crate::permissions::{Grant, Permission, Who};
-use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule};
+use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule, Unit};
 use crate::token::keys::{KeySource, Place};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
@@ -84,6 +84,13 @@ impl Config {
         if limits.connections_per_user_max > 0 {
             lines.push(format!("At most {} connections of one user.", limits.connections_per_user_max));
         }
+        if limits.handshakes_per_ip_max > 0 {
+            lines.push(format!(
+                "At most {} new connections of one address in {}.",
+                limits.handshakes_per_ip_max,
+                time(limits.handshakes_window_ms)
+            ));
+        }
         if limits.accepts_per_second_max > 0 {
             lines.push(format!("Each shard accepts {} connections a second.", limits.accepts_per_second_max));
         }
@@ -119,12 +126,24 @@ impl Config {
                 limits.messages_per_second_max, limits.messages_burst_max
             ));
         }
+        if limits.bytes_per_second_max > 0 {
+            lines.push(format!(
+                "A connection may send {} a second, and {} at once.",
+                size(limits.bytes_per_second_max.into()),
+                size(limits.bytes_burst_max.into())
+            ));
+        }
+        if limits.messages_per_second_max > 0 || limits.bytes_per_second_max > 0 {
+            lines.push(format!("Who sends more {}.", over_in_words(limits.over)));
+        }
         lines.extend(self.event_limits.iter().map(event_limit_in_words));
         let off: Vec<&str> = [
             ("connections_per_ip_max", limits.connections_per_ip_max == 0),
             ("connections_per_user_max", limits.connections_per_user_max == 0),
             ("accepts_per_second_max", limits.accepts_per_second_max == 0),
+            ("handshakes_per_ip_max", limits.handshakes_per_ip_max == 0),
             ("messages_per_second_max", limits.messages_per_second_max == 0),
+            ("bytes_per_second_max", limits.bytes_per_second_max == 0),
             ("origins", limits.origins.is_empty()),
         ]
         .into_iter()
@@ -326,11 +345,23 @@ fn permission_in_words(permission: &Permission) -> String {
         Who::Role(role) => format!("Who has the role {role:?}"),
     };
     let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    if !acts.has_rooms() {
+        let which = if namespace.is_empty() { " in any namespace" } else { &namespace };
+        return format!("{who} may be{which}; others only where another rule or their token says so.");
+    }
     format!("{who} may do this with rooms {rooms}{namespace}: {acts}.")
 }
 
+fn over_in_words(over: Over) -> &'static str {
+    match over {
+        Over::Error => "is told so",
+        Over::Drop => "is told so only if it asked for an answer",
+        Over::Close => "is closed with 1008",
+    }
+}
+
 fn event_limit_in_words(limit: &EventLimit) -> String {
-    let EventLimit { event, namespace, per, count, window_ms, over } = limit;
+    let EventLimit { event, namespace, per, most, unit, window_ms, over } = limit;
     let events = match event {
         Some(event) => format!("events {event:?}"),
         None => "events of all kinds together".to_owned(),
@@ -341,13 +372,13 @@ fn event_limit_in_words(limit: &EventLimit) -> String {
         Per::Ip => "Each address",
         Per::User => "Each user",
     };
-    let more = match over {
-        Over::Error => "is told so",
-        Over::Drop => "is told so only if it asked for an answer",
-        Over::Close => "is closed with 1008",
-    };
+    let more = over_in_words(*over);
     let window = time(*window_ms);
-    format!("{each} may send {count} {events}{namespace} in {window}; who sends more {more}.")
+    let most = match unit {
+        Unit::Events => most.to_string(),
+        Unit::Bytes => format!("{} of", size(u64::from(*most))),
+    };
+    format!("{each} may send {most} {events}{namespace} in {window}; who sends more {more}.")
 }
 
 /// What is said about some namespaces in particular.

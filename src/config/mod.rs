@@ -19,7 +19,7 @@ pub use api_keys::{ApiKey, KeySecret};
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Rule, Rules};
+use crate::rules::{Allowance, EventLimit, EventLimits, Namespaces, Over, Rule, Rules};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -147,6 +147,11 @@ settings! {
         /// Connections begin with a header of the PROXY protocol, version 1 or 2, that says whose they are. Those that are not from
         /// `limits.trusted_proxies` are closed.
         proxy_protocol: bool = "false", Kind::Flag;
+        /// New connections that one address, for IPv6 one /64, may ask for within `limits.handshakes_window_ms`, whether it gets them or not;
+        /// 0 is no limit.
+        handshakes_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// That time, from the first of them.
+        handshakes_window_ms: u32 = "60000", Kind::Ms { min: 100, max: 86_400_000 };
         /// New connections a second, for each shard; 0 is no limit.
         accepts_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Time for a request's head to be complete, with the TLS handshake or the PROXY header before it.
@@ -158,7 +163,7 @@ settings! {
         /// Frames that one message may come in; more close with 1009.
         frames_per_message_max: u32 = "4096", Kind::Number { min: 1, max: 268_435_456 };
         /// Time for a message to be complete once it has begun, looked at when the heartbeat of its connection is due; a later one
-        /// closes with 1008.
+        /// closes with 1008. The same for the body of a request, from its head on; a later one is answered 408.
         message_timeout_ms: u32 = "120000", Kind::Ms { min: 100, max: 86_400_000 };
         /// Messages that one frame may hold as an array.
         messages_per_frame_max: u32 = "1024", Kind::Number { min: 1, max: 65_536 };
@@ -172,6 +177,14 @@ settings! {
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
         messages_burst_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Bytes of messages a second from one connection, on average; 0 is no limit.
+        bytes_per_second_max: u32 = "0", Kind::Bytes { min: 0, max: GIB };
+        /// Bytes that one connection may send at once after a rest; 0 is as many as `bytes_per_second_max`. The message with which it has sent
+        /// more is still taken.
+        bytes_burst_max: u32 = "0", Kind::Bytes { min: 0, max: GIB };
+        /// What happens to a message of one connection over `messages_per_second_max` or `bytes_per_second_max`: `error` tells the client when it
+        /// may send the next; `drop` does so only if it asked for an answer; `close` closes the connection with 1008.
+        over: Over = "error", Kind::Word(&Over::WORDS);
         /// Windows of `[[limits.events]]` that are counted at a time for addresses and users, some 100 bytes each, and as many again for
         /// connections, in equal shares for the shards. When there are more, those that end first are forgotten before their end.
         event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 };
@@ -338,6 +351,8 @@ settings! {
         key: String = "", Kind::KeyOrNone;
         /// Connections of the control port that have shown a key and may stay open between requests.
         kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        /// Requests a second with one key, as many of them at once; 0 is no limit. A list or a stream of publications is one request.
+        requests_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Publications that one request may hold in a list.
         batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
         /// How long the answer to a request with an `Idempotency-Key` is kept.
@@ -418,6 +433,14 @@ macro_rules! words {
             }
         }
     )+ };
+}
+
+impl FromValue for Over {
+    fn from_value(value: Value) -> Over {
+        let known = [Over::Error, Over::Drop, Over::Close];
+        let Value::Word(word) = &value else { mismatch(&value) };
+        known.into_iter().find(|over| over.word() == *word).unwrap_or_else(|| mismatch(&value))
+    }
 }
 
 words! {
@@ -541,6 +564,12 @@ const AGREEMENTS: &[Agreement] = &[
         other: "tls.certificate_file",
         holds: |config| config.tls.key_file.is_empty() == config.tls.certificate_file.is_empty(),
         must: "be there exactly where tls.certificate_file is",
+    },
+    Agreement {
+        key: "limits.bytes_burst_max",
+        other: "limits.bytes_per_second_max",
+        holds: |config| config.limits.bytes_burst_max == 0 || config.limits.bytes_per_second_max > 0,
+        must: "be 0 unless limits.bytes_per_second_max is set",
     },
     Agreement {
         key: "limits.messages_burst_max",
@@ -849,6 +878,9 @@ impl Said {
                 let shown = format!("{}, {count} in all", list.heading);
                 config.changed.push(Changed { shown, source });
             }
+        }
+        if config.limits.bytes_burst_max == 0 {
+            config.limits.bytes_burst_max = config.limits.bytes_per_second_max;
         }
         if config.limits.messages_burst_max == 0 {
             config.limits.messages_burst_max = config.limits.messages_per_second_max;

@@ -207,7 +207,7 @@ impl<'a> Table<'a> {
             self.tell(key, self.start, Fault::Missing { allowed: allowed.clone() });
         }
         self.read_given(key, &allowed, |given| match kind.read(given) {
-            Ok(Value::Number(number)) => u32::try_from(number).ok(),
+            Ok(Value::Number(number) | Value::Bytes(number)) => u32::try_from(number).ok(),
             _ => None,
         })
     }

@@ -2,7 +2,7 @@
 
 use super::explain::list;
 use super::*;
-use crate::rules::{Action, Over, Pattern, Per};
+use crate::rules::{Action, Pattern, Per, Unit};
 use crate::token::keys::{Algorithm, Place};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
@@ -67,6 +67,8 @@ fn nothing_said_means_the_defaults() {
     assert_eq!((limits.connections_per_user_max, limits.event_windows_max), (0, 1_000_000));
     assert!(config.event_limits.is_empty());
     assert_eq!((limits.messages_per_second_max, limits.messages_burst_max), (0, 0));
+    assert_eq!((limits.bytes_per_second_max, limits.bytes_burst_max, limits.over), (0, 0, Over::Error));
+    assert_eq!((limits.handshakes_per_ip_max, limits.handshakes_window_ms), (0, 60_000));
     assert_eq!((limits.refuse_with, limits.handshake_timeout_ms), (RefuseWith::Status, 10_000));
     assert_eq!((limits.head_bytes_max, limits.message_bytes_max), (8192, 1_048_576));
     assert_eq!((limits.frames_per_message_max, limits.messages_per_frame_max), (4096, 1024));
@@ -658,13 +660,15 @@ fn limits_on_events_are_read() {
         [[limits.events]]\nevent = \"*\"\nper = \"ip\"\ncount = 100\nwindow_ms = \"1s\"\nover = \"drop\"\n\
         [[limits.events]]\nevent = \"join\"\nnamespace = \"/guild/*\"\nper = \"connection\"\ncount = 1\n\
         window_ms = 100\nover = \"close\"\n\
+        [[limits.events]]\nevent = \"*\"\nper = \"user\"\nbytes = \"64KiB\"\nwindow_ms = 1000\n\
         [log]\nlevel = \"warn\"\n";
     let config = right(file, &[], "");
     let limit = |event: Option<&str>, per, count, window_ms, over| EventLimit {
         event: event.map(str::to_owned),
         namespace: None,
         per,
-        count,
+        most: count,
+        unit: Unit::Events,
         window_ms,
         over,
     };
@@ -673,12 +677,14 @@ fn limits_on_events_are_read() {
         limit(Some("bid"), Per::User, 5, 60_000, Over::Error),
         limit(None, Per::Ip, 100, 1000, Over::Drop),
         EventLimit { namespace, ..limit(Some("join"), Per::Connection, 1, 100, Over::Close) },
+        EventLimit { unit: Unit::Bytes, ..limit(None, Per::User, 65_536, 1000, Over::Error) },
     ];
     assert!(config.event_limits.iter().eq(&expected), "{:?}", config.event_limits);
     assert_eq!((config.limits.connections_max, config.log.level), (7, LogLevel::Warn));
     let text = config.explain();
     for line in [
-        "  [[limits.events]], 3 in all  throng.toml:3\n",
+        "  [[limits.events]], 4 in all  throng.toml:3\n",
+        "  Each user may send 64 KiB of events of all kinds together in 1 s; who sends more is told so.\n",
         "  Each user may send 5 events \"bid\" in 60 s; who sends more is told so.\n",
         "  Each address may send 100 events of all kinds together in 1 s; \
          who sends more is told so only if it asked for an answer.\n",
@@ -705,6 +711,14 @@ fn a_wrong_limit_on_events_names_its_key_its_line_and_what_is_allowed() {
         (
             rest.replace("count = 1\n", "count = 0\n"),
             "5: limits.events.count: 0 is wrong, it takes a whole number from 1 to 1000000000".to_owned(),
+        ),
+        (
+            rest.replace("count = 1\n", "count = 1\nbytes = 1\n"),
+            "5: limits.events.count: what was given is wrong, it takes nothing where there is `bytes`: for both there are two tables".to_owned(),
+        ),
+        (
+            rest.replace("count = 1\n", "bytes = \"2GiB\"\n"),
+            "5: limits.events.bytes: \"2GiB\" is wrong, it takes a size from 1 byte to 1 GiB, in bytes or like \"64KiB\"".to_owned(),
         ),
         (
             rest.replace("window_ms = 1000\n", ""),
@@ -969,7 +983,8 @@ fn an_explanation_names_what_was_set_and_where() {
         "  limits.trusted_proxies = [\"0.0.0.0/0\"]  --set\n",
         "  At most 50000 connections; ",
         "  A connection may send 20 messages a second, and 20 at once.\n",
-        "  Limits that are off: connections_per_ip_max, connections_per_user_max, accepts_per_second_max, origins.\n",
+        "  Who sends more is told so.\n",
+        "  Limits that are off: connections_per_ip_max, connections_per_user_max, accepts_per_second_max, handshakes_per_ip_max, bytes_per_second_max, origins.\n",
         "  For a slow connection 4 MiB may wait, for all of them 1 GiB; then it is disconnected.\n",
         "CAUTION, whoever reaches that port sees what the server does.\n",
         "  CAUTION: every client is a trusted proxy and can claim any address.\n",
@@ -1147,11 +1162,15 @@ fn a_wrong_key_or_permission_is_told_without_its_secret() {
         (permission("rooms = \"*****\"\nallow = [\"join\"]\n"), format!("2: permissions.rooms: \"*****\" is wrong, it takes {rooms}")),
         (
             permission("rooms = \"a\"\nallow = [\"fly\"]\n"),
-            "3: permissions.allow: [\"fly\"] is wrong, it takes a list of \"join\", \"publish\" and \"presence\"".to_owned(),
+            "3: permissions.allow: [\"fly\"] is wrong, it takes a list of \"join\", \"publish\", \"presence\" and \"connect\"".to_owned(),
+        ),
+        (
+            permission("rooms = \"a\"\nallow = [\"connect\"]\n"),
+            "2: permissions.rooms: what was given is wrong, it takes nothing where `allow` is \"connect\" alone".to_owned(),
         ),
         (
             permission("rooms = \"a\"\n"),
-            "1: permissions.allow is missing, it takes a list of \"join\", \"publish\" and \"presence\"".to_owned(),
+            "1: permissions.allow is missing, it takes a list of \"join\", \"publish\", \"presence\" and \"connect\"".to_owned(),
         ),
         (
             permission("rooms = \"a\"\nallow = [\"join\"]\nwho = \"me\"\n"),

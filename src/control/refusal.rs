@@ -38,6 +38,12 @@ impl Refusal {
         Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_value", message)
     }
 
+    /// Too much was asked; it can be asked again after so many seconds.
+    pub(super) fn too_many(message: impl Into<Cow<'static, str>>, retry_seconds: u32) -> Refusal {
+        let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", message);
+        Refusal { retry_seconds: Some(retry_seconds), ..refusal }
+    }
+
     /// The server cannot do it now.
     pub(super) fn busy(message: impl Into<Cow<'static, str>>) -> Refusal {
         let refusal = Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", message);

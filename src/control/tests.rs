@@ -8,7 +8,7 @@ use crate::bridge::fault::FaultKind;
 use crate::bridge::stats::{Breaker, Loss};
 use crate::bus::callouts::Callouts;
 use crate::message::Reject;
-use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per};
+use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::stats::Ending;
 use crate::time::Time;
 use crate::token::{self, Tokens};
@@ -126,7 +126,8 @@ fn gate() -> Gate {
         event: Some("bid".to_owned()),
         namespace: None,
         per,
-        count,
+        most: count,
+        unit: Unit::Events,
         window_ms: 1000,
         over: Over::Error,
     };
@@ -140,7 +141,7 @@ fn gate() -> Gate {
     let (tally, mut own) = (gate.tally(), Windows::new(1));
     for _ in 0..2 {
         let limits = || tally.limits().find(None, "bid");
-        tally.take(limits, &mut own, (1, Ip::default(), None), Time::default()).ok();
+        tally.take(limits, &mut own, (1, Ip::default(), None), 0, Time::default()).ok();
     }
     gate
 }

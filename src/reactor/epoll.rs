@@ -54,6 +54,7 @@ pub(super) struct Epoll {
     listener: Option<TcpListener>,
     /// By slot.
     sockets: Vec<Option<Socket>>,
+    between: Between,
     scratch: Box<[u8]>,
     shard: Shard,
     id: ShardId,
@@ -87,13 +88,11 @@ struct Socket {
     ending: bool,
     /// True exactly when the kernel tells us that it can be written.
     writer_armed: bool,
-    /// What lies between it and the shard, if bytes do not go through as they are.
-    layer: Option<Box<Layer>>,
 }
 
 // A debug build of mio keeps more.
 #[cfg(not(debug_assertions))]
-const _: () = assert!(size_of::<Option<Socket>>() == 16);
+const _: () = assert!(size_of::<Option<Socket>>() == 8);
 
 impl Socket {
     /// Asks to be told when it can be written. False when that cannot be had.
@@ -107,6 +106,30 @@ impl Socket {
         }
         self.writer_armed = true;
         true
+    }
+}
+
+/// What lies between sockets and the shard, where bytes do not go through as they are. By slot, and as long as the highest one that ever
+/// had such a layer: connections without pay nothing for it.
+#[derive(Default)]
+struct Between(Vec<Option<Box<Layer>>>);
+
+impl Between {
+    /// The layer of the socket under `slot`, if it has one.
+    fn of(&mut self, slot: Slot) -> Option<&mut Layer> {
+        self.0.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    fn put(&mut self, slot: Slot, layer: Box<Layer>) {
+        let at = slot as usize;
+        if self.0.len() <= at {
+            self.0.resize_with(at + 1, || None);
+        }
+        self.0[at] = Some(layer);
+    }
+
+    fn take(&mut self, slot: Slot) -> Option<Box<Layer>> {
+        self.0.get_mut(slot as usize)?.take()
     }
 }
 
@@ -148,7 +171,9 @@ impl Epoll {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listener: Some(listener),
-            sockets: Vec::new(),
+            // Grown step by step, it would leave small blocks behind.
+            sockets: Vec::with_capacity(shard.connections_reserved()),
+            between: Between::default(),
             // Not zero, so that its pages are there from the start and the first clients do not seem to cost more than later ones.
             scratch: vec![0xff; SCRATCH_BYTES].into_boxed_slice(),
             shard,
@@ -244,7 +269,7 @@ impl Epoll {
             };
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
             if event.is_writable() {
-                match &mut socket.layer {
+                match self.between.of(slot) {
                     None => self.shard.writable(slot),
                     Some(layer) => match self.layers.writable(layer, &socket.stream) {
                         Ok(true) => self.shard.writable(slot),
@@ -265,9 +290,7 @@ impl Epoll {
                 break;
             }
             let Some(slot) = self.unread.pop_front() else { break };
-            if let Some(Some(socket)) = self.sockets.get(slot as usize)
-                && !self.layers.may_read(socket.layer.as_deref())
-            {
+            if !self.layers.may_read(self.between.of(slot).as_deref()) {
                 self.unread.push_back(slot);
                 continue;
             }
@@ -279,7 +302,8 @@ impl Epoll {
     fn read(&mut self, slot: Slot, now: Time) {
         let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { return };
         socket.unread = false;
-        let cut = socket.layer.as_ref().map_or(0, |layer| {
+        let mut layer = self.between.take(slot);
+        let cut = layer.as_ref().map_or(0, |layer| {
             let cut = layer.cut();
             self.scratch[..cut.len()].copy_from_slice(cut);
             cut.len()
@@ -291,7 +315,7 @@ impl Epoll {
             }
             Ok(count) => {
                 let bytes = &mut self.scratch[..cut + count];
-                match &mut socket.layer {
+                match &mut layer {
                     None => self.shard.receive(slot, bytes, now),
                     layer => {
                         self.layers.receive(layer, &socket.stream, slot, bytes, &mut self.shard, now);
@@ -309,6 +333,9 @@ impl Epoll {
         if more {
             socket.unread = true;
             self.unread.push_back(slot);
+        }
+        if let Some(layer) = layer {
+            self.between.put(slot, layer);
         }
     }
 
@@ -417,7 +444,10 @@ impl Epoll {
         if self.sockets.len() <= at {
             self.sockets.resize_with(at + 1, || None);
         }
-        self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false, layer });
+        self.sockets[at] = Some(Socket { stream, unread: false, ending: false, writer_armed: false });
+        if let Some(layer) = layer {
+            self.between.put(slot, layer);
+        }
     }
 
     /// Asks to be told when a socket can be read.
@@ -438,7 +468,7 @@ impl Epoll {
             && let Some(slot) = self.shard.next_dirty()
         {
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
-            if let Some(layer) = &mut socket.layer {
+            if let Some(layer) = self.between.of(slot) {
                 let (count, refused) = self.layers.flush(layer, &socket.stream, slot, &mut self.shard);
                 written += count;
                 if refused && !socket.arm_writer(self.poll.registry(), slot) {
@@ -476,7 +506,7 @@ impl Epoll {
         }
         while let Some(slot) = self.layers.next_unsent() {
             let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
-            let Some(layer) = &mut socket.layer else { continue };
+            let Some(layer) = self.between.of(slot) else { continue };
             let is_well = match self.layers.flush_unsent(layer, &socket.stream) {
                 Ok(refused) => !refused || socket.arm_writer(self.poll.registry(), slot),
                 Err(_) => false,
@@ -492,7 +522,7 @@ impl Epoll {
             match farewell {
                 Farewell::EndStream(slot) => {
                     let Some(Some(socket)) = self.sockets.get_mut(slot as usize) else { continue };
-                    let is_well = match &mut socket.layer {
+                    let is_well = match self.between.of(slot) {
                         None => socket.stream.shutdown(Shutdown::Write).is_ok(),
                         Some(layer) => match self.layers.end_stream(layer, &socket.stream) {
                             Ok(refused) => !refused || socket.arm_writer(self.poll.registry(), slot),
@@ -506,9 +536,9 @@ impl Epoll {
                 }
                 Farewell::Close(slot) => {
                     // Closing a descriptor takes it out of epoll. A session that is polled has none.
-                    if let Some(Some(Socket { stream, ending, layer, .. })) =
+                    if let Some(Some(Socket { stream, ending, .. })) =
                         self.sockets.get_mut(slot as usize).map(Option::take)
-                        && let Some(mut layer) = layer
+                        && let Some(mut layer) = self.between.take(slot)
                     {
                         self.layers.close(&mut layer, &stream, ending);
                     }
@@ -516,7 +546,8 @@ impl Epoll {
                 }
                 Farewell::HandOver { slot, owner: Owner::Shard(shard), bytes } => {
                     let client = self.layers.client(slot, &self.shard);
-                    if let Some(Socket { stream, mut layer, .. }) = self.take_out(slot) {
+                    if let Some(Socket { stream, .. }) = self.take_out(slot) {
+                        let mut layer = self.between.take(slot);
                         if let Some(layer) = &mut layer {
                             self.layers.give_away(layer);
                         }
@@ -545,12 +576,12 @@ impl Epoll {
     }
 
     /// Gives a socket to another process as well, unless this one knows more of it than can be given.
-    fn give(&self, slot: Slot, tag: ProcessTag, shard: ShardId, bytes: &[u8]) -> io::Result<()> {
+    fn give(&mut self, slot: Slot, tag: ProcessTag, shard: ShardId, bytes: &[u8]) -> io::Result<()> {
         let (Some(neighbours), Some(Some(socket))) = (&self.neighbours, self.sockets.get(slot as usize))
         else {
             return Err(ErrorKind::NotFound.into());
         };
-        if socket.layer.is_some() || self.layers.client(slot, &self.shard).is_some() {
+        if self.between.of(slot).is_some() || self.layers.client(slot, &self.shard).is_some() {
             return Err(ErrorKind::Unsupported.into());
         }
         neighbours.give(tag, shard, socket.stream.as_fd(), bytes)

@@ -153,8 +153,9 @@ const HEADER_BYTES: usize = 5;
 const TAG_BYTES: usize = 16;
 /// Records under one key: RFC 8446 section 5.5 allows AES-GCM some more.
 const RECORDS_MAX: u64 = 1 << 23;
-/// Changes of its key that a client may ask for in what one read brings. One has a reason for it after gigabytes.
-const KEY_UPDATES_MAX: u32 = 8;
+/// How often a client may change its key, or want ours changed, without saying anything in between. One has a reason for it after
+/// gigabytes, and it costs what a request does.
+const KEY_UPDATES_MAX: u8 = 8;
 
 /// Content types of records, RFC 8446 section 5.1.
 const ALERT: u8 = 21;
@@ -167,6 +168,8 @@ const KEY_UPDATE_REQUEST: [u8; 5] = [24, 0, 0, 1, 1];
 const CLOSE_NOTIFY: [u8; 2] = [1, 0];
 const UNEXPECTED_MESSAGE: [u8; 2] = [2, 10];
 const BAD_RECORD_MAC: [u8; 2] = [2, 20];
+const RECORD_OVERFLOW: [u8; 2] = [2, 22];
+const ILLEGAL_PARAMETER: [u8; 2] = [2, 47];
 
 /// A client's session. It holds no bytes: what has not come whole is handed in again.
 pub(super) enum Session {
@@ -213,10 +216,11 @@ impl Session {
         out: &mut Vec<u8>,
     ) -> Result<Opened, Fault> {
         let opened = match self {
-            Session::Light(light) => return light.open(bytes, plain, out),
-            Session::Full(conn) => open_full(conn, bytes, plain, out)?,
-            Session::Over => return Err(Fault::Malformed),
+            Session::Light(light) => light.open(bytes, plain, out),
+            Session::Full(conn) => open_full(conn, bytes, plain, out),
+            Session::Over => Err(Fault::Malformed),
         };
+        let opened = opened.inspect_err(|_| *self = Session::Over)?;
         // With bytes left rustls may have a part of a message among them. An idle session has none.
         if opened.used == bytes.len() && !opened.ended {
             self.lighten()?;
@@ -258,7 +262,7 @@ impl Session {
         if let Session::Full(conn) = mem::replace(self, Session::Over) {
             let (secrets, kernel) = conn.dangerous_into_kernel_connection().map_err(fault_of)?;
             let (tx, rx) = (Direction::new(secrets.tx), Direction::new(secrets.rx));
-            *self = Session::Light(Box::new(Light { tx, rx, kernel }));
+            *self = Session::Light(Box::new(Light { tx, rx, kernel, key_updates: 0 }));
         }
         Ok(())
     }
@@ -300,8 +304,9 @@ fn open_full(
             // Data before the handshake is done is not offered to clients.
             Ok(_) => return Err(Fault::Malformed),
             Err(error) => {
-                // What is left to do is to tell the client.
-                for _ in 0..4 {
+                // What is left to do is to tell the client. Asked once more than it has something to say, rustls would go on reading, and
+                // look for what it has not used.
+                while conn.wants_write() {
                     match conn.process_tls_records(&mut []).state {
                         Ok(ConnectionState::EncodeTlsData(data)) => encode(data, out),
                         _ => break,
@@ -401,6 +406,8 @@ pub(super) struct Light {
     tx: Direction,
     rx: Direction,
     kernel: KernelConnection<ServerConnectionData>,
+    /// Changes of the client's key since it last said anything, at most [`KEY_UPDATES_MAX`].
+    key_updates: u8,
 }
 
 /// The key of one direction, and how many records it has protected.
@@ -412,13 +419,15 @@ struct Direction {
 impl Light {
     fn open(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Opened, Fault> {
         let mut opened = Opened::default();
-        let mut key_updates = 0;
         // Made anew for each read: it has four times the bytes of what it is made from.
         let mut key = self.rx.key()?;
         while let Some(header) = bytes[opened.used..].first_chunk::<HEADER_BYTES>().copied() {
             let length = usize::from(u16::from_be_bytes([header[3], header[4]]));
-            if header[0] != APPLICATION_DATA || length > RECORD_BYTES_MAX + ADDED_BYTES_MAX {
+            if header[0] != APPLICATION_DATA {
                 return self.fail(UNEXPECTED_MESSAGE, Fault::Malformed, out);
+            }
+            if length > RECORD_BYTES_MAX + ADDED_BYTES_MAX {
+                return self.fail(RECORD_OVERFLOW, Fault::Malformed, out);
             }
             let start = opened.used + HEADER_BYTES;
             let Some(record) = bytes.get_mut(start..start + length) else { break };
@@ -427,12 +436,20 @@ impl Light {
                 return self.fail(BAD_RECORD_MAC, Fault::Malformed, out);
             };
             self.rx.records += 1;
-            // Behind the bytes stand their type, and as many zeros as the client liked.
+            // Behind the bytes stand their type, and as many zeros as the client liked within the size of a record (RFC 8446 section 5.4).
+            if inner.len() > RECORD_BYTES_MAX + 1 {
+                return self.fail(RECORD_OVERFLOW, Fault::Malformed, out);
+            }
             let Some(end) = inner.iter().rposition(|byte| *byte != 0) else {
                 return self.fail(UNEXPECTED_MESSAGE, Fault::Malformed, out);
             };
             match (inner[end], &inner[..end]) {
-                (APPLICATION_DATA, data) if end <= RECORD_BYTES_MAX => plain.extend_from_slice(data),
+                // Which may be nothing, to hide when something is said.
+                (APPLICATION_DATA, b"") => {}
+                (APPLICATION_DATA, data) => {
+                    plain.extend_from_slice(data);
+                    self.key_updates = 0;
+                }
                 (ALERT, [_, 0]) => {
                     opened.ended = true;
                     opened.used = bytes.len();
@@ -442,15 +459,18 @@ impl Light {
                 (ALERT, [_, 90]) => {}
                 (ALERT, _) => return Err(Fault::Alert),
                 (HANDSHAKE, data)
-                    if key_updates < KEY_UPDATES_MAX
+                    if self.key_updates < KEY_UPDATES_MAX
                         && (data == KEY_UPDATE || data == KEY_UPDATE_REQUEST) =>
                 {
-                    key_updates += 1;
+                    self.key_updates += 1;
                     self.rx = Direction::new(self.kernel.update_rx_secret().map_err(fault_of)?);
                     key = self.rx.key()?;
                     if data == KEY_UPDATE_REQUEST {
                         self.update_key(out)?;
                     }
+                }
+                (HANDSHAKE, [24, 0, 0, 1, 2..=255]) => {
+                    return self.fail(ILLEGAL_PARAMETER, Fault::Malformed, out);
                 }
                 _ => return self.fail(UNEXPECTED_MESSAGE, Fault::Malformed, out),
             }
@@ -730,10 +750,14 @@ mod tests {
                 assert_eq!(pair.send(&[round]), [round]);
             }
             assert_eq!(pair.plain.len(), 20);
-            // Who changes keys without end gets nothing else done.
-            for _ in 0..=KEY_UPDATES_MAX {
+            // Who changes keys without end is ended, in however many pieces that comes.
+            for _ in 0..KEY_UPDATES_MAX {
                 pair.client.refresh_traffic_keys().expect("the handshake is done");
+                let bytes = pair.sent_by_client();
+                let answer = pair.receive(&bytes).expect("so often it may");
+                pair.give_client(&answer);
             }
+            pair.client.refresh_traffic_keys().expect("the handshake is done");
             let bytes = pair.sent_by_client();
             assert_eq!(pair.receive(&bytes), Err(Fault::Malformed));
         }
@@ -786,6 +810,18 @@ mod tests {
             self.session.open(&mut bytes, &mut plain, out).map(|_| plain)
         }
 
+        /// A record with this in it, whatever it is: bytes, their type, and zeros.
+        fn record(&mut self, inner: &[u8]) -> Vec<u8> {
+            let [high, low] = ((inner.len() + TAG_BYTES) as u16).to_be_bytes();
+            let header = [APPLICATION_DATA, 3, 3, high, low];
+            let mut sealed = inner.to_vec();
+            let key = self.tx.key().expect("a key");
+            key.seal_in_place_append_tag(self.tx.nonce(), Aad::from(header), &mut sealed)
+                .expect("it is short");
+            self.tx.records += 1;
+            [&header[..], &sealed].concat()
+        }
+
         /// Opens the record at the beginning of `bytes`: its type and what is in it.
         fn read(&mut self, bytes: &mut Vec<u8>) -> (u8, Vec<u8>) {
             let mut record = bytes.split_off(HEADER_BYTES);
@@ -824,7 +860,9 @@ mod tests {
                 assert!(out.is_empty());
             }
             for (kind, data, told) in [
-                (HANDSHAKE, &[24, 0, 0, 1, 2][..], Some(UNEXPECTED_MESSAGE)),
+                (HANDSHAKE, &[24, 0, 0, 1, 2][..], Some(ILLEGAL_PARAMETER)),
+                // Nothing may stand behind it: it would be under the next key.
+                (HANDSHAKE, &[24, 0, 0, 1, 0, 24, 0, 0, 1, 0], Some(UNEXPECTED_MESSAGE)),
                 (HANDSHAKE, &[1, 0, 0, 0], Some(UNEXPECTED_MESSAGE)),
                 (HANDSHAKE, &[24, 0], Some(UNEXPECTED_MESSAGE)),
                 (20, &[1], Some(UNEXPECTED_MESSAGE)),
@@ -842,6 +880,154 @@ mod tests {
                     assert_eq!(bare.read(&mut out), (ALERT, alert.to_vec()), "{kind}, {data:?}");
                 }
                 assert!(out.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_may_be_empty_and_full_but_no_longer() {
+        let folder = Folder::new("sizes");
+        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let config = folder.client(SUITES[0]);
+        let inner =
+            |bytes: usize, zeros: usize| [vec![b'x'; bytes], vec![APPLICATION_DATA], vec![0; zeros]].concat();
+        let mut bare = Bare::new(&tls, &config);
+        for (bytes, zeros) in [(0, 0), (0, RECORD_BYTES_MAX), (RECORD_BYTES_MAX, 0), (9_000, 7_384)] {
+            let record = bare.record(&inner(bytes, zeros));
+            assert_eq!(bare.receive(record, &mut Vec::new()), Ok(vec![b'x'; bytes]));
+        }
+        // Cut anywhere, it is waited for.
+        let record = bare.record(&inner(3, 0));
+        let mut kept = record[..record.len() - 1].to_vec();
+        let opened = bare.session.open(&mut kept, &mut Vec::new(), &mut Vec::new());
+        assert_eq!((opened.expect("it is not whole").used, &kept[..]), (0, &record[..record.len() - 1]));
+        assert_eq!(bare.receive(record, &mut Vec::new()), Ok(b"xxx".to_vec()));
+        let overflow = |bare: &mut Bare, bytes: Vec<u8>| {
+            let mut out = Vec::new();
+            assert_eq!(bare.receive(bytes, &mut out), Err(Fault::Malformed));
+            assert_eq!(bare.read(&mut out), (ALERT, RECORD_OVERFLOW.to_vec()));
+        };
+        for (bytes, zeros) in [(RECORD_BYTES_MAX + 1, 0), (1, RECORD_BYTES_MAX), (0, RECORD_BYTES_MAX + 200)]
+        {
+            let mut bare = Bare::new(&tls, &config);
+            let record = bare.record(&inner(bytes, zeros));
+            overflow(&mut bare, record);
+        }
+        // One that is too long is not waited for.
+        overflow(&mut Bare::new(&tls, &config), vec![APPLICATION_DATA, 3, 3, 0x41, 0x01]);
+        // One that is not under the keys is none, even if it would be nothing: an alert, and a change of ciphers.
+        for bytes in [vec![ALERT, 3, 3, 0, 2, 1, 0], vec![20, 3, 3, 0, 1, 1]] {
+            let mut bare = Bare::new(&tls, &config);
+            let mut out = Vec::new();
+            assert_eq!(bare.receive(bytes, &mut out), Err(Fault::Malformed));
+            assert_eq!(bare.read(&mut out), (ALERT, UNEXPECTED_MESSAGE.to_vec()));
+        }
+        // Neither can one come twice, nor before another.
+        for order in [[0, 0], [1, 0]] {
+            let mut bare = Bare::new(&tls, &config);
+            let records = [bare.record(&inner(1, 0)), bare.record(&inner(2, 0))];
+            let mut out = Vec::new();
+            let fault = bare.receive(order.map(|at: usize| records[at].clone()).concat(), &mut out);
+            assert_eq!(fault, Err(Fault::Malformed));
+            assert_eq!(bare.read(&mut out), (ALERT, BAD_RECORD_MAC.to_vec()));
+        }
+    }
+
+    #[test]
+    fn our_key_changes_before_it_is_used_up() {
+        let folder = Folder::new("limit");
+        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let mut bare = Bare::new(&tls, &folder.client(SUITES[0]));
+        let Session::Light(light) = &mut bare.session else { panic!("it is TLS 1.3") };
+        (light.tx.records, bare.rx.records) = (RECORDS_MAX - 1, RECORDS_MAX - 1);
+        let mut out = Vec::new();
+        for said in [&b"the last"[..], b"the first"] {
+            bare.session.seal(said, &mut [], &mut out).expect("it is open");
+        }
+        assert_eq!(bare.read(&mut out), (APPLICATION_DATA, b"the last".to_vec()));
+        assert_eq!(bare.read(&mut out), (HANDSHAKE, KEY_UPDATE.to_vec()));
+        bare.rx = Direction::new(bare.kernel.update_rx_secret().expect("it has keys"));
+        assert_eq!(bare.read(&mut out), (APPLICATION_DATA, b"the first".to_vec()));
+    }
+
+    #[test]
+    fn whatever_is_done_to_a_handshake_it_ends_in_a_fault_or_goes_on() {
+        let folder = Folder::new("mutations");
+        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let configs = [folder.client(SUITES[0]), folder.client(SUITES[3])];
+        let mut random = Random(1);
+        for round in 0..1_000 {
+            let mut pair = Pair::new(&tls, &configs[round % 2]);
+            let mut faults = 0;
+            for _ in 0..3 {
+                let mut bytes = pair.sent_by_client();
+                mutate(&mut bytes, &mut random);
+                let mut rest = &bytes[..];
+                while !rest.is_empty() {
+                    let (piece, after) = rest.split_at(1 + random.below(rest.len()));
+                    rest = after;
+                    match pair.receive(piece) {
+                        Ok(mut answer) => {
+                            while !answer.is_empty()
+                                && pair.client.read_tls(&mut &answer[..]).is_ok_and(|count| {
+                                    answer.drain(..count);
+                                    count > 0
+                                })
+                                && pair.client.process_new_packets().is_ok()
+                            {}
+                        }
+                        Err(_) => faults += 1,
+                    }
+                    if pair.session.is_open() && random.below(4) == 0 {
+                        pair.session.seal(b"meanwhile", &mut pair.cut, &mut Vec::new()).expect("it is open");
+                    }
+                }
+                // It says no more when it was answered wrongly.
+                pair.client.writer().write_all(b"something").ok();
+            }
+            assert!(faults > 0 || !pair.session.is_handshaking() || pair.cut.len() <= 64 << 10);
+        }
+    }
+
+    /// Numbers that look like chance (splitmix64).
+    struct Random(u64);
+
+    impl Random {
+        /// A number below `end`, which is above 0.
+        fn below(&mut self, end: usize) -> usize {
+            self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut mixed = self.0;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((mixed ^ (mixed >> 31)) % end as u64) as usize
+        }
+    }
+
+    /// Does something to records: what they say, what they are said to be, how they are cut, what stands between them.
+    fn mutate(bytes: &mut Vec<u8>, random: &mut Random) {
+        for _ in 0..random.below(4) {
+            let Some(last) = bytes.len().checked_sub(1) else { return };
+            let place = random.below(last + 1);
+            match random.below(6) {
+                0 => bytes[place] = random.below(256) as u8,
+                // Headers, and the lengths of messages, stand at the beginning.
+                1 => bytes[place % 12] = [0, 1, 0xff, 22, 3][random.below(5)],
+                2 => bytes.truncate(place),
+                3 => {
+                    let record = [20 + random.below(5) as u8, 3, 3, 0, 2, 1, [0, 90, 0xff][random.below(3)]];
+                    bytes.splice(place..place, record);
+                }
+                4 => bytes.extend_from_within(..),
+                // The same in short records.
+                _ => {
+                    let length = 1 + random.below(40);
+                    let mut short = Vec::new();
+                    for piece in bytes.get(HEADER_BYTES..).unwrap_or_default().chunks(length) {
+                        short.extend_from_slice(&[bytes[0], 3, 3, 0, piece.len() as u8]);
+                        short.extend_from_slice(piece);
+                    }
+                    *bytes = short;
+                }
             }
         }
     }
@@ -874,6 +1060,8 @@ mod tests {
         check(b"\0garbage", Fault::NotTls);
         check(&[22, 3, 1, 0, 4, 9, 0, 0, 0], Fault::Malformed);
         check(&[21, 3, 3, 0, 2, 2, 48], Fault::Alert);
+        // A message that claims 16 MiB, of which some has come. rustls once looked for that in a buffer that we had left empty.
+        check(&[22, 3, 3, 0, 6, 1, 0xff, 0xff, 0xff, 3, 3], Fault::Malformed);
         let mut old = Pair::new(&tls, &folder.client(SUITES[3]));
         let hello = old.sent_by_client();
         check(&hello, Fault::Version);
@@ -935,6 +1123,6 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_a_session_is_small() {
-        assert!(size_of::<Session>() <= 16 && size_of::<Light>() <= 704, "{}", size_of::<Light>());
+        assert!(size_of::<Session>() <= 16 && size_of::<Light>() <= 712, "{}", size_of::<Light>());
     }
 }

@@ -6,6 +6,7 @@
 use super::conn::Stage;
 use super::users::refuse_denial;
 use super::{Shard, WORK_MAX};
+use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::bus::callouts::{About, Address, Answer, Question, Verdict};
 use crate::dialect::Dialect;
@@ -251,7 +252,7 @@ impl Shard {
     fn call_out(&mut self, slot: Slot, what: What, about: About, now: Time) -> Result<(), Denial> {
         let conn = &self.conns[slot as usize];
         let stamp = conn.stamp;
-        let known_until_s = conn.user.as_ref().map_or(0, |user| user.expires_at_s);
+        let known_until_s = self.users.of(slot).map_or(0, |user| user.expires_at_s);
         self.waits.count += 1;
         let number = self.waits.count;
         let from = ConnId { shard: self.id, slot, stamp };
@@ -262,6 +263,14 @@ impl Shard {
         self.waits.waits.insert(stamp, Wait { slot, number, what, held: None });
         self.waits.ends.push_back((now.plus_ms(self.settings.handshake_timeout_ms.into()), (stamp, number)));
         Ok(())
+    }
+
+    /// A client at `ip` wants to come in: once for each request, though it is read again.
+    ///
+    /// # Errors
+    /// As [`Gate::knock`](crate::auth::Gate::knock).
+    pub(super) fn knock(&self, ip: Ip, now: Time) -> Result<(), Reject> {
+        if self.waits.verdict.is_some() { Ok(()) } else { self.gate.knock(ip, now) }
     }
 
     /// A fault that is counted.
@@ -301,7 +310,7 @@ impl Shard {
                 self.deliver(now);
                 self.identify(slot, vouched.as_ref().clone(), now).map_err(Denial::from)
             }
-            _ if self.conns[slot as usize].user.is_some() => Err(self.denied(TokenFault::OtherUser)),
+            _ if self.users.of(slot).is_some() => Err(self.denied(TokenFault::OtherUser)),
             _ => Ok(()),
         }
     }
@@ -437,7 +446,7 @@ impl Shard {
     ) {
         let Err(denial) = accepted else { return self.acknowledge(slot, id, Ok(())) };
         self.refuse(slot, &refuse_denial(&denial).with_id(id));
-        if self.conns[slot as usize].user.is_none() {
+        if self.users.of(slot).is_none() {
             let code = super::users::close_code(denial.fault);
             self.close(slot, code, denial.reason(), Ending::Token, now);
         }

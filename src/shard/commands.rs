@@ -12,7 +12,7 @@ use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
 use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;
-use crate::time::Time;
+use crate::time::{Meter, Time};
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use smallvec::SmallVec;
@@ -25,6 +25,15 @@ pub(super) enum Published {
     Done,
     /// It is on its way, and its publisher is told when the answers are there.
     AndAsked,
+}
+
+/// More than a connection may send.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TooMuch {
+    /// Of what there is too much, in words for its client.
+    pub(super) reason: &'static str,
+    /// Milliseconds after which it may send again.
+    retry_ms: u32,
 }
 
 impl Shard {
@@ -64,8 +73,8 @@ impl Shard {
                 }
             }
             // A frame that asks nothing, or nothing that can be read, counts as a message like any other.
-            empty_or_refused => match (self.take_token(slot, now), empty_or_refused) {
-                (Err(retry_ms), _) => self.refuse(slot, &refuse_rate(retry_ms, None)),
+            empty_or_refused => match (self.take_token(slot, text.len(), now), empty_or_refused) {
+                (Err(excess), _) => self.refuse_excess(slot, excess, None, now),
                 (Ok(()), Err(refusal)) => self.refuse(slot, &refusal),
                 (Ok(()), Ok(_)) => {}
             },
@@ -93,9 +102,10 @@ impl Shard {
 
     /// A binary message of the native dialect.
     pub(super) fn native_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
-        let token = self.take_token(slot, now);
-        let token = token.map_err(|retry_ms| refuse_rate(retry_ms, native::id_of_binary(bytes)));
-        match token.and_then(|()| native::decode_binary(bytes, self.settings.room_name_bytes_max)) {
+        if let Err(excess) = self.take_token(slot, bytes.len(), now) {
+            return self.refuse_excess(slot, excess, native::id_of_binary(bytes), now);
+        }
+        match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
             Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
             Ok(_) => {}
@@ -104,9 +114,9 @@ impl Shard {
     }
 
     fn echo(&mut self, slot: Slot, opcode: Opcode, payload: &[u8], now: Time) {
-        if self.take_token(slot, now).is_err() {
+        if let Err(excess) = self.take_token(slot, payload.len(), now) {
             self.stats().rate_limited.add(1);
-            return self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
+            return self.fail(slot, CloseCode::Policy, excess.reason, Ending::Limit, now);
         }
         let range = self.turn.copy(opcode, payload);
         self.turn.give(&mut self.conns[slot as usize], slot, &range, false);
@@ -115,8 +125,8 @@ impl Shard {
 
     /// One message of the native dialect.
     fn message(&mut self, slot: Slot, message: &str, now: Time) {
-        if let Err(retry_ms) = self.take_token(slot, now) {
-            return self.refuse(slot, &refuse_rate(retry_ms, native::id_of(message)));
+        if let Err(excess) = self.take_token(slot, message.len(), now) {
+            return self.refuse_excess(slot, excess, native::id_of(message), now);
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
             Ok(Command::Auth { token, id }) => self.token_message(slot, &token, id, now),
@@ -240,7 +250,8 @@ impl Shard {
     }
 
     fn publish_natively(&mut self, slot: Slot, publish: &Publish<'_>, binary: bool, now: Time) {
-        if let Err(refusal) = self.count_event(slot, (None, &publish.event), |_| true, publish.id, now) {
+        let event = (None, &*publish.event, publish.payload.len());
+        if let Err(refusal) = self.count_event(slot, event, |_| true, publish.id, now) {
             if let Some(refusal) = refusal {
                 self.refuse(slot, &refusal);
             }
@@ -312,15 +323,15 @@ impl Shard {
         }
     }
 
-    /// Counts an event of a client, by its namespace and name, against those of the limits on it that `counts` wants. `id` asks for its
-    /// answer.
+    /// Counts an event of a client, by its namespace, name and bytes, against those of the limits on it that `counts` wants. `id` asks for
+    /// its answer.
     ///
     /// # Errors
     /// When it must not be carried out: the refusal that the client is to be told, if it is. It may have been closed.
     pub(super) fn count_event<'i>(
         &mut self,
         slot: Slot,
-        (namespace, event): (Option<&str>, &str),
+        (namespace, event, bytes): (Option<&str>, &str, usize),
         counts: impl Fn(&EventLimit) -> bool + Copy,
         id: Option<Id<'i>>,
         now: Time,
@@ -330,23 +341,42 @@ impl Shard {
             return Ok(());
         }
         let conn = &self.conns[slot as usize];
-        let who = (conn.stamp, conn.ip, conn.user.as_ref());
+        let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
-        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, now) else {
+        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, now)
+        else {
             return Ok(());
         };
-        let reason = "too many events of this kind";
+        let excess = TooMuch { reason: "too many events of this kind", retry_ms };
+        Err(self.turn_down(slot, (excess, over), id, now))
+    }
+
+    /// What a client is told of something over a limit, if it is told. It may have been closed.
+    pub(super) fn turn_down<'i>(
+        &mut self,
+        slot: Slot,
+        (TooMuch { reason, retry_ms }, over): (TooMuch, Over),
+        id: Option<Id<'i>>,
+        now: Time,
+    ) -> Option<Refusal<'i>> {
         let refusal = Refusal::new(Code::RateLimited, reason).with_id(id).with_retry(retry_ms);
         match over {
-            Over::Error => return Err(Some(refusal)),
-            Over::Drop if id.is_some() => return Err(Some(refusal)),
+            Over::Error => return Some(refusal),
+            Over::Drop if id.is_some() => return Some(refusal),
             Over::Drop => self.stats().rate_limited.add(1),
             Over::Close => {
                 self.stats().rate_limited.add(1);
                 self.fail(slot, CloseCode::Policy, reason, Ending::Limit, now);
             }
         }
-        Err(None)
+        None
+    }
+
+    /// A native client has sent more than it may.
+    fn refuse_excess(&mut self, slot: Slot, excess: TooMuch, id: Option<Id<'_>>, now: Time) {
+        if let Some(refusal) = self.turn_down(slot, (excess, self.settings.over), id, now) {
+            self.refuse(slot, &refusal);
+        }
     }
 
     pub(super) fn acknowledge(&mut self, slot: Slot, id: Option<Id<'_>>, result: Result<(), Refusal<'_>>) {
@@ -369,18 +399,38 @@ impl Shard {
         self.reply(slot, Opcode::Text, |out| native::encode_error(out, refusal));
     }
 
-    /// One message of what a connection may send.
+    /// One message with so many bytes, of what a connection may send.
     ///
     /// # Errors
-    /// The milliseconds after which it may send one again.
-    pub(super) fn take_token(&mut self, slot: Slot, now: Time) -> Result<(), u32> {
-        match self.rate(slot) {
-            (0, _) => Ok(()),
-            (rate, burst) => self.conns[slot as usize].bucket.take(rate, burst, now),
+    /// When it is too much. Then nothing was counted.
+    #[inline]
+    pub(super) fn take_token(&mut self, slot: Slot, bytes: usize, now: Time) -> Result<(), TooMuch> {
+        let user = self.users.of(slot);
+        let has_limits = self.settings.messages_per_second_max | self.settings.bytes_per_second_max > 0;
+        if !has_limits && user.is_none_or(|user| user.granted.is_none()) {
+            return Ok(());
         }
+        self.take_measured(slot, bytes, now)
     }
-}
 
-fn refuse_rate<'a>(retry_ms: u32, id: Option<Id<'a>>) -> Refusal<'a> {
-    Refusal::new(Code::RateLimited, "too many messages a second").with_id(id).with_retry(retry_ms)
+    fn take_measured(&mut self, slot: Slot, bytes: usize, now: Time) -> Result<(), TooMuch> {
+        let (byte_rate, byte_burst) = self.byte_rate(slot);
+        let meter = self.meters.get(slot as usize).copied().unwrap_or_default();
+        if byte_rate > 0 {
+            let checked = meter.check(byte_rate, byte_burst, now);
+            checked.map_err(|retry_ms| TooMuch { reason: "too many bytes a second", retry_ms })?;
+        }
+        let (rate, burst) = self.rate(slot);
+        if rate > 0 {
+            let taken = self.conns[slot as usize].bucket.take(rate, burst, now);
+            taken.map_err(|retry_ms| TooMuch { reason: "too many messages a second", retry_ms })?;
+        }
+        if byte_rate > 0 {
+            if self.meters.len() <= slot as usize {
+                self.meters.resize(slot as usize + 1, Meter::default());
+            }
+            self.meters[slot as usize].take(bytes, byte_rate, now);
+        }
+        Ok(())
+    }
 }

@@ -1,10 +1,10 @@
-//! What a shard keeps of a connection: at most 128 bytes, and nothing else while it is idle.
+//! What a shard keeps of a connection: 104 bytes, and nothing else while it is idle. Who it is, where that is known, is in `users`.
 
 use super::outbox::Outbox;
 use super::rooms::Membership;
 use super::session::Session;
 use super::turn::Pending;
-use crate::auth::{Ip, User};
+use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::dialect::Dialect;
 use crate::message::Slot;
@@ -12,7 +12,6 @@ use crate::stats::Ending;
 use crate::time::{Bucket, Time};
 use crate::wire::frame::{self, Opcode};
 use smallvec::SmallVec;
-use std::sync::Arc;
 
 /// One connection, from accept to release.
 #[derive(Debug)]
@@ -52,8 +51,6 @@ pub struct Conn {
     pub bucket: Bucket,
     /// The address that counts against the limit per address.
     pub ip: Ip,
-    /// Who it is, if that is known.
-    pub user: Option<Arc<User>>,
     /// What has arrived of a head, or of a message that is not whole.
     pub partial: Option<Box<Partial>>,
     /// What the kernel has refused.
@@ -64,7 +61,7 @@ pub struct Conn {
     pub memberships: SmallVec<[Membership; 2]>,
 }
 
-const _: () = assert!(size_of::<Conn>() <= 128);
+const _: () = assert!(size_of::<Conn>() <= 104);
 // The slab's mark of a free place must fit beside what is there, or each connection would cost eight bytes more.
 const _: () = assert!(size_of::<Option<Conn>>() == size_of::<Conn>());
 
@@ -114,7 +111,7 @@ pub struct Partial {
     pub began_ms: u32,
     /// How much of a text message is known to be UTF-8. `0 <= validated <= lease.len()`.
     pub validated: usize,
-    /// Payload of the current frame that has not come. 0 between frames.
+    /// Payload of the current frame that has not come. 0 between frames. Of a request, what its body lacks.
     pub remaining: u64,
     /// The mask of the current frame, turned so that the next byte is the first.
     pub mask: [u8; 4],
@@ -152,7 +149,6 @@ impl Conn {
             speaks_msgpack: false,
             bucket: Bucket::default(),
             ip,
-            user: None,
             partial: None,
             outbox: None,
             session: None,

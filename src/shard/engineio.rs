@@ -7,14 +7,14 @@
 use super::callouts::{Checked, Piece as Part};
 use super::conn::{Conn, Stage};
 use super::session::{Get, Polling, Session, Transport};
-use super::users::close_code;
+use super::users::Identity;
 use super::{CLOSE_TIMEOUT_MS, Farewell, Owner, Shard};
-use crate::auth::{Ip, Vouched};
+use crate::auth::Ip;
 use crate::dialect::Dialect;
 use crate::dialect::engineio::{self, Fault, Packet, Piece, Query, Sid};
 use crate::message::{ConnId, Reject, Slot};
 use crate::stats::{Ending, Gauge};
-use crate::time::{Bucket, Time};
+use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
 use crate::wire::http::{self, Request};
@@ -195,15 +195,19 @@ impl Shard {
         if self.gate.check_origin(request.origin).is_err() {
             return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
         }
+        let ip = self.client(slot, request);
+        if let Err(reject) = self.knock(ip, now) {
+            return self.reject(slot, reject, false, false, now);
+        }
         let vouched = match self.check_request(slot, request, dialect, now) {
             Ok(Checked::Known(vouched)) => vouched,
             Ok(Checked::Waits) => return,
             Err(denial) => return self.deny(slot, &denial, now),
         };
-        let ip = self.client(slot, request);
-        if let Err(reject) = self.gate.admit(ip) {
-            return self.reject(slot, reject, false, false, now);
-        }
+        let identity = match self.admit(ip, vouched) {
+            Ok(identity) => identity,
+            Err(reject) => return self.reject(slot, reject, false, false, now),
+        };
         self.stamp = self.stamp.wrapping_add(1);
         let mut conn = Conn::new(self.stamp, ip, now);
         conn.has_socket = false;
@@ -213,7 +217,7 @@ impl Shard {
         let session = self.conns.insert(conn);
         self.slots = self.slots.max(session + 1);
         let session = session as Slot;
-        self.open(session, dialect, Transport::Polling(Polling::default()), vouched, now);
+        self.open(session, dialect, Transport::Polling(Polling::default()), identity, now);
         let mut body = Vec::new();
         self.encode_open(session, &mut body, true);
         self.stats().requests.add(1);
@@ -476,6 +480,10 @@ impl Shard {
         if old.ip != new.ip {
             self.gate.transfer(old.ip, new.ip);
         }
+        if let Some(meter) = self.meters.get(from as usize).copied() {
+            self.meters.resize(self.meters.len().max(to as usize + 1), Meter::default());
+            self.meters[to as usize] = meter;
+        }
         self.move_user(from, to);
         let new = &mut self.conns[to as usize];
         if new.outbox.is_some() {
@@ -503,7 +511,7 @@ impl Shard {
                     self.hold(slot, Part::Text, message.as_bytes(), now);
                 } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
                     self.socketio_text(slot, message, now);
-                } else if self.take_echo_token(slot, now) {
+                } else if self.has_token(slot, message.len(), now) {
                     self.say(slot, |out| {
                         out.push(b'4');
                         out.extend_from_slice(message.as_bytes());
@@ -540,7 +548,7 @@ impl Shard {
             self.hold(slot, Part::Binary, bytes, now);
         } else if self.conns[slot as usize].dialect() == Some(Dialect::SocketIo) {
             self.socketio_binary(slot, bytes, now);
-        } else if self.take_echo_token(slot, now) {
+        } else if self.has_token(slot, bytes.len(), now) {
             self.reply(slot, Opcode::Binary, |out| out.extend_from_slice(bytes));
         }
     }
@@ -585,15 +593,6 @@ impl Shard {
             let left_ms = self.token_left_ms(slot, now).unwrap_or(u32::MAX);
             self.wheel.arm(slot, now, ahead_ms.min(left_ms));
         }
-    }
-
-    fn take_echo_token(&mut self, slot: Slot, now: Time) -> bool {
-        if self.take_token(slot, now).is_ok() {
-            return true;
-        }
-        self.stats().rate_limited.add(1);
-        self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
-        false
     }
 
     fn preflight(&mut self, slot: Slot, request: &Request<'_>, answer: &Answer, now: Time) {
@@ -665,9 +664,12 @@ impl Shard {
         slot: Slot,
         dialect: Dialect,
         transport: Transport,
-        vouched: Option<Vouched>,
+        identity: Option<Identity>,
         now: Time,
     ) {
+        if let Some(meter) = self.meters.get_mut(slot as usize) {
+            *meter = Meter::default();
+        }
         let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Open(dialect);
         conn.bucket = Bucket::full(self.settings.messages_burst_max, now);
@@ -677,12 +679,10 @@ impl Shard {
         } else {
             self.arm_open(slot, now, self.settings.ping_interval_ms);
         }
-        if let Some(vouched) = vouched {
+        if let Some(identity) = identity {
             // Events that are on their way were published before it was in any room.
             self.deliver(now);
-            if let Err(fault) = self.identify(slot, vouched, now) {
-                self.close(slot, close_code(fault), fault.reason(), Ending::Token, now);
-            }
+            self.assume(slot, identity, now);
         }
     }
 }

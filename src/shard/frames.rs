@@ -177,14 +177,15 @@ impl Shard {
     fn end_frame(&mut self, slot: Slot, now: Time) {
         let conn = &mut self.conns[slot as usize];
         let Some(partial) = conn.partial.take_if(|partial| partial.fin) else { return };
+        let message = self.pool.end(partial.lease);
         match partial.opcode {
-            Some(Opcode::Text) => match std::str::from_utf8(partial.lease.bytes()) {
+            Some(Opcode::Text) => match std::str::from_utf8(&message) {
                 Ok(text) => self.text(slot, text, now),
                 Err(_) => self.fail_text(slot, now),
             },
-            _ => self.binary(slot, partial.lease.bytes(), now),
+            _ => self.binary(slot, &message, now),
         }
-        self.pool.give_back(partial.lease);
+        self.pool.keep(message);
     }
 
     /// A control frame (RFC 6455 section 5.5).

@@ -11,6 +11,14 @@ use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::http::{self, Body, Head, Request, Upgrade};
 
+/// A request that has not come whole.
+struct Cut {
+    /// Where it begins in what has come.
+    start: usize,
+    /// How many bytes of its body have not; 0 when its head has not come whole.
+    lacking: u64,
+}
+
 impl Shard {
     /// Bytes of request heads have come.
     pub(super) fn receive_heads(&mut self, slot: Slot, bytes: &mut [u8], now: Time) {
@@ -18,75 +26,115 @@ impl Shard {
             return self.hold_head(slot, bytes);
         }
         let Some(mut partial) = self.conns[slot as usize].partial.take() else {
-            return self.read_heads(slot, bytes, now);
+            let cut = self.read_heads(slot, bytes, now);
+            return self.keep(slot, bytes, cut, now);
         };
         if self.pool.extend(&mut partial.lease, bytes).is_err() {
-            self.doom(slot);
-        } else {
-            self.read_heads(slot, partial.lease.bytes_mut(), now);
+            self.pool.give_back(partial.lease);
+            return self.doom(slot);
         }
-        self.pool.give_back(partial.lease);
-    }
-
-    /// Reads heads, and after an upgrade frames, until the bytes are used up; keeps a request that is cut short.
-    fn read_heads(&mut self, slot: Slot, mut bytes: &mut [u8], now: Time) {
-        while !bytes.is_empty() {
-            let bytes_max = self.settings.head_bytes_max;
-            let used = match http::parse(bytes) {
-                Ok(Head::Complete(request, head_bytes)) if head_bytes <= bytes_max => {
-                    if let Some(owner) = self.elsewhere(&request) {
-                        return self.hand_over(slot, owner, bytes);
-                    }
-                    let (body, rest) = match request.body {
-                        Body::Length(length) if self.is_post(&request) => {
-                            if length > self.settings.message_bytes_max {
-                                return self.reject(slot, Reject::LargeBody, false, false, now);
-                            }
-                            if bytes.len() - head_bytes < length {
-                                self.await_body(slot, &request, now);
-                                return self.keep(slot, bytes, now);
-                            }
-                            (&bytes[head_bytes..head_bytes + length], length)
-                        }
-                        Body::Chunked if self.is_post(&request) => {
-                            return self.reject(slot, Reject::LengthRequired, false, false, now);
-                        }
-                        _ => (&[][..], 0),
-                    };
-                    self.answer(slot, &request, body, now);
-                    if self.awaits(slot) {
-                        return self.keep_whole(slot, bytes, now);
-                    }
-                    head_bytes + rest
-                }
-                Ok(Head::Partial) if bytes.len() < bytes_max => return self.keep(slot, bytes, now),
-                Ok(_) => return self.reject(slot, Reject::LargeHead, false, false, now),
-                Err(reject) => return self.reject(slot, reject, false, false, now),
-            };
-            bytes = &mut bytes[used..];
-            match self.conns[slot as usize].stage {
-                Stage::Http => {}
-                Stage::Open(_) | Stage::Probing(_) => return self.receive_frames(slot, bytes, now),
-                Stage::Waiting(_) if !bytes.is_empty() => return self.hang_up(slot),
-                _ => return,
+        partial.remaining = partial.remaining.saturating_sub(bytes.len() as u64);
+        if partial.remaining > 0 {
+            // However small the pieces are that a body comes in, each costs no more than itself.
+            self.conns[slot as usize].partial = Some(partial);
+            return;
+        }
+        let mut kept = self.pool.end(partial.lease);
+        match self.read_heads(slot, &mut kept, now) {
+            Some(Cut { start: 0, lacking }) => {
+                let lease = self.pool.renew(kept);
+                let partial = Partial { remaining: lacking, ..*Partial::new(lease, now) };
+                self.conns[slot as usize].partial = Some(Box::new(partial));
+            }
+            cut => {
+                self.keep(slot, &kept, cut, now);
+                self.pool.keep(kept);
             }
         }
     }
 
-    /// Keeps a request that is read again when the backend has answered, and what came behind it.
-    fn keep_whole(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+    /// Reads heads, and after an upgrade frames, until the bytes are used up. Answers what is left of a request that is cut short.
+    fn read_heads(&mut self, slot: Slot, bytes: &mut [u8], now: Time) -> Option<Cut> {
+        let mut start = 0;
+        while start < bytes.len() {
+            let rest = &bytes[start..];
+            let bytes_max = self.settings.head_bytes_max;
+            let reject = match http::parse(rest) {
+                Ok(Head::Complete(request, head_bytes)) if head_bytes <= bytes_max => {
+                    if let Some(owner) = self.elsewhere(&request) {
+                        self.hand_over(slot, owner, rest);
+                        return None;
+                    }
+                    let body = match request.body {
+                        Body::Length(length) if self.is_post(&request) => {
+                            if length > self.settings.message_bytes_max {
+                                self.reject(slot, Reject::LargeBody, false, false, now);
+                                return None;
+                            }
+                            let Some(body) = rest.get(head_bytes..head_bytes + length) else {
+                                self.await_body(slot, &request, now);
+                                return Some(Cut {
+                                    start,
+                                    lacking: (head_bytes + length - rest.len()) as u64,
+                                });
+                            };
+                            body
+                        }
+                        Body::Chunked if self.is_post(&request) => {
+                            self.reject(slot, Reject::LengthRequired, false, false, now);
+                            return None;
+                        }
+                        _ => &[],
+                    };
+                    self.answer(slot, &request, body, now);
+                    if self.awaits(slot) {
+                        return self.keep_whole(slot, rest, start);
+                    }
+                    start += head_bytes + body.len();
+                    None
+                }
+                Ok(Head::Partial) if rest.len() < bytes_max => return Some(Cut { start, lacking: 0 }),
+                Ok(_) => Some(Reject::LargeHead),
+                Err(reject) => Some(reject),
+            };
+            if let Some(reject) = reject {
+                self.reject(slot, reject, false, false, now);
+                return None;
+            }
+            let rest = &mut bytes[start..];
+            match self.conns[slot as usize].stage {
+                Stage::Http => {}
+                Stage::Open(_) | Stage::Probing(_) => {
+                    self.receive_frames(slot, rest, now);
+                    return None;
+                }
+                Stage::Waiting(_) if !rest.is_empty() => {
+                    self.hang_up(slot);
+                    return None;
+                }
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    /// A request is read again when the backend has answered: it is kept, and what came behind it.
+    fn keep_whole(&mut self, slot: Slot, bytes: &[u8], start: usize) -> Option<Cut> {
         if bytes.len() > self.settings.head_bytes_max {
-            return self.hang_up(slot);
+            self.hang_up(slot);
+            return None;
         }
         // It has a time of its own from here on.
         self.wheel.disarm(slot);
-        self.keep(slot, bytes, now);
+        Some(Cut { start, lacking: 0 })
     }
 
     /// Keeps what has come of a request.
-    fn keep(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+    fn keep(&mut self, slot: Slot, bytes: &[u8], cut: Option<Cut>, now: Time) {
+        let Some(Cut { start, lacking }) = cut else { return };
         let mut partial = Partial::new(self.pool.lease(), now);
-        if self.pool.extend(&mut partial.lease, bytes).is_err() {
+        partial.remaining = lacking;
+        if self.pool.extend(&mut partial.lease, &bytes[start..]).is_err() {
             self.doom(slot);
         }
         self.conns[slot as usize].partial = Some(partial);
@@ -164,15 +212,15 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        let vouched = match self.check_request(slot, request, dialect, now) {
-            Ok(Checked::Known(vouched)) => Ok(vouched),
-            Ok(Checked::Waits) => return,
-            Err(denial) => Err(denial),
+        let vouched = match self.knock(ip, now) {
+            Ok(()) => match self.check_request(slot, request, dialect, now) {
+                Ok(Checked::Known(vouched)) => Ok(vouched),
+                Ok(Checked::Waits) => return,
+                Err(denial) => Err((denial.reject(), Some(denial))),
+            },
+            Err(reject) => Err((reject, None)),
         };
-        let admitted = match vouched {
-            Ok(vouched) => self.gate.admit(ip).map(|()| vouched).map_err(|reject| (reject, None)),
-            Err(denial) => Err((denial.reject(), Some(denial))),
-        };
+        let admitted = vouched.and_then(|vouched| self.admit(ip, vouched).map_err(|reject| (reject, None)));
         if let Err((reject, denial)) = &admitted
             && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)
@@ -187,8 +235,8 @@ impl Shard {
         self.turn.give(conn, slot, &range, false);
         conn.switching = true;
         conn.framing = Some(dialect);
-        let vouched = match admitted {
-            Ok(vouched) => vouched,
+        let identity = match admitted {
+            Ok(identity) => identity,
             // Upgraded only to be told: a browser shows its page a close reason, but no HTTP status.
             Err((reject, denial)) => {
                 self.stats().rejects[reject.index()].add(1);
@@ -202,7 +250,7 @@ impl Shard {
         };
         conn.ip = ip;
         self.stats().upgrades.add(1);
-        self.open(slot, dialect, Transport::WebSocket, vouched, now);
+        self.open(slot, dialect, Transport::WebSocket, identity, now);
     }
 
     /// Refuses a request for who sends it.

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::conn::{Conn, Stage};
 use super::session::Transport;
+use crate::auth::Ip;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::inquiry::{
     Answer, Connection, Inquiry, LISTED_MAX, LOOKED_AT_MAX, Listed, Namespace, Question, ROOMS_NAMED_MAX,
@@ -19,8 +20,27 @@ impl Shard {
     pub(super) fn inquire(&mut self, inquiry: Inquiry, now: Time) {
         let Inquiry { question, back } = inquiry;
         let answer = match question {
-            Question::Connections { from, most } => self.connections_from(from, most),
+            Question::Connections { from, most, address } => {
+                self.connections_from(from, most, address.map(Ip::from))
+            }
             Question::Members { room, below, most } => self.members_below(room, below, most),
+            Question::Users { from, most } => {
+                let (names, next) = self.users_from(from, most.min(LISTED_MAX));
+                Answer::Users { names, next }
+            }
+            Question::Counts(names) => {
+                Answer::Counts(names.iter().map(|name| self.all_of(name).count() as u32).collect())
+            }
+            Question::User { name, most } => {
+                let described = self.all_of(&name).take(most).map(|slot| {
+                    let conn = &self.conns[slot as usize];
+                    let own = ConnId { shard: self.id, slot, stamp: conn.stamp };
+                    let listed = self.list(slot, conn, None);
+                    self.describe(slot, listed.map_or_else(|| self.bus.id_of(own), |listed| listed.id))
+                });
+                let described = described.collect();
+                Answer::User { connections: self.all_of(&name).count() as u32, described }
+            }
             Question::Connection(id) => {
                 let found = self.find_connection(&id);
                 found.map_or(Answer::Unknown, |(slot, _)| {
@@ -76,13 +96,14 @@ impl Shard {
         self.conns.get(slot as usize).is_some_and(|conn| conn.stage == Stage::Open(Dialect::Native))
     }
 
-    fn connections_from(&self, from: Slot, most: usize) -> Answer {
+    fn connections_from(&self, from: Slot, most: usize, ip: Option<Ip>) -> Answer {
         let most = most.min(LISTED_MAX);
         let end = (self.slots as Slot).min(from.saturating_add(LOOKED_AT_MAX));
         let mut listed = Vec::new();
         let mut slot = from;
         while slot < end && listed.len() < most {
-            listed.extend(self.conns.get(slot as usize).and_then(|conn| self.list(slot, conn, None)));
+            let conn = self.conns.get(slot as usize).filter(|conn| ip.is_none_or(|ip| conn.ip == ip));
+            listed.extend(conn.and_then(|conn| self.list(slot, conn, None)));
             slot += 1;
         }
         Answer::Page { listed, next: ((slot as usize) < self.slots).then_some(slot) }
@@ -121,7 +142,7 @@ impl Shard {
             }
             _ => self.bus.id_of(ConnId { shard: self.id, slot, stamp: conn.stamp }),
         };
-        let user = conn.user.as_ref().map(|user| user.name.as_str().into());
+        let user = self.users.of(slot).map(|user| user.name.as_str().into());
         Some(Listed { id, dialect: dialect_name, address: conn.ip.to_string(), user })
     }
 
@@ -163,7 +184,7 @@ impl Shard {
                 id,
                 dialect: "socketio",
                 address: conn.ip.to_string(),
-                user: None,
+                user: self.users.of(slot).map(|user| user.name.as_str().into()),
             }),
             transport: if is_polling { "polling" } else { "websocket" },
             namespaces,

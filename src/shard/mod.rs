@@ -37,9 +37,9 @@ use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
 use crate::message::{ConnId, ProcessTag, Publication, Reject, ShardId, ShardSet, Slot};
-use crate::rules::{Namespaces, Pattern, Rules};
+use crate::rules::{Namespaces, Over, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
-use crate::time::{Bucket, Time};
+use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::{self, CloseCode};
 use crate::wire::frame::{self, Opcode};
 use asks::Asks;
@@ -97,6 +97,12 @@ pub struct Settings {
     pub messages_per_second_max: u32,
     /// Messages that a connection may send at once after a rest.
     pub messages_burst_max: u32,
+    /// Bytes of messages per second of one connection; 0 for no limit.
+    pub bytes_per_second_max: u32,
+    /// Bytes that a connection may send at once after a rest.
+    pub bytes_burst_max: u32,
+    /// What happens to a message over one of these limits.
+    pub over: Over,
     /// Rooms of one connection.
     pub rooms_per_connection_max: usize,
     /// Length of a room's name.
@@ -260,6 +266,8 @@ pub struct Shard {
     asks: Asks,
     /// What connections have used of the limits on events that each has for itself: by the limit's place and the connection's stamp.
     event_windows: Windows<(u16, u32)>,
+    /// By slot, bytes that connections have sent, as far as there is a limit on them. Grows to the highest slot that ever had one.
+    meters: Vec<Meter>,
     /// Who waits to hear who is in a room.
     waiting: Waiting,
     /// Who waits for the backend to say who they are.
@@ -436,7 +444,7 @@ impl Shard {
             slots: 0,
             stamp: 0,
             rooms: Rooms::default(),
-            wheel: Wheel::new(now),
+            wheel: Wheel::new(settings.connections_reserved, now),
             pool: Pool::new(settings.receive_bytes_max),
             turn: Turn::new(settings.linger_ms),
             farewells: Vec::new(),
@@ -458,6 +466,7 @@ impl Shard {
             users: Users::default(),
             asks: Asks::default(),
             event_windows: Windows::new(gate.tally().windows_max().div_ceil(bus.shards())),
+            meters: Vec::new(),
             waiting: Waiting::default(),
             waits: Waits::default(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
@@ -467,6 +476,11 @@ impl Shard {
             gate,
             stats,
         }
+    }
+
+    /// Connections that space is reserved for: see [`Settings::connections_reserved`].
+    pub fn connections_reserved(&self) -> usize {
+        self.settings.connections_reserved
     }
 
     /// A turn begins at `now`. Before anything else in it.

@@ -64,13 +64,15 @@ impl Shard {
         UnderWay { left, found: Some(Vec::new()), found_bytes: 0 }
     }
 
-    /// True for an open connection in this namespace.
+    /// True for an open connection in this namespace, or [anywhere](ANYWHERE).
     fn is_in(&self, slot: Slot, namespace: &str) -> bool {
-        let conn = self.conns.get(slot as usize).filter(|conn| conn.is_open());
-        let session = conn.and_then(|conn| conn.session.as_ref());
+        let Some(conn) = self.conns.get(slot as usize).filter(|conn| conn.is_open()) else { return false };
+        if namespace == ANYWHERE {
+            return true;
+        }
+        let session = conn.session.as_ref();
         session.is_some_and(|session| session.joined(namespace).is_some())
             || (namespace == "/" && self.is_native(slot))
-            || (namespace == ANYWHERE && conn.is_some())
     }
 
     fn do_to(&mut self, slot: Slot, order: &Order, under_way: &mut UnderWay, now: Time) {

@@ -118,7 +118,7 @@ impl Shard {
                 (_, Some(session)) => session.joined(namespace)?.sid,
                 (_, None) => self.bus.id_of(ConnId { shard: self.id, slot: member.slot, stamp: conn.stamp }),
             };
-            let user = conn.user.as_ref().map(|user| user.name.as_str().into());
+            let user = self.users.of(member.slot).map(|user| user.name.as_str().into());
             Some(Told { id: write_socket_id(&id).into(), user })
         });
         let told: Vec<Told> = members.take(self.bus.presence().settings.listed_max).collect();

@@ -11,7 +11,9 @@
 
 use super::conn::{Conn, Stage};
 use super::session::Joined;
+use super::socketio::Barred;
 use super::{Encoding, Shard};
+use crate::auth::User;
 use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
@@ -52,11 +54,20 @@ struct Delivered {
     only: Option<SocketId>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Ghost {
     slot: Slot,
     /// What the session published was published by this connection.
     was: ConnId,
+    /// Whose it is.
+    user: Option<Arc<User>>,
+}
+
+impl Ghost {
+    /// Who it was: the connection, and the user's name.
+    fn was(&self) -> (ConnId, Option<&str>) {
+        (self.was, self.user.as_ref().map(|user| user.name.as_str()))
+    }
 }
 
 /// How a client comes back, from what it says for itself.
@@ -254,7 +265,6 @@ impl Shard {
         ghost.has_socket = false;
         ghost.muted = true;
         ghost.speaks_msgpack = conn.speaks_msgpack;
-        ghost.user = conn.user.clone();
         ghost.session = conn.session.take();
         let namespaces = || ghost.session.iter().flat_map(|session| &session.namespaces);
         namespaces().for_each(|joined| self.sockets.remove(&joined.sid, slot));
@@ -269,8 +279,9 @@ impl Shard {
             self.bus.haunt(room);
         }
         self.rooms.rehome(&mut self.conns, slot, ghost);
+        let user = self.users.of(slot);
         for pid in pids {
-            self.history.ghosts.insert(pid, Ghost { slot: ghost, was });
+            self.history.ghosts.insert(pid, Ghost { slot: ghost, was, user: user.cloned() });
         }
         self.wheel.arm(ghost, now, recovery_ms);
         true
@@ -308,7 +319,7 @@ impl Shard {
             self.count_recovery(Recovered::Unknown);
             return false;
         };
-        let user = self.user_name(slot);
+        let user = self.users.of(slot).map(|user| user.name.clone());
         if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
@@ -351,8 +362,8 @@ impl Shard {
         };
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
-            Err(reason) => {
-                self.turn_back(slot, namespace, reason);
+            Err(barred) => {
+                self.turn_back(slot, namespace, barred);
                 return true;
             }
         };
@@ -387,7 +398,7 @@ impl Shard {
         namespace: &str,
         offset: Option<&str>,
     ) -> Result<(Ghost, u64, Missed), Recovered> {
-        let ghost = *self.history.ghosts.get(&pid).ok_or(Recovered::Unknown)?;
+        let ghost = self.history.ghosts.get(&pid).ok_or(Recovered::Unknown)?.clone();
         let session = self.conns[ghost.slot as usize].session.as_ref().ok_or(Recovered::Unknown)?;
         let joined =
             session.joined(namespace).filter(|joined| joined.pid == pid).ok_or(Recovered::Unknown)?;
@@ -396,20 +407,15 @@ impl Shard {
         let from = received.max(session.confirmed).max(joined.began);
         let rooms: HashSet<RoomId> = self.rooms_of(ghost.slot, namespace).into_iter().collect();
         let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-        let user = self.user_name(ghost.slot);
-        let was = (ghost.was, user.as_deref());
-        let missed = self.history.missed(from, namespace, (joined.sid, pid), was, &rooms, bytes_max)?;
+        let sid = joined.sid;
+        let missed = self.history.missed(from, namespace, (sid, pid), ghost.was(), &rooms, bytes_max)?;
         let from = if missed.is_empty() { self.history.end() } else { from };
         Ok((ghost, from, missed))
     }
 
     /// True unless what a session left behind is of another user: that stays for whose it is.
     fn is_of(&self, pid: SocketId, user: Option<&str>) -> bool {
-        self.history.ghosts.get(&pid).is_none_or(|ghost| self.user_name(ghost.slot).as_deref() == user)
-    }
-
-    fn user_name(&self, slot: Slot) -> Option<CompactString> {
-        self.conns[slot as usize].user.as_ref().map(|user| user.name.clone())
+        self.history.ghosts.get(&pid).is_none_or(|ghost| ghost.was().1 == user)
     }
 
     /// Of the rooms of a connection, those of a namespace.
@@ -451,9 +457,9 @@ impl Shard {
     }
 
     /// The place of a session in its namespace has been taken meanwhile. What it left behind stays, so that it may try again.
-    fn turn_back(&mut self, slot: Slot, namespace: &str, reason: &str) {
+    fn turn_back(&mut self, slot: Slot, namespace: &str, barred: Barred) {
         self.count_recovery(Recovered::Full);
-        self.refuse_namespace(slot, namespace, reason);
+        self.refuse_namespace(slot, namespace, barred);
     }
 
     /// A session is here again: first comes what it has missed, then that it is in the namespace.
@@ -537,9 +543,9 @@ impl Shard {
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
                 let pattern = match self.enter_namespace(to.slot, &namespace) {
                     Ok(pattern) => pattern,
-                    Err(reason) => {
+                    Err(barred) => {
                         let waiting = self.take_recovering(to).map(|recovering| recovering.waiting);
-                        self.turn_back(to.slot, &namespace, reason);
+                        self.turn_back(to.slot, &namespace, barred);
                         return self.join_waiting(to, waiting.unwrap_or_default());
                     }
                 };
@@ -557,23 +563,15 @@ impl Shard {
                 self.bus.post(shard, Mail::Recovery(Box::new(fetch)));
             }
             Recovery::Fetch { from, pid, namespace, since } => {
-                let ghost = self.history.ghosts.get(&pid).copied();
+                let ghost = self.history.ghosts.get(&pid);
                 let missed = ghost.map_or_else(Missed::new, |ghost| {
                     let rooms = self.rooms_of(ghost.slot, &namespace).into_iter().collect();
                     let session = self.conns[ghost.slot as usize].session.as_ref();
                     let sid = session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                     let bytes_max = self.settings.socketio.recovery_session_bytes_max;
-                    let user = self.user_name(ghost.slot);
-                    self.history
-                        .missed(
-                            since,
-                            &namespace,
-                            (sid, pid),
-                            (ghost.was, user.as_deref()),
-                            &rooms,
-                            bytes_max,
-                        )
-                        .unwrap_or_default()
+                    let missed =
+                        self.history.missed(since, &namespace, (sid, pid), ghost.was(), &rooms, bytes_max);
+                    missed.unwrap_or_default()
                 });
                 self.give_up(pid);
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));

@@ -15,7 +15,7 @@ use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
 use crate::message::{Slot, TokenFault, write_socket_id};
 use crate::permissions::Act;
-use crate::rules::{Action, EventLimit};
+use crate::rules::{Action, EventLimit, Over};
 use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
@@ -29,7 +29,27 @@ const NAMESPACE_BYTES_MAX: usize = 200;
 /// The event with which a client brings a token.
 const TOKEN_EVENT: &str = "auth";
 
+/// Why a client may not be in a namespace.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Barred {
+    /// In words for people.
+    reason: &'static str,
+    /// For programs, where it does not change by itself.
+    code: Option<Code>,
+}
+
+impl Barred {
+    fn of(reason: &'static str) -> Barred {
+        Barred { reason, code: None }
+    }
+}
+
 type Attachments<'a> = &'a [Vec<u8>];
+
+/// Bytes of what an event or an answer says, with its attachments.
+fn bytes_of(args: &str, attachments: Attachments<'_>) -> usize {
+    args.len() + attachments.iter().map(Vec::len).sum::<usize>()
+}
 
 impl Shard {
     /// A Socket.IO packet has come, or its part that is text.
@@ -134,7 +154,7 @@ impl Shard {
         match &packet.body {
             Body::Connect(_) => {}
             Body::Disconnect => {
-                if self.has_token(slot, now) {
+                if self.has_token(slot, 0, now) {
                     self.leave_namespace(slot, namespace);
                 }
             }
@@ -142,20 +162,24 @@ impl Shard {
                 stats.events.add(1);
                 self.event(slot, namespace, (name, args), packet.id, attachments, now)
             }
-            // One too many is not listened to, and missing for who asked.
-            Body::Ack { .. } if self.take_token(slot, now).is_err() => self.stats().rate_limited.add(1),
-            Body::Ack { args } => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
+            Body::Ack { args } => match self.take_token(slot, bytes_of(args, attachments), now) {
+                Ok(()) => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
+                // One too many is not listened to, and missing for who asked; nobody waits to be told.
+                Err(excess) if self.settings.over == Over::Close => {
+                    self.turn_down(slot, (excess, Over::Close), None, now);
+                }
+                Err(_) => self.stats().rate_limited.add(1),
+            },
         }
     }
 
-    /// Takes a token for what cannot be refused with an error: a client that has none is closed.
-    fn has_token(&mut self, slot: Slot, now: Time) -> bool {
-        let has_token = self.take_token(slot, now).is_ok();
-        if !has_token {
-            self.stats().rate_limited.add(1);
-            self.fail(slot, CloseCode::Policy, "too many messages a second", Ending::Limit, now);
+    /// Takes a token for what cannot be refused with an error, and has so many bytes: a client that has none is closed.
+    pub(super) fn has_token(&mut self, slot: Slot, bytes: usize, now: Time) -> bool {
+        let taken = self.take_token(slot, bytes, now);
+        if let Err(excess) = taken {
+            self.turn_down(slot, (excess, Over::Close), None, now);
         }
-        has_token
+        taken.is_ok()
     }
 
     /// The numbers of a namespace that the connection is in.
@@ -186,7 +210,7 @@ impl Shard {
             Ok(Checked::Known(())) => {}
             Ok(Checked::Waits) => return,
             Err(denial) => {
-                if self.has_token(slot, now) {
+                if self.has_token(slot, auth.map_or(0, str::len), now) {
                     self.refuse_connect(slot, namespace, denial.reason(), Some(denial.fault.code()));
                 }
                 return;
@@ -206,8 +230,8 @@ impl Shard {
         let settings = self.settings.socketio.clone();
         let pattern = match self.enter_namespace(slot, namespace) {
             Ok(pattern) => pattern,
-            Err(_) if !self.has_token(slot, now) => return,
-            Err(reason) => return self.refuse_namespace(slot, namespace, reason),
+            Err(_) if !self.has_token(slot, auth.map_or(0, str::len), now) => return,
+            Err(barred) => return self.refuse_namespace(slot, namespace, barred),
         };
         let (sid, pid) = (self.new_id(), self.new_id());
         let began = self.history.end();
@@ -232,36 +256,43 @@ impl Shard {
     /// Counts the connection among those that are in the namespace. Answers the place of the pattern that allows it.
     ///
     /// # Errors
-    /// Why it may not be in it, in words for its client.
-    pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, &'static str> {
+    /// Why it may not be in it.
+    pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, Barred> {
         let settings = &self.settings.socketio;
         let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
-            return Err("Invalid namespace");
+            return Err(Barred::of("Invalid namespace"));
         };
+        if !self.may_connect(slot, namespace) {
+            return Err(Barred {
+                reason: "This client may not be in this namespace",
+                code: Some(Code::Forbidden),
+            });
+        }
         let joined = self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
         if joined >= settings.namespaces_per_connection_max {
-            return Err("Too many namespaces");
+            return Err(Barred::of("Too many namespaces"));
         }
         let most =
             allowance.connections_max.map_or(settings.connections_per_namespace_max, |most| most as usize);
         let key = room_key(namespace, "");
         let (room, before) =
             self.bus.enter_namespace(self.id, &key, settings.namespaces_max).map_err(|full| match full {
-                DirectoryFull::Rooms => "The server holds as many rooms as it may",
-                DirectoryFull::Namespaces => "The server holds as many namespaces as it may",
+                DirectoryFull::Rooms => Barred::of("The server holds as many rooms as it may"),
+                DirectoryFull::Namespaces => Barred::of("The server holds as many namespaces as it may"),
             })?;
         if most > 0 && before as usize >= most {
             let last_here = self.rooms.members(room).is_empty();
             self.bus.exit(self.id, room, last_here);
-            return Err("The namespace is full");
+            return Err(Barred::of("The namespace is full"));
         }
         self.rooms.join(&mut self.conns, slot, room);
         Ok(pattern)
     }
 
     /// Tells a client that it may not be in a namespace.
-    pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, reason: &str) {
-        self.refuse_connect(slot, namespace, reason, None);
+    pub(super) fn refuse_namespace(&mut self, slot: Slot, namespace: &str, barred: Barred) {
+        let Barred { reason, code } = barred;
+        self.refuse_connect(slot, namespace, reason, code.map(Code::as_str));
     }
 
     fn refuse_connect(&mut self, slot: Slot, namespace: &str, reason: &str, code: Option<&str>) {
@@ -313,11 +344,12 @@ impl Shard {
         attachments: Attachments<'_>,
         now: Time,
     ) {
-        if let Err(retry_ms) = self.take_token(slot, now) {
-            let refusal = Refusal::new(Code::RateLimited, "too many messages a second").with_retry(retry_ms);
-            return self.answer_refusal(slot, namespace, id, &refusal);
+        let bytes = bytes_of(args, attachments);
+        if let Err(excess) = self.take_token(slot, bytes, now) {
+            let refusal = self.turn_down(slot, (excess, self.settings.over), id, now);
+            return self.answer_excess(slot, namespace, id, refusal);
         }
-        if let Err(refusal) = self.count_event(slot, (Some(namespace), name), |_| true, id, now) {
+        if let Err(refusal) = self.count_event(slot, (Some(namespace), name, bytes), |_| true, id, now) {
             return self.answer_excess(slot, namespace, id, refusal);
         }
         let settings = self.settings.socketio.clone();
@@ -347,7 +379,7 @@ impl Shard {
                         // What is published may have a name of its own. Limits on all events have counted it.
                         if let Command::Publish(publish) = &command
                             && publish.event != name
-                            && let event = (Some(namespace), &*publish.event)
+                            && let event = (Some(namespace), &*publish.event, bytes)
                             && let is_named = (|limit: &EventLimit| limit.event.is_some())
                             && let Err(refusal) = self.count_event(slot, event, is_named, id, now)
                         {

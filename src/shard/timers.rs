@@ -9,7 +9,7 @@ use crate::time::Time;
 /// One timer for each slot. Timers reach [`Wheel::AHEAD_MS_MAX`] into the future; what is set further fires then.
 #[derive(Debug)]
 pub struct Wheel {
-    /// By slot. Grows to the highest slot that ever had a timer: 12 bytes each.
+    /// By slot: 12 bytes each. Grows to the highest slot that ever had a timer.
     links: Vec<Link>,
     levels: [Level; 3],
     /// Every timer due at or before this tick has fired.
@@ -42,10 +42,11 @@ impl Wheel {
     /// How far ahead a timer can be set, in milliseconds: four and a half hours.
     pub const AHEAD_MS_MAX: u32 = (1 << (3 * LIST_BITS)) - (1 << (2 * LIST_BITS)) - 1;
 
-    /// A wheel that stands at `now`.
-    pub fn new(now: Time) -> Wheel {
+    /// A wheel that stands at `now`, with space reserved for this many slots.
+    pub fn new(reserved: usize, now: Time) -> Wheel {
         let level = || Level { heads: [NONE; LISTS], filled: [0; LISTS / 64] };
-        Wheel { links: Vec::new(), levels: [level(), level(), level()], tick: now.ms32(), armed: 0 }
+        let links = Vec::with_capacity(reserved);
+        Wheel { links, levels: [level(), level(), level()], tick: now.ms32(), armed: 0 }
     }
 
     /// Sets the timer of `slot` to fire `ahead_ms` after `now`, in place of what it was set to.
@@ -208,7 +209,7 @@ mod tests {
         // Once from an ordinary start and once so that the 32-bit tick wraps on the way.
         for start_ms in [1000, (1_u64 << 32) - 30_000] {
             let mut now = Time::from_ms(start_ms);
-            let mut wheel = Wheel::new(now);
+            let mut wheel = Wheel::new(0, now);
             let mut model: BTreeMap<Slot, u64> = BTreeMap::new();
             let mut random = 0x9e37_79b9_7f4a_7c15_u64 ^ start_ms;
             let mut next = |below: u64| {
@@ -253,7 +254,7 @@ mod tests {
     #[test]
     fn sleeping_until_told_fires_everything_in_order() {
         let mut now = Time::from_ms(7);
-        let mut wheel = Wheel::new(now);
+        let mut wheel = Wheel::new(0, now);
         // Those with 504 and 65,528 are due at the tick at which a list of a coarser level is sorted.
         let spans =
             [0, 1, 255, 256, 257, 504, 511, 25_000, 65_528, 65_535, 65_536, 65_537, 3_600_000, 16_000_000];

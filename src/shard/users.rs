@@ -1,23 +1,25 @@
 //! Who a connection is, once a token has shown that: where the connections of a user are, what they may do, and when it is over.
 
 use super::callouts::{Callout, Checked, Denial, RETRY_MS, What, auth_of_application};
-use super::conn::{Conn, Stage};
+use super::conn::Stage;
 use super::{CloseCode, Ending, Shard};
-use crate::auth::{User, Vouched};
+use crate::auth::{Ip, Room, User, Vouched};
 use crate::bus::callouts::Verdict;
-use crate::bus::directory::{namespace_of, room_of};
+use crate::bus::directory::{namespace_of, room_key, room_of};
+use crate::bus::inquiry::LOOKED_AT_MAX;
 use crate::bus::outside::ANYWHERE;
 use crate::dialect::Dialect;
 use crate::dialect::native::{Code, Refusal};
-use crate::message::{Slot, TokenFault};
+use crate::message::{Reject, Slot, TokenFault};
 use crate::permissions::{Act, Actor, Permissions};
 use crate::time::{Bucket, Time};
 use crate::token::Tokens;
 use crate::wire::http::Request;
+use compact_str::CompactString;
 use hashbrown::HashTable;
 use serde::Deserialize;
-use slab::Slab;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -39,68 +41,92 @@ pub struct Access {
     pub callout: Option<Callout>,
 }
 
-/// Where the connections of users are. Some twenty bytes for each: an entry for each user, and a list through all of its connections,
-/// so that coming and going cost the same however many one user has.
+/// Whose a connection is to be, counted by the gate or about to be.
+#[derive(Debug)]
+pub(super) struct Identity {
+    user: Arc<User>,
+    /// Rooms that it joins at once.
+    rooms: Vec<Room>,
+}
+
+/// Who connections are, and where those of a user are. Some thirty bytes for each, and nothing for others while nobody is a user: an entry
+/// for each user, and a list through all of its connections, so that coming and going cost the same however many one user has.
 #[derive(Debug, Default)]
 pub struct Users {
     /// A part of the name's hash, and the first connection of the list.
     heads: HashTable<(u32, Slot)>,
-    /// By slot. Grows to the highest slot that ever had a user.
+    /// By slot. Grows to the highest slot that has had a user, and is given back when nobody is one any more.
     links: Vec<Link>,
     connections: usize,
+    /// Rooms that tokens name, until the sessions are in the namespace that the rooms are in.
+    rooms: HashMap<Slot, Vec<CompactString>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A connection's place in the list of its user. The others are unset exactly when there is no user.
+#[derive(Clone, Debug)]
 struct Link {
+    user: Option<Arc<User>>,
     next: Slot,
     before: Slot,
 }
 
 const NONE: Slot = Slot::MAX;
 
+impl Link {
+    const UNSET: Link = Link { user: None, next: NONE, before: NONE };
+}
+
 impl Users {
-    /// Adds a connection, which has a user. `tag` is a part of a keyed hash of the user's name.
-    fn insert(&mut self, conns: &Slab<Conn>, tag: u32, slot: Slot) {
+    /// Adds a connection of a user. `tag` is a part of a keyed hash of the user's name.
+    fn insert(&mut self, tag: u32, slot: Slot, user: Arc<User>) {
         if self.links.len() <= slot as usize {
-            self.links.resize(slot as usize + 1, Link { next: NONE, before: NONE });
+            self.links.resize(slot as usize + 1, Link::UNSET);
         }
         self.connections += 1;
-        let name = name_of(conns, slot);
-        let Some(head) = self.head(conns, tag, name) else {
-            self.links[slot as usize] = Link { next: NONE, before: NONE };
+        let Some(head) = self.head(tag, &user.name) else {
+            self.links[slot as usize].user = Some(user);
             self.heads.insert_unique(spread(tag), (tag, slot), |(tag, _)| spread(*tag));
             return;
         };
         // Behind the head, which stays.
         let next = std::mem::replace(&mut self.links[head as usize].next, slot);
-        self.links[slot as usize] = Link { next, before: head };
+        self.links[slot as usize] = Link { user: Some(user), next, before: head };
         if next != NONE {
             self.links[next as usize].before = slot;
         }
     }
 
-    /// Takes a connection away.
-    fn remove(&mut self, tag: u32, slot: Slot) {
-        let Link { next, before } = self.links[slot as usize];
+    /// A connection of a user has brought another token of the same one.
+    fn renew(&mut self, slot: Slot, user: Arc<User>) {
+        self.links[slot as usize].user = Some(user);
+    }
+
+    /// Takes a connection away. Answers whose it was.
+    fn remove(&mut self, tag: u32, slot: Slot) -> Option<Arc<User>> {
+        let Link { user, next, before } = std::mem::replace(self.links.get_mut(slot as usize)?, Link::UNSET);
         self.connections -= 1;
+        self.rooms.remove(&slot);
         if next != NONE {
             self.links[next as usize].before = before;
         }
         if before != NONE {
             self.links[before as usize].next = next;
-            return;
-        }
-        if let Ok(mut entry) = self.heads.find_entry(spread(tag), |entry| *entry == (tag, slot)) {
+        } else if let Ok(mut entry) = self.heads.find_entry(spread(tag), |entry| *entry == (tag, slot)) {
             if next != NONE {
                 entry.get_mut().1 = next;
-                return;
-            }
-            entry.remove();
-            if self.heads.is_empty() {
-                self.heads.shrink_to(0, |_| 0);
-                self.links = Vec::new();
+            } else {
+                entry.remove();
             }
         }
+        if self.connections == 0 {
+            *self = Users::default();
+        }
+        user
+    }
+
+    /// Who a connection is, if that is known.
+    pub fn of(&self, slot: Slot) -> Option<&Arc<User>> {
+        self.links.get(slot as usize)?.user.as_ref()
     }
 
     /// How many connections have a user.
@@ -109,18 +135,15 @@ impl Users {
     }
 
     /// One of the connections of the user called `name`.
-    fn head(&self, conns: &Slab<Conn>, tag: u32, name: &str) -> Option<Slot> {
-        let is_head = |entry: &(u32, Slot)| entry.0 == tag && name_of(conns, entry.1) == name;
+    fn head(&self, tag: u32, name: &str) -> Option<Slot> {
+        let is_head =
+            |entry: &(u32, Slot)| entry.0 == tag && self.of(entry.1).is_some_and(|user| user.name == name);
         self.heads.find(spread(tag), is_head).map(|(_, slot)| *slot)
     }
 
     fn from(&self, head: Option<Slot>) -> impl Iterator<Item = Slot> {
         std::iter::successors(head, |slot| Some(self.links[*slot as usize].next).filter(|next| *next != NONE))
     }
-}
-
-fn name_of(conns: &Slab<Conn>, slot: Slot) -> &str {
-    conns.get(slot as usize).and_then(|conn| conn.user.as_ref()).map_or("", |user| &user.name)
 }
 
 fn spread(tag: u32) -> u64 {
@@ -189,7 +212,7 @@ impl Shard {
         }
         let token = auth.and_then(token_in);
         // Of somebody who is known already, what is no token is the application's.
-        let may_be_credential = token.is_some() || self.conns[slot as usize].user.is_none();
+        let may_be_credential = token.is_some() || self.users.of(slot).is_none();
         if may_be_credential && auth.is_some() && self.is_for_backend(token.as_deref()) {
             let said = auth.and_then(auth_of_application);
             if token.is_some() || said.is_some() {
@@ -233,51 +256,95 @@ impl Shard {
         checked
     }
 
-    /// Makes a connection that of a user. The one place where it gets its user, but for a session that moves with its own.
+    /// Lets a connection in from `ip`, and counts it as one of the user that was vouched for in its request.
+    ///
+    /// # Errors
+    /// Which limit is in its way; then it is counted nowhere.
+    pub(super) fn admit(&mut self, ip: Ip, vouched: Option<Vouched>) -> Result<Option<Identity>, Reject> {
+        self.gate.admit(ip)?;
+        let Some(vouched) = vouched else { return Ok(None) };
+        let identity = self.identity(vouched);
+        match self.gate.admit_user(&identity.user) {
+            Ok(()) => Ok(Some(identity)),
+            Err(reject) => {
+                self.gate.dismiss(ip);
+                Err(reject)
+            }
+        }
+    }
+
+    /// Makes an open connection that of a user.
     ///
     /// # Errors
     /// When it is another user's already, or the user has as many connections as allowed.
     pub(super) fn identify(&mut self, slot: Slot, vouched: Vouched, now: Time) -> Result<(), TokenFault> {
-        let Vouched { user, rooms } = vouched;
-        let before = self.conns[slot as usize].user.as_ref();
-        if before.is_some_and(|before| before.name != user.name) {
+        let before = self.users.of(slot).cloned();
+        if before.as_ref().is_some_and(|before| before.name != vouched.user.name) {
             self.stats().token_faults[TokenFault::OtherUser.index()].add(1);
             return Err(TokenFault::OtherUser);
         }
-        let is_new = before.is_none();
-        let tag = self.tag(&user.name);
-        // Most connections of a user come with one token: they share what it said.
-        let head = self.users.head(&self.conns, tag, &user.name);
-        let shared =
-            head.and_then(|head| self.conns[head as usize].user.clone()).filter(|other| **other == user);
-        let user = shared.unwrap_or_else(|| Arc::new(user));
-        if is_new && self.gate.admit_user(&user).is_err() {
-            self.stats().token_faults[TokenFault::PerUser.index()].add(1);
-            return Err(TokenFault::PerUser);
+        let identity = self.identity(vouched);
+        match before {
+            Some(before) => self.gate.renew_user(&before, &identity.user),
+            None if self.gate.admit_user(&identity.user).is_err() => {
+                self.stats().token_faults[TokenFault::PerUser.index()].add(1);
+                return Err(TokenFault::PerUser);
+            }
+            None => {}
         }
-        self.conns[slot as usize].user = Some(user);
+        self.assume(slot, identity, now);
+        Ok(())
+    }
+
+    /// Most connections of a user come with one token: they share what it said.
+    fn identity(&self, vouched: Vouched) -> Identity {
+        let Vouched { user, rooms } = vouched;
+        let head = self.users.head(self.tag(&user.name), &user.name);
+        let shared = head.and_then(|head| self.users.of(head).cloned()).filter(|other| **other == user);
+        Identity { user: shared.unwrap_or_else(|| Arc::new(user)), rooms }
+    }
+
+    /// A connection that the gate has counted for a user is that user's. The one place where it gets its user, but for a session that moves
+    /// with its own.
+    pub(super) fn assume(&mut self, slot: Slot, identity: Identity, now: Time) {
+        let Identity { user, rooms } = identity;
+        if !self.conns[slot as usize].is_open() {
+            // It ended as it began.
+            return self.gate.dismiss_user(&user);
+        }
+        let tag = self.tag(&user.name);
+        let is_new = self.users.of(slot).is_none();
         if is_new {
-            self.users.insert(&self.conns, tag, slot);
+            self.users.insert(tag, slot, user);
             let (_, burst) = self.rate(slot);
             self.conns[slot as usize].bucket = Bucket::full(burst, now);
+        } else {
+            self.users.renew(slot, user);
         }
-        let conn = &mut self.conns[slot as usize];
-        match &mut conn.session {
-            Some(session) => {
-                session.rooms = (!rooms.is_empty()).then(|| Box::new(rooms));
+        let rooms: Vec<CompactString> =
+            rooms.iter().map(|room| room_key(&room.namespace, &room.name).as_ref().into()).collect();
+        let conn = &self.conns[slot as usize];
+        match &conn.session {
+            Some(_) => {
+                if rooms.is_empty() {
+                    self.users.rooms.remove(&slot);
+                } else {
+                    self.users.rooms.insert(slot, rooms);
+                }
                 self.join_rooms_of_token(slot);
                 self.arm_session(slot, now);
             }
             None => {
                 if conn.stage == Stage::Open(Dialect::Native) {
-                    self.join_granted(slot, &rooms);
+                    let here: Vec<CompactString> =
+                        rooms.into_iter().filter(|room| namespace_of(room) == "/").collect();
+                    self.join_granted(slot, &here);
                 }
                 if !self.conns[slot as usize].pinged {
                     self.arm_open(slot, now, self.settings.ping_interval_ms);
                 }
             }
         }
-        Ok(())
     }
 
     /// A connection has no user any more: it is closed, or is about to be. The one place where it loses its user.
@@ -289,23 +356,43 @@ impl Shard {
 
     /// A session has moved from one connection to another, and its user with it.
     pub(super) fn move_user(&mut self, from: Slot, to: Slot) {
+        let rooms = self.users.rooms.remove(&from);
         let Some(user) = self.take_user(from) else { return };
-        let tag = self.tag(&user.name);
-        self.conns[to as usize].user = Some(user);
-        self.users.insert(&self.conns, tag, to);
+        self.users.insert(self.tag(&user.name), to, user);
+        self.users.rooms.extend(rooms.map(|rooms| (to, rooms)));
     }
 
     fn take_user(&mut self, slot: Slot) -> Option<Arc<User>> {
-        let user = self.conns[slot as usize].user.take()?;
-        let tag = self.tag(&user.name);
-        self.users.remove(tag, slot);
-        Some(user)
+        let tag = self.tag(&self.users.of(slot)?.name);
+        self.users.remove(tag, slot)
     }
 
-    /// The connections here of the user called `name` that are in a namespace.
+    /// Users with connections here, each once: those whose first connection is in one of the slots from `from` on, of which at most
+    /// [`LOOKED_AT_MAX`] are looked at. Answers where to go on, unless that was all.
+    pub(super) fn users_from(&self, from: Slot, most: usize) -> (Vec<Box<str>>, Option<Slot>) {
+        let slots = self.users.links.len() as Slot;
+        let end = slots.min(from.saturating_add(LOOKED_AT_MAX));
+        let mut names = Vec::new();
+        let mut slot = from;
+        while slot < end && names.len() < most {
+            if let Some(user) = self.users.of(slot)
+                && self.users.links[slot as usize].before == NONE
+            {
+                names.push(user.name.as_str().into());
+            }
+            slot += 1;
+        }
+        (names, (slot < slots).then_some(slot))
+    }
+
+    /// All connections here of the user called `name`.
+    pub(super) fn all_of(&self, name: &str) -> impl Iterator<Item = Slot> {
+        self.users.from(self.users.head(self.tag(name), name))
+    }
+
+    /// The connections here of the user called `name` that are in a namespace, or [anywhere](ANYWHERE).
     pub(super) fn connections_of(&self, name: &str, namespace: &str) -> impl Iterator<Item = Slot> {
-        let head = self.users.head(&self.conns, self.tag(name), name);
-        self.users.from(head).filter(move |slot| {
+        self.all_of(name).filter(move |slot| {
             let conn = &self.conns[*slot as usize];
             match &conn.session {
                 _ if namespace == ANYWHERE => true,
@@ -315,17 +402,19 @@ impl Shard {
         })
     }
 
-    /// Makes a session a member of the rooms that its token names, once it is in the main namespace, whose they are.
+    /// Makes a session a member of the rooms that its token names, of those whose namespace it is in.
     pub(super) fn join_rooms_of_token(&mut self, slot: Slot) {
-        let Some(session) = &mut self.conns[slot as usize].session else { return };
-        if session.joined("/").is_some()
-            && let Some(rooms) = session.rooms.take()
-        {
-            self.join_granted(slot, &rooms);
+        let Some(rooms) = self.users.rooms.remove(&slot) else { return };
+        let Some(session) = &self.conns[slot as usize].session else { return };
+        let (here, others): (Vec<_>, Vec<_>) =
+            rooms.into_iter().partition(|room| session.joined(namespace_of(room)).is_some());
+        if !others.is_empty() {
+            self.users.rooms.insert(slot, others);
         }
+        self.join_granted(slot, &here);
     }
 
-    fn join_granted(&mut self, slot: Slot, rooms: &[compact_str::CompactString]) {
+    fn join_granted(&mut self, slot: Slot, rooms: &[CompactString]) {
         let rooms: Vec<Cow<'_, str>> = rooms.iter().map(|room| room.as_str().into()).collect();
         // Nobody asked for them, so nobody is told when the connection or the server is in as many rooms as it may be: none is joined.
         if let Err(refusal) = self.join(slot, &rooms) {
@@ -335,33 +424,48 @@ impl Shard {
 
     /// True when a connection may do nothing because nobody knows who it is.
     pub(super) fn lacks_user(&self, slot: Slot) -> bool {
-        self.settings.access.required && self.conns[slot as usize].user.is_none()
+        self.settings.access.required && self.users.of(slot).is_none()
     }
 
     /// Why a connection may not `act` on one of these rooms, if so. Rooms go by their names in the directory.
     pub(super) fn forbid(&self, slot: Slot, rooms: &[Cow<'_, str>], act: Act) -> Option<Refusal<'static>> {
         let permissions = &self.settings.access.permissions;
-        let user = self.conns[slot as usize].user.as_deref();
+        let user = self.users.of(slot);
         if permissions.is_empty() && user.is_none_or(|user| user.granted.is_none()) {
             return None;
         }
-        let actor = user.map_or_else(Actor::default, User::actor);
+        let actor = user.map_or_else(Actor::default, |user| user.actor());
         let is_allowed = |key: &Cow<'_, str>| permissions.allow(&actor, namespace_of(key), room_of(key), act);
         let message = match act {
             Act::Join => "this client may not join this room",
             Act::Publish => "this client may not publish to this room",
             Act::Presence => "this client may not see who is in this room",
+            Act::Connect => "this client may not be in this namespace",
         };
         (!rooms.iter().all(is_allowed)).then(|| Refusal::new(Code::Forbidden, message))
     }
 
+    /// True when a connection may be in a namespace.
+    pub(super) fn may_connect(&self, slot: Slot, namespace: &str) -> bool {
+        let user = self.users.of(slot).map(Arc::as_ref);
+        let actor = user.map_or_else(Actor::default, User::actor);
+        self.settings.access.permissions.admit(&actor, namespace)
+    }
+
     /// Messages a second of a connection and how many at once, as its token or else the configuration says; 0 for no limit.
     pub(super) fn rate(&self, slot: Slot) -> (u32, u32) {
-        let user = self.conns[slot as usize].user.as_ref();
-        let granted = user.and_then(|user| user.granted.as_ref()?.messages_per_second_max);
+        let granted = self.users.of(slot).and_then(|user| user.granted.as_ref()?.messages_per_second_max);
         granted.map_or((self.settings.messages_per_second_max, self.settings.messages_burst_max), |rate| {
             (rate, rate)
         })
+    }
+
+    /// Bytes of messages a second of a connection and how many at once, likewise.
+    pub(super) fn byte_rate(&self, slot: Slot) -> (u32, u32) {
+        let user = self.users.of(slot);
+        let granted = user.and_then(|user| user.granted.as_ref()?.bytes_per_second_max);
+        let configured = (self.settings.bytes_per_second_max, self.settings.bytes_burst_max);
+        granted.map_or(configured, |rate| (rate, rate))
     }
 
     /// Sets the timer of an open connection that is not a session, which has no ping under way: no later than its token is over, or has to be there.
@@ -378,7 +482,7 @@ impl Shard {
 
     /// For how long the token of a connection is good, in milliseconds; `None` for ever, and where there is none.
     pub(super) fn token_left_ms(&self, slot: Slot, now: Time) -> Option<u32> {
-        let user = self.conns[slot as usize].user.as_ref().filter(|user| user.expires_at_s < u64::MAX)?;
+        let user = self.users.of(slot).filter(|user| user.expires_at_s < u64::MAX)?;
         let tokens = self.settings.access.tokens.as_ref()?;
         let left_ms = tokens.good_until_ms(user.expires_at_s).saturating_sub(tokens.unix_ms(now));
         Some(u32::try_from(left_ms).unwrap_or(u32::MAX))
@@ -456,10 +560,6 @@ mod tests {
     #[test]
     fn it_agrees_with_plain_sets() {
         const SLOTS: usize = 30;
-        let mut conns: Slab<Conn> = Slab::new();
-        for stamp in 0..SLOTS {
-            conns.insert(Conn::new(stamp as u32, Default::default(), Time::default()));
-        }
         let mut users = Users::default();
         let mut model: BTreeMap<String, BTreeSet<Slot>> = BTreeMap::new();
         let mut random = 0x0123_4567_89ab_cdef_u64;
@@ -471,18 +571,18 @@ mod tests {
             random ^= random << 17;
             let slot = (random % SLOTS as u64) as Slot;
             let name = "u".repeat((random >> 32) as usize % 5 + 1);
-            match conns[slot as usize].user.take() {
-                Some(user) => {
-                    users.remove(tag(&user.name), slot);
-                    assert!(model.get_mut(&*user.name).expect("a user").remove(&slot));
+            match users.of(slot).map(|user| user.name.clone()) {
+                Some(name) => {
+                    let user = users.remove(tag(&name), slot).expect("it has one");
+                    assert!(users.of(slot).is_none() && user.name == name);
+                    assert!(model.get_mut(&*name).expect("a user").remove(&slot));
                 }
                 None => {
-                    conns[slot as usize].user = Some(Arc::new(User::named(&name)));
-                    users.insert(&conns, tag(&name), slot);
+                    users.insert(tag(&name), slot, Arc::new(User::named(&name)));
                     model.entry(name.clone()).or_default().insert(slot);
                 }
             }
-            let found: Vec<Slot> = users.from(users.head(&conns, tag(&name), &name)).collect();
+            let found: Vec<Slot> = users.from(users.head(tag(&name), &name)).collect();
             let expected = model.get(&name).cloned().unwrap_or_default();
             assert_eq!((found.len(), BTreeSet::from_iter(found)), (expected.len(), expected));
             assert_eq!(users.connections(), model.values().map(BTreeSet::len).sum::<usize>());

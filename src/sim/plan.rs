@@ -2,7 +2,7 @@
 
 use crate::auth::Rules;
 use crate::dialect::Paths;
-use crate::rules::{self, Action, Namespaces, Pattern, Rule};
+use crate::rules::{self, Action, Namespaces, Over, Pattern, Rule};
 use crate::shard::engineio::Cors;
 use crate::shard::{OutboxPolicy, Settings, SocketIo};
 use crate::time::Time;
@@ -157,6 +157,9 @@ impl Plan {
             messages_per_frame_max: *random.pick(&[2, 1_024]),
             messages_per_second_max: *random.pick(&[0, 0, 0, 20, 200]),
             messages_burst_max: *random.pick(&[5, 40]),
+            bytes_per_second_max: 0,
+            bytes_burst_max: 0,
+            over: Over::Error,
             rooms_per_connection_max: *random.pick(&[2, 4, 1_024]),
             room_name_bytes_max: *random.pick(&[40, 200]),
             // Whom a full pool hits depends on how the pool grows; the fuzzer tries small ones.

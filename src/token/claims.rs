@@ -2,7 +2,7 @@
 //! nearly the same names.
 
 use super::{Settings, Text};
-use crate::auth::{Granted, User, Vouched};
+use crate::auth::{Granted, Room, User, Vouched};
 use crate::dialect::native::name_fault;
 use crate::message::TokenFault;
 use crate::permissions::{Acts, Grant, RoomPattern};
@@ -16,6 +16,8 @@ use std::fmt;
 
 /// The longest name of a user or a role, in bytes.
 pub const NAME_BYTES_MAX: usize = 200;
+/// The longest name of a namespace, in bytes.
+const NAMESPACE_BYTES_MAX: usize = 200;
 /// The most permissions, and the most roles, of one token.
 pub const GRANTS_MAX: usize = 64;
 
@@ -42,7 +44,7 @@ pub(super) struct Claims<'a> {
     /// `aud`.
     pub(super) audience: Option<Audience>,
     user: Option<UserName<'a>>,
-    rooms: Option<Vec<Text<'a>>>,
+    rooms: Option<Vec<RoomClaim<'a>>>,
     permissions: Option<Vec<GrantClaim>>,
     roles: Option<Vec<Box<str>>>,
     limits: Option<LimitsClaim>,
@@ -67,7 +69,7 @@ enum GrantClaim {
     Short(String),
     Long {
         namespace: Option<String>,
-        rooms: String,
+        rooms: Option<String>,
         allow: Vec<String>,
     },
 }
@@ -75,7 +77,22 @@ enum GrantClaim {
 #[derive(Debug, Default, Deserialize)]
 struct LimitsClaim {
     messages_per_second_max: Option<u32>,
+    bytes_per_second_max: Option<u32>,
     connections_max: Option<u32>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum RoomClaim<'a> {
+    /// A room of the main namespace.
+    Main(#[serde(borrow)] Text<'a>),
+    /// Rooms of another.
+    Of {
+        #[serde(borrow)]
+        namespace: Text<'a>,
+        #[serde(borrow)]
+        rooms: Vec<Text<'a>>,
+    },
 }
 
 /// Whom a token is for.
@@ -113,11 +130,11 @@ impl<'a> Claims<'a> {
             Some(UserName::Number(number)) => compact_str::format_compact!("{number}"),
             None => return Err(TokenFault::Claims),
         };
-        let rooms: Vec<CompactString> =
-            self.rooms.unwrap_or_default().into_iter().map(|Text(room)| room.into()).collect();
+        let rooms = self.rooms.unwrap_or_default().into_iter().map(RoomClaim::meaning);
+        let rooms = rooms.collect::<Option<Vec<_>>>().ok_or(TokenFault::Claims)?.concat();
         let is_name = |name: &str| name_fault(name, NAME_BYTES_MAX).is_none();
         let are_rooms = rooms.len() <= settings.rooms_max
-            && rooms.iter().all(|room| name_fault(room, settings.room_name_bytes_max).is_none());
+            && rooms.iter().all(|room| name_fault(&room.name, settings.room_name_bytes_max).is_none());
         let roles = self.roles.unwrap_or_default();
         let are_roles = roles.len() <= GRANTS_MAX && roles.iter().all(|role| is_name(role));
         let permissions = self
@@ -131,8 +148,11 @@ impl<'a> Claims<'a> {
         if !is_name(&user) || !are_rooms || !are_roles {
             return Err(TokenFault::Claims);
         }
-        let LimitsClaim { messages_per_second_max, connections_max } = self.limits.unwrap_or_default();
-        let granted = Granted { roles: roles.into(), permissions, messages_per_second_max, connections_max };
+        let LimitsClaim { messages_per_second_max, bytes_per_second_max, connections_max } =
+            self.limits.unwrap_or_default();
+        let roles = roles.into();
+        let granted =
+            Granted { roles, permissions, messages_per_second_max, bytes_per_second_max, connections_max };
         // Rounded up: it is good until then. What lies beyond any date is never.
         let expires_at_s = self.expires_s.map(|expires_s| expires_s.ceil() as u64);
         let granted = (granted != Granted::default()).then(|| Box::new(granted));
@@ -140,6 +160,20 @@ impl<'a> Claims<'a> {
             user: User { name: user, expires_at_s: expires_at_s.unwrap_or(u64::MAX), granted },
             rooms,
         })
+    }
+}
+
+impl RoomClaim<'_> {
+    fn meaning(self) -> Option<Vec<Room>> {
+        let (namespace, rooms) = match self {
+            RoomClaim::Main(room) => (CompactString::const_new("/"), vec![room]),
+            RoomClaim::Of { namespace: Text(namespace), rooms } => (namespace.into(), rooms),
+        };
+        let is_one = namespace.len() <= NAMESPACE_BYTES_MAX
+            && !namespace.contains('*')
+            && Pattern::parse(&namespace).is_some();
+        let room = |Text(name): Text<'_>| Room { namespace: namespace.clone(), name: name.into() };
+        is_one.then(|| rooms.into_iter().map(room).collect())
     }
 }
 
@@ -153,7 +187,11 @@ impl GrantClaim {
                     None => None,
                 };
                 let acts = Acts::parse(allow.iter().map(String::as_str))?;
-                Some(Grant { namespace, rooms: RoomPattern::parse(&rooms)?, acts })
+                let rooms = match rooms {
+                    Some(text) => Some(RoomPattern::parse(&text)?),
+                    None => None,
+                };
+                Grant::new(namespace, rooms, acts)
             }
         }
     }

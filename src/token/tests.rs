@@ -3,7 +3,7 @@
 use super::claims::{GRANTS_MAX, NAME_BYTES_MAX, Said};
 use super::keys::{KeySource, Place};
 use super::*;
-use crate::auth::User;
+use crate::auth::{Room, User};
 use crate::permissions::{Act, Permissions};
 use serde_json::{Value, json};
 
@@ -69,23 +69,23 @@ fn check(tokens: &Tokens, token: &str) -> Result<String, TokenFault> {
 #[test]
 fn a_good_token_says_who_one_is_and_what_one_may_do() {
     let claims = json!({
-        "rooms": ["a", "räume"],
-        "permissions": ["join:a:*", {"namespace": "/guild/*", "rooms": "*", "allow": ["publish"]}],
+        "rooms": ["a", {"namespace": "/chat", "rooms": ["räume"]}],
+        "permissions": ["join:a:*", {"namespace": "/staff", "allow": ["connect"]}, {"namespace": "/guild/*", "rooms": "*", "allow": ["publish"]}],
         "roles": ["admin"],
-        "limits": {"messages_per_second_max": 5, "connections_max": 2, "else": 1},
+        "limits": {"messages_per_second_max": 5, "bytes_per_second_max": 9, "connections_max": 2, "else": 1},
         "nbf": NOW_S, "iat": 3.5, "whatever": {"a": [1]},
     });
     let Vouched { user, rooms } = plain().check(&with(claims), Time::default()).expect("it is good");
-    assert_eq!(
-        (&*user.name, user.expires_at_s, rooms.as_slice()),
-        ("7", NOW_S + 60, &["a", "räume"].map(Into::into)[..])
-    );
+    let room = |namespace: &str, name: &str| Room { namespace: namespace.into(), name: name.into() };
+    assert_eq!((&*user.name, user.expires_at_s), ("7", NOW_S + 60));
+    assert_eq!(rooms, [room("/", "a"), room("/chat", "räume")]);
     let allows = |namespace, room, act| Permissions::default().allow(&user.actor(), namespace, room, act);
     assert!(allows("/", "a:1", Act::Join) && !allows("/", "a:1", Act::Publish));
     assert!(allows("/guild/1", "x", Act::Publish));
     assert_eq!(user.actor().roles, [Box::<str>::from("admin")]);
     let granted = user.granted.expect("there is more");
     assert_eq!((granted.messages_per_second_max, granted.connections_max), (Some(5), Some(2)));
+    assert_eq!(granted.bytes_per_second_max, Some(9));
     let bare = plain().check(&with(json!({})), Time::default()).expect("it is good").user;
     assert_eq!(bare, User { expires_at_s: NOW_S + 60, ..User::named("7") });
     assert_eq!(check(&plain(), &with(json!({"sub": 12}))), Ok("12".to_owned()), "some number their users");
@@ -234,6 +234,13 @@ fn claims_are_bounded_and_of_their_types() {
         json!({"rooms": ["a", "b", "c", "d"]}),
         json!({"rooms": ["a".repeat(21)]}),
         json!({"rooms": ["\u{0}"]}),
+        json!({"rooms": [{"namespace": "/a", "rooms": ["a", "b"]}, {"namespace": "/b", "rooms": ["a", "b"]}]}),
+        json!({"rooms": [{"namespace": "/a"}]}),
+        json!({"rooms": [{"namespace": "a", "rooms": ["a"]}]}),
+        json!({"rooms": [{"namespace": "/*", "rooms": ["a"]}]}),
+        json!({"rooms": [{"namespace": "/".repeat(201), "rooms": ["a"]}]}),
+        json!({"permissions": ["connect:a"]}),
+        json!({"permissions": [{"allow": ["join"]}]}),
         json!({"permissions": ["join"]}),
         json!({"permissions": [{"rooms": "a"}]}),
         json!({"permissions": [{"rooms": "a", "allow": ["fly"]}]}),
@@ -300,7 +307,7 @@ fn an_answer_of_the_backend_means_what_a_token_means() {
         "limits": {"messages_per_second_max": 5},
     }));
     assert_eq!((&*full.user.name, full.user.expires_at_s), ("7", NOW_S + 91));
-    assert_eq!(full.rooms, ["a"]);
+    assert_eq!(full.rooms, [Room { namespace: "/".into(), name: "a".into() }]);
     let actor = full.user.actor();
     assert!(Permissions::default().allow(&actor, "/", "b", Act::Join));
     assert!(!Permissions::default().allow(&actor, "/", "c", Act::Join));

@@ -135,6 +135,7 @@ struct Lines<'a> {
     close: bool,
     connection_upgrade: bool,
     upgrade_websocket: bool,
+    length: Option<usize>,
     body: Body,
     content_type: &'a str,
     accepts_gzip: bool,
@@ -195,15 +196,14 @@ impl<'a> Lines<'a> {
         let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let length = text.parse().ok().filter(|_| is_number);
         let length = length.ok_or(Reject::Malformed("Content-Length is not a number of bytes"))?;
-        match self.body {
-            // Two lengths, or a length and chunks, are how requests are smuggled past a proxy (RFC 9112 section 6.3).
-            Body::Length(other) if other != length => Err(Reject::Malformed("there are two Content-Length")),
-            Body::Chunked => Ok(()),
-            _ => {
-                self.body = if length == 0 { Body::None } else { Body::Length(length) };
-                Ok(())
-            }
+        // Two lengths, or a length and chunks, are how requests are smuggled past a proxy (RFC 9112 section 6.3).
+        if self.length.replace(length).is_some_and(|other| other != length) {
+            return Err(Reject::Malformed("there are two Content-Length"));
         }
+        if length > 0 && self.body == Body::None {
+            self.body = Body::Length(length);
+        }
+        Ok(())
     }
 
     /// RFC 6455 section 4.2.1, point by point.
@@ -301,7 +301,10 @@ fn write_refusal(out: &mut Vec<u8>, reject: Reject, reason: &str, keep_alive: bo
     let more = match reject {
         Reject::Method => "Allow: GET, HEAD\r\n",
         Reject::UpgradeRequired | Reject::Version => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        Reject::PerIp | Reject::Full | Reject::Draining | Reject::AuthUnavailable => "Retry-After: 5\r\n",
+        Reject::PerIp | Reject::PerUser | Reject::Full | Reject::Draining | Reject::AuthUnavailable => {
+            "Retry-After: 5\r\n"
+        }
+        Reject::IpRate(seconds) => &format!("Retry-After: {seconds}\r\n"),
         // RFC 6750 section 3: no code for who has not tried.
         Reject::Unauthorized(TokenFault::Missing) => "WWW-Authenticate: Bearer\r\n",
         Reject::Unauthorized(fault) => &format!(
@@ -450,7 +453,16 @@ mod tests {
         assert_eq!(body("Content-Length: 17\r\n"), Ok(Body::Length(17)));
         assert_eq!(body("Content-Length: 17\r\nContent-Length: 17\r\n"), Ok(Body::Length(17)));
         assert_eq!(body("Content-Length: 17\r\nTransfer-Encoding: chunked\r\n"), Ok(Body::Chunked));
-        for wrong in ["", "-1", "+1", "1 1", "0x1", "99999999999999999999999", "1\r\nContent-Length: 2"] {
+        for wrong in [
+            "",
+            "-1",
+            "+1",
+            "1 1",
+            "0x1",
+            "99999999999999999999999",
+            "1\r\nContent-Length: 2",
+            "0\r\nContent-Length: 2",
+        ] {
             assert!(
                 matches!(body(&format!("Content-Length: {wrong}\r\n")), Err(Reject::Malformed(_))),
                 "{wrong}"

@@ -2,8 +2,8 @@
 //! they may do; and the end of a token.
 
 use crate::foreign::{NAMESPACES, NODE, PATIENT, PYTHON, SOCKETIO, check, node, python, run};
-use crate::harness::raw::upgrade_head;
-use crate::harness::{Client, Deadline, Heard, Response, Server, eventually, server};
+use crate::harness::raw::{FIN, TEXT, upgrade_head};
+use crate::harness::{Client, Deadline, Heard, Raw, Response, Server, eventually, frame, server};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -276,14 +276,14 @@ fn permissions_are_those_of_the_rules_and_of_the_token() {
 }
 
 /// A server of keys: answers every request with what is there by then.
-struct KeyServer {
-    url: String,
+pub(crate) struct KeyServer {
+    pub(crate) url: String,
     answer: Arc<Mutex<(u16, String)>>,
-    requests: Arc<AtomicUsize>,
+    pub(crate) requests: Arc<AtomicUsize>,
 }
 
 impl KeyServer {
-    fn start() -> KeyServer {
+    pub(crate) fn start() -> KeyServer {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}/keys?of=throng", listener.local_addr().expect("an address"));
         let answer = Arc::new(Mutex::new((404, String::new())));
@@ -441,7 +441,16 @@ fn a_user_has_so_many_connections() {
     let mut first = open(&one);
     assert_eq!(first.ask(json!({"type": "auth", "token": one}))["type"], "ack", "it counts once");
     let too_many = (1008, "too many connections of this user".to_owned());
-    assert_eq!(open(&one).closed(), too_many);
+    let polled = |token: &str| {
+        let path = format!("/socket.io/?EIO=4&transport=polling&token={token}");
+        let mut raw = server.raw();
+        raw.send(format!("GET {path} HTTP/1.1\r\nHost: throng\r\n\r\n"));
+        raw.response()
+    };
+    for refused in [knock(&server, &one), polled(&one)] {
+        assert_eq!((refused.status, refused.header("retry-after")), (429, Some("5")));
+    }
+    assert_eq!(server.number("rejects/per_user"), 2);
     let mut late = server.client();
     assert_eq!(late.refused(json!({"type": "auth", "token": one})), "token_refused");
     assert_eq!(late.closed(), too_many);
@@ -453,4 +462,150 @@ fn a_user_has_so_many_connections() {
         let heard = again.hear_within(Duration::from_millis(500));
         matches!(heard, Some(Heard::Text(..))).then_some(())
     });
+}
+
+#[test]
+fn a_page_whose_user_has_too_many_connections_is_told_by_a_close_code() {
+    let server = with_secret(&["limits.connections_per_user_max=1", "limits.refuse_with=close"]);
+    let path = format!("/ws?token={}", token(&["--user", "7"]));
+    let mut first = Client::over(server.raw(), &path, &[]);
+    let second = Client::over(server.raw(), &path, &[]);
+    assert_eq!(second.closed(), (1008, "too many connections of this user".to_owned()));
+    assert_eq!(first.ask(json!({"type": "ping"}))["type"], "pong");
+    server.wait_for_number("connections", 1);
+}
+
+/// A token with these claims, besides the user and a date far off.
+fn token_of(mut claims: Value) -> String {
+    let encode = |text: &[u8]| data_encoding::BASE64URL_NOPAD.encode(text);
+    claims["exp"] = json!(9_999_999_999_u64);
+    let signed = format!("{}.{}", encode(br#"{"alg":"HS256"}"#), encode(claims.to_string().as_bytes()));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
+    format!("{signed}.{}", encode(ring::hmac::sign(&key, signed.as_bytes()).as_ref()))
+}
+
+#[test]
+fn a_token_brings_limits_of_its_own() {
+    let server = with_secret(&["server.shards=2"]);
+    let open = |claims: Value| Client::over(server.raw(), &format!("/ws?token={}", token_of(claims)), &[]);
+    let two = json!({"sub": "7", "limits": {"connections_max": 2}});
+    let mut clients: Vec<Client> = (0..2).map(|_| open(two.clone())).collect();
+    clients.iter_mut().for_each(|client| assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong"));
+    assert_eq!(knock(&server, &token_of(two.clone())).status, 429);
+    // A newer token changes it, and counts those that are there.
+    let three = token_of(json!({"sub": "7", "limits": {"connections_max": 3}}));
+    assert_eq!(clients[0].ask(json!({"type": "auth", "token": three}))["type"], "ack");
+    clients.push(Client::over(server.raw(), &format!("/ws?token={three}"), &[]));
+    clients.iter_mut().for_each(|client| assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong"));
+    assert_eq!(knock(&server, &three).status, 429);
+    let unlimited = token_of(json!({"sub": "7"}));
+    assert_eq!(clients[1].ask(json!({"type": "auth", "token": unlimited}))["type"], "ack");
+    clients.drain(..).for_each(|client| _ = client.close(1000));
+    server.wait_for_number("connections", 0);
+    clients.extend((0..2).map(|_| open(two.clone())));
+    assert_eq!(knock(&server, &token_of(two)).status, 429, "each was given back once");
+
+    let mut brief = open(json!({"sub": "8", "limits": {"bytes_per_second_max": 1000}}));
+    let publish =
+        |length: usize| json!({"type": "publish", "room": "a", "event": "e", "data": "x".repeat(length)});
+    assert_eq!(brief.ask(publish(2000))["type"], "ack");
+    assert_eq!(brief.ask(publish(1))["message"], "too many bytes a second");
+}
+
+/// A client of Socket.IO on a WebSocket, that brings a token as it joins namespaces.
+struct Socket(Raw);
+
+impl Socket {
+    fn open(server: &Server) -> Socket {
+        let mut socket = Socket(server.socket("/socket.io/?EIO=4&transport=websocket"));
+        assert!(socket.hear().starts_with("0{"));
+        socket
+    }
+
+    /// What joining a namespace is answered with.
+    fn join(&mut self, namespace: &str, auth: &Value) -> String {
+        self.0.send(frame(FIN | TEXT, format!("40{namespace},{auth}")));
+        self.hear()
+    }
+
+    fn ask(&mut self, namespace: &str, event: &Value) -> String {
+        self.0.send(frame(FIN | TEXT, format!("42{namespace},7{event}")));
+        self.hear()
+    }
+
+    fn hear(&mut self) -> String {
+        String::from_utf8(self.0.frame().payload).expect("text")
+    }
+}
+
+#[test]
+fn a_namespace_may_be_for_some_alone() {
+    let folder = Folder::new("namespaces");
+    let file = folder.path("throng.toml");
+    let rules = format!(
+        "[auth]\nsecret = \"{SECRET}\"\n[socketio]\nnamespaces = [\"/\", \"/club\", \"/staff/*\"]\nconnect_event = \"\"\n\
+         [[permissions]]\nnamespace = \"/club\"\nwho = \"user\"\nallow = [\"connect\"]\n\
+         [[permissions]]\nnamespace = \"/staff/*\"\nwho = \"role:staff\"\nallow = [\"connect\"]\n"
+    );
+    fs::write(&file, rules).expect("our folder");
+    let server = Server::with_flags(&["--config", &file]);
+    let forbidden = |answer: &str, namespace: &str| {
+        let refused = r#"{"message":"This client may not be in this namespace","data":{"code":"forbidden"}}"#;
+        assert_eq!(answer, format!("44{namespace}{refused}"));
+    };
+    let mut nobody = Socket::open(&server);
+    assert!(nobody.join("/", &json!({})).starts_with("40{"));
+    forbidden(&nobody.join("/club", &json!({})), "/club,");
+    // Rules about namespaces say nothing of rooms.
+    assert!(nobody.ask("/", &json!(["join", "a"])).contains("rooms"));
+    let user = json!({"token": token_of(json!({"sub": "7"}))});
+    assert!(nobody.join("/club", &user).starts_with("40/club,{"), "now it is somebody");
+    forbidden(&nobody.join("/staff/1", &json!({})), "/staff/1,");
+    let mut staff = Socket::open(&server);
+    let token = json!({"token": token_of(json!({"sub": "8", "roles": ["staff"]}))});
+    assert!(staff.join("/staff/1", &token).starts_with("40/staff/1,{"));
+    let mut granted = Socket::open(&server);
+    let permissions = json!([{"namespace": "/staff/2", "allow": ["connect"]}, "join:*"]);
+    let token = json!({"token": token_of(json!({"sub": "9", "permissions": permissions}))});
+    assert!(granted.join("/staff/2", &token).starts_with("40/staff/2,{"));
+    forbidden(&granted.join("/staff/1", &json!({})), "/staff/1,");
+    forbidden(&granted.join("/", &json!({})), "");
+    assert_eq!(server.number("totals/namespace_refusals"), 4);
+}
+
+#[test]
+fn rooms_of_a_token_are_in_the_namespaces_that_it_names() {
+    let server = with_secret(&[r#"socketio.namespaces=["/","/chat","/b"]"#, "socketio.connect_event="]);
+    let rooms = json!(["main", {"namespace": "/chat", "rooms": ["one", "two"]}, {"namespace": "/b", "rooms": ["one"]}]);
+    let token = token_of(json!({"sub": "7", "rooms": rooms}));
+    let members = |socket: &mut Socket, namespace: &str, room: &str| {
+        let ack = socket.ask(namespace, &json!(["join", room]));
+        let list: Value = serde_json::from_str(&ack[ack.find('[').expect("a list")..]).expect("JSON");
+        list[0]["rooms"][room]["members"].as_u64().expect("a number")
+    };
+    let mut socket = Socket::open(&server);
+    assert!(socket.join("/chat", &json!({"token": token})).starts_with("40/chat,{"));
+    assert!(socket.join("/", &json!({})).starts_with("40{"));
+    let mut other = Socket::open(&server);
+    for namespace in ["/", "/chat", "/b"] {
+        assert!(other.join(namespace, &json!({})).starts_with("40"));
+    }
+    assert_eq!(
+        [("/", "main"), ("/chat", "one"), ("/chat", "two")].map(|(of, room)| members(&mut other, of, room)),
+        [1; 3]
+    );
+    assert_eq!(
+        [("/", "one"), ("/chat", "main"), ("/b", "one")].map(|(of, room)| members(&mut other, of, room)),
+        [0; 3]
+    );
+    let mut native = Client::over(server.raw(), &format!("/ws?token={token}"), &[]);
+    assert_eq!(native.join(&["main", "one"]), [2, 1], "it is in the first already");
+    for wrong in [
+        json!([{"namespace": "chat", "rooms": []}]),
+        json!([{"namespace": "/*", "rooms": ["a"]}]),
+        json!([{"rooms": ["a"]}]),
+        json!([7]),
+    ] {
+        assert_eq!(knock(&server, &token_of(json!({"sub": "7", "rooms": wrong}))).status, 401, "{wrong}");
+    }
 }

@@ -2,8 +2,9 @@
 
 use crate::access::{SECRET, token};
 use crate::foreign;
+use crate::harness::raw::{CLOSE, FIN, TEXT};
 use crate::harness::redis::Redis;
-use crate::harness::{Client, Heard, Raw, Response, Server, eventually};
+use crate::harness::{Client, Heard, Raw, Response, Server, eventually, frame};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -407,7 +408,7 @@ fn other_processes_hear_of_it() {
     eventually("its member joins", || (other.get("/v1/rooms/b")["members"] == 1).then_some(()));
     let command = format!("/v1/rooms/{elsewhere}/disconnect");
     assert_eq!(backend.say(&command, &json!({"code": 4321})).json(), json!({"members": 0}));
-    assert_eq!(members.remove(1).closed(), (1000, String::new()), "its process is not told the code");
+    assert_eq!(members.remove(1).closed(), (4321, String::new()));
     assert_eq!(backend.get("/v1/rooms/a")["members"], 1);
 }
 
@@ -481,7 +482,68 @@ fn every_route_asks_for_a_key() {
             assert!(wrong.status == 405 && allowed, "{method} {path}: {wrong:?}");
         }
     }
-    assert_eq!(closed, 16);
+    assert_eq!(closed, 22);
+}
+
+#[test]
+fn each_key_opens_what_the_document_says_and_nothing_else() {
+    const SCOPES: [&str; 3] = ["publish", "read", "admin"];
+    let key = |scope: &str| format!("only-for-{scope}-0123456789");
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("api-scopes-{}.toml", std::process::id()));
+    let table = |scope: &str| {
+        format!("[[api.keys]]\nname = \"{scope}\"\nkey = \"{}\"\nscopes = [\"{scope}\"]\n", key(scope))
+    };
+    std::fs::write(&file, SCOPES.map(table).concat()).expect("cargo's folder for tests can be written");
+    let server = Server::with_flags(&["--config", file.to_str().expect("a path of ours")]);
+    std::fs::remove_file(&file).expect("it is there");
+    let document = server.control("/openapi.json").json();
+    // What a tag says of a scope holds for all routes that have it.
+    let scope_of = |tag: &Value| {
+        let mut tags = document["tags"].as_array().expect("a list").iter();
+        let tag = tags.find(|other| other["name"] == *tag).expect("a tag that is explained");
+        let said = tag["description"].as_str().expect("text");
+        SCOPES.into_iter().find(|scope| said.contains(&format!("Scope `{scope}`")))
+    };
+    let keys: Vec<(Option<&str>, String)> =
+        [(None, String::new()), (None, "Bearer wrong-0123456789".to_owned())]
+            .into_iter()
+            .chain(SCOPES.map(|scope| (Some(scope), format!("Bearer {}", key(scope)))))
+            .collect();
+    let (mut opened, mut closed) = (0, 0);
+    for (path, methods) in document["paths"].as_object().expect("an object") {
+        for (method, route) in methods.as_object().expect("an object") {
+            let needed = scope_of(&route["tags"][0]);
+            let is_free = route["security"].as_array().is_some_and(Vec::is_empty);
+            assert_eq!(needed.is_none(), is_free, "{method} {path}");
+            for (scope, shown) in &keys {
+                // HEAD is GET without the body, for who may GET.
+                let methods = [method.to_uppercase(), "HEAD".to_owned()];
+                for method in &methods[..if method == "get" { 2 } else { 1 }] {
+                    let mut raw = Raw::connect(server.control_address());
+                    let target = path.replace(['{', '}'], "");
+                    let shown =
+                        if shown.is_empty() { String::new() } else { format!("Authorization: {shown}\r\n") };
+                    raw.send(format!(
+                        "{method} {target} HTTP/1.1\r\nHost: throng\r\n{shown}Content-Length: 0\r\n\r\n"
+                    ));
+                    let answer = if method == "HEAD" { raw.response_to_head() } else { raw.response() };
+                    let what = format!("{method} {path}, with {shown:?}: {answer:?}");
+                    match (needed, scope) {
+                        (Some(_), None) => assert_eq!(answer.status, 401, "{what}"),
+                        (Some(needed), Some(scope)) if needed != *scope => {
+                            assert_eq!(answer.status, 403, "{what}")
+                        }
+                        _ => assert!(![401, 403, 500].contains(&answer.status), "{what}"),
+                    }
+                    assert!(route["responses"].get(answer.status.to_string()).is_some(), "{what}");
+                    *(if [401, 403].contains(&answer.status) { &mut closed } else { &mut opened }) += 1;
+                }
+            }
+        }
+    }
+    // Seven routes are for everybody, by two methods; nine by two and thirteen by one open to one key of the five.
+    assert_eq!((opened, closed), (7 * 2 * 5 + 9 * 2 + 13, (9 * 2 + 13) * 4));
 }
 
 #[test]
@@ -682,6 +744,168 @@ fn is_like(text: &str, pattern: &str) -> bool {
         }
     }
     rest.is_empty()
+}
+
+#[test]
+fn users_are_listed_each_once() {
+    let secret = format!("auth.secret={SECRET}");
+    let server =
+        Server::with(&[WITH_KEY, &secret, "server.shards=4", r#"socketio.namespaces=["/","/chat"]"#]);
+    let mut backend = Backend::of(&server);
+    assert_eq!(backend.get("/v1/users"), json!({"users": []}));
+    let tokens: Vec<String> =
+        (0..5).map(|user| token(&["--user", &format!("u {user}"), "--room", "r"])).collect();
+    let mut nobodies = server.crowd(3);
+    let mut clients: Vec<Client> = Vec::new();
+    for (user, token) in tokens.iter().enumerate() {
+        let open = |_| Client::over(server.raw(), &format!("/ws?token={token}"), &[]);
+        // So many that some are on several shards.
+        clients.extend((0..=4 * user).map(open));
+    }
+    clients
+        .iter_mut()
+        .chain(&mut nobodies)
+        .for_each(|client| assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong"));
+    assert!(server.shards_in_use() > 1);
+    let expected: BTreeSet<(String, u64)> = (0..5).map(|user| (format!("u {user}"), 4 * user + 1)).collect();
+    for limit in [1, 2, 100] {
+        let listed = backend.list(&format!("/v1/users?limit={limit}"), "users");
+        let read = |user: &Value| {
+            (
+                user["user"].as_str().expect("a name").to_owned(),
+                user["connections"].as_u64().expect("a number"),
+            )
+        };
+        assert_eq!(listed.len(), 5, "{listed:?}");
+        assert_eq!(listed.iter().map(read).collect::<BTreeSet<_>>(), expected);
+    }
+    assert_eq!(backend.get("/v1/count"), json!({"connections": 48, "rooms": 1, "users": 5}));
+    let user = backend.get("/v1/users/u%202");
+    assert_eq!((&user["user"], &user["connections"]), (&json!("u 2"), &json!(9)));
+    let listed = user["listed"].as_array().expect("a list");
+    assert_eq!(listed.len(), 9);
+    for connection in listed {
+        assert_eq!(
+            (&connection["user"], &connection["namespaces"][0]["rooms"]),
+            (&json!("u 2"), &json!(["r"]))
+        );
+        let id = connection["id"].as_str().expect("an id");
+        assert_eq!(backend.get(&format!("/v1/connections/{id}"))["user"], "u 2");
+    }
+    assert_eq!(backend.list("/v1/connections?address=127.0.0.1&limit=7", "connections").len(), 48);
+    assert_eq!(backend.list("/v1/connections?address=127.0.0.2", "connections").len(), 0);
+    assert_eq!(backend.send("GET", "/v1/connections?address=localhost", "", b"").status, 422);
+    let nobody = json!({"user": "nobody", "connections": 0, "listed": []});
+    assert_eq!(backend.get("/v1/users/nobody"), nobody);
+    let (status, code, _) = refusal(&backend.send("GET", "/v1/users/a%0Ab", "", b""));
+    assert_eq!((status, &*code), (422, "bad_user"));
+    clients.drain(..9 + 5 + 1).for_each(|client| _ = client.close(1000));
+    eventually("they are gone", || (backend.get("/v1/count")["users"] == 2).then_some(()));
+}
+
+#[test]
+fn who_has_dropped_out_is_no_user_until_it_comes_back() {
+    let secret = format!("auth.secret={SECRET}");
+    let server = Server::with(&[WITH_KEY, &secret, "socketio.recovery_ms=60000"]);
+    let mut backend = Backend::of(&server);
+    let seven = token(&["--user", "7"]);
+    let mut socket = server.socket(&format!("/socket.io/?EIO=4&transport=websocket&token={seven}"));
+    socket.frame();
+    socket.send(frame(FIN | TEXT, "40"));
+    socket.frame();
+    assert_eq!(backend.get("/v1/users"), json!({"users": [{"user": "7", "connections": 1}]}));
+    socket.reset();
+    server.wait_for_number("connections", 0);
+    assert_eq!(server.number("memberships"), 1, "what it left behind");
+    assert_eq!(backend.get("/v1/users"), json!({"users": []}));
+    assert_eq!(backend.get("/v1/count")["users"], 0);
+    assert_eq!(backend.get("/v1/users/7")["connections"], 0);
+}
+
+#[test]
+fn a_user_goes_completely_wherever_it_is() {
+    let redis = Redis::start();
+    let (urls, secret) = (format!("redis.urls={:?}", [redis.url()]), format!("auth.secret={SECRET}"));
+    let namespaces = r#"socketio.namespaces=["/","/chat"]"#;
+    let settings = [WITH_KEY, &urls, &secret, "server.shards=2", "server.echo=true", namespaces];
+    let mut throngs: Vec<Server> = (0..2).map(|_| Server::with(&settings)).collect();
+    throngs.iter_mut().for_each(|throng| drop(throng.wait_for_log("connected to Redis")));
+    let (seven, eight) = (token(&["--user", "7"]), token(&["--user", "8"]));
+    let native =
+        |throng: &Server, token: &str| Client::over(throng.raw(), &format!("/ws?token={token}"), &[]);
+    // In the main namespace, in another, in none, and where there are none.
+    let socketio = |throng: &Server, packets: &[&str]| {
+        let mut raw = throng.socket(&format!("/socket.io/?EIO=4&transport=websocket&token={seven}"));
+        raw.frame();
+        for packet in packets {
+            raw.send(frame(FIN | TEXT, packet));
+            raw.frame();
+        }
+        raw
+    };
+    let mut sevens: Vec<Client> = throngs.iter().map(|throng| native(throng, &seven)).collect();
+    let mut others: Vec<Client> = throngs.iter().map(|throng| native(throng, &eight)).collect();
+    let mut sockets: Vec<Raw> = Vec::new();
+    for throng in &throngs {
+        sockets.push(socketio(throng, &["40"]));
+        sockets.push(socketio(throng, &["40/chat,"]));
+        sockets.push(socketio(throng, &[]));
+        sockets.push(throng.socket(&format!("/echo?token={seven}")));
+    }
+    for client in sevens.iter_mut().chain(&mut others) {
+        assert_eq!(client.ask(json!({"type": "ping"}))["type"], "pong");
+    }
+    let mut backend = Backend::of(&throngs[0]);
+    let answer = backend.say("/v1/users/7/join", &json!({"rooms": ["all"]}));
+    assert_eq!((answer.status, answer.json()), (202, json!({"connections": 5})));
+    let mut second = Backend::of(&throngs[1]);
+    // Listening takes a moment.
+    eventually("they join everywhere", || {
+        backend.say("/v1/users/7/join", &json!({"rooms": ["all"]}));
+        (second.get("/v1/rooms/all")["members"] == 2).then_some(())
+    });
+    assert_eq!(backend.say("/v1/users/7/leave?namespace=/", &json!({"rooms": ["all"]})).status, 202);
+    eventually("they leave everywhere", || (second.get("/v1/rooms/all")["members"] == 0).then_some(()));
+
+    let answer = backend.say("/v1/users/7/disconnect", &json!({"code": 4111, "reason": "bänned"}));
+    assert_eq!((answer.status, answer.json()), (202, json!({"connections": 5})));
+    for client in sevens {
+        assert_eq!(client.closed(), (4111, "bänned".to_owned()));
+    }
+    for socket in &mut sockets {
+        let close = eventually("its close", || Some(socket.frame()).filter(|frame| frame.opcode == CLOSE));
+        assert_eq!(
+            (&close.payload[..2], &close.payload[2..]),
+            (&4111_u16.to_be_bytes()[..], "bänned".as_bytes())
+        );
+    }
+    for (throng, other) in throngs.iter().zip(&mut others) {
+        assert_eq!(other.ask(json!({"type": "ping"}))["type"], "pong");
+        assert_eq!(Backend::of(throng).get("/v1/users/7")["connections"], 0);
+    }
+    let (status, ..) = backend.refused("/v1/users/7/disconnect", JSON, r#"{"code":1001}"#);
+    assert_eq!(status, 422);
+}
+
+#[test]
+fn a_key_may_ask_so_often() {
+    let server = Server::with(&[WITH_KEY, "api.requests_per_second_max=5"]);
+    let mut backend = Backend::of(&server);
+    let answers: Vec<Response> = (0..50).map(|_| backend.send("GET", "/v1/rooms", "", b"")).collect();
+    let refused: Vec<&Response> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(answers[..5].iter().all(|answer| answer.status == 200));
+    assert!((20..=45).contains(&refused.len()), "{}", refused.len());
+    for answer in &refused {
+        assert_eq!(
+            (answer.header("retry-after"), answer.json()["error"].as_str()),
+            (Some("1"), Some("rate_limited"))
+        );
+    }
+    let metrics = server.metrics();
+    let labels = ["route=\"/v1/rooms\"", "status=\"429\""];
+    assert_eq!(metrics.sum("throng_api_requests_total", &labels), refused.len() as f64);
+    assert_eq!(Backend::with(&server, "wrong-0123456789").send("GET", "/v1/rooms", "", b"").status, 401);
+    eventually("it may again", || (backend.send("GET", "/v1/rooms", "", b"").status == 200).then_some(()));
 }
 
 #[test]

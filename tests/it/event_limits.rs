@@ -17,7 +17,7 @@ use throng::bus::Bus;
 use throng::bus::outside::Outside;
 use throng::cluster::Limits;
 use throng::message::Reject;
-use throng::rules::{EventLimit, EventLimits, Over, Per};
+use throng::rules::{EventLimit, EventLimits, Over, Per, Unit};
 use throng::time::Clock;
 
 const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/event_limits/settings.toml");
@@ -178,6 +178,31 @@ fn events_of_socket_io_clients_are_counted_by_name() {
     assert_eq!(few.ask(&json!(["hello", 1])), json!([1]));
     assert_eq!(few.ask(&json!(["hello", 1])), json!([1]));
     assert_eq!(code(&few.ask(&json!(["hello", 1]))), "rate_limited");
+}
+
+#[test]
+fn bytes_of_events_of_a_kind_have_a_limit() {
+    let server = server(&["server.shards=2"]);
+    let (mut one, mut other) = (server.client(), server.client());
+    let say = |data: String| json!({"type": "publish", "room": "a", "event": "upload", "data": data});
+    assert_eq!(one.ask(say("x".repeat(600)))["type"], "ack");
+    assert_eq!(other.ask(say("x".repeat(900)))["type"], "ack", "the one that goes beyond is taken");
+    for client in [&mut one, &mut other] {
+        let refused = client.ask(say(String::new()));
+        assert_eq!(refused["code"], "rate_limited", "they have one address: {refused}");
+        assert!(refused["retry_ms"].as_u64().is_some_and(|ms| (1..=60_000).contains(&ms)), "{refused}");
+    }
+    assert_eq!(publish(&mut one, "other"), None);
+    let mut neighbour = client(&server, "127.0.0.2");
+    neighbour.say_binary(&json!({"type": "publish", "room": "a", "event": "upload", "id": "b"}), &[0; 1024]);
+    assert_eq!(neighbour.answer_to(&json!("b"))["type"], "ack");
+    let mut socket =
+        Socket { raw: Raw::connect_from([127, 0, 0, 2].into(), server.address()), namespace: "/" };
+    socket.raw.upgrade("/socket.io/?EIO=4&transport=websocket");
+    socket.hear();
+    socket.say("40", "");
+    socket.hear();
+    assert_eq!(code(&socket.ask(&json!(["upload"]))), "rate_limited");
 }
 
 #[test]
@@ -440,7 +465,8 @@ fn what_is_spoilt_in_redis_harms_nobody_else() {
         event: Some(event.to_owned()),
         namespace: None,
         per: Per::User,
-        count,
+        most: count,
+        unit: Unit::Events,
         window_ms,
         over: Over::Error,
     };
@@ -451,7 +477,9 @@ fn what_is_spoilt_in_redis_harms_nobody_else() {
     let passes = |place: usize, event: &str, user| {
         let (gate, _, clock) = &processes[place];
         let limits = || gate.tally().limits().find(None, event);
-        gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), clock.now()).is_ok()
+        gate.tally()
+            .take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), 0, clock.now())
+            .is_ok()
     };
     let window_of = |user: &str| {
         eventually("it is told", || {
@@ -519,7 +547,8 @@ fn events_of_users_are_counted_in_a_cluster() {
         event: Some(event.to_owned()),
         namespace: None,
         per,
-        count,
+        most: count,
+        unit: Unit::Events,
         window_ms: 60_000,
         over: Over::Error,
     };
@@ -535,7 +564,7 @@ fn events_of_users_are_counted_in_a_cluster() {
         let (gate, _, clock) = &processes[place];
         let limits = || gate.tally().limits().find(None, "bid");
         let bid = |user| {
-            gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), clock.now())
+            gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), 0, clock.now())
         };
         let passed = |user| (0..count).filter(|_| bid(user).is_ok()).count();
         users.iter().map(passed).sum::<usize>()

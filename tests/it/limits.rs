@@ -205,6 +205,143 @@ fn a_refusal_can_be_a_close_that_a_script_can_see() {
 }
 
 #[test]
+fn an_address_may_open_so_many_connections_in_some_time() {
+    let server = Server::with(&[
+        "limits.handshakes_per_ip_max=3",
+        "limits.handshakes_window_ms=3000",
+        r#"limits.trusted_proxies=["127.0.0.9"]"#,
+        "server.shards=2",
+    ]);
+    let began = now();
+    // Those that are gone count, and those that poll.
+    (0..2).for_each(|_| drop(granted(&server, "127.0.0.1", "")));
+    let handshake = |source: &str| {
+        let mut raw = Raw::connect_from(source.parse().expect("an address"), server.address());
+        raw.send("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: throng\r\n\r\n");
+        raw.response()
+    };
+    assert_eq!(handshake("127.0.0.1").status, 200);
+    let wait_s = |response: &Response| -> u64 {
+        assert_eq!((response.status, response.json()["error"].as_str()), (429, Some("ip_rate")));
+        response.header("retry-after").and_then(|seconds| seconds.parse().ok()).expect("seconds")
+    };
+    let refused = ask(&server, "127.0.0.1", "").expect_err("one too many");
+    assert!((1..=3).contains(&wait_s(&refused)) && (1..=3).contains(&wait_s(&handshake("127.0.0.1"))));
+    let mut probe = server.raw();
+    probe.send("GET /health HTTP/1.1\r\nHost: throng\r\n\r\n");
+    assert_eq!(probe.response().status, 200, "a probe is no connection");
+    // Others are not meant, behind a proxy either.
+    (0..3).for_each(|_| drop(granted(&server, "127.0.0.2", "")));
+    for client in ["192.0.2.1", "192.0.2.2"] {
+        let lines = format!("X-Forwarded-For: {client}\r\n");
+        (0..3).for_each(|_| drop(granted(&server, "127.0.0.9", &lines)));
+        assert_eq!(ask(&server, "127.0.0.9", &lines).expect_err("one too many").status, 429);
+    }
+    assert_eq!(server.number("rejects/ip_rate"), 4);
+    rest(Duration::from_millis(3000).saturating_sub(began.elapsed()));
+    drop(granted(&server, "127.0.0.1", ""));
+
+    let server = Server::with(&["limits.handshakes_per_ip_max=1", "limits.refuse_with=close"]);
+    let _first = granted(&server, "127.0.0.1", "");
+    let mut second = granted(&server, "127.0.0.1", "");
+    assert_eq!(second.closed(), (1008, "too many new connections from this address".to_owned()));
+}
+
+#[test]
+fn a_connection_sends_so_many_bytes_a_second() {
+    let server = Server::with(&["limits.bytes_per_second_max=10KiB", "limits.bytes_burst_max=40KiB"]);
+    let (mut client, mut other) = (server.client(), server.client());
+    let publish =
+        |length: usize| json!({"type": "publish", "room": "a", "event": "e", "data": "x".repeat(length)});
+    for _ in 0..3 {
+        assert_eq!(client.ask(publish(10_000))["type"], "ack");
+    }
+    assert_eq!(client.ask(publish(30_000))["type"], "ack", "what goes beyond the burst is taken");
+    let refused = client.ask(publish(1));
+    assert_eq!(
+        (&refused["code"], &refused["message"]),
+        (&json!("rate_limited"), &json!("too many bytes a second"))
+    );
+    let retry_ms = refused["retry_ms"].as_u64().expect("a time");
+    assert!((100..=2100).contains(&retry_ms), "{retry_ms}");
+    let refused = client.ask(json!({"type": "ping"}));
+    assert_eq!(refused["code"], "rate_limited", "whatever it is");
+    client.say_binary(&json!({"type": "publish", "room": "a", "event": "e", "id": "b"}), b"bytes");
+    assert_eq!(client.answer_to(&json!("b"))["code"], "rate_limited");
+    assert_eq!(other.ask(publish(20_000))["type"], "ack", "each connection has its own");
+    rest(Duration::from_millis(retry_ms));
+    assert_eq!(client.ask(publish(1))["type"], "ack");
+    assert_eq!(server.number("totals/rate_limited"), 3);
+    // Who has the place of another begins anew.
+    client.close(1000);
+    server.wait_for_number("connections", 1);
+    assert_eq!(server.client().ask(publish(40_000))["type"], "ack");
+}
+
+#[test]
+fn bytes_of_sessions_count_and_go_with_them() {
+    let server = Server::with(&[
+        "limits.bytes_per_second_max=1KiB",
+        "limits.bytes_burst_max=20KiB",
+        "server.echo=true",
+    ]);
+    let mut polled = server.raw();
+    polled.send("GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: throng\r\n\r\n");
+    let open = String::from_utf8(polled.response().body.into_bytes()).expect("text");
+    let open: Value = serde_json::from_str(&open[1..]).expect("JSON");
+    let path = format!("/socket.io/?EIO=4&transport=polling&sid={}", open["sid"].as_str().expect("an id"));
+    let mut post = |body: String| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: throng\r\nContent-Length: {}\r\n\r\n", body.len());
+        polled.send(head + &body);
+        assert_eq!(polled.response().status, 200);
+    };
+    post("40".to_owned());
+    post(format!("42[\"publish\",{{\"room\":\"a\",\"event\":\"e\",\"data\":\"{}\"}}]", "x".repeat(30_000)));
+    // It moves to a WebSocket, and what it owes with it.
+    let mut socket = server.socket(&path.replace("polling", "websocket"));
+    socket.send(frame(FIN | TEXT, "2probe"));
+    assert_eq!(socket.frame().payload, b"3probe");
+    socket.send(frame(FIN | TEXT, "5"));
+    socket.send(frame(FIN | TEXT, r#"427["join","a"]"#));
+    let refused = eventually("the answer", || {
+        let packet = String::from_utf8(socket.frame().payload).expect("text");
+        packet.starts_with("437").then_some(packet)
+    });
+    assert!(refused.contains("rate_limited") && refused.contains("too many bytes a second"), "{refused}");
+    let mut echo = server.socket("/echo");
+    echo.send(frame(FIN | BINARY, "x".repeat(21_000)));
+    assert_eq!(echo.frame().payload.len(), 21_000);
+    echo.send(frame(FIN | BINARY, "x"));
+    assert_eq!(echo.closed(), (1008, "too many bytes a second".to_owned()));
+}
+
+#[test]
+fn what_is_too_much_may_be_passed_over_or_end_the_connection() {
+    let drop = Server::with(&["limits.messages_per_second_max=2", "limits.over=drop"]);
+    let mut client = drop.client();
+    let ping = json!({"type": "ping"});
+    client.say(&json!([ping, ping, ping, ping, {"type": "ping", "id": 5}]));
+    for _ in 0..2 {
+        assert_eq!(client.message()["type"], "pong");
+    }
+    assert_eq!(client.answer_to(&json!(5))["code"], "rate_limited", "who asks is told");
+    assert_eq!(drop.number("totals/rate_limited"), 3, "what is passed over is counted");
+    let close = Server::with(&["limits.messages_per_second_max=2", "limits.over=close"]);
+    let mut client = close.client();
+    client.say(&json!([ping, ping, ping, ping]));
+    for _ in 0..2 {
+        assert_eq!(client.message()["type"], "pong");
+    }
+    assert_eq!(client.closed(), (1008, "too many messages a second".to_owned()));
+    assert_eq!((close.number("totals/rate_limited"), close.number("disconnects/limit")), (1, 1));
+    let mut socket = close.socket("/socket.io/?EIO=4&transport=websocket");
+    let packets = ["40", "42[\"a\"]", "42[\"b\"]", "42[\"c\"]"];
+    socket.send(packets.map(|packet| frame(FIN | TEXT, packet)).concat());
+    let end = eventually("the close", || Some(socket.frame()).filter(|frame| frame.opcode == CLOSE));
+    assert_eq!(end.payload[2..], *b"too many messages a second");
+}
+
+#[test]
 fn so_many_connections_are_accepted_a_second() {
     let server = Server::with(&["server.shards=1", "limits.accepts_per_second_max=20"]);
     let start = now();

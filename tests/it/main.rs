@@ -15,6 +15,7 @@
 //! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
 //! | `linger` | events that wait leave together, in order, and none waits longer than it may |
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
+//! | `abuse` | the list of hostile inputs, by name, for both ports, TLS and the PROXY protocol: each ends as its row says, and nothing is left of it |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
@@ -55,6 +56,7 @@ mod heartbeat;
 
 mod linger;
 
+mod abuse;
 mod hostile;
 
 mod api;

@@ -2,6 +2,7 @@
 //! from shard to shard, and stock clients of other makers.
 
 use crate::foreign::{self, NAMESPACES, NODE, PATIENT, PYTHON, SOCKETIO};
+use crate::harness::clock::rest;
 use crate::harness::secure::{Certificate, Secure};
 use crate::harness::server::run;
 use crate::harness::{Deadline, Raw, Server, WAIT, eventually};
@@ -10,6 +11,7 @@ use rustls::{HandshakeKind, version};
 use serde_json::json;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use tungstenite::Message;
 
 #[test]
@@ -175,6 +177,51 @@ fn slow_handshakes_and_floods_of_them_cost_others_nothing() {
     let metrics = server.metrics();
     assert_eq!(metrics.sum("throng_transport_faults_total", &["reason=\"unfinished\""]), 300.0);
     assert_eq!(metrics.sum("throng_tls_handshakes_total", &[]), 2.0);
+}
+
+#[test]
+fn openssl_changes_keys_as_it_likes() {
+    let certificate = Certificate::new();
+    let server = certificate.server(&["server.shards=1"]);
+    for suite in ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"] {
+        let mut client = Command::new("openssl")
+            .args(["s_client", "-tls1_3", "-ciphersuites", suite, "-connect", &server.address().to_string()])
+            .args(["-CAfile", &certificate.path("cert.pem"), "-verify_return_error", "-crlf"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("openssl is there (Debian and Ubuntu: apt-get install openssl)");
+        let (mut input, mut output) =
+            (client.stdin.take().expect("a pipe"), client.stdout.take().expect("a pipe"));
+        let mut said = String::new();
+        let mut wait_for = |count: usize| {
+            let mut bytes = [0; 4096];
+            // Its own end would end this too.
+            while said.matches("\"status\":\"ok\"").count() < count {
+                let length = output.read(&mut bytes).expect("it says something");
+                assert!(length > 0, "{suite}: it has ended:\n{said}");
+                said += &String::from_utf8_lossy(&bytes[..length]);
+            }
+        };
+        let mut answers = 0;
+        // `K` wants our key changed as well, `k` does not. Each is read by itself if there is an answer in between.
+        for command in ["", "K\n", "k\n", "K\n", "K\n"] {
+            input.write_all(command.as_bytes()).expect("it reads");
+            if !command.is_empty() {
+                // A command is one if it stands at the beginning of what openssl reads at once.
+                rest(Duration::from_millis(200));
+            }
+            input.write_all(b"GET /health HTTP/1.1\nHost: throng\n\n").expect("it reads");
+            answers += 1;
+            wait_for(answers);
+        }
+        drop(input);
+        let status = client.wait().expect("it is our child");
+        assert!(status.success(), "{suite}: {said}");
+    }
+    server.wait_for_number("sockets", 0);
+    assert_eq!(server.metrics().sum("throng_transport_faults_total", &[]), 0.0);
 }
 
 /// The first bytes of a client.

@@ -173,7 +173,11 @@ async fn command(
 }
 
 /// The rooms that a body names, checked.
-async fn rooms(control: &Control, headers: &HeaderMap, body: Body) -> Result<Vec<CompactString>, Refusal> {
+pub(super) async fn rooms(
+    control: &Control,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<CompactString>, Refusal> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields, expecting = "an object")]
     struct Said<'a> {
@@ -194,13 +198,13 @@ async fn rooms(control: &Control, headers: &HeaderMap, body: Body) -> Result<Vec
 }
 
 /// Why connections are closed.
-struct Close {
-    code: u16,
-    reason: CompactString,
+pub(super) struct Close {
+    pub(super) code: u16,
+    pub(super) reason: CompactString,
 }
 
 /// What a body says of that. It may be empty.
-async fn close(control: &Control, headers: &HeaderMap, body: Body) -> Result<Close, Refusal> {
+pub(super) async fn close(control: &Control, headers: &HeaderMap, body: Body) -> Result<Close, Refusal> {
     #[derive(Default, Deserialize)]
     #[serde(deny_unknown_fields, default, expecting = "an object")]
     struct Said<'a> {

@@ -101,6 +101,7 @@ fn admit(control: &Control, parts: &Parts, scope: u8) -> Result<usize, Refusal> 
     if api.settings.keys[place].scopes & scope == 0 {
         return Err(refused(Stranger::Scope, "this key is not for this"));
     }
+    api.take_request(place, control.clock.now())?;
     Ok(place)
 }
 

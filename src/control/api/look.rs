@@ -68,7 +68,7 @@ struct Person {
 
 /// A connection by itself.
 #[derive(Debug, Serialize)]
-struct Whole {
+pub(super) struct Whole {
     #[serde(flatten)]
     person: Person,
     transport: &'static str,
@@ -147,8 +147,7 @@ pub(super) async fn members(
     };
     let shards: Vec<ShardId> = shards.iter().collect();
     let question = |place: Option<u32>, most| Question::Members { room, below: place, most };
-    let (listed, next) = gather(&control, &shards, page, question).await?;
-    let members = listed.into_iter().map(Person::from).collect();
+    let (members, next) = gather_people(&control, &shards, page, question).await?;
     Ok(Json(List { items: Members { members }, next }).into_response())
 }
 
@@ -159,12 +158,15 @@ pub(super) async fn connections(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     let mut query = Query::read(&uri)?;
+    let address = query.one("address")?.map(|text| text.parse());
+    let address =
+        address.transpose().map_err(|_| Refusal::wrong("`address` is an IPv4 or an IPv6 address"))?;
     let page = query.page()?;
     query.end()?;
     let shards: Vec<ShardId> = (0..control.bus.shards()).map(|shard| shard as ShardId).collect();
-    let question = |place: Option<u32>, most| Question::Connections { from: place.unwrap_or(0), most };
-    let (listed, next) = gather(&control, &shards, page, question).await?;
-    let connections = listed.into_iter().map(Person::from).collect();
+    let question =
+        |place: Option<u32>, most| Question::Connections { from: place.unwrap_or(0), most, address };
+    let (connections, next) = gather_people(&control, &shards, page, question).await?;
     Ok(Json(List { items: Connections { connections }, next }).into_response())
 }
 
@@ -210,14 +212,16 @@ pub(super) fn no_connection() -> Refusal {
     Refusal::new(StatusCode::NOT_FOUND, "no_such_connection", "no connection of this process has this id")
 }
 
-/// One page of what shards list, one shard after the other; a question is made with the place on the shard and how many are wanted.
-async fn gather(
+/// One page of what shards list, one shard after the other, and where it goes on. A question is made with the place on the shard and how
+/// many are wanted; `read` says what an answer lists, and its next place.
+pub(super) async fn gather<T>(
     control: &Control,
     shards: &[ShardId],
     page: Page,
+    until: Instant,
     question: impl Fn(Option<u32>, usize) -> Question,
-) -> Result<(Vec<Listed>, Option<String>), Refusal> {
-    let until = Instant::now() + ANSWER_TIMEOUT;
+    read: impl Fn(ShardId, Answer) -> Option<(Vec<T>, Option<u32>)>,
+) -> Result<(Vec<T>, Option<u64>), Refusal> {
     let (mut shard, mut place) = page.from.map_or((0, None), read_place);
     let mut all = Vec::new();
     for _ in 0..QUESTIONS_MAX {
@@ -229,21 +233,36 @@ async fn gather(
         if at != shard {
             (shard, place) = (at, None);
         }
-        match ask(control, shard, question(place, page.limit - all.len()), until).await? {
-            Answer::Page { listed, next: Some(next) } => {
-                all.extend(listed);
-                place = Some(next);
-            }
-            Answer::Page { listed, next: None } => {
-                all.extend(listed);
-                let Some(next) = shard.checked_add(1) else { return Ok((all, None)) };
-                (shard, place) = (next, None);
-            }
-            _ => return Err(Refusal::busy(format!("shard {shard} has not answered"))),
+        let answer = ask(control, shard, question(place, page.limit - all.len()), until).await?;
+        let Some((listed, next)) = read(shard, answer) else {
+            return Err(Refusal::busy(format!("shard {shard} has not answered")));
+        };
+        all.extend(listed);
+        if next.is_some() {
+            place = next;
+        } else {
+            let Some(next) = shard.checked_add(1) else { return Ok((all, None)) };
+            (shard, place) = (next, None);
         }
     }
     let goes_on = shards.iter().any(|at| *at >= shard);
-    Ok((all, goes_on.then(|| write_cursor(write_place(shard, place)))))
+    Ok((all, goes_on.then(|| write_place(shard, place))))
+}
+
+/// A page of connections.
+async fn gather_people(
+    control: &Control,
+    shards: &[ShardId],
+    page: Page,
+    question: impl Fn(Option<u32>, usize) -> Question,
+) -> Result<(Vec<Person>, Option<String>), Refusal> {
+    let read = |_, answer| match answer {
+        Answer::Page { listed, next } => Some((listed, next)),
+        _ => None,
+    };
+    let until = Instant::now() + ANSWER_TIMEOUT;
+    let (listed, next) = gather(control, shards, page, until, question, read).await?;
+    Ok((listed.into_iter().map(Person::from).collect(), next.map(write_cursor)))
 }
 
 /// A place in a list over shards, as a number.

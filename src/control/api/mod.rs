@@ -13,6 +13,7 @@ mod stream;
 mod act;
 mod forget;
 mod look;
+mod users;
 
 pub use keys::{Key, Scope, Stranger};
 
@@ -24,6 +25,7 @@ use crate::control::{Control, Route};
 use crate::dialect::native::name_fault;
 use crate::message::ShardId;
 use crate::stats::Counter;
+use crate::time::{Bucket, Time};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -31,7 +33,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use replays::Replays;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
@@ -64,6 +66,8 @@ pub struct Settings {
     pub rooms_max: usize,
     /// Length of a room's name.
     pub room_name_bytes_max: usize,
+    /// Requests a second with one key; 0 for no limit.
+    pub requests_per_second_max: u32,
 }
 
 impl Default for Settings {
@@ -77,6 +81,7 @@ impl Default for Settings {
             message_bytes_max: 1 << 20,
             rooms_max: 1_024,
             room_name_bytes_max: 200,
+            requests_per_second_max: 0,
         }
     }
 }
@@ -91,6 +96,8 @@ pub struct Api {
     /// Memory for bodies, in units of [`UNIT_BYTES`].
     memory: Semaphore,
     replays: Mutex<Replays>,
+    /// What each key may still ask, in the order of the keys.
+    buckets: Mutex<Box<[Bucket]>>,
 }
 
 impl fmt::Debug for Api {
@@ -102,12 +109,14 @@ impl fmt::Debug for Api {
 impl Api {
     /// An API that nobody has used.
     pub fn new(settings: Settings) -> Api {
+        let rate = settings.requests_per_second_max;
         let bodies = BODIES_BYTES_MAX.max(2 * settings.message_bytes_max);
         Api {
             stats: ApiStats::default(),
             seats: Arc::new(Seats::new(settings.connections_max)),
             memory: Semaphore::new(bodies.div_ceil(UNIT_BYTES)),
             replays: Mutex::new(Replays::new(settings.idempotency_keys_max, settings.idempotency_window_ms)),
+            buckets: Mutex::new(vec![Bucket::full(rate, Time::default()); settings.keys.len()].into()),
             settings,
         }
     }
@@ -115,6 +124,24 @@ impl Api {
     /// How many connections of the control port have shown a key and may stay.
     pub fn connections(&self) -> usize {
         self.seats.taken()
+    }
+
+    /// Counts a request with the key in this place. A second's worth may come at once.
+    ///
+    /// # Errors
+    /// When it is one too many.
+    fn take_request(&self, key: usize, now: Time) -> Result<(), Refusal> {
+        let rate = self.settings.requests_per_second_max;
+        if rate == 0 {
+            return Ok(());
+        }
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = buckets.get_mut(key).map_or(Ok(()), |bucket| bucket.take(rate, rate, now));
+        taken.map_err(|retry_ms| {
+            let message =
+                format!("more than {rate} requests a second with this key (api.requests_per_second_max)");
+            Refusal::too_many(message, retry_ms.div_ceil(1000))
+        })
     }
 
     /// What the key in this place is called.
@@ -161,7 +188,8 @@ pub struct ApiStats {
 }
 
 /// The statuses that are counted apart. Any other counts as the last.
-const STATUSES: [u16; 16] = [200, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 431, 503, 500];
+const STATUSES: [u16; 17] =
+    [200, 202, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 431, 503, 500];
 
 impl ApiStats {
     /// Requests by route and status, for those that there were.
@@ -183,7 +211,7 @@ impl ApiStats {
 }
 
 /// The paths of the API.
-const ROUTES: [&str; 17] = [
+const ROUTES: [&str; 23] = [
     "/v1/publish",
     "/v1/publish/bytes",
     "/v1/publish/stream",
@@ -199,6 +227,12 @@ const ROUTES: [&str; 17] = [
     "/v1/connections/{id}/join",
     "/v1/connections/{id}/leave",
     "/v1/connections/{id}/disconnect",
+    "/v1/users",
+    "/v1/users/{user}",
+    "/v1/users/{user}/join",
+    "/v1/users/{user}/leave",
+    "/v1/users/{user}/disconnect",
+    "/v1/count",
     "/v1/auth/forget",
     "/openapi.json",
 ];
@@ -225,6 +259,12 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("POST", "/v1/connections/{id}/join", post(act::join)),
         Route::new("POST", "/v1/connections/{id}/leave", post(act::leave)),
         Route::new("POST", "/v1/connections/{id}/disconnect", post(act::disconnect)),
+        Route::new("GET", "/v1/users", get(users::users)),
+        Route::new("GET", "/v1/users/{user}", get(users::user)),
+        Route::new("POST", "/v1/users/{user}/join", post(users::user_join)),
+        Route::new("POST", "/v1/users/{user}/leave", post(users::user_leave)),
+        Route::new("POST", "/v1/users/{user}/disconnect", post(users::disconnect_user)),
+        Route::new("GET", "/v1/count", get(users::count)),
         Route::new("POST", "/v1/auth/forget", post(forget::forget)),
     ]
 }

@@ -180,7 +180,7 @@ pub struct Vouched {
     pub rooms: Vec<Room>,
 }
 
-/// A room that a client is to join at once.
+/// A room that somebody is to join at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Room {
     /// The namespace that it is in; `/` for the main one, and for native clients.

@@ -6,6 +6,7 @@
 use super::conn::Stage;
 use super::users::refuse_denial;
 use super::{Shard, WORK_MAX};
+use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::bus::callouts::{About, Address, Answer, Question, Verdict};
 use crate::dialect::Dialect;
@@ -264,6 +265,14 @@ impl Shard {
         Ok(())
     }
 
+    /// A client at `ip` wants to come in: once for each request, though it is read again.
+    ///
+    /// # Errors
+    /// As [`Gate::knock`](crate::auth::Gate::knock).
+    pub(super) fn knock(&self, ip: Ip, now: Time) -> Result<(), Reject> {
+        if self.waits.verdict.is_some() { Ok(()) } else { self.gate.knock(ip, now) }
+    }
+
     /// A fault that is counted.
     pub(super) fn denied(&self, fault: TokenFault) -> Denial {
         self.stats().token_faults[fault.index()].add(1);
@@ -280,11 +289,6 @@ impl Shard {
             }
             Verdict::Unavailable => Some(self.denied(TokenFault::Unavailable)),
         }
-    }
-
-    /// True while a request, or a packet, is gone through again because the backend has answered.
-    pub(super) fn has_verdict(&self) -> bool {
-        self.waits.verdict.is_some()
     }
 
     /// The verdict for which a packet is gone through again.

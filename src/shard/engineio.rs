@@ -196,10 +196,7 @@ impl Shard {
             return self.engine_fault(slot, Fault::Forbidden, false, answer, now);
         }
         let ip = self.client(slot, request);
-        // One who has waited for the backend has knocked before.
-        if !self.has_verdict()
-            && let Err(reject) = self.gate.knock(ip, now)
-        {
+        if let Err(reject) = self.knock(ip, now) {
             return self.reject(slot, reject, false, false, now);
         }
         let vouched = match self.check_request(slot, request, dialect, now) {

@@ -86,18 +86,11 @@ impl Shard {
                         }
                         _ => &[],
                     };
-                    let used = head_bytes + body.len();
                     self.answer(slot, &request, body, now);
                     if self.awaits(slot) {
-                        // It is read again when the backend has answered, with what came behind it, and has a time of its own until then.
-                        if rest.len() > bytes_max {
-                            self.hang_up(slot);
-                            return None;
-                        }
-                        self.wheel.disarm(slot);
-                        return Some(Cut { start, lacking: 0 });
+                        return self.keep_whole(slot, rest, start);
                     }
-                    start += used;
+                    start += head_bytes + body.len();
                     None
                 }
                 Ok(Head::Partial) if rest.len() < bytes_max => return Some(Cut { start, lacking: 0 }),
@@ -123,6 +116,17 @@ impl Shard {
             }
         }
         None
+    }
+
+    /// A request is read again when the backend has answered: it is kept, and what came behind it.
+    fn keep_whole(&mut self, slot: Slot, bytes: &[u8], start: usize) -> Option<Cut> {
+        if bytes.len() > self.settings.head_bytes_max {
+            self.hang_up(slot);
+            return None;
+        }
+        // It has a time of its own from here on.
+        self.wheel.disarm(slot);
+        Some(Cut { start, lacking: 0 })
     }
 
     /// Keeps what has come of a request.
@@ -208,14 +212,15 @@ impl Shard {
         if let Err(reject) = self.gate.check_origin(request.origin) {
             return self.reject(slot, reject, false, false, now);
         }
-        // One who has waited for the backend has knocked before.
-        let knocked = if self.has_verdict() { Ok(()) } else { self.gate.knock(ip, now) };
-        let admitted = match knocked.map(|()| self.check_request(slot, request, dialect, now)) {
+        let vouched = match self.knock(ip, now) {
+            Ok(()) => match self.check_request(slot, request, dialect, now) {
+                Ok(Checked::Known(vouched)) => Ok(vouched),
+                Ok(Checked::Waits) => return,
+                Err(denial) => Err((denial.reject(), Some(denial))),
+            },
             Err(reject) => Err((reject, None)),
-            Ok(Ok(Checked::Known(vouched))) => self.admit(ip, vouched).map_err(|reject| (reject, None)),
-            Ok(Ok(Checked::Waits)) => return,
-            Ok(Err(denial)) => Err((denial.reject(), Some(denial))),
         };
+        let admitted = vouched.and_then(|vouched| self.admit(ip, vouched).map_err(|reject| (reject, None)));
         if let Err((reject, denial)) = &admitted
             && let reject = *reject
             && !(self.settings.refuse_with_close && reject != Reject::Draining)

@@ -1,4 +1,4 @@
-//! One signed request to the backend and its answer, and the breaker, which keeps a backend in peace that fails again and again.
+//! One signed request to the backend and its answer, and the breaker, which leaves a backend in peace that fails again and again.
 
 use super::Settings;
 use super::sign::{HEADER, signature};

@@ -23,7 +23,7 @@ use crate::wire::frame::Opcode;
 use compact_str::CompactString;
 use smallvec::SmallVec;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 /// What a client is told when the backend has not answered, or not in words that mean something.
@@ -51,6 +51,8 @@ struct Waiting {
     bytes: usize,
     /// Answers of which the last part is on its way through the mailbox.
     rests: usize,
+    /// Answers that came meanwhile, in their order. At most `calls`.
+    held: VecDeque<Answered>,
     /// Namespaces that it has asked for.
     joining: SmallVec<[CompactString; 1]>,
 }
@@ -260,7 +262,7 @@ impl Shard {
         };
         let bytes = call.size();
         calls.push(call)?;
-        let new = || Waiting { slot, calls: 0, bytes: 0, rests: 0, joining: SmallVec::new() };
+        let new = || Waiting { slot, calls: 0, bytes: 0, rests: 0, held: VecDeque::new(), joining: SmallVec::new() };
         let waiting = self.calls.waiting.entry(stamp).or_insert_with(new);
         (waiting.calls, waiting.bytes) = (waiting.calls + 1, waiting.bytes + bytes);
         Ok(())
@@ -276,18 +278,29 @@ impl Shard {
         )
     }
 
-    /// The backend has answered. What that publishes comes first, and the rest of it when that has been delivered.
-    pub(super) fn note_answered(&mut self, mut answered: Answered, now: Time) {
+    /// The backend has answered.
+    pub(super) fn note_answered(&mut self, answered: Answered, now: Time) {
         let stamp = answered.from.conn.stamp;
         let Some(waiting) = self.calls.waiting.get_mut(&stamp) else { return };
         if answered.is_rest {
             waiting.rests -= 1;
-            return self.finish_call(answered, now);
-        }
-        if waiting.rests > 0 {
+            self.finish_call(answered, now);
+        } else if waiting.rests > 0 || !waiting.held.is_empty() {
             // What the answer before this one has published is to come before what this one does.
-            return self.bus.post(self.id, Mail::Answered(Box::new(answered)));
+            waiting.held.push_back(answered);
+        } else {
+            self.carry_out_answer(answered, now);
         }
+        let next = |waiting: &mut Waiting| if waiting.rests == 0 { waiting.held.pop_front() } else { None };
+        while let Some(answered) = self.calls.waiting.get_mut(&stamp).and_then(next) {
+            self.carry_out_answer(answered, now);
+        }
+    }
+
+    /// What an answer publishes comes first, and the rest of it when that has been delivered.
+    fn carry_out_answer(&mut self, mut answered: Answered, now: Time) {
+        let stamp = answered.from.conn.stamp;
+        let Some(waiting) = self.calls.waiting.get_mut(&stamp) else { return };
         let slot = waiting.slot;
         let namespace = answered.from.namespace.clone();
         waiting.joining.retain(|name| *name != namespace || !matches!(answered.what, Asked::Connect { .. }));

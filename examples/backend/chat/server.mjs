@@ -37,7 +37,13 @@ createServer((request, response) => {
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
-    const answer = handlers[request.url](JSON.parse(Buffer.concat(chunks)));
-    response.end(JSON.stringify(answer));
+    try {
+      const answer = handlers[request.url](JSON.parse(Buffer.concat(chunks)));
+      response.end(JSON.stringify(answer));
+    } catch (error) {
+      // Clients say anything. 400 concerns this one alone; 500, or no answer, would count as a backend that fails.
+      console.error(error);
+      response.writeHead(400).end();
+    }
   });
 }).listen(Number(port), "127.0.0.1");

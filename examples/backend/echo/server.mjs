@@ -31,8 +31,8 @@ const events = {
 };
 
 function event(call) {
-  const handler = events[call.event] ?? (() => ({ ack: [{ error: `there is no event ${call.event}` }] }));
-  return handler(call);
+  if (!Object.hasOwn(events, call.event)) return { ack: [{ error: `there is no event ${call.event}` }] };
+  return events[call.event](call);
 }
 
 const handlers = { "/connect": connect, "/disconnect": disconnect, "/event": event };
@@ -41,7 +41,13 @@ createServer((request, response) => {
   const chunks = [];
   request.on("data", (chunk) => chunks.push(chunk));
   request.on("end", () => {
-    const answer = handlers[request.url](JSON.parse(Buffer.concat(chunks)));
-    response.end(JSON.stringify(answer));
+    try {
+      const answer = handlers[request.url](JSON.parse(Buffer.concat(chunks)));
+      response.end(JSON.stringify(answer));
+    } catch (error) {
+      // Clients say anything. 400 concerns this one alone; 500, or no answer, would count as a backend that fails.
+      console.error(error);
+      response.writeHead(400).end();
+    }
   });
 }).listen(Number(port), "127.0.0.1");

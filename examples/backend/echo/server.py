@@ -51,8 +51,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         handlers = {"/connect": connect, "/disconnect": disconnect, "/event": event}
-        answer = json.dumps(handlers[self.path](call)).encode()
-        self.send_response(200)
+        try:
+            status, answer = 200, json.dumps(handlers[self.path](call)).encode()
+        except Exception as error:
+            # Clients say anything. 400 concerns this one alone; 500, or no answer, would count as a backend that fails.
+            print(repr(error), file=sys.stderr)
+            status, answer = 400, b""
+        self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

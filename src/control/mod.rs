@@ -37,7 +37,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use refusal::Refusal;
-use seat::{Due, Seat, Seated};
+use seat::{Seat, Seated};
 use serde::Serialize;
 use std::io;
 use std::pin::pin;
@@ -84,9 +84,9 @@ struct Limits {
     head_timeout: Duration,
     /// The same for a connection that has shown a key.
     idle_timeout: Duration,
-    /// The age from which a connection gets no further request, unless it has shown a key.
+    /// The age from which on the next answer is a connection's last and says so, unless it has shown a key.
     age_max: Duration,
-    /// How long the answer under way may then still take. A client that does not read is cut off here.
+    /// How long an answer may take from then on, and when the port closes. A client that does not read is cut off here.
     last_answer_timeout: Duration,
 }
 
@@ -176,25 +176,23 @@ async fn attend(
         serving.asked();
         request.extensions_mut().insert(serving.clone());
         let (answer, seat) = (router.call(request.map(Body::new)), serving.clone());
-        async move { answer.await.map(|response| response.map(|body| Seated { body, seat })) }
+        async move {
+            answer.await.map(|mut response| {
+                seat.announce(&limits, response.headers_mut());
+                response.map(|body| Seated { body, seat })
+            })
+        }
     });
     let mut http = http1::Builder::new();
     http.max_buf_size(Limits::BUFFER_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = loop {
-        let due = seat.due(&limits);
-        let at = match due {
-            Due::Cut(at) | Due::LastAnswer(at) => at,
-            Due::Nothing => Instant::now() + limits.idle_timeout,
-        };
+        let at = seat.due(&limits).unwrap_or_else(|| Instant::now() + limits.idle_timeout);
         tokio::select! {
             ended = &mut connection => break Some(ended),
             // What was due may have changed meanwhile.
-            () = sleep_until(at) => match due {
-                _ if seat.due(&limits) != due => {}
-                Due::Cut(_) => return,
-                Due::LastAnswer(_) => break None,
-                Due::Nothing => {}
+            () = sleep_until(at) => if seat.due(&limits).is_some_and(|due| due <= Instant::now()) {
+                return;
             },
             // It is never sent to, so this is the sender's end.
             _ = stopping.changed() => break None,

@@ -1,11 +1,13 @@
 //! What a connection of the control port may take of time: little, until it has shown a key.
 
 use super::Limits;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use hyper::body::{Body, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The connections that have shown a key, of which there may be `most`. Further ones are treated as if they had none.
@@ -31,29 +33,26 @@ impl Seats {
 #[derive(Debug)]
 pub(super) struct Seat {
     began: Instant,
-    /// Since when the head of a request is waited for; `None` while one is being answered.
-    waits: Mutex<Option<Instant>>,
+    phase: Mutex<Phase>,
     /// True exactly when it counts among `seats`.
     has_key: AtomicBool,
     seats: Arc<Seats>,
 }
 
-/// What is to happen to a connection, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Due {
-    /// It has said nothing for too long, or not all: it is cut.
-    Cut(Instant),
-    /// It gets no further request.
-    LastAnswer(Instant),
-    /// Nothing while it is being answered.
-    Nothing,
+/// What a connection does, and since when.
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// The head of a request is waited for.
+    Waits(Instant),
+    /// One is being answered.
+    Answers(Instant),
 }
 
 impl Seat {
     /// A connection that has just been accepted.
     pub(super) fn new(seats: Arc<Seats>) -> Seat {
         let now = Instant::now();
-        Seat { began: now, waits: Mutex::new(Some(now)), has_key: AtomicBool::new(false), seats }
+        Seat { began: now, phase: Mutex::new(Phase::Waits(now)), has_key: AtomicBool::new(false), seats }
     }
 
     /// It has shown a key, and may stay, if there is a place for it.
@@ -69,27 +68,47 @@ impl Seat {
 
     /// A head has come.
     pub(super) fn asked(&self) {
-        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.phase() = Phase::Answers(Instant::now());
+    }
+
+    /// Says in the head of an answer whether the connection stays, and for how long without a request. Who is not told would send the next
+    /// request while the connection is being closed, and not know whether it was carried out.
+    pub(super) fn announce(&self, limits: &Limits, headers: &mut HeaderMap) {
+        if !self.has_key.load(Relaxed) && self.began.elapsed() >= limits.age_max {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return;
+        }
+        // A second less than the truth: the answer takes time to arrive, and clients look at their clocks about once a second.
+        let seconds = self.patience(limits).as_secs().saturating_sub(1);
+        if let Ok(value) = HeaderValue::try_from(format!("timeout={seconds}")) {
+            headers.insert(HeaderName::from_static("keep-alive"), value);
+        }
     }
 
     /// The answer has been handed to the kernel, but for what fits the connection's buffer.
     fn answered(&self) {
-        *self.waits.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.phase() = Phase::Waits(Instant::now());
     }
 
-    /// What is due next.
-    pub(super) fn due(&self, limits: &Limits) -> Due {
-        let has_key = self.has_key.load(Relaxed);
-        let patience = if has_key { limits.idle_timeout } else { limits.head_timeout };
-        let waits = *self.waits.lock().unwrap_or_else(PoisonError::into_inner);
-        let cut = waits.map(|since| since + patience);
-        let last = (!has_key).then(|| self.began + limits.age_max);
-        match (cut, last) {
-            (Some(cut), Some(last)) if last < cut => Due::LastAnswer(last),
-            (Some(cut), _) => Due::Cut(cut),
-            (None, Some(last)) => Due::LastAnswer(last),
-            (None, None) => Due::Nothing,
+    /// When it is to be cut; `None` while one who has shown a key is being answered.
+    pub(super) fn due(&self, limits: &Limits) -> Option<Instant> {
+        match *self.phase() {
+            // An old one, too, waits in peace: if it is closed, a request may be under way.
+            Phase::Waits(since) => Some(since + self.patience(limits)),
+            Phase::Answers(_) if self.has_key.load(Relaxed) => None,
+            Phase::Answers(since) => {
+                Some(since.max(self.began + limits.age_max) + limits.last_answer_timeout)
+            }
         }
+    }
+
+    /// How long the end of a head is waited for.
+    fn patience(&self, limits: &Limits) -> Duration {
+        if self.has_key.load(Relaxed) { limits.idle_timeout } else { limits.head_timeout }
+    }
+
+    fn phase(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -627,6 +627,7 @@ fn idle_connections_do_not_keep_a_good_one_out() {
 fn a_client_that_does_not_read_loses_its_place() {
     let limits = Limits {
         connections_max: 1,
+        head_timeout: Duration::from_millis(300),
         age_max: Duration::from_millis(300),
         last_answer_timeout: Duration::from_millis(200),
         ..Limits::DEFAULT
@@ -641,26 +642,39 @@ fn a_client_that_does_not_read_loses_its_place() {
     assert!(stuck, "the server answers without bound");
     assert_eq!(port.ask("GET", "/health").status, 200);
     let took = clock.now().since(Time::default());
-    assert!(took < limits.age_max + limits.last_answer_timeout + SLACK, "{took:?}");
+    let bound = limits.age_max + limits.last_answer_timeout + limits.head_timeout;
+    assert!(took < bound + SLACK, "{took:?}");
 }
 
 #[test]
-fn a_connection_that_keeps_asking_must_come_again() {
+fn a_connection_that_keeps_asking_is_told_to_come_again() {
     let age_max = Duration::from_millis(300);
     let port = Port::open(Limits { age_max, ..Limits::DEFAULT });
     let mut client = port.connect();
     let clock = Clock::start();
     loop {
-        // It may also be closed between two answers.
-        if client.write_all(b"GET /health HTTP/1.1\r\nhost: test\r\n\r\n").is_err() {
+        // An idle one was closed at that age, and what it asked just then was lost.
+        let answer = ask_again(&mut client, "/health");
+        let took = clock.now().since(Time::default());
+        if answer.headers.get("connection").is_some_and(|value| value == "close") {
+            assert!(took >= age_max - Duration::from_millis(50), "it may stay for a while: {took:?}");
             break;
         }
-        match client.read(&mut [0; 4096]) {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-        assert!(clock.now().since(Time::default()) < age_max + SLACK, "it goes on");
+        assert_eq!(answer.headers["keep-alive"], "timeout=4", "less than head_timeout");
+        assert!(took < age_max + SLACK, "it goes on");
     }
+    assert!(is_closed(&mut client), "it keeps to that");
+}
+
+#[test]
+fn an_old_connection_that_says_nothing_is_asked_to_come_again_when_it_speaks() {
+    let age_max = Duration::from_millis(200);
+    let port = Port::open(Limits { age_max, ..Limits::DEFAULT });
+    let mut client = port.connect();
+    client.set_read_timeout(Some(2 * age_max)).expect("a socket takes a time-out");
+    assert!(!is_closed(&mut client), "it may be about to ask");
+    assert_eq!(ask_again(&mut client, "/health").headers["connection"], "close");
+    assert!(is_closed(&mut client));
 }
 
 #[test]

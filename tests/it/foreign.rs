@@ -71,7 +71,7 @@ fn socketio_clients_of_node_are_recovered() {
         PATIENT,
         RECOVERY,
         r#"socketio.connect_event="""#,
-        r#"socketio.recovery_bytes_max="16MiB""#,
+        r#"socketio.recovery_bytes_max="2MiB""#,
         r#"socketio.recovery_session_bytes_max="256KiB""#,
     ];
     check_socketio(script, NODE, &settings, 40);

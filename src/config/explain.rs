@@ -180,6 +180,7 @@ impl Config {
         if keys > 0 {
             lines.push(format!("Keys that open the HTTP API on the control port: {keys}."));
         }
+        lines.extend(self.backend_in_words());
         lines.extend(self.webhooks_in_words());
         lines.push(format!(
             "SIGTERM closes connections over {} and ends the server after {} at most.",
@@ -208,6 +209,10 @@ impl Config {
                 time(auth.callout_cache_ms),
                 auth.callout_cache_entries_max
             ));
+        }
+        if keys.is_empty() && auth.callout {
+            let who = if auth.required { "must" } else { "may" };
+            lines.push(format!("Clients {who} bring something that the backend knows them by."));
         }
         if keys.is_empty() && !auth.callout {
             lines.push("There are no tokens: nobody knows who a client is.".to_owned());
@@ -307,16 +312,32 @@ impl Config {
             }
             WebhooksTo::Stream => format!("The stream {:?} in Redis is told", webhooks.stream),
         };
-        let mut lines = vec![format!(
+        vec![format!(
             "{place}: {}; up to {} notices or {} may wait, each for {}.",
             list(&told),
             webhooks.waiting_max,
             size(webhooks.waiting_bytes_max),
             time(webhooks.age_max_ms)
+        )]
+    }
+
+    fn backend_in_words(&self) -> Vec<String> {
+        let backend = &self.backend;
+        if backend.url.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![format!(
+            "The backend is at {}: a request has {}, {} may be under way; after {} failures in a row it is left in peace for {}.",
+            backend.url,
+            time(backend.timeout_ms),
+            backend.requests_max,
+            backend.failures_max,
+            time(backend.rest_ms)
         )];
-        if webhooks.to == WebhooksTo::Backend && self.backend.secret.is_empty() {
+        if backend.secret.is_empty() {
             lines.push(
-                "CAUTION: without backend.secret the backend cannot tell our notices from others.".to_owned(),
+                "CAUTION: without backend.secret the backend cannot tell our requests from others."
+                    .to_owned(),
             );
         }
         lines

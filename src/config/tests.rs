@@ -1237,7 +1237,7 @@ fn webhooks_are_chosen_and_go_somewhere() {
         "  [[webhooks.events]], 2 in all",
         "  The backend is told at http://127.0.0.1:3000/hooks/webhooks: connected, vacated, event \"say\" in /chat/*, every event; \
          up to 100000 notices or 64 MiB may wait, each for 60 s.\n",
-        "  CAUTION: without backend.secret the backend cannot tell our notices from others.\n",
+        "  CAUTION: without backend.secret the backend cannot tell our requests from others.\n",
     ] {
         assert!(text.contains(line), "{line}\nis not in\n{text}");
     }

@@ -262,7 +262,14 @@ impl Shard {
         };
         let bytes = call.size();
         calls.push(call)?;
-        let new = || Waiting { slot, calls: 0, bytes: 0, rests: 0, held: VecDeque::new(), joining: SmallVec::new() };
+        let new = || Waiting {
+            slot,
+            calls: 0,
+            bytes: 0,
+            rests: 0,
+            held: VecDeque::new(),
+            joining: SmallVec::new(),
+        };
         let waiting = self.calls.waiting.entry(stamp).or_insert_with(new);
         (waiting.calls, waiting.bytes) = (waiting.calls + 1, waiting.bytes + bytes);
         Ok(())

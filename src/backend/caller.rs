@@ -10,6 +10,7 @@ use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, USER_AGENT};
 use hyper::{Request, StatusCode};
 use ring::hmac;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
@@ -21,7 +22,8 @@ pub struct Caller {
     key: Option<hmac::Key>,
     client: HttpClient,
     places: Semaphore,
-    breaker: Mutex<Breaker>,
+    /// By path: a question that always takes too long keeps nobody from the others. There are as many as there are hooks.
+    breakers: Mutex<HashMap<String, Breaker>>,
     stats: Arc<BackendStats>,
 }
 
@@ -67,6 +69,20 @@ impl Problem {
             Problem::Open | Problem::Late | Problem::Unreachable(_) => true,
         }
     }
+
+    /// True when it says of the backend that it is not well. Another status, 500 as well, may be about the one request: whoever makes such
+    /// requests is not to keep others from the backend.
+    fn is_illness(&self) -> bool {
+        match self {
+            Problem::Status(status) => {
+                let away =
+                    [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
+                away.contains(status)
+            }
+            Problem::Late | Problem::Unreachable(_) => true,
+            Problem::Open | Problem::TooLong => false,
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -102,7 +118,7 @@ impl Caller {
             key: (!secret.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, secret)),
             client: HttpClient::new(settings.requests_max),
             places: Semaphore::new(settings.requests_max),
-            breaker: Mutex::new(Breaker::Closed(0)),
+            breakers: Mutex::default(),
             settings,
             stats,
         }
@@ -125,11 +141,11 @@ impl Caller {
         let deadline = Instant::now() + self.settings.timeout;
         let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Problem::Late)?;
         let _place = place.map_err(|_| Problem::Open)?;
-        self.begin()?;
+        self.begin(path)?;
         self.stats.under_way.add(1);
         let answered = self.exchange(path, json, deadline).await;
         self.stats.under_way.sub(1);
-        self.end(answered.as_ref().err().is_none_or(|problem| !problem.is_passing()));
+        self.end(path, answered.as_ref().err().is_none_or(|problem| !problem.is_illness()));
         answered
     }
 
@@ -154,52 +170,56 @@ impl Caller {
     }
 
     /// Whether a request may begin now.
-    fn begin(&self) -> Result<(), Problem> {
-        let (mut breaker, now) = (self.breaker(), Instant::now());
-        match &*breaker {
-            Breaker::Closed(_) => Ok(()),
-            Breaker::Open(until) | Breaker::HalfOpen(until) if now < *until => Err(Problem::Open),
-            Breaker::Open(_) | Breaker::HalfOpen(_) => {
-                self.set(&mut breaker, Breaker::HalfOpen(now + self.settings.timeout));
-                Ok(())
+    fn begin(&self, path: &str) -> Result<(), Problem> {
+        let now = Instant::now();
+        match self.breakers().get(path) {
+            None | Some(Breaker::Closed(_)) => return Ok(()),
+            Some(Breaker::Open(until) | Breaker::HalfOpen(until)) if now < *until => {
+                return Err(Problem::Open);
             }
+            Some(_) => {}
         }
+        self.set(path, Breaker::HalfOpen(now + self.settings.timeout));
+        Ok(())
     }
 
     /// A request has ended, and the backend was well or not.
-    fn end(&self, is_well: bool) {
-        let mut breaker = self.breaker();
-        let next = match *breaker {
+    fn end(&self, path: &str, is_well: bool) {
+        let next = match self.breakers().get(path) {
             _ if is_well => Breaker::Closed(0),
-            Breaker::Closed(failures) if failures + 1 < self.settings.failures_max => {
+            None if self.settings.failures_max > 1 => Breaker::Closed(1),
+            Some(Breaker::Closed(failures)) if failures + 1 < self.settings.failures_max => {
                 Breaker::Closed(failures + 1)
             }
             // Of those that began before it opened.
-            Breaker::Open(until) => Breaker::Open(until),
-            Breaker::Closed(_) | Breaker::HalfOpen(_) => Breaker::Open(Instant::now() + self.settings.rest),
+            Some(Breaker::Open(until)) => Breaker::Open(*until),
+            _ => Breaker::Open(Instant::now() + self.settings.rest),
         };
-        self.set(&mut breaker, next);
+        self.set(path, next);
     }
 
-    fn set(&self, breaker: &mut Breaker, next: Breaker) {
+    fn set(&self, path: &str, next: Breaker) {
         let number = |breaker: &Breaker| match breaker {
             Breaker::Closed(_) => 0,
             Breaker::HalfOpen(_) => 1,
             Breaker::Open(_) => 2,
         };
-        if number(&next) == 2 && number(breaker) != 2 {
+        let mut breakers = self.breakers();
+        let now = number(&next);
+        let before = breakers.insert(path.to_owned(), next).as_ref().map_or(0, number);
+        if now == 2 && before == 0 {
             tracing::warn!(
                 url = self.settings.url,
+                path,
                 "the backend fails again and again: left in peace for a while"
             );
-        } else if number(&next) == 0 && number(breaker) != 0 {
-            tracing::info!(url = self.settings.url, "the backend answers again");
+        } else if now == 0 && before != 0 {
+            tracing::info!(url = self.settings.url, path, "the backend answers again");
         }
-        self.stats.breaker.set(number(&next));
-        *breaker = next;
+        self.stats.breaker.set(breakers.values().map(number).max().unwrap_or(0));
     }
 
-    fn breaker(&self) -> MutexGuard<'_, Breaker> {
-        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
+    fn breakers(&self) -> MutexGuard<'_, HashMap<String, Breaker>> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -212,6 +212,10 @@ impl Shard {
         slot: Slot,
         rooms: &[Cow<'_, str>],
     ) -> Result<SmallVec<[u32; 8]>, Refusal<'static>> {
+        if !self.conns[slot as usize].is_open() {
+            // What was delivered before this may have ended it.
+            return Err(Refusal::new(Code::Forbidden, "the connection has ended"));
+        }
         // The rooms that stand for its namespaces are not counted.
         let namespaces =
             self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());

@@ -931,6 +931,8 @@ impl Shard {
         }
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
+        debug_assert!(self.conns[slot as usize].memberships.is_empty(), "who has ended is in no room");
+        self.leave_all(slot);
         let mut conn = self.conns.remove(slot as usize);
         self.forget_wait(slot, conn.stamp);
         self.calls.forget(conn.stamp, slot);

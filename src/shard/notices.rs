@@ -12,6 +12,7 @@ use crate::time::Time;
 use compact_str::{CompactString, ToCompactString as _};
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 /// Clients of which the backend was told, with the time since when they are there: some 40 bytes for each, where such notices are wanted.
 #[derive(Debug, Default)]
@@ -133,7 +134,9 @@ impl Shard {
             return;
         }
         let now = self.turn.now();
-        if self.told.0.insert(id, now).is_some() || !is_wanted {
+        let Entry::Vacant(place) = self.told.0.entry(id) else { return };
+        place.insert(now);
+        if !is_wanted {
             return;
         }
         let bytes = namespace.as_ref().map_or(0, CompactString::len);

@@ -351,6 +351,10 @@ impl Shard {
         }
         // Events that are on their way were missed as well.
         self.deliver(now);
+        if !self.conns[slot as usize].is_open() {
+            // That has ended it.
+            return true;
+        }
         let found = self.look_up(pid, namespace, offset.as_deref());
         let (ghost, from, missed) = match found {
             Ok(found) => found,

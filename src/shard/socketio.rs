@@ -299,6 +299,10 @@ impl Shard {
     /// # Errors
     /// Why it may not be in it.
     pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, Barred> {
+        if !self.conns[slot as usize].is_open() {
+            // What was delivered before this may have ended it.
+            return Err(Barred::of("The connection has ended"));
+        }
         let settings = &self.settings.socketio;
         let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
             return Err(Barred::of("Invalid namespace"));

@@ -41,7 +41,7 @@ createServer((request, response) => {
       const answer = handlers[request.url](JSON.parse(Buffer.concat(chunks)));
       response.end(JSON.stringify(answer));
     } catch (error) {
-      // Clients say anything. 400 concerns this one alone; 500, or no answer, would count as a backend that fails.
+      // Clients say anything. 400 concerns this one alone; no answer would count as a backend that fails.
       console.error(error);
       response.writeHead(400).end();
     }

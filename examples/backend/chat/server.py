@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             status, answer = 200, json.dumps({"/connected": connected, "/event": event}[self.path](call)).encode()
         except Exception as error:
-            # Clients say anything. 400 concerns this one alone; 500, or no answer, would count as a backend that fails.
+            # Clients say anything. 400 concerns this one alone; no answer would count as a backend that fails.
             print(repr(error), file=sys.stderr)
             status, answer = 400, b""
         self.send_response(status)

@@ -139,7 +139,15 @@ fn gate() -> Gate {
         limit(Per::User, 1),
         limit(Per::Ip, 9),
     ]);
-    let gate = Gate::new(Rules { connections_max: 1_000, sockets_max: 1_100, events, ..Rules::default() });
+    // Windows enough, wherever their hashes put them.
+    let rules = Rules {
+        connections_max: 1_000,
+        sockets_max: 1_100,
+        events,
+        event_windows_max: 1_000,
+        ..Rules::default()
+    };
+    let gate = Gate::new(rules);
     let (tally, mut own) = (gate.tally(), Windows::new(1));
     for _ in 0..2 {
         let limits = || tally.limits().find(None, "bid");

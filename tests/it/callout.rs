@@ -371,7 +371,7 @@ fn a_backend_that_fails_is_left_in_peace_and_who_waits_is_bounded() {
     // What it said after that is known now.
     assert_eq!(knock(&server, "user:0").status + knock(&server, "user:9").status, 202);
 
-    backend.mode("500");
+    backend.mode("503");
     assert_eq!(knock(&server, "user:a").status, 503);
     let asked = backend.asked().len();
     let began = now();

@@ -2,6 +2,7 @@
 
 use crate::access::{SECRET, token};
 use crate::foreign;
+use crate::harness::clock::rest;
 use crate::harness::raw::{CLOSE, FIN, TEXT};
 use crate::harness::redis::Redis;
 use crate::harness::{Client, Heard, Raw, Response, Server, eventually, frame};
@@ -932,4 +933,38 @@ fn an_event_for_a_user_reaches_all_of_the_users_connections_in_all_processes() {
         let body = json!({"user": user, "event": "letter"}).to_string();
         assert_eq!(Backend::of(&throngs[0]).refused("/v1/publish", JSON, body).0, 422, "{user}");
     }
+}
+
+#[test]
+fn who_is_ended_in_the_middle_of_what_it_says_is_in_no_room() {
+    let server = Server::with(&[WITH_KEY, "server.shards=1", "limits.receive_bytes_max=64MiB"]);
+    let joins: Vec<String> =
+        (0..8_000).map(|n| format!("42[\"join\",{{\"room\":\"r{}\"}}]", n % 3)).collect();
+    let joins = joins.join("\x1e");
+    for round in 0..20_u64 {
+        let mut polled = server.raw();
+        let mut ask = |method: &str, query: &str, body: &str| {
+            polled.send(format!(
+                "{method} /socket.io/?EIO=4&transport=polling{query} HTTP/1.1\r\nHost: throng\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ));
+            polled.response()
+        };
+        let open: Value = serde_json::from_str(&ask("GET", "", "").body[1..]).expect("JSON");
+        let sid = format!("&sid={}", open["sid"].as_str().expect("an id"));
+        ask("POST", &sid, "40");
+        let joined: Value = serde_json::from_str(&ask("GET", &sid, "").body[2..]).expect("JSON");
+        let path = format!("/v1/connections/{}/disconnect", joined["sid"].as_str().expect("an id"));
+        let mut api = Backend::of(&server);
+        let ender = std::thread::spawn(move || {
+            rest(Duration::from_millis(1 + round));
+            api.say(&path, &json!({})).status
+        });
+        ask("POST", &sid, &joins);
+        assert!(matches!(ender.join().expect("it was answered"), 200 | 202 | 204));
+    }
+    server.wait_for_number("rooms", 0);
+    let mut api = Backend::of(&server);
+    (0..3).for_each(|room| api.publish(&json!({"room": format!("r{room}"), "event": "e", "data": 1})));
+    assert_eq!(server.control("/health").status, 200);
 }

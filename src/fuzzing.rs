@@ -628,6 +628,7 @@ impl World {
         };
         let settings = Settings {
             process: if kind & 4 == 0 { 0 } else { 1 },
+            origin_unix_ms: 0,
             connections_reserved: 0,
             paths: Paths {
                 echo: true,

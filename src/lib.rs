@@ -16,6 +16,8 @@ pub mod cluster;
 pub mod auth;
 pub mod token;
 pub mod permissions;
+pub mod json;
+pub mod routes;
 pub mod rules;
 pub mod buf;
 pub mod stats;

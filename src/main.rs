@@ -4,7 +4,7 @@ use clap::{Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use throng::config::{Args, Config, LogFormat, Problem};
+use throng::config::{Args, Config, LogFormat, Problem, Trial};
 use throng::server;
 use throng::token::mint;
 use tracing_subscriber::EnvFilter;
@@ -27,13 +27,15 @@ enum Command {
     Check {
         /// The configuration file
         file: PathBuf,
+        #[command(flatten)]
+        trial: Trial,
     },
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(&args),
-        Command::Check { file } => check(file),
+        Command::Check { file, trial } => check(file, &trial),
         Command::Token(args) => token(&args),
     }
 }
@@ -53,13 +55,19 @@ fn serve(args: &Args) -> ExitCode {
     }
 }
 
-fn check(file: PathBuf) -> ExitCode {
+fn check(file: PathBuf, trial: &Trial) -> ExitCode {
     let args = Args { config: Some(file), ..Args::default() };
     match Config::load(&args, []) {
-        Ok(config) => {
-            print!("{}", config.explain());
-            ExitCode::SUCCESS
-        }
+        Ok(config) => match config.try_out(trial) {
+            Ok(tried) => {
+                print!("{}", tried.unwrap_or_else(|| config.explain()));
+                ExitCode::SUCCESS
+            }
+            Err(what) => {
+                eprintln!("throng: {what}");
+                ExitCode::from(2)
+            }
+        },
         Err(problems) => report(&problems),
     }
 }

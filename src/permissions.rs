@@ -106,7 +106,8 @@ impl Who {
         }
     }
 
-    fn is(&self, actor: &Actor<'_>) -> bool {
+    /// True when `actor` is meant.
+    pub fn is(&self, actor: &Actor<'_>) -> bool {
         match self {
             Who::Anyone => true,
             Who::User => actor.name.is_some(),

@@ -206,7 +206,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         .map_err(Failure::Redis)?;
     let process = neighbours.as_ref().map_or(0, Neighbours::tag);
     let access = Arc::new(access(config, tokens.clone()));
-    let settings = Settings { process, access, ..settings(config, shards, sockets_max) };
+    let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
+    let settings = Settings { process, origin_unix_ms, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
     let (stopped, mut stops) = mpsc::unbounded_channel();
@@ -671,6 +672,7 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
     let Config { server, limits, heartbeat, outbox, socketio, .. } = config;
     Settings {
         process: 0,
+        origin_unix_ms: 0,
         // Twice a fair share, since the kernel spreads them by chance. What is not touched costs nothing.
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
         paths: Paths {
@@ -689,7 +691,7 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
             connections_per_namespace_max: socketio.connections_per_namespace_max as usize,
             attachments_max: socketio.attachments_max as usize,
             connect_event: socketio.connect_event.clone(),
-            rules: config.events.clone(),
+            routes: config.routes.clone(),
             recovery_ms: socketio.recovery_ms,
             recovery_bytes_max: socketio.recovery_bytes_max as usize / shards,
             recovery_session_bytes_max: socketio.recovery_session_bytes_max as usize,

@@ -10,9 +10,10 @@ use super::stats::{BackendStats, CallOutcome};
 use crate::bus::Bus;
 use crate::bus::calls::{Answer, Answered, Asked, Call, Calls, Emit, End, From, Refusal, What};
 use crate::bus::mailbox::Mail;
+use crate::dialect::attachments;
 use crate::dialect::native::{DEPTH_MAX, is_too_deep};
 use crate::dialect::socketio::elements;
-use crate::dialect::{attachments, builtin};
+use crate::json;
 use crate::message::{ShardId, write_socket_id};
 use compact_str::CompactString;
 use data_encoding::BASE64;
@@ -347,7 +348,7 @@ fn read_emit(said: &SaidEmit<'_>, namespace: &str, settings: &Settings) -> Resul
         Some(only) => only,
         None => values.into_bytes(),
     };
-    let is_list = !binary && builtin::split(str::from_utf8(&payload).unwrap_or_default()).len() != 1;
+    let is_list = !binary && json::split(str::from_utf8(&payload).unwrap_or_default()).len() != 1;
     Ok(Emit {
         natives: all.is_some() && namespace == "/",
         rooms: owned(&rooms.unwrap_or_default()),

@@ -3,7 +3,9 @@
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
-use crate::rules::{Action, Allowance, EventLimit, Over, Pattern, Per, Rule, Unit};
+use crate::routes::template::Data;
+use crate::routes::{BuiltIn, Does, Field, Publish, Route, Saying, Steps, Target};
+use crate::rules::{Allowance, EventLimit, Over, Pattern, Per, Unit};
 use crate::token::keys::{KeySource, Place};
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
@@ -377,7 +379,7 @@ impl Config {
                 "A client that has joined a namespace is sent {event:?} with what it came with."
             ));
         }
-        lines.extend(self.events.iter().map(rule_in_words));
+        lines.extend(self.routes.iter().map(route_in_words));
         lines
     }
 }
@@ -416,7 +418,7 @@ fn over_in_words(over: Over) -> &'static str {
     }
 }
 
-fn event_limit_in_words(limit: &EventLimit) -> String {
+pub(super) fn event_limit_in_words(limit: &EventLimit) -> String {
     let EventLimit { event, namespace, per, most, unit, window_ms, over } = limit;
     let events = match event {
         Some(event) => format!("events {event:?}"),
@@ -452,29 +454,96 @@ fn allowance_in_words(allowance: &Allowance) -> Option<String> {
     (!limits.is_empty()).then(|| format!("Namespaces {pattern}: {}.", limits.join(", ")))
 }
 
-fn rule_in_words(rule: &Rule) -> String {
-    let Rule { namespace, on, action } = rule;
+pub(super) fn route_in_words(route: &Route) -> String {
+    let Route { namespace, on, who, does } = route;
     let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    let event = if on == Route::OTHERS { "any other event".to_owned() } else { format!("{on:?}") };
+    let client = match who {
+        Who::Anyone => "a client".to_owned(),
+        Who::User => "a user".to_owned(),
+        Who::Role(role) => format!("a user with role {role:?}"),
+    };
+    let does = match does {
+        Does::BuiltIn(built_in) => built_in_in_words(built_in),
+        Does::Steps(steps) => steps_in_words(steps),
+    };
+    format!("On {event}{namespace} {client} {does}.")
+}
+
+fn built_in_in_words(built_in: &BuiltIn) -> String {
     let room = |fields: &[String]| {
         let fields: Vec<String> = fields.iter().map(|field| format!("{field:?}")).collect();
         format!("the room in field {}", fields.join(" or "))
     };
-    let does = match action {
-        Action::Join { room_fields } => format!("joins {}", room(room_fields)),
-        Action::Leave { room_fields } => format!("leaves {}", room(room_fields)),
-        Action::Publish { room_fields, event_field, data_field } => {
+    match built_in {
+        BuiltIn::Join { room_fields } => format!("joins {}", room(room_fields)),
+        BuiltIn::Leave { room_fields } => format!("leaves {}", room(room_fields)),
+        BuiltIn::Publish { room_fields, event_field, data_field } => {
             let room = room(room_fields);
             format!("publishes field {data_field:?} to {room}, as the event in field {event_field:?}")
         }
-        Action::Presence { room_fields } => format!("is told who is in {}", room(room_fields)),
-        Action::Reply { event } => format!("gets {event:?} with the same arguments"),
-        Action::Ack => "gets an acknowledgement with the same arguments".to_owned(),
-        Action::Backend if on == Rule::OTHERS => {
-            return format!("About all other events{namespace} the backend is asked.");
-        }
-        Action::Backend => return format!("About {on:?}{namespace} the backend is asked."),
+        BuiltIn::Presence { room_fields } => format!("is told who is in {}", room(room_fields)),
+    }
+}
+
+fn steps_in_words(steps: &Steps) -> String {
+    let Steps { fields, refuse, member, join, leave, publish, reply, ack, backend, paths, needs: _ } = steps;
+    if let Some(reason) = refuse {
+        return format!("is refused: {reason}");
+    }
+    let mut steps = Vec::new();
+    if !fields.is_empty() {
+        let field = |Field { place, kind, is_optional }: &Field| {
+            let or_not = if *is_optional { ", if it is there" } else { "" };
+            format!("{} ({}{or_not})", paths.at(*place), kind.word())
+        };
+        steps.push(format!("says {}", list(&fields.iter().map(field).collect::<Vec<_>>())));
+    }
+    if !member.is_empty() {
+        steps.push(format!("must be in {}", list(member)));
+    }
+    if !join.is_empty() {
+        steps.push(format!("joins {}", list(join)));
+    }
+    if !leave.is_empty() {
+        steps.push(format!("leaves {}", list(leave)));
+    }
+    for Publish { to, except, saying, echo, volatile } in publish {
+        let target = |target: &Target| match target {
+            Target::Room(name) => name.to_string(),
+            Target::User(name) => format!("user {name}"),
+            Target::Everyone => "everyone".to_owned(),
+        };
+        let but =
+            if except.is_empty() { String::new() } else { format!(" but for members of {}", list(except)) };
+        let own = if *echo { ", itself too" } else { "" };
+        let volatile = if *volatile { ", better lost than late" } else { "" };
+        let to = list(&to.iter().map(target).collect::<Vec<_>>());
+        steps.push(format!("publishes {}to {to}{but}{own}{volatile}", saying_in_words(saying)));
+    }
+    if let Some(reply) = reply {
+        steps.push(format!("gets {}", saying_in_words(reply).trim_end()));
+    }
+    match ack {
+        None => {}
+        Some(Data::Args) => steps.push("gets an acknowledgement with the same arguments".to_owned()),
+        Some(_) => steps.push("gets an acknowledgement with data".to_owned()),
+    }
+    if *backend {
+        steps.push("is answered by the backend, which is asked about it".to_owned());
+    }
+    steps.join(", then ")
+}
+
+/// An event that is made of another, and a space behind it.
+fn saying_in_words(Saying { event, data }: &Saying) -> String {
+    let event = event.as_ref().map_or("it ".to_owned(), |event| format!("{event:?} "));
+    let data = match data {
+        Data::Args => "with the same arguments ",
+        Data::With(_) => "with more in its data ",
+        _ => "with data of its own ",
     };
-    format!("On {on:?}{namespace} a client {does}.")
+    event + data
 }
 
 /// `ms` for people.

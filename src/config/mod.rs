@@ -2,27 +2,28 @@
 //!
 //! Every setting is declared once, in the table below: its name, type, default, range and meaning. From the table follow the
 //! fields of [`Config`], the keys of the file, the names of environment variables, the checks, the words of their errors and the
-//! list in `docs/configuration.md`. Only lists of tables, like `[[namespaces]]` and `[[events]]`, stand apart. Whatever is wrong is
+//! list in `docs/configuration.md`. Only lists of tables, like `[[namespaces]]` and `[[routes]]`, stand apart. Whatever is wrong is
 //! reported at once, each [`Problem`] with its place.
 
 mod value;
 mod tables;
-mod events;
+mod trial;
 mod api_keys;
 mod auth_keys;
 mod namespaces;
 mod permissions;
+mod routes;
 mod event_limits;
 mod webhook_events;
 mod explain;
 
 pub use api_keys::{ApiKey, KeySecret};
+pub use trial::Trial;
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
-use crate::rules::{
-    Action, Allowance, Concerns, EventChoice, EventLimit, EventLimits, Namespaces, Over, Rule, Rules,
-};
+use crate::routes::{Route, Routes};
+use crate::rules::{Allowance, Concerns, EventChoice, EventLimit, EventLimits, Namespaces, Over};
 use crate::token::keys::KeySource;
 use ipnet::IpNet;
 use std::ffi::OsString;
@@ -68,8 +69,8 @@ macro_rules! settings {
         #[derive(Clone, Debug)]
         pub struct Config {
             $($(#[doc = $about])+ pub $section: $Section,)+
-            /// What events of Socket.IO clients do: the `[[events]]` of the file, and what is built in.
-            pub events: Rules,
+            /// What events of Socket.IO clients do: the `[[routes]]` of the file, and what is built in.
+            pub routes: Routes,
             /// The `[[api.keys]]` of the file.
             pub api_keys: Vec<ApiKey>,
             /// The keys that vouch for tokens: the `[[auth.keys]]` of the file.
@@ -96,7 +97,7 @@ macro_rules! settings {
             let mut next = || values.next().expect("there is a value for each setting");
             Config {
                 $($section: $Section { $($field: FromValue::from_value(next()),)+ },)+
-                events: Rules::default(),
+                routes: Routes::default(),
                 api_keys: Vec::new(),
                 keys: Vec::new(),
                 permissions: Permissions::default(),
@@ -600,7 +601,7 @@ const LISTS: [Tables; 7] = [
     event_limits::TABLES,
     webhook_events::TABLES,
     namespaces::TABLES,
-    events::TABLES,
+    routes::TABLES,
     api_keys::TABLES,
     auth_keys::TABLES,
     permissions::TABLES,
@@ -794,7 +795,7 @@ impl Args {
 impl Config {
     /// True when a rule asks the backend about events, or who comes into a namespace or goes concerns it.
     pub fn asks_backend(&self) -> bool {
-        self.events.iter().any(|rule| rule.action == Action::Backend)
+        self.routes.iter().any(Route::asks_backend)
             || self.socketio.namespaces.iter().any(|allowance| allowance.backend != Concerns::default())
     }
 
@@ -850,9 +851,9 @@ impl Default for Config {
 #[derive(Debug, Default)]
 pub struct Said {
     statements: Vec<Statement>,
-    /// The `[[events]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
-    events: Vec<Rule>,
-    events_source: Option<Source>,
+    /// The `[[routes]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
+    routes: Vec<Route>,
+    routes_source: Option<Source>,
     /// The `[[namespaces]]`, likewise.
     namespaces: Vec<Allowance>,
     namespaces_source: Option<Source>,
@@ -948,19 +949,19 @@ impl Said {
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (webhook_events::TABLES, self.webhook_events_source, config.webhook_events.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
-            (events::TABLES, self.events_source.clone(), self.events.len()),
+            (routes::TABLES, self.routes_source.clone(), self.routes.len()),
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
             (auth_keys::TABLES, self.auth_keys_source, config.keys.len()),
             (permissions::TABLES, self.permissions_source, self.permissions.len()),
         ];
         config.api_keys = self.api_keys;
         config.permissions = Permissions::new(self.permissions);
-        config.events = Rules::new(self.events);
+        config.routes = Routes::new(self.routes);
         config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
-        let asking = self.events_source.or(self.namespaces_source.clone());
+        let asking = self.routes_source.or(self.namespaces_source.clone());
         if let Some(source) = asking.filter(|_| config.backend.url.is_empty() && config.asks_backend()) {
-            let allowed = "the URL of the backend that [[events]] or [[namespaces]] ask".to_owned();
+            let allowed = "the URL of the backend that [[routes]] or [[namespaces]] ask".to_owned();
             let fault = Fault::Value { given: "\"\"".to_owned(), allowed };
             problems.push(Problem { key: "backend.url".to_owned(), source, fault });
         }
@@ -1014,9 +1015,9 @@ impl Said {
             let name: &str = section.get_ref();
             let at = section.span().start;
             let file = Reading { text, source: &source, problems: &mut self.problems };
-            if name == events::TABLES.name {
-                self.events = events::read(content.get_ref(), at, file);
-                self.events_source = Some(source(at));
+            if name == routes::TABLES.name {
+                self.routes = routes::read(content.get_ref(), at, file);
+                self.routes_source = Some(source(at));
                 continue;
             }
             if name == namespaces::TABLES.name {
@@ -1240,6 +1241,11 @@ pub enum Fault {
         /// What would be right, to stand behind "it takes".
         allowed: String,
     },
+    /// The value means nothing, or something that can't be.
+    Wrong {
+        /// What is wrong with it, in words.
+        why: String,
+    },
     /// Two settings do not agree.
     Conflict {
         /// The value of the problem's key.
@@ -1308,6 +1314,7 @@ impl Display for Problem {
                     None => Ok(()),
                 }
             }
+            Fault::Wrong { why } => write!(f, "{source}: {key}: {why}"),
             Fault::Missing { allowed } => write!(f, "{source}: {key} is missing, it takes {allowed}"),
             Fault::Conflict { given, given_by, must, other, other_given, other_by } => write!(
                 f,

@@ -11,7 +11,7 @@ pub(super) const TABLES: Tables = Tables {
     most: Permissions::RULES_MAX,
 };
 
-const WHO: &str = "\"anyone\", \"user\" or \"role:NAME\"";
+pub(super) const WHO: &str = "\"anyone\", \"user\" or \"role:NAME\"";
 const ROOMS: &str = "names of rooms, like \"auction:*\" or \"user:{user}\", with at most 4 stars";
 const ACTS: &str = "a list of \"join\", \"publish\", \"presence\" and \"connect\"";
 

@@ -1,4 +1,4 @@
-//! Lists of tables in a configuration file, like `[[events]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
+//! Lists of tables in a configuration file, like `[[routes]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
 
 use super::value::{HIDDEN, Value};
 use super::{Fault, Given, Kind, Problem, Source, nearest};
@@ -184,6 +184,23 @@ impl<'a> Table<'a> {
         self.read_given(key, &allowed, |given| given.list(word).ok().filter(|words| !words.is_empty()))
     }
 
+    /// What `read` makes of the value of `key`, if it is there, as JSON: dates are texts. Where it makes nothing, it says what is wrong.
+    pub(super) fn json<T>(
+        &mut self,
+        key: &str,
+        read: impl FnOnce(&serde_json::Value) -> Result<T, String>,
+    ) -> Option<T> {
+        let (at, value) = self.entry(key)?;
+        read(&json_of(value.get_ref())).map_err(|why| self.tell(key, at, Fault::Wrong { why })).ok()
+    }
+
+    /// Tells `why` `key` must not be there, if it is.
+    pub(super) fn refuse(&mut self, key: &str, why: &str) {
+        if let Some((at, _)) = self.entry(key) {
+            self.tell(key, at, Fault::Wrong { why: why.to_owned() });
+        }
+    }
+
     /// True when `key` is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()
@@ -245,5 +262,25 @@ impl<'a> Table<'a> {
 
     fn tell(&mut self, key: &str, at: usize, fault: Fault) {
         self.file.tell(format!("{}.{key}", self.of.name), at, fault);
+    }
+}
+
+fn json_of(value: &DeValue<'_>) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        DeValue::String(text) => Value::String(text.clone().into_owned()),
+        DeValue::Boolean(flag) => Value::Bool(*flag),
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.to_string().into(), Value::from),
+        DeValue::Float(number) => number.as_str().parse::<f64>().map_or(Value::Null, Value::from),
+        DeValue::Datetime(date) => date.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| json_of(item.get_ref())).collect(),
+        DeValue::Table(table) => {
+            let member = |(key, value): (&Spanned<_>, &Spanned<DeValue<'_>>)| -> (String, Value) {
+                let key: &std::borrow::Cow<'_, str> = key.get_ref();
+                (key.clone().into_owned(), json_of(value.get_ref()))
+            };
+            table.iter().map(member).collect()
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use super::explain::list;
 use super::*;
-use crate::rules::{Action, Pattern, Per, Unit};
+use crate::permissions::Who;
+use crate::routes::template::{Data, Name};
+use crate::routes::{BuiltIn, Does, FieldKind, Found, Routes, Steps};
+use crate::rules::{Pattern, Per, Unit};
 use crate::token::keys::{Algorithm, Place};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
@@ -99,7 +102,7 @@ fn nothing_said_means_the_defaults() {
     };
     assert_eq!(config.socketio, socketio);
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
-    assert!(config.events.iter().map(|rule| &rule.on).eq(["join", "leave", "publish", "presence"]));
+    assert!(config.routes.iter().map(|route| &route.on).eq(["join", "leave", "publish", "presence"]));
     assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
     assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
     assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
@@ -514,7 +517,7 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         ("log = { levle = \"info\" }\n", "throng.toml:1: log.levle", Some("log.level")),
         ("[server.extra]\n", "throng.toml:1: server.extra", None),
         ("\"a\\nb\" = 1\n", "throng.toml:1: a\\nb", None),
-        ("[[event]]\non = 1\n", "throng.toml:1: event", Some("[[events]]")),
+        ("[[route]]\non = 1\n", "throng.toml:1: route", Some("[[routes]]")),
         ("[proxy]\ncertificate = \"x\"\n", "throng.toml:1: proxy", None),
     ] {
         let hint = meant.map_or(String::new(), |meant| format!("; did you mean {meant}?"));
@@ -525,12 +528,12 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
         "THRONG_MAX_CONNECTIONS: there is no such setting; did you mean THRONG_LIMITS_CONNECTIONS_MAX?",
     );
     check_problem(
-        &wrong("", &[("THRONG_EVENTS", "[]")], ""),
-        "THRONG_EVENTS: there is no such setting; did you mean [[events]]?",
+        &wrong("", &[("THRONG_ROUTES", "[]")], ""),
+        "THRONG_ROUTES: there is no such setting; did you mean [[routes]]?",
     );
     check_problem(
-        &wrong("", &[], "--set events=[]"),
-        "--set: events: there is no such setting; did you mean [[events]]?",
+        &wrong("", &[], "--set routes=[]"),
+        "--set: routes: there is no such setting; did you mean [[routes]]?",
     );
     check_problem(
         &wrong("server = 1\n", &[], ""),
@@ -542,62 +545,120 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
     );
 }
 
+/// What `routes` have for an event of anybody.
+fn does<'r>(routes: &'r Routes, namespace: &str, event: &str) -> Option<&'r Does> {
+    match routes.find(namespace, event, |who| *who == Who::Anyone) {
+        Found::Route(route) => Some(&route.does),
+        Found::Forbidden | Found::Nothing => None,
+    }
+}
+
 #[test]
-fn events_are_read_into_rules() {
+fn routes_are_read() {
     let file = "\
-        [[events]]\non = \"in\"\ndo = \"join\"\nroom = \"guild\"\n\
-        [[events]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
-        [[events]]\non = \"say\"\ndo = \"publish\"\n\
-        [[events]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
-        [[events]]\non = \"who\"\ndo = \"presence\"\nroom = \"guild\"\n\
-        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
-        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+        [[routes]]\non = \"in\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[routes]]\non = \"out\"\ndo = \"leave\"\nnamespace = \"/guild/*\"\n\
+        [[routes]]\non = \"say\"\ndo = \"publish\"\n\
+        [[routes]]\non = \"tell\"\ndo = \"publish\"\nroom = \"to\"\nevent = \"kind\"\ndata = \"text\"\n\
+        [[routes]]\non = \"who\"\ndo = \"presence\"\nroom = \"guild\"\n\
+        [[routes]]\non = \"hello\"\nreply = \"welcome\"\n\
+        [[routes]]\non = \"ping\"\nack = true\n\
+        [[routes]]\non = \"no\"\nrefuse = \"not now\"\n\
+        [[routes]]\non = \"kick\"\nwho = \"role:admin\"\nack = true\n";
     let fields = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
-    let publish = |rooms: &[&str], event: &str, data: &str| Action::Publish {
-        room_fields: fields(rooms),
-        event_field: event.to_owned(),
-        data_field: data.to_owned(),
+    let publish = |rooms: &[&str], event: &str, data: &str| {
+        Does::BuiltIn(BuiltIn::Publish {
+            room_fields: fields(rooms),
+            event_field: event.to_owned(),
+            data_field: data.to_owned(),
+        })
     };
-    let events = right(file, &[], "").events;
-    for (on, action) in [
-        ("in", Action::Join { room_fields: fields(&["guild"]) }),
-        ("out", Action::Leave { room_fields: fields(&["room", "rooms"]) }),
+    let routes = right(file, &[], "").routes;
+    let refused = Steps { refuse: Some("not now".to_owned()), ..Steps::default() };
+    let of_rooms = || fields(&["room", "rooms"]);
+    for (on, meant) in [
+        ("in", Does::BuiltIn(BuiltIn::Join { room_fields: fields(&["guild"]) })),
+        ("out", Does::BuiltIn(BuiltIn::Leave { room_fields: of_rooms() })),
         ("say", publish(&["room", "rooms"], "event", "data")),
         ("tell", publish(&["to"], "kind", "text")),
-        ("who", Action::Presence { room_fields: fields(&["guild"]) }),
-        ("presence", Action::Presence { room_fields: fields(&["room", "rooms"]) }),
-        ("hello", Action::Reply { event: "welcome".to_owned() }),
-        ("ping", Action::Ack),
-        ("join", Action::Join { room_fields: fields(&["room", "rooms"]) }),
+        ("who", Does::BuiltIn(BuiltIn::Presence { room_fields: fields(&["guild"]) })),
+        ("presence", Does::BuiltIn(BuiltIn::Presence { room_fields: of_rooms() })),
+        ("hello", Does::reply("welcome")),
+        ("ping", Does::ack()),
+        ("no", Does::Steps(Box::new(refused))),
+        ("join", Does::BuiltIn(BuiltIn::Join { room_fields: of_rooms() })),
     ] {
-        assert_eq!(events.find("/guild/7", on), Some(&action), "{on}");
-        assert_eq!(events.find("/", on).is_some(), on != "out", "{on}");
+        assert_eq!(does(&routes, "/guild/7", on), Some(&meant), "{on}");
+        assert_eq!(does(&routes, "/", on).is_some(), on != "out", "{on}");
     }
-    let inline = right("events = [{ on = \"ping\", do = \"ack\" }]\n", &[], "").events;
-    assert_eq!(inline.find("/", "ping"), Some(&Action::Ack), "written in another way");
-    assert!(right("events = []\n", &[], "").changed.is_empty());
+    assert!(matches!(routes.find("/", "kick", |who| *who == Who::Anyone), Found::Forbidden));
+    assert!(matches!(routes.find("/", "kick", |who| *who == Who::Role("admin".into())), Found::Route(_)));
+    let inline = right("routes = [{ on = \"ping\", ack = true }]\n", &[], "").routes;
+    assert_eq!(does(&inline, "/", "ping"), Some(&Does::ack()), "written in another way");
+    assert!(right("routes = []\n", &[], "").changed.is_empty());
+}
+
+#[test]
+fn a_route_says_what_becomes_of_an_event() {
+    let file = "[[routes]]\n\
+        on = \"send_message\"\n\
+        who = \"user\"\n\
+        fields = { channelId = \"string\", text = \"string\", replyTo = \"number?\" }\n\
+        member = \"channel:{channelId}\"\n\
+        join = [\"seen:{user}\", \"all\"]\n\
+        leave = \"lobby\"\n\
+        publish = [\n\
+          { room = \"channel:{channelId}\", event = \"new_message\", add = { id = \"{id}\", from = \"{user}\" } },\n\
+          { rooms = [\"a\", \"b\"], user = \"{payload.user}\", all = true, except = \"quiet\", echo = true, pick = [\"text\"], volatile = true },\n\
+        ]\n\
+        reply = { event = \"message_sent\", data = { messageId = \"{id}\", at = 2026-01-01, n = 1.5, ok = true } }\n\
+        ack = [\"{id}\"]\n";
+    let config = right(file, &[], "");
+    let Found::Route(route) = config.routes.find("/", "send_message", |who| *who == Who::User) else {
+        panic!("there is a route");
+    };
+    let Does::Steps(steps) = &route.does else { panic!("it has steps") };
+    let names = |names: &[Name]| names.iter().map(Name::to_string).collect::<Vec<_>>();
+    assert_eq!(names(&steps.member), ["channel:{channelId}"]);
+    assert_eq!(names(&steps.join), ["seen:{user}", "all"]);
+    assert_eq!(names(&steps.leave), ["lobby"]);
+    let kinds: Vec<_> = steps.fields.iter().map(|field| (field.kind, field.is_optional)).collect();
+    assert_eq!(kinds.iter().filter(|(kind, optional)| *kind == FieldKind::Number && *optional).count(), 1);
+    assert_eq!(kinds.iter().filter(|(kind, optional)| *kind == FieldKind::String && !optional).count(), 2);
+    let [first, second] = steps.publish.as_slice() else { panic!("two events") };
+    assert_eq!(first.saying.event.as_deref(), Some("new_message"));
+    assert!(matches!(&first.saying.data, Data::With(added) if added.len() == 2) && !first.echo);
+    assert_eq!((second.to.len(), second.saying.event.as_deref()), (4, None));
+    assert!(second.echo && second.volatile && names(&second.except) == ["quiet"]);
+    assert!(steps.needs.id && !steps.needs.socket && !steps.needs.rooms);
+    let text = config.explain();
+    let line = "  On \"send_message\" a user says channelId (string), replyTo (number, if it is there), text (string), then \
+        must be in channel:{channelId}, then joins seen:{user}, all, then leaves lobby, then publishes \
+        \"new_message\" with more in its data to channel:{channelId}, then publishes it with data of its own to a, b, \
+        user {payload.user}, everyone but for members of quiet, itself too, better lost than late, then gets \"message_sent\" with data of its own, then gets an acknowledgement with data.\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]
 fn the_backend_can_be_asked_where_there_is_one() {
     let url = "[backend]\nurl = \"http://127.0.0.1:4000\"\n";
     let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnect\"]\n";
-    let events = "[[events]]\non = \"*\"\ndo = \"backend\"\nnamespace = \"/a\"\n";
+    let events = "[[routes]]\non = \"*\"\nbackend = true\nnamespace = \"/a\"\n";
     let config = right(&format!("{url}{namespaces}{events}"), &[], "");
     assert!(config.asks_backend());
-    assert_eq!(config.events.find("/a", "anything"), Some(&Action::Backend));
+    assert_eq!(does(&config.routes, "/a", "anything"), Some(&Does::backend()));
     let (_, allowance) = config.socketio.namespaces.find("/a").expect("it is allowed");
     assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnect"]);
     let text = config.explain();
     for line in [
-        "About all other events in /a the backend is asked.",
+        "On any other event in /a a client is answered by the backend, which is asked about it.",
         "Namespaces /a: of the backend's concern (connect, disconnect).",
     ] {
         assert!(text.contains(line), "{text}");
     }
     assert!(!right(url, &[], "").asks_backend());
     for rules in [events, namespaces] {
-        let problem = "throng.toml:1: backend.url: \"\" is wrong, it takes the URL of the backend that [[events]] or \
+        let problem = "throng.toml:1: backend.url: \"\" is wrong, it takes the URL of the backend that [[routes]] or \
                        [[namespaces]] ask";
         check_problem(&wrong(rules, &[], ""), problem);
     }
@@ -609,76 +670,111 @@ fn the_backend_can_be_asked_where_there_is_one() {
 }
 
 #[test]
-fn a_wrong_event_names_its_key_its_line_and_what_is_allowed() {
-    let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"";
-    let actions = "\"join\", \"leave\", \"publish\", \"presence\", \"reply\", \"ack\" or \"backend\"";
-    let nothing = |action: &str| format!("it takes nothing where do = \"{action}\"");
+fn a_wrong_route_names_its_key_its_line_and_what_is_allowed() {
+    let free = "the name of an event, but not one that Socket.IO reserves, like \"connect\"; \"*\" is all that have no route";
+    let built_in = "\"join\", \"leave\", \"publish\" or \"presence\"";
     for (table, problem) in [
-        ("do = \"ack\"\n", format!("2: events.on is missing, it takes {free}")),
-        ("on = \"a\"\n", format!("2: events.do is missing, it takes {actions}")),
-        ("on = \"a\"\ndo = \"reply\"\n", format!("2: events.event is missing, it takes {free}")),
-        ("on = 1\ndo = \"ack\"\n", format!("3: events.on: 1 is wrong, it takes {free}")),
+        ("ack = true\n", format!("2: routes.on is missing, it takes {free}")),
         (
-            "do = \"ack\"\non = \"disconnect\"\n",
-            format!("4: events.on: \"disconnect\" is wrong, it takes {free}"),
+            "on = \"a\"\n",
+            "2: routes.do is missing, it takes one of \"join\", \"leave\", \"publish\", \"presence\"; or there is one of \
+             fields, refuse, member, join, leave, publish, reply, ack, backend"
+                .to_owned(),
         ),
-        ("on = \"a\"\ndo = \"Join\"\n", format!("4: events.do: \"Join\" is wrong, it takes {actions}")),
+        ("on = 1\nack = true\n", format!("3: routes.on: 1 is wrong, it takes {free}")),
+        ("ack = true\non = \"disconnect\"\n", format!("4: routes.on: \"disconnect\" is wrong, it takes {free}")),
+        ("on = \"a\"\ndo = \"Join\"\n", format!("4: routes.do: \"Join\" is wrong, it takes {built_in}")),
+        ("on = \"a\"\ndo = \"reply\"\n", format!("4: routes.do: \"reply\" is wrong, it takes {built_in}")),
+        ("on = \"a\"\nreply = \"connect\"\n", "4: routes.reply: \"connect\" is no name of an event".to_owned()),
         (
-            "on = \"a\"\ndo = \"reply\"\nevent = \"connect\"\n",
-            format!("5: events.event: \"connect\" is wrong, it takes {free}"),
+            "on = \"a\"\nreply = { event = \"b\", room = \"c\" }\n",
+            "4: routes.reply: it goes to who has sent the event, and takes `event`, `data`, `pick` and `add`".to_owned(),
         ),
         (
-            "on = \"a\"\ndo = \"ack\"\nnamespace = \"guild\"\n",
-            "5: events.namespace: \"guild\" is wrong, it takes a namespace, like \"/\" or \"/chat\", \
+            "on = \"a\"\nack = true\nnamespace = \"guild\"\n",
+            "5: routes.namespace: \"guild\" is wrong, it takes a namespace, like \"/\" or \"/chat\", \
              where \"*\" stands for any one segment"
                 .to_owned(),
         ),
         (
+            "on = \"a\"\nack = true\nwho = \"admin\"\n",
+            "5: routes.who: \"admin\" is wrong, it takes \"anyone\", \"user\" or \"role:NAME\"".to_owned(),
+        ),
+        (
             "on = \"a\"\ndo = \"join\"\nroom = \"\"\n",
-            "5: events.room: \"\" is wrong, it takes the name of a field".to_owned(),
+            "5: routes.room: \"\" is wrong, it takes the name of a field".to_owned(),
         ),
         (
             "on = \"a\"\ndo = \"publish\"\ndata = [\"b\"]\n",
-            "5: events.data: [\"b\"] is wrong, it takes the name of a field".to_owned(),
+            "5: routes.data: [\"b\"] is wrong, it takes the name of a field".to_owned(),
+        ),
+        ("on = \"a\"\ndo = \"join\"\nevent = \"b\"\n", "5: routes.event: it does not go with do = \"join\"".to_owned()),
+        ("on = \"a\"\ndo = \"join\"\nack = true\n", "5: routes.ack: it does not go with do = \"join\"".to_owned()),
+        (
+            "room = \"b\"\non = \"a\"\nack = true\n",
+            "3: routes.room: it goes with `do` alone; what is published is said in `publish`".to_owned(),
+        ),
+        ("on = \"a\"\njoin = \"a{b\"\n", "4: routes.join: \"a{b\" has a brace without its other one; {{ is a brace".to_owned()),
+        ("on = \"a\"\njoin = \"{a..b}\"\n", "4: routes.join: {a..b} names no member of an event".to_owned()),
+        ("on = \"a\"\njoin = 1\n", "4: routes.join: it takes a name or a list of names".to_owned()),
+        ("on = \"a\"\nleave = \"\"\n", "4: routes.leave: a name must not be empty".to_owned()),
+        (
+            "on = \"a\"\npublish = { event = \"b\" }\n",
+            "4: routes.publish: it says to whom: `room`, `rooms`, `user` or `all = true`".to_owned(),
         ),
         (
-            "on = \"a\"\ndo = \"join\"\nevent = \"b\"\n",
-            format!("5: events.event: \"b\" is wrong, {}", nothing("join")),
+            "on = \"a\"\npublish = { room = \"b\", data = 1, pick = [] }\n",
+            "4: routes.publish: `data` goes without `pick` and `add`".to_owned(),
+        ),
+        ("on = \"a\"\npublish = { room = \"b\", add = 1 }\n", "4: routes.publish: `add` is a table".to_owned()),
+        (
+            "on = \"a\"\nfields = { b = \"text\" }\n",
+            "4: routes.fields: b takes \"string\", \"number\", \"boolean\", \"object\", \"array\", \"any\", and behind it \
+             \"?\" when it may be missing"
+                .to_owned(),
+        ),
+        ("on = \"a\"\nbackend = 1\n", "4: routes.backend: it is true or false".to_owned()),
+        ("on = \"a\"\nack = true\nrefuse = \"b\"\n", "4: routes.ack: it does not go with `refuse`".to_owned()),
+        (
+            "on = \"a\"\nrefuse = \"\"\n",
+            "4: routes.refuse: \"\" is wrong, it takes why such events are refused, in at most 200 letters".to_owned(),
         ),
         (
-            "room = \"b\"\non = \"a\"\ndo = \"ack\"\n",
-            format!("3: events.room: \"b\" is wrong, {}", nothing("ack")),
+            "on = \"a\"\nack = true\nrooms = \"b\"\n",
+            "5: routes.rooms: there is no such setting; did you mean routes.room?".to_owned(),
         ),
         (
-            "on = \"a\"\ndo = \"ack\"\nrooms = \"b\"\n",
-            "5: events.rooms: there is no such setting; did you mean events.room?".to_owned(),
+            "on = \"a\"\nack = true\nname = \"b\"\n",
+            "5: routes.name: there is no such setting; did you mean routes.namespace?".to_owned(),
         ),
-        (
-            "on = \"a\"\ndo = \"ack\"\nname = \"b\"\n",
-            "5: events.name: there is no such setting; did you mean events.namespace?".to_owned(),
-        ),
-        ("on = \"a\"\ndo = \"ack\"\nx = 1\n", "5: events.x: there is no such setting".to_owned()),
+        ("on = \"a\"\nack = true\nx = 1\n", "5: routes.x: there is no such setting".to_owned()),
     ] {
-        check_problem(&wrong(&format!("\n[[events]]\n{table}"), &[], ""), &format!("throng.toml:{problem}"));
+        check_problem(&wrong(&format!("\n[[routes]]\n{table}"), &[], ""), &format!("throng.toml:{problem}"));
     }
-    let tables = "is wrong, it takes a list of tables, [[events]]";
-    check_problem(
-        &wrong("[events]\non = \"a\"\n", &[], ""),
-        &format!("throng.toml:1: events: a table {tables}"),
+    let unknown = wrong("[[routes]]\non = \"a\"\npublish = { room = \"b\", to = 1 }\n", &[], "");
+    assert!(
+        shown(&unknown).contains("routes.publish: unknown field `to`, expected one of `event`"),
+        "{}",
+        shown(&unknown)
     );
-    check_problem(&wrong("\nevents = [\n 1,\n]\n", &[], ""), &format!("throng.toml:3: events: 1 {tables}"));
-    let several = wrong("[[events]]\n[[events]]\non = 1\nto = 1\n[log]\nlevel = 1\n", &[], "");
+    let tables = "is wrong, it takes a list of tables, [[routes]]";
+    check_problem(
+        &wrong("[routes]\non = \"a\"\n", &[], ""),
+        &format!("throng.toml:1: routes: a table {tables}"),
+    );
+    check_problem(&wrong("\nroutes = [\n 1,\n]\n", &[], ""), &format!("throng.toml:3: routes: 1 {tables}"));
+    let several = wrong("[[routes]]\n[[routes]]\non = 1\nto = 1\n[log]\nlevel = 1\n", &[], "");
     assert_eq!(several.len(), 6, "everything is told: {}", shown(&several));
 }
 
 #[test]
-fn there_may_be_a_thousand_events() {
-    let table = "[[events]]\non = \"a\"\ndo = \"ack\"\n";
-    let events = right(&table.repeat(1000), &[], "").events;
-    assert_eq!(events.iter().count(), 1004);
+fn there_may_be_a_thousand_routes() {
+    let table = "[[routes]]\non = \"a\"\nack = true\n";
+    let routes = right(&table.repeat(1000), &[], "").routes;
+    assert_eq!(routes.iter().count(), 1004);
     check_problem(
         &wrong(&table.repeat(1001), &[], ""),
-        "throng.toml:3001: events: a list of 1001 tables is wrong, it takes at most 1000",
+        "throng.toml:3001: routes: a list of 1001 tables is wrong, it takes at most 1000",
     );
 }
 
@@ -1044,12 +1140,12 @@ fn an_explanation_says_what_socket_io_clients_may_do() {
     let file = "\
         [socketio]\nnamespaces = [\"/\", \"/guild/*\"]\ncors_origins = [\"https://a.example\"]\n\
         cors_credentials = true\nconnections_per_namespace_max = 7\nconnect_event = \"auth\"\n\
-        [[events]]\nnamespace = \"/guild/*\"\non = \"join\"\ndo = \"join\"\nroom = \"guild\"\n\
-        [[events]]\non = \"hello\"\ndo = \"reply\"\nevent = \"welcome\"\n\
-        [[events]]\non = \"ping\"\ndo = \"ack\"\n";
+        [[routes]]\nnamespace = \"/guild/*\"\non = \"join\"\ndo = \"join\"\nroom = \"guild\"\n\
+        [[routes]]\non = \"hello\"\nreply = \"welcome\"\n\
+        [[routes]]\non = \"ping\"\nack = true\n";
     let text = right(file, &[], "--set engineio.echo_path=/engine.io/").explain();
     for line in [
-        "  [[events]], 3 in all                           throng.toml:7\n",
+        "  [[routes]], 3 in all                           throng.toml:7\n",
         "  Socket.IO is at /socket.io/; its namespaces: /, /guild/*.\n",
         "  A Socket.IO client has 45 s to join a namespace, may be in 16, and has 10 s to change to WebSocket.\n",
         "  At most 7 connections in one namespace.\n",
@@ -1098,9 +1194,8 @@ fn the_example_for_compliance_is_what_the_suites_ask_for() {
     assert_eq!((cors_origins.as_slice(), allowed), (&["*".to_owned()][..], &namespaces(&["/", "/custom"])));
     assert_eq!(config.engineio.echo_path, "/engine.io/");
     for namespace in ["/", "/custom"] {
-        let reply = Action::Reply { event: "message-back".to_owned() };
-        assert_eq!(config.events.find(namespace, "message"), Some(&reply));
-        assert_eq!(config.events.find(namespace, "message-with-ack"), Some(&Action::Ack));
+        assert_eq!(does(&config.routes, namespace, "message"), Some(&Does::reply("message-back")));
+        assert_eq!(does(&config.routes, namespace, "message-with-ack"), Some(&Does::ack()));
     }
 }
 

@@ -4,7 +4,8 @@
 use super::native::{
     Code, Command, Publish, Refusal, check_ask_ms, check_names, check_targets, event_fault, sort_names,
 };
-use crate::rules::Action;
+use crate::json::split;
+use crate::routes::BuiltIn;
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -14,28 +15,28 @@ use std::collections::BTreeMap;
 type Args<'a> = SmallVec<[&'a str; 4]>;
 type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
 
-/// Reads what `action` takes from the arguments of an event: an object with the fields that the rule names, or the values one by one. A
+/// Reads what `built_in` takes from the arguments of an event: an object with the fields that the rule names, or the values one by one. A
 /// room may also be a list of rooms where several make sense.
 ///
 /// # Errors
 /// What is missing or wrong, in words and codes of the native dialect.
 pub fn decode<'a>(
-    action: &Action,
+    built_in: &BuiltIn,
     args: &'a str,
     room_name_bytes_max: usize,
 ) -> Result<Command<'a>, Refusal<'a>> {
     let args = split(args);
     let fields = args.first().and_then(|first| serde_json::from_str::<Fields<'_>>(first).ok());
-    match action {
-        Action::Join { room_fields } => {
+    match built_in {
+        BuiltIn::Join { room_fields } => {
             let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
             Ok(Command::Join { rooms, id: None })
         }
-        Action::Leave { room_fields } => {
+        BuiltIn::Leave { room_fields } => {
             let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
             Ok(Command::Leave { rooms, id: None })
         }
-        Action::Publish { room_fields, event_field, data_field } => {
+        BuiltIn::Publish { room_fields, event_field, data_field } => {
             let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
             let field = |name: &str| fields.as_ref().and_then(|fields| fields.get(name)).map(|raw| raw.get());
             let (event, payload) = match &fields {
@@ -66,7 +67,7 @@ pub fn decode<'a>(
                 id: None,
             }))
         }
-        Action::Presence { room_fields } => {
+        BuiltIn::Presence { room_fields } => {
             let rooms = rooms(named(&args, fields.as_ref(), room_fields), room_fields, room_name_bytes_max)?;
             let [room] = <[_; 1]>::try_from(rooms)
                 .map_err(|_| Refusal::new(Code::BadMessage, "one room is asked about at a time"))?;
@@ -76,21 +77,7 @@ pub fn decode<'a>(
             };
             Ok(Command::Presence { room, who: flag(who, "who")?, id: None })
         }
-        Action::Reply { .. } | Action::Ack | Action::Backend => Ok(Command::Ping { id: None }),
     }
-}
-
-/// The values of a list without its brackets, which is known to be JSON.
-pub fn split(args: &str) -> Args<'_> {
-    let (mut values, mut rest) = (Args::new(), args.trim_ascii());
-    while !rest.is_empty() {
-        let mut stream = serde_json::Deserializer::from_str(rest).into_iter::<&RawValue>();
-        let Some(Ok(value)) = stream.next() else { break };
-        values.push(value.get());
-        rest = rest[stream.byte_offset()..].trim_ascii_start();
-        rest = rest.strip_prefix(',').unwrap_or("").trim_ascii_start();
-    }
-    values
 }
 
 /// The argument that names rooms, still JSON.

@@ -1,7 +1,8 @@
 //! The native dialect: `docs/protocol.md` in code. JSON in, JSON out; the data of an event is never looked into beyond
 //! checking that it is JSON and not too deep.
 
-use super::{attachments, builtin};
+use super::attachments;
+use crate::json;
 use crate::message::{Publication, is_reserved_room};
 use crate::rules::RESERVED_EVENTS;
 use serde::Deserialize;
@@ -534,7 +535,7 @@ pub fn encode_event(out: &mut Vec<u8>, room: &str, publication: &Publication) {
     let data = str::from_utf8(publication.payload()).unwrap_or("null");
     let data = attachments::inline(data, &special.attachments);
     // A server elsewhere may send several values, or none.
-    encode_values(out, if special.is_list { builtin::split(&data).len() } else { 1 }, &data);
+    encode_values(out, if special.is_list { json::split(&data).len() } else { 1 }, &data);
     out.push(b'}');
 }
 

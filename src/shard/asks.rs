@@ -6,7 +6,8 @@
 use super::Shard;
 use crate::bus::mailbox::{Answer, Mail};
 use crate::dialect::native::{self, Code, Refusal};
-use crate::dialect::{attachments, builtin, socketio};
+use crate::dialect::{attachments, socketio};
+use crate::json;
 use crate::message::{self, Ask, Slot};
 use crate::time::Time;
 use crate::wire::frame::Opcode;
@@ -178,7 +179,7 @@ impl Shard {
             self.asks.settle(number, until);
         }
         // As in Node, its first argument is the answer.
-        let value = builtin::split(args).first().map_or("null", |value| value).to_owned();
+        let value = json::split(args).first().map_or("null", |value| value).to_owned();
         let answer = Answer { number, value, attachments: attachments.to_vec() };
         self.bus.tell_asker(Ask::asker(number), Mail::Answer(Box::new(answer)));
     }

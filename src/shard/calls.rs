@@ -14,7 +14,8 @@ use crate::bus::calls::{
 use crate::bus::directory::room_key;
 use crate::bus::mailbox::Mail;
 use crate::dialect::native::{self, Code, Refusal};
-use crate::dialect::{Dialect, attachments, builtin, socketio};
+use crate::dialect::{Dialect, attachments, socketio};
+use crate::json;
 use crate::message::{ConnId, Draft, Slot, SocketId, write_socket_id};
 use crate::rules::Concerns;
 use crate::time::Time;
@@ -276,7 +277,7 @@ impl Shard {
     }
 
     /// The id by which others know a client in a namespace.
-    fn id_in(&self, slot: Slot, namespace: &str) -> SocketId {
+    pub(super) fn id_in(&self, slot: Slot, namespace: &str) -> SocketId {
         let conn = &self.conns[slot as usize];
         let joined = conn.session.as_ref().and_then(|session| session.joined(namespace));
         joined.map_or_else(
@@ -439,7 +440,7 @@ impl Shard {
             Asked::Event { ack: Some(id) } if self.is_native(slot) => {
                 let args = attachments::inline(&args, &attachments);
                 self.reply(slot, Opcode::Text, |out| {
-                    native::encode_result(out, &id, builtin::split(&args).len(), &args);
+                    native::encode_result(out, &id, json::split(&args).len(), &args);
                 });
             }
             Asked::Event { ack: Some(id) } => self.say_packet(slot, &attachments, |out, count| {

@@ -1,16 +1,17 @@
 //! What a whole message makes a shard do.
 
+use super::Shard;
 use super::callouts::{Piece, What};
 use super::conn::Stage;
 use super::users::refuse_token;
-use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::auth::tally::Excess;
 use crate::bus::presence::Question;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::dialect::{Dialect, attachments};
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
-use crate::rules::{Action, EventLimit, Over};
+use crate::routes::Found;
+use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;
 use crate::time::{Meter, Time};
 use crate::wire::close::CloseCode;
@@ -296,8 +297,11 @@ impl Shard {
             }
             return;
         }
-        let asked = match self.settings.socketio.rules.find("/", event) {
-            Some(Action::Backend) => self.ask_about(slot, "/", (event, args), id, attachments),
+        let settings = self.settings.socketio.clone();
+        let asked = match settings.routes.find("/", event, |who| self.is_one_of(slot, who)) {
+            Found::Route(route) if route.asks_backend() => {
+                self.ask_about(slot, "/", (event, args), id, attachments)
+            }
             _ => Err(Refusal::new(Code::BadEvent, "the backend is not asked about this event")),
         };
         if let Err(refusal) = asked {
@@ -347,21 +351,10 @@ impl Shard {
             except: (!publish.echo).then_some(sender),
             published_at: now,
         };
-        match self.bus.publish(&draft) {
-            Ok(shards) => {
-                self.bells.extend(shards);
-                self.bells.remove(self.id);
-                self.stats().publications.add(1);
-                let Some((ask, id)) = ask else { return Ok(Published::Done) };
-                self.open_ask(ask, slot, namespace, id, shards.iter().count());
-                Ok(Published::AndAsked)
-            }
-            Err(crate::bus::Overloaded) => {
-                self.stats().overloads.add(1);
-                let refusal = Refusal::new(Code::Overloaded, "too many events are on their way");
-                Err(refusal.with_retry(OVERLOAD_RETRY_MS))
-            }
-        }
+        let shards = self.send(&draft)?;
+        let Some((ask, id)) = ask else { return Ok(Published::Done) };
+        self.open_ask(ask, slot, namespace, id, shards.iter().count());
+        Ok(Published::AndAsked)
     }
 
     /// Counts an event of a client, by its namespace, name and bytes, against those of the limits on it that `counts` wants. `id` asks for

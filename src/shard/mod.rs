@@ -28,6 +28,7 @@ mod heads;
 mod inquiries;
 mod notices;
 mod orders;
+mod routes;
 mod socketio;
 mod special;
 
@@ -39,7 +40,8 @@ use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
 use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
 use crate::message::{ConnId, ProcessTag, Publication, Reject, ShardId, ShardSet, Slot};
-use crate::rules::{Namespaces, Over, Pattern, Rules};
+use crate::routes::Routes;
+use crate::rules::{Namespaces, Over, Pattern};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::{self, CloseCode};
@@ -71,6 +73,8 @@ use users::{Access, Users};
 pub struct Settings {
     /// What tells this process apart from the others on its port; 0 when it has the port for itself.
     pub process: ProcessTag,
+    /// When time began, in milliseconds since 1970.
+    pub origin_unix_ms: u64,
     /// Connections that space is reserved for; untouched space costs nothing.
     pub connections_reserved: usize,
     /// Where clients find what.
@@ -149,7 +153,7 @@ pub struct SocketIo {
     /// The event that tells a client what it said for itself when it joined a namespace; empty for none.
     pub connect_event: String,
     /// What the events of clients do.
-    pub rules: Rules,
+    pub routes: Routes,
     /// How long a session that dropped out can be recovered, in milliseconds; 0 for not at all.
     pub recovery_ms: u32,
     /// Bytes of events that this shard keeps for that.
@@ -281,6 +285,8 @@ pub struct Shard {
     close_code: Option<(Slot, u16)>,
     /// Who waits for the backend to say who they are.
     waits: Waits,
+    /// The data of an event that a route publishes; empty between events.
+    payload: Vec<u8>,
     accepts: Bucket,
     drain: Option<Drain>,
 }
@@ -422,7 +428,7 @@ impl Default for SocketIo {
             connections_per_namespace_max: 0,
             attachments_max: 10,
             connect_event: String::new(),
-            rules: Rules::default(),
+            routes: Routes::default(),
             recovery_ms: 0,
             recovery_bytes_max: 64 << 20,
             recovery_session_bytes_max: 1 << 20,
@@ -481,6 +487,7 @@ impl Shard {
             told: Told::default(),
             close_code: None,
             waits: Waits::default(),
+            payload: Vec::new(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
             settings,

@@ -7,6 +7,7 @@ use super::Shard;
 use super::callouts::{Checked, Denial, Piece, What, auth_of_application};
 use super::calls::{CLIENT_LEFT, SERVER_LEFT};
 use super::commands::Published;
+use super::routes::Sent;
 use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_denial, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
@@ -14,9 +15,11 @@ use crate::bus::presence::Question;
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
 use crate::dialect::{attachments, builtin, msgpack};
+use crate::json;
 use crate::message::{Slot, SocketId, TokenFault, write_socket_id};
 use crate::permissions::Act;
-use crate::rules::{Action, EventLimit, Over};
+use crate::routes::{Does, Found, Route};
+use crate::rules::{EventLimit, Over};
 use crate::stats::{Ending, NamespaceStats};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
@@ -193,7 +196,7 @@ impl Shard {
     }
 
     /// The numbers of a namespace that the connection is in.
-    fn namespace_stats(&self, slot: Slot, namespace: &str) -> Option<&NamespaceStats> {
+    pub(super) fn namespace_stats(&self, slot: Slot, namespace: &str) -> Option<&NamespaceStats> {
         let joined = self.conns[slot as usize].session.as_ref()?.joined(namespace)?;
         Some(self.stats().namespace(Some(joined.pattern)))
     }
@@ -400,43 +403,23 @@ impl Shard {
             return self.answer_excess(slot, namespace, id, refusal);
         }
         let settings = self.settings.socketio.clone();
-        let Some(action) = settings.rules.find(namespace, name) else {
-            // Nobody else is to have the token.
-            if name == TOKEN_EVENT && self.settings.access.tokens.is_some() {
-                self.token_event(slot, namespace, args, id, now);
-            } else {
-                self.note_event(slot, namespace, (name, args), attachments);
+        let brings_token = name == TOKEN_EVENT && self.settings.access.tokens.is_some();
+        let route = match settings.routes.find(namespace, name, |who| self.is_one_of(slot, who)) {
+            // Tokens are brought to us, unless a route says otherwise by name.
+            Found::Nothing if brings_token => return self.token_event(slot, namespace, args, id, now),
+            Found::Route(route) if brings_token && route.on == Route::OTHERS => {
+                return self.token_event(slot, namespace, args, id, now);
             }
-            return;
+            Found::Nothing => return self.note_event(slot, namespace, (name, args), attachments),
+            Found::Forbidden => {
+                let refusal = Refusal::new(Code::Forbidden, "this client may not send this event");
+                return self.answer_refusal(slot, namespace, id, &refusal);
+            }
+            Found::Route(route) => route,
         };
-        if matches!(action, Action::Reply { .. } | Action::Ack) {
-            self.note_event(slot, namespace, (name, args), attachments);
-        }
-        match action {
-            Action::Reply { event } => {
-                let offset = self.offset(self.history.end());
-                self.say_packet(slot, attachments, |out, count| {
-                    socketio::encode_event(out, namespace, event, args, count, None, offset.as_deref());
-                });
-            }
-            Action::Ack => {
-                if let Some(id) = id {
-                    self.say_packet(slot, attachments, |out, count| {
-                        socketio::encode_ack(out, namespace, id, args, count);
-                    });
-                }
-            }
-            // Tokens are brought to us, unless a rule says otherwise by name.
-            Action::Backend if name == TOKEN_EVENT && self.settings.access.tokens.is_some() => {
-                self.token_event(slot, namespace, args, id, now);
-            }
-            Action::Backend => {
-                if let Err(refusal) = self.ask_about(slot, namespace, (name, args), id, attachments) {
-                    self.answer_call(slot, namespace, id, &refusal);
-                }
-            }
-            Action::Join { .. } | Action::Leave { .. } | Action::Publish { .. } | Action::Presence { .. } => {
-                match builtin::decode(action, args, self.settings.room_name_bytes_max) {
+        let steps = match &route.does {
+            Does::BuiltIn(built_in) => {
+                return match builtin::decode(built_in, args, self.settings.room_name_bytes_max) {
                     Ok(command) => {
                         // What is published may have a name of its own. Limits on all events have counted it.
                         if let Command::Publish(publish) = &command
@@ -452,14 +435,38 @@ impl Shard {
                         }
                     }
                     Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
+                };
+            }
+            Does::Steps(steps) => steps,
+        };
+        let sent = Sent { namespace, event: name, args, attachments };
+        match self.take_steps(slot, &sent, steps, id, now) {
+            Ok(told) => {
+                if !steps.backend {
+                    self.note_event(slot, namespace, (name, args), attachments);
+                }
+                if let Some((event, args)) = told.reply {
+                    let offset = self.offset(self.history.end());
+                    self.say_packet(slot, attachments, |out, count| {
+                        socketio::encode_event(out, namespace, &event, &args, count, None, offset.as_deref());
+                    });
+                }
+                if let (Some(id), Some(args)) = (id, told.ack) {
+                    let attachments = if steps.ack.is_some() { attachments } else { &[] };
+                    self.say_packet(slot, attachments, |out, count| {
+                        socketio::encode_ack(out, namespace, id, &args, count);
+                    });
                 }
             }
+            // The backend is not there to answer.
+            Err(refusal) if steps.backend => self.answer_call(slot, namespace, id, &refusal),
+            Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
         }
     }
 
     /// A client brings a newer token of its user, or its first.
     fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
-        let first = builtin::split(args).first().copied().unwrap_or_default();
+        let first = json::split(args).first().copied().unwrap_or_default();
         let token = token_in(first);
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),

@@ -2,7 +2,8 @@
 
 use crate::auth::Rules;
 use crate::dialect::Paths;
-use crate::rules::{self, Action, Namespaces, Over, Pattern, Rule};
+use crate::routes::{Does, Route, Routes};
+use crate::rules::{Namespaces, Over, Pattern};
 use crate::shard::engineio::Cors;
 use crate::shard::{OutboxPolicy, Settings, SocketIo};
 use crate::time::Time;
@@ -112,7 +113,6 @@ impl Plan {
         self.pollers_max = Some(1 + random.up_to(if self.heavy { 1 } else { 5 }));
         self.steps += self.steps / 2;
         self.settings.paths.socketio = Some("/socket.io/".to_owned());
-        let does = |on: &str, action| Rule { namespace: None, on: on.to_owned(), action };
         self.settings.socketio = Arc::new(SocketIo {
             cors: Cors {
                 origins: if random.chance(30) { vec!["*".to_owned()] } else { Vec::new() },
@@ -126,9 +126,9 @@ impl Plan {
             connections_per_namespace_max: *random.pick(&[0, 0, 3]),
             attachments_max: *random.pick(&[2, 10]),
             connect_event: if random.chance(30) { "hello".to_owned() } else { String::new() },
-            rules: rules::Rules::new(vec![
-                does("echo", Action::Reply { event: "echoed".to_owned() }),
-                does("ask", Action::Ack),
+            routes: Routes::new(vec![
+                Route::new("echo", Does::reply("echoed")),
+                Route::new("ask", Does::ack()),
             ]),
             ..SocketIo::default()
         });
@@ -141,6 +141,7 @@ impl Plan {
         let outbox_bytes_max = if heavy { 2_000_000 } else { *random.pick(&[150, 600, 3_000, 20_000]) };
         let settings = Settings {
             process: 0,
+            origin_unix_ms: 0,
             connections_reserved: 8,
             paths: Paths { echo: random.chance(70), ..Paths::default() },
             socketio: Arc::default(),

@@ -253,7 +253,7 @@ fn serve(stream: TcpStream, calls: &Sender<Call>) {
 }
 
 /// All events are the backend's.
-const EVENTS: &str = "[[events]]\non = \"*\"\ndo = \"backend\"\n";
+const EVENTS: &str = "[[routes]]\non = \"*\"\nbackend = true\n";
 
 #[test]
 fn native_clients_ask_the_backend() {
@@ -375,7 +375,7 @@ fn what_an_answer_sends_reaches_other_processes() {
 #[test]
 fn only_events_that_a_rule_names_are_the_backends() {
     let backend = Backend::start();
-    let rules = "[[events]]\non = \"ours\"\ndo = \"backend\"\n";
+    let rules = "[[routes]]\non = \"ours\"\nbackend = true\n";
     let (server, _file) = backend.server("rules", rules, &[]);
     let mut anna = server.client();
     assert_eq!(anna.refused(json!({"type": "call", "event": "theirs"})), "bad_event");

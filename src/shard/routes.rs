@@ -1,0 +1,276 @@
+//! The steps of routes: what a configuration makes of an event.
+
+use super::{OVERLOAD_RETRY_MS, Shard};
+use crate::bus::directory::{namespace_of, room_key, room_of};
+use crate::dialect::attachments;
+use crate::dialect::native::{Code, Names, Refusal, name_fault};
+use crate::json::is_one;
+use crate::message::{ConnId, Draft, ShardSet, Slot, is_reserved_room, user_key, write_socket_id};
+use crate::permissions::{Act, Who};
+use crate::routes::template::{Data, Fault, Name, Values};
+use crate::routes::{Publish, Saying, Steps, Target};
+use crate::time::Time;
+use smallvec::SmallVec;
+use std::borrow::Cow;
+
+/// An event that a client has sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent<'e> {
+    /// In which namespace; that of native clients is `/`.
+    pub(super) namespace: &'e str,
+    /// Its name.
+    pub(super) event: &'e str,
+    /// Its arguments: JSON values with commas between them.
+    pub(super) args: &'e str,
+    /// What the placeholders in them stand for.
+    pub(super) attachments: &'e [Vec<u8>],
+}
+
+/// What a client is told of its event when all steps of the route are taken.
+#[derive(Debug, Default)]
+pub(super) struct Told<'e> {
+    /// The event that it is sent: its name and arguments.
+    pub(super) reply: Option<(Cow<'e, str>, Cow<'e, str>)>,
+    /// The arguments of its acknowledgement; `None` where the backend answers.
+    pub(super) ack: Option<Cow<'e, str>>,
+}
+
+/// The most memory that is kept for the data of events between two of them, in bytes.
+const KEPT_BYTES: usize = 64 << 10;
+
+impl Shard {
+    /// True when a connection is one of those that a route is for.
+    pub(super) fn is_one_of(&self, slot: Slot, who: &Who) -> bool {
+        *who == Who::Anyone || self.users.of(slot).is_some_and(|user| who.is(&user.actor()))
+    }
+
+    /// Takes the steps of a route for an event of a client, but for telling it.
+    ///
+    /// # Errors
+    /// When one of them is refused. Those before it have been taken.
+    pub(super) fn take_steps<'e>(
+        &mut self,
+        slot: Slot,
+        sent: &Sent<'e>,
+        steps: &'e Steps,
+        ack: Option<&str>,
+        now: Time,
+    ) -> Result<Told<'e>, Refusal<'static>> {
+        if let Some(reason) = &steps.refuse {
+            return Err(Refusal::new(Code::Forbidden, reason.clone()));
+        }
+        let found = steps.paths.find(sent.args);
+        steps.check(&found).map_err(bad_message)?;
+        let id = if steps.needs.id { write_socket_id(&self.new_id()) } else { String::new() };
+        let socket = match steps.needs.socket {
+            true => write_socket_id(&self.id_in(slot, sent.namespace)),
+            false => String::new(),
+        };
+        let user = self.users.of(slot).cloned();
+        let values = Values {
+            found: &found,
+            args: sent.args,
+            event: sent.event,
+            namespace: sent.namespace,
+            user: user.as_ref().map(|user| user.name.as_str()),
+            now_ms: self.settings.origin_unix_ms + now.ms(),
+            id: &id,
+            socket: &socket,
+            rooms: "",
+        };
+        for room in self.keys(sent, &steps.member, &values, steps)? {
+            let is_member = self.bus.find(&room).is_some_and(|room| self.rooms.has(&self.conns, slot, room));
+            if !is_member {
+                return Err(Refusal::new(Code::Forbidden, "this client is not in this room"));
+            }
+        }
+        if !steps.join.is_empty() {
+            let keys = self.keys(sent, &steps.join, &values, steps)?;
+            if let Some(refusal) = self.forbid(slot, &keys, Act::Join) {
+                return Err(refusal);
+            }
+            // Events that are on their way were published before: they find the members of then.
+            self.deliver(now);
+            self.join(slot, &keys)?;
+        }
+        if !steps.leave.is_empty() {
+            let keys = self.keys(sent, &steps.leave, &values, steps)?;
+            self.deliver(now);
+            for room in keys.iter().filter_map(|key| self.bus.find(key)).collect::<SmallVec<[_; 8]>>() {
+                self.leave(slot, room);
+            }
+        }
+        let rooms = if steps.needs.rooms { self.room_names(slot, sent.namespace) } else { String::new() };
+        let values = Values { rooms: &rooms, ..values };
+        for publish in &steps.publish {
+            self.publish_step(slot, sent, (publish, steps), &values, now)?;
+        }
+        if steps.backend {
+            self.ask_about(slot, sent.namespace, (sent.event, sent.args), ack, sent.attachments)?;
+        }
+        let filled = |data: &Data| match data {
+            Data::Args => Cow::Borrowed(sent.args),
+            Data::Fixed(json) => Cow::Owned(json.to_string()),
+            data => {
+                let mut out = Vec::new();
+                data.fill(&values, &mut out);
+                Cow::Owned(String::from_utf8(out).unwrap_or_default())
+            }
+        };
+        let reply = steps.reply.as_ref().map(|Saying { event, data }| {
+            (event.as_deref().map_or(Cow::Borrowed(sent.event), Cow::Borrowed), filled(data))
+        });
+        let ack = (!steps.backend).then(|| steps.ack.as_ref().map_or(Cow::Borrowed("{}"), filled));
+        Ok(Told { reply, ack })
+    }
+
+    /// Publishes what one step says.
+    fn publish_step(
+        &mut self,
+        slot: Slot,
+        sent: &Sent<'_>,
+        (publish, steps): (&Publish, &Steps),
+        values: &Values<'_>,
+        now: Time,
+    ) -> Result<(), Refusal<'static>> {
+        let mut rooms = Names::new();
+        let mut natives = false;
+        for target in &publish.to {
+            match target {
+                Target::Room(name) => {
+                    let keys = self.keys(sent, std::slice::from_ref(name), values, steps)?;
+                    if let Some(room) = keys.iter().find(|key| is_reserved_room(key)) {
+                        return Err(Refusal::new(
+                            Code::BadRoom,
+                            format!("only the server publishes to {room}"),
+                        ));
+                    }
+                    rooms.extend(keys);
+                }
+                Target::User(name) => {
+                    let mut names = SmallVec::new();
+                    self.fill(name, values, steps, &mut names)?;
+                    let key =
+                        |name: &Cow<'_, str>| room_key(sent.namespace, &user_key(name)).into_owned().into();
+                    rooms.extend(names.iter().map(key));
+                }
+                Target::Everyone => {
+                    rooms.push(room_key(sent.namespace, "").into_owned().into());
+                    natives |= sent.namespace == "/";
+                }
+            }
+        }
+        let except = self.keys(sent, &publish.except, values, steps)?;
+        let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
+        let event = publish.saying.event.as_deref().unwrap_or(sent.event);
+        let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
+        let is_there = publish.saying.data.fill(values, &mut payload);
+        if !is_there {
+            payload.extend_from_slice(b"null");
+        }
+        let draft = Draft {
+            more_rooms,
+            except_rooms: &except,
+            volatile: publish.volatile,
+            natives,
+            except: (!publish.echo).then_some(sender),
+            ..Draft::new(room, event, &payload, now)
+        };
+        let is_args = publish.saying.data == Data::Args;
+        let published = match sent.attachments {
+            // Binary data alone is bytes for everybody, without a text around it.
+            [only] if is_args && attachments::is_placeholder(sent.args) => {
+                self.send(&Draft { binary: true, payload: only, ..draft })
+            }
+            attachments => self.send(&Draft { attachments, is_list: is_args && !is_one(sent.args), ..draft }),
+        };
+        payload.shrink_to(KEPT_BYTES);
+        self.payload = payload;
+        published?;
+        if let Some(stats) = self.namespace_stats(slot, sent.namespace) {
+            stats.publications.add(1);
+        }
+        Ok(())
+    }
+
+    /// Puts what a client publishes on its way. Answers the shards it goes to.
+    ///
+    /// # Errors
+    /// When too much is on its way already.
+    pub(super) fn send(&mut self, draft: &Draft<'_>) -> Result<ShardSet, Refusal<'static>> {
+        match self.bus.publish(draft) {
+            Ok(shards) => {
+                self.bells.extend(shards);
+                self.bells.remove(self.id);
+                self.stats().publications.add(1);
+                Ok(shards)
+            }
+            Err(crate::bus::Overloaded) => {
+                self.stats().overloads.add(1);
+                let refusal = Refusal::new(Code::Overloaded, "too many events are on their way");
+                Err(refusal.with_retry(OVERLOAD_RETRY_MS))
+            }
+        }
+    }
+
+    /// The rooms that templates stand for, as the directory calls them.
+    fn keys<'n>(
+        &self,
+        sent: &Sent<'_>,
+        names: &'n [Name],
+        values: &Values<'_>,
+        steps: &Steps,
+    ) -> Result<Names<'n>, Refusal<'static>> {
+        let mut filled: SmallVec<[Cow<'n, str>; 4]> = SmallVec::new();
+        for name in names {
+            self.fill(name, values, steps, &mut filled)?;
+        }
+        Ok(filled
+            .into_iter()
+            .map(|name| match name {
+                Cow::Borrowed(name) => room_key(sent.namespace, name),
+                Cow::Owned(name) if sent.namespace == "/" => Cow::Owned(name),
+                Cow::Owned(name) => Cow::Owned(room_key(sent.namespace, &name).into_owned()),
+            })
+            .collect())
+    }
+
+    /// Adds the names that a template stands for.
+    fn fill<'n>(
+        &self,
+        name: &'n Name,
+        values: &Values<'_>,
+        steps: &Steps,
+        names: &mut SmallVec<[Cow<'n, str>; 4]>,
+    ) -> Result<(), Refusal<'static>> {
+        let before = names.len();
+        name.fill(values, &steps.paths, self.settings.rooms_per_connection_max, names).map_err(bad_room)?;
+        if name.is_static() {
+            return Ok(());
+        }
+        match names[before..].iter().find_map(|name| name_fault(name, self.settings.room_name_bytes_max)) {
+            Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The names of the rooms of a namespace that a connection is in, as a JSON list.
+    fn room_names(&self, slot: Slot, namespace: &str) -> String {
+        let own = self.id_in(slot, namespace);
+        let keys = self.rooms.of(&self.conns, slot).into_iter().filter_map(|room| self.bus.name(room));
+        let keys: Vec<_> = keys.filter(|key| namespace_of(key) == namespace).collect();
+        let own = write_socket_id(&own);
+        let names = keys.iter().map(|key| room_of(key)).filter(|name| !name.is_empty() && *name != own);
+        serde_json::to_string(&names.collect::<Vec<_>>()).unwrap_or_default()
+    }
+}
+
+fn bad_message(Fault(message): Fault) -> Refusal<'static> {
+    Refusal::new(Code::BadMessage, message)
+}
+
+fn bad_room(Fault(message): Fault) -> Refusal<'static> {
+    Refusal::new(Code::BadRoom, message)
+}

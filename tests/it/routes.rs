@@ -1,0 +1,68 @@
+//! Routes from outside: what stock clients of Socket.IO see of them, what hostile payloads come to, and what `throng check` says of one
+//! event.
+
+use crate::foreign;
+use crate::harness::Server;
+use std::process::Command;
+
+const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes/settings.toml");
+const SECRET: &str = "a secret of the tests of routes, long enough";
+
+#[test]
+fn stock_clients_see_what_routes_make_of_events() {
+    for shards in ["server.shards=1", "server.shards=4"] {
+        let server = Server::with_flags(&["--config", SETTINGS, "--set", shards]);
+        let mut checks = foreign::node("node/routes.mjs");
+        checks.args([&format!("http://{}", server.address()), SECRET]);
+        foreign::check(checks, foreign::NODE, 8);
+    }
+}
+
+/// What `throng check` prints and how it ends.
+fn check(arguments: &[&str]) -> (String, bool) {
+    let done = Command::new(env!("CARGO_BIN_EXE_throng"))
+        .args(["check", SETTINGS])
+        .args(arguments)
+        .output()
+        .expect("throng runs");
+    (String::from_utf8([done.stdout, done.stderr].concat()).expect("text"), done.status.success())
+}
+
+#[test]
+fn check_says_what_would_become_of_an_event() {
+    let (text, is_right) =
+        check(&["--event", "send_message", "--user", "ann", "--data", r#"{"channelId":"c1","text":"hi"}"#]);
+    assert!(is_right, "{text}");
+    for line in [
+        "\"send_message\" of user \"ann\" in /:",
+        "It is refused unless its client is in channel:c1.",
+        "Published to members of channel:c1 (not its client): \"new_message\" {\"channelId\":\"c1\",\"text\":\"hi\",",
+        "\"from\":\"ann\"",
+        "Its client gets \"message_sent\" {\"messageId\":\"AN-ID-OF-THE-SERVER\"}",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    for (arguments, line) in [
+        (&["--event", "send_message"][..], "It is refused (forbidden): its routes are for others."),
+        (&["--event", "send_message", "--user", "a"], "It is refused: `channelId` is missing."),
+        (
+            &["--event", "join_own", "--data", r#"{"owner":"b"}"#],
+            "It is refused: this client may not join own:b.",
+        ),
+        (
+            &["--event", "shout", "--user", "a", "--role", "admin", "--data", "1"],
+            "Published to everyone (its client too)",
+        ),
+        (&["--event", "nothing"], "No route is for it: nothing happens."),
+        (
+            &["--event", "bid", "--namespace", "/lots/7", "--data", r#"{"amount":1}"#],
+            r#""bidden" {"amount":1,"in":"/lots/7"}"#,
+        ),
+        (&["--event", "closed"], "It is refused: this shop is closed."),
+    ] {
+        let (text, is_right) = check(arguments);
+        assert!(is_right && text.contains(line), "{line} is not in\n{text}");
+    }
+    let (text, is_right) = check(&["--event", "a", "--data", "{"]);
+    assert!(!is_right && text.contains("--data {: not JSON"), "{text}");
+}

@@ -883,7 +883,8 @@ impl Model {
             Deed::Echo(args) => {
                 let (namespace, name) = (namespace.to_owned(), "echoed".to_owned());
                 let packet = Packet::Event { namespace, name, args: args.clone(), attachments, id: None };
-                return self.peers[number].expect(Said::Packet(packet), now);
+                self.peers[number].expect(Said::Packet(packet), now);
+                ("{}".to_owned(), Vec::new())
             }
             Deed::Ask(args) => (args.clone(), attachments),
             Deed::Nothing => return,

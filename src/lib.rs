@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod auth;
 pub mod token;
 pub mod permissions;
+pub mod policy;
 pub mod rules;
 pub mod buf;
 pub mod stats;

@@ -276,7 +276,7 @@ impl Shard {
     }
 
     /// The id by which others know a client in a namespace.
-    fn id_in(&self, slot: Slot, namespace: &str) -> SocketId {
+    pub(super) fn id_in(&self, slot: Slot, namespace: &str) -> SocketId {
         let conn = &self.conns[slot as usize];
         let joined = conn.session.as_ref().and_then(|session| session.joined(namespace));
         joined.map_or_else(

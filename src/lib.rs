@@ -18,6 +18,7 @@ pub mod token;
 pub mod permissions;
 pub mod json;
 pub mod routes;
+pub mod policy;
 pub mod rules;
 pub mod buf;
 pub mod stats;

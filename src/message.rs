@@ -7,6 +7,7 @@ use data_encoding::BASE64URL_NOPAD;
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 /// The number of a shard, `0 <= shard < SHARDS_MAX`.
 pub type ShardId = u8;
@@ -88,7 +89,7 @@ impl ShardSet {
 }
 
 /// One event on its way to the members of a room. Made once, shared by every shard that has members.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Publication {
     /// The room it is for; of several, the first that has members.
     pub room: RoomId,
@@ -136,6 +137,35 @@ impl Publication {
         let mut publication = Publication::new(room, draft);
         publication.special.get_or_insert_default().audience = Some(audience);
         publication
+    }
+
+    /// Several publications of one room as one. There is at least one.
+    pub fn bundle(event: &str, bundle: Bundle) -> Publication {
+        let first = bundle.items.first();
+        let room = first.map_or("", |item| item.room_name());
+        let published_at = bundle.items.iter().map(|item| item.published_at).min().unwrap_or_default();
+        let id = first.map_or(RoomId::NOWHERE, |item| item.room);
+        let mut publication = Publication::new(id, &Draft::new(room, event, b"", published_at));
+        publication.special.get_or_insert_default().bundle = Some(bundle);
+        publication
+    }
+
+    /// The publications that this one is made of, if it is.
+    pub fn as_bundle(&self) -> Option<&Bundle> {
+        self.special.as_ref().and_then(|special| special.bundle.as_ref())
+    }
+
+    /// True when all of it comes from one connection that does not want it back: that one, by its shard and stamp.
+    pub fn is_all_from(&self, was: ConnId) -> bool {
+        match self.as_bundle() {
+            Some(bundle) => bundle.items.iter().all(|item| item.is_from(was)),
+            None => self.is_from(was),
+        }
+    }
+
+    /// By its stamp: a session may have moved to another place while it was this connection.
+    fn is_from(&self, was: ConnId) -> bool {
+        self.except.is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp))
     }
 
     /// True when it is for a member of `rooms` that is `socket` and, if that is known, `user`.
@@ -186,7 +216,7 @@ impl Publication {
 }
 
 /// What few publications have.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Special {
     /// Whom it is for, when that is not the members of one room.
     pub audience: Option<Audience>,
@@ -198,18 +228,56 @@ pub struct Special {
     pub ask: Option<Ask>,
     /// See [`Draft::is_list`].
     pub is_list: bool,
+    /// The publications that it is made of; then it has no payload of its own.
+    pub bundle: Option<Bundle>,
+    /// True when whom it is for is told its room even though it is for somebody alone.
+    pub of_room: bool,
+}
+
+/// Publications of one room that leave as one.
+#[derive(Clone, Debug)]
+pub struct Bundle {
+    /// What they become.
+    pub shape: Shape,
+    /// In their order. All are JSON, without attachments.
+    pub items: Vec<Arc<Publication>>,
+}
+
+/// See [`Bundle`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A list of them.
+    Batch {
+        /// True when clients of Socket.IO get the payloads alone, without the names of the events.
+        data_only: bool,
+    },
+    /// One event with a field for each.
+    Merge {
+        /// What the fields are called.
+        fields: Vec<CompactString>,
+    },
+}
+
+impl Bundle {
+    /// The items that a connection gets, with their places: all but its own. Without one, all of them.
+    pub fn items_for(&self, member: Option<ConnId>) -> impl Iterator<Item = (usize, &Publication)> {
+        let items = self.items.iter().map(|item| &**item).enumerate();
+        items.filter(move |(_, item)| member.is_none_or(|member| !item.is_from(member)))
+    }
 }
 
 impl Special {
     fn size(&self) -> usize {
         let attachments: usize =
             self.attachments.iter().map(|bytes| size_of::<Vec<u8>>() + bytes.len()).sum();
-        size_of::<Special>() + attachments + self.audience.as_ref().map_or(0, Audience::size)
+        let items = self.bundle.iter().flat_map(|bundle| &bundle.items);
+        let items: usize = items.map(|item| size_of::<Arc<Publication>>() + item.size()).sum();
+        size_of::<Special>() + attachments + items + self.audience.as_ref().map_or(0, Audience::size)
     }
 }
 
 /// The members of several rooms. Who is in more than one of them gets the event once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Audience {
     /// The rooms with their names, in the order in which the publisher named them.
     pub rooms: Vec<(RoomId, CompactString)>,
@@ -357,6 +425,8 @@ impl<'a> Draft<'a> {
             volatile: self.volatile,
             ask: self.ask,
             is_list: self.is_list,
+            bundle: None,
+            of_room: false,
         })
     }
 }

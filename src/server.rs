@@ -173,7 +173,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     let stats = Arc::new(Stats::by_pattern(shards, namespaces.iter().len()));
     let mut bus = Bus::new(shards, config.limits.rooms_max as usize)
         .with_namespaces(namespaces)
-        .with_presence(presence_settings(config, listening));
+        .with_presence(presence_settings(config, listening))
+        .with_policies(Arc::new(config.policies()));
     let outside = (!config.redis.urls.is_empty()).then(|| Arc::new(Outside::default()));
     if let Some(outside) = &outside {
         bus = bus.with_outside(outside.clone());

@@ -127,6 +127,28 @@ pub struct ShardStats {
     pub tls_resumptions: Counter,
     /// Connections that broke below HTTP, by [`TransportFault`].
     pub transport_faults: [Counter; TransportFault::LABELS.len()],
+    /// Events for rooms with a policy that came to their home here.
+    pub policy_events: Counter,
+    /// Of them, those that were left out, by [`LEFT_OUT_LABELS`].
+    pub policy_left_out: [Counter; LEFT_OUT_LABELS.len()],
+    /// Those that should have been the state of a room, and were no objects, or were too large.
+    pub policy_stateless: Counter,
+    /// Messages that have left the homes here, one of several events counted once.
+    pub policy_sent: Counter,
+    /// Of them, those of several events.
+    pub policy_bundles: Counter,
+    /// Times that the events of a room left early because too much waited.
+    pub policy_early: Counter,
+    /// States and values that were forgotten early because there were too many.
+    pub policy_forgotten: Counter,
+    /// Bytes of events that wait in the homes here.
+    pub policy_waiting_bytes: Gauge,
+    /// Rooms with their home here whose state is known.
+    pub room_states: Gauge,
+    /// Bytes of the states.
+    pub room_states_bytes: Gauge,
+    /// Values by which events that come again are known.
+    pub dedupe_ids: Gauge,
     /// Turns of the reactor.
     pub turns: Counter,
     /// From the return of the wait to the end of the turn.
@@ -134,6 +156,9 @@ pub struct ShardStats {
     /// From the read of a publication to the end of the turn in which its frames were written.
     pub publish_latency: Histogram,
 }
+
+/// Why events for rooms with a policy are left out: they had been there, a later one has replaced them, or nothing was new in them.
+pub const LEFT_OUT_LABELS: [&str; 3] = ["dedupe", "conflate", "unchanged"];
 
 impl ShardStats {
     /// The numbers of the namespaces of the pattern in this place; without one, or where its numbers are not kept apart, those of all

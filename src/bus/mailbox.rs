@@ -31,6 +31,15 @@ pub const ORDERS_BYTES_MAX: usize = 4 << 20;
 pub enum Mail {
     /// An event for members of a room.
     Publication(Arc<Publication>),
+    /// An event for the members of a room whose home is here.
+    Held {
+        /// The event.
+        publication: Arc<Publication>,
+        /// The place of the room's policy.
+        policy: u16,
+    },
+    /// Somebody has joined a room whose home is here, and whose state may be known.
+    Joined(Box<Joined>),
     /// Close all connections with 1001, spread over `spread_ms`; after `timeout_ms` end those that are left.
     Drain {
         /// Time over which the closes are spread, in milliseconds.
@@ -78,6 +87,17 @@ pub enum Mail {
     },
     /// The backend has said who a client is, or has not.
     Callout(Box<callouts::Answer>),
+}
+
+/// Who has joined a room, and which.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The room, by the name that the directory knows.
+    pub room: CompactString,
+    /// Where the connection is.
+    pub shard: ShardId,
+    /// What it goes by there.
+    pub id: SocketId,
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).
@@ -138,6 +158,8 @@ pub enum Recovery {
         sid: SocketId,
         /// The names of its rooms.
         rooms: Vec<CompactString>,
+        /// The connection that it was.
+        was: ConnId,
         /// What it has missed so far.
         missed: Missed,
         /// The offset up to which that goes.
@@ -166,7 +188,8 @@ pub enum Recovery {
 impl Mail {
     fn size(&self) -> usize {
         match self {
-            Mail::Publication(publication) => publication.size(),
+            Mail::Publication(publication) | Mail::Held { publication, .. } => publication.size(),
+            Mail::Joined(joined) => size_of::<Joined>() + joined.room.len(),
             Mail::Answer(answer) => answer.size(),
             Mail::Order(order) => order.size(),
             Mail::Answered(answered) => answered.size(),
@@ -279,6 +302,11 @@ impl Mailbox {
     /// How many sockets wait for the owner.
     pub fn handed(&self) -> usize {
         self.handed_count.load(Ordering::SeqCst)
+    }
+
+    /// Pieces of mail to collect.
+    pub fn len(&self) -> usize {
+        self.pieces.load(Ordering::SeqCst)
     }
 
     /// True when there is nothing to collect.

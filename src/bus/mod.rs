@@ -14,22 +14,24 @@ pub mod outside;
 pub mod presence;
 
 use crate::message::{
-    Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
+    Ask, Asker, Audience, ConnId, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, ShardSet, SocketId,
     read_socket_id, user_key, user_of,
 };
+use crate::policy::{Policies, Policy};
 use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use callouts::{Callouts, Forget, Whose};
 use calls::Calls;
 use compact_str::CompactString;
-use directory::{Directory, DirectoryFull, NAMESPACE_END, room_of};
-use mailbox::{Mail, Mailbox};
+use directory::{Directory, DirectoryFull, NAMESPACE_END, namespace_of, room_of};
+use mailbox::{Joined, Mail, Mailbox};
 use notices::Notices;
 use outside::{ANYWHERE, Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What connects the shards of one process.
 #[derive(Debug)]
@@ -43,6 +45,10 @@ pub struct Bus {
     calls: Option<Arc<Calls>>,
     presence: Presence,
     callouts: Option<Arc<Callouts>>,
+    /// What happens to events of some rooms, when there are any.
+    policies: Option<Arc<Policies>>,
+    /// Shards whose homes are open: nothing waits there any more.
+    open_homes: AtomicUsize,
 }
 
 /// A mailbox on the way is full: nothing was published or ordered.
@@ -62,6 +68,8 @@ impl Bus {
             calls: None,
             presence: Presence::default(),
             callouts: None,
+            policies: None,
+            open_homes: AtomicUsize::new(0),
         }
     }
 
@@ -129,6 +137,11 @@ impl Bus {
     /// This bus, before it is used, with a way to ask the backend who clients are.
     pub fn with_callouts(self, callouts: Arc<Callouts>) -> Bus {
         Bus { callouts: Some(callouts), ..self }
+    }
+
+    /// This bus, before it is used, with policies for rooms.
+    pub fn with_policies(self, policies: Arc<Policies>) -> Bus {
+        Bus { policies: Some(policies).filter(|policies| !policies.is_empty()), ..self }
     }
 
     /// Counts one more member of the room `name` on `shard`, making the room if there is none. Answers its id and how many
@@ -224,6 +237,9 @@ impl Bus {
     pub fn publish_all_here(&self, drafts: &[Draft<'_>]) -> Result<ShardSet, Overloaded> {
         let Some(first) = drafts.first() else { return Ok(ShardSet::default()) };
         debug_assert!(drafts.iter().all(|draft| draft.is_for_one_room() && draft.room == first.room));
+        if let Some((place, policy)) = self.home_policy(first.room) {
+            return self.hold(drafts, place, policy, None);
+        }
         self.directory.with_room(first.room, |found| {
             let Some((room, shards)) = found else { return Ok(ShardSet::default()) };
             if self.is_any_full(shards) {
@@ -241,19 +257,125 @@ impl Bus {
         if !draft.is_for_one_room() || !is_room {
             return self.publish_to_several(draft, outside);
         }
+        if let Some((place, policy)) = self.home_policy(draft.room)
+            // Who asks from another process waits to hear from as many shards as get it now.
+            && draft.ask.is_none_or(|ask| Ask::asker(ask.number) != Asker::Outside)
+        {
+            return self.hold(std::slice::from_ref(draft), place, policy, outside);
+        }
         self.directory.with_room(draft.room, |found| {
             let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
             // Checked and pushed inside the stripe. Another stripe may fill the mailbox in between, so the bound can be exceeded
             // by some publications for each stripe: it is a bound on memory, not an exact number.
             let shards = self.post_to(shards, None, || (Publication::new(room, draft), None))?;
-            if let Some(outside) = outside
-                && !outside.write(draft)
-            {
-                let publication = Arc::new(Publication::new(room, draft));
-                outside.push(Outgoing::Publication { publication, names: None });
-            }
+            self.pass_outside(draft, room, outside);
             Ok(shards)
         })
+    }
+
+    fn pass_outside(&self, draft: &Draft<'_>, room: RoomId, outside: Option<&Outside>) {
+        if let Some(outside) = outside
+            && !outside.write(draft)
+        {
+            let publication = Arc::new(Publication::new(room, draft));
+            outside.push(Outgoing::Publication { publication, names: None });
+        }
+    }
+
+    /// Puts events for the members of one room into the mailbox of its home, which lets them out with [`Bus::let_out`]. Other processes get
+    /// them as they are: each has homes for its own members.
+    fn hold(
+        &self,
+        drafts: &[Draft<'_>],
+        place: u16,
+        policy: &Policy,
+        outside: Option<&Outside>,
+    ) -> Result<ShardSet, Overloaded> {
+        let Some(first) = drafts.first() else { return Ok(ShardSet::default()) };
+        self.directory.with_room(first.room, |found| {
+            let (room, members) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
+            let mut shards = ShardSet::default();
+            if !members.is_empty() || policy.hears_the_empty_room() {
+                let home = self.home_of(first.room);
+                shards.insert(home);
+                // Those that will get it count as well, since later nobody can be refused.
+                if self.is_any_full(members) || self.is_any_full(shards) {
+                    return Err(Overloaded);
+                }
+                for draft in drafts {
+                    let publication = Arc::new(Publication::new(room, draft));
+                    self.mailboxes[usize::from(home)].post(Mail::Held { publication, policy: place });
+                }
+            }
+            drafts.iter().for_each(|draft| self.pass_outside(draft, room, outside));
+            Ok(shards)
+        })
+    }
+
+    /// Puts what leaves the home of a room into the mailboxes of the shards that have members now, and answers which those are. All is for one
+    /// room.
+    pub fn let_out(&self, publications: &mut [Arc<Publication>]) -> ShardSet {
+        let Some(name) = publications.first().map(|first| CompactString::from(first.room_name())) else {
+            return ShardSet::default();
+        };
+        self.directory.with_room(&name, |found| {
+            let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
+            for publication in publications.iter_mut() {
+                if publication.room != room {
+                    // The room that it was published to has ended, and this is another of the name.
+                    Arc::make_mut(publication).room = room;
+                }
+                if let Some(ask) = publication.special.as_ref().and_then(|special| special.ask) {
+                    // Whoever asks counts the home as one that tells how many it has asked: in its place so many do.
+                    let mail = Mail::AskedOutside { number: ask.number, processes: shards.iter().count() };
+                    self.tell_asker(Ask::asker(ask.number), mail);
+                }
+            }
+            shards.iter().for_each(|shard| self.mailboxes[usize::from(shard)].post_all(publications));
+            shards
+        })
+    }
+
+    /// Tells the home of a room that somebody has joined it, if its state may be known there. Answers the home.
+    pub fn tell_home(&self, joined: impl FnOnce() -> Joined, room: &str) -> Option<ShardId> {
+        self.home_policy(room).filter(|(_, policy)| policy.changes.is_some())?;
+        let home = self.home_of(room);
+        self.mailboxes[usize::from(home)].post(Mail::Joined(Box::new(joined())));
+        Some(home)
+    }
+
+    /// The policy for a room whose events go by way of its home, and its place.
+    #[inline]
+    fn home_policy(&self, room: &str) -> Option<(u16, &Policy)> {
+        self.policy(room).filter(|(_, policy)| policy.has_home())
+    }
+
+    /// The policy for a room, and its place.
+    #[inline]
+    pub fn policy(&self, room: &str) -> Option<(u16, &Policy)> {
+        self.policies.as_ref()?.find(namespace_of(room), room_of(room))
+    }
+
+    /// The policies for rooms, when there are any.
+    pub fn policies(&self) -> Option<&Arc<Policies>> {
+        self.policies.as_ref()
+    }
+
+    /// The home of a room: the same for as long as the process lives, and in the simulator every time.
+    fn home_of(&self, room: &str) -> ShardId {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(room.as_bytes());
+        (hasher.finish() % self.mailboxes.len() as u64) as ShardId
+    }
+
+    /// The homes of one more shard have let out all that waited there.
+    pub fn note_open_homes(&self) {
+        self.open_homes.fetch_add(1, Ordering::Release);
+    }
+
+    /// True when those of all shards have, and what they let out is in the mailboxes.
+    pub fn are_homes_open(&self) -> bool {
+        self.open_homes.load(Ordering::Acquire) >= self.mailboxes.len()
     }
 
     fn publish_to_several(

@@ -3,10 +3,12 @@
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
+use crate::policy::Policy;
 use crate::routes::template::Data;
 use crate::routes::{BuiltIn, Does, Field, Publish, Route, Saying, Steps, Target};
 use crate::rules::{Allowance, EventLimit, Over, Pattern, Per, Unit};
 use crate::token::keys::{KeySource, Place};
+use compact_str::CompactString;
 use std::fmt::{self, Display, Write as _};
 use std::net::IpAddr;
 
@@ -177,6 +179,7 @@ impl Config {
         if !engineio.echo_path.is_empty() {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
+        lines.extend(self.rooms.iter().map(room_in_words));
         lines.extend(self.redis_in_words());
         let keys = self.api_keys.len() + usize::from(!self.api.key.is_empty());
         if keys > 0 {
@@ -408,6 +411,57 @@ fn permission_in_words(permission: &Permission) -> String {
         return format!("{who} may be{which}; others only where another rule or their token says so.");
     }
     format!("{who} may do this with rooms {rooms}{namespace}: {acts}.")
+}
+
+fn room_in_words(policy: &Policy) -> String {
+    let Policy { name, namespace, window_ms, batch, urgent, conflate, changes, dedupe, merge, burst } =
+        policy;
+    let namespace = namespace.as_ref().map_or(String::new(), |pattern| format!(" in {pattern}"));
+    let mut words = Vec::new();
+    let named = |events: &[CompactString]| list(events);
+    if let Some(dedupe) = dedupe {
+        let window = time(dedupe.window_ms);
+        words.push(format!(
+            "an event with a {:?} that was there within {window} is left out",
+            dedupe.field.to_string()
+        ));
+    }
+    if policy.waits() {
+        let most =
+            batch.as_ref().map_or(String::new(), |batch| format!(", or until there are {}", batch.most));
+        let but = if urgent.is_empty() { String::new() } else { format!(", but not {}", named(urgent)) };
+        words.push(format!("events wait up to {}{most}{but}", time(*window_ms)));
+    }
+    if let Some(conflate) = conflate {
+        let of = conflate.events.as_deref().map_or(String::new(), |events| format!(" of {}", named(events)));
+        let field = conflate.field.to_string();
+        words.push(format!("of those that wait only the latest{of} with each {field:?} leaves"));
+    }
+    if let Some(changes) = changes {
+        let always = if changes.always.is_empty() {
+            String::new()
+        } else {
+            format!(", and always {}", list(&changes.always))
+        };
+        words.push(format!(
+            "of {:?} only what has changed is sent{always}; who joins gets the whole",
+            changes.event
+        ));
+    }
+    if let Some(batch) = batch {
+        words.push(format!("what leaves together is one message, {:?} for Socket.IO clients", batch.event));
+    }
+    if let Some(merge) = merge {
+        let fields: Vec<String> =
+            merge.fields.iter().map(|(event, field)| format!("{event} as {field}")).collect();
+        words.push(format!("what leaves together is one event {:?}: {}", merge.event, list(&fields)));
+    }
+    if let Some(burst) = burst {
+        let then = if burst.disconnects { "it is disconnected" } else { "they are dropped" };
+        words.push(format!("when {} or more wait for a slow client, {then}", size(burst.bytes as u64)));
+    }
+    let words = if words.is_empty() { "nothing happens to events".to_owned() } else { words.join("; ") };
+    format!("In rooms {name}{namespace}: {words}.")
 }
 
 fn over_in_words(over: Over) -> &'static str {

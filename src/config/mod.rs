@@ -13,6 +13,7 @@ mod auth_keys;
 mod namespaces;
 mod permissions;
 mod routes;
+mod rooms;
 mod event_limits;
 mod webhook_events;
 mod explain;
@@ -22,6 +23,7 @@ pub use trial::Trial;
 pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
+use crate::policy::{self, Policies, Policy};
 use crate::routes::{Route, Routes};
 use crate::rules::{Allowance, Concerns, EventChoice, EventLimit, EventLimits, Namespaces, Over};
 use crate::token::keys::KeySource;
@@ -77,6 +79,8 @@ macro_rules! settings {
             pub keys: Vec<KeySource>,
             /// What clients may do with rooms: the `[[permissions]]` of the file.
             pub permissions: Permissions,
+            /// What happens to events on their way to a room's members: the `[[rooms]]` of the file.
+            pub rooms: Vec<Policy>,
             /// How often clients may send events: the `[[limits.events]]` of the file.
             pub event_limits: EventLimits,
             /// Which events of clients the backend is told of: the `[[webhooks.events]]` of the file.
@@ -101,6 +105,7 @@ macro_rules! settings {
                 api_keys: Vec::new(),
                 keys: Vec::new(),
                 permissions: Permissions::default(),
+                rooms: Vec::new(),
                 event_limits: EventLimits::default(),
                 webhook_events: Vec::new(),
                 changed: Vec::new(),
@@ -180,6 +185,20 @@ settings! {
         rooms_max: u32 = "10000000", Kind::Number { min: 1, max: 100_000_000 };
         /// Length of a room's name.
         room_name_bytes_max: u32 = "200", Kind::Bytes { min: 1, max: 1024 };
+        /// Rooms whose state is known because their `[[rooms]]` table has `changes`, in equal shares for the shards. When there are more, the
+        /// states that changed longest ago are forgotten: the next one is sent whole.
+        room_states_max: u32 = "100000", Kind::Number { min: 1, max: 100_000_000 };
+        /// Length of one such state. A longer one is sent whole, each time.
+        room_state_bytes_max: u32 = "64KiB", Kind::Bytes { min: 2, max: 256 * MIB };
+        /// Memory for all of them, likewise in shares, none of them less than one state takes.
+        room_states_bytes_max: u64 = "256MiB", Kind::Bytes { min: 2, max: 1024 * GIB };
+        /// How long the state of a room is kept that nobody is in, from when it changed last.
+        room_state_idle_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        /// Values of `dedupe` fields of `[[rooms]]` that are known at a time, some 60 bytes each, in equal shares for the shards. When there are
+        /// more, those known longest are forgotten.
+        dedupe_ids_max: u32 = "1000000", Kind::Number { min: 1, max: 1_000_000_000 };
+        /// Memory for events that wait because of `[[rooms]]`, in equal shares for the shards. Beyond, those leave early that would be next.
+        rooms_waiting_bytes_max: u64 = "64MiB", Kind::Bytes { min: 1, max: 1024 * GIB };
         /// Messages a second from one connection, on average; 0 is no limit.
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
@@ -597,7 +616,7 @@ words! {
 const NOTICE_KINDS: &[&str] = &["connected", "disconnected", "occupied", "vacated"];
 
 /// What a file may have besides settings.
-const LISTS: [Tables; 7] = [
+const LISTS: [Tables; 8] = [
     event_limits::TABLES,
     webhook_events::TABLES,
     namespaces::TABLES,
@@ -605,6 +624,7 @@ const LISTS: [Tables; 7] = [
     api_keys::TABLES,
     auth_keys::TABLES,
     permissions::TABLES,
+    rooms::TABLES,
 ];
 
 /// Two settings that have to agree.
@@ -799,6 +819,20 @@ impl Config {
             || self.socketio.namespaces.iter().any(|allowance| allowance.backend != Concerns::default())
     }
 
+    /// The policies for rooms, and how much their homes may keep.
+    pub fn policies(&self) -> Policies {
+        let limits = &self.limits;
+        let settings = policy::Settings {
+            states_max: limits.room_states_max as usize,
+            state_bytes_max: limits.room_state_bytes_max as usize,
+            states_bytes_max: limits.room_states_bytes_max as usize,
+            state_idle_ms: limits.room_state_idle_ms,
+            dedupe_ids_max: limits.dedupe_ids_max as usize,
+            waiting_bytes_max: limits.rooms_waiting_bytes_max as usize,
+        };
+        Policies::new(self.rooms.clone(), settings)
+    }
+
     /// Reads the file that `args` or `env` name, if any, and says what all of it means. `env` is usually
     /// `std::env::vars_os()`.
     ///
@@ -866,6 +900,9 @@ pub struct Said {
     /// The `[[permissions]]`, likewise.
     permissions: Vec<Permission>,
     permissions_source: Option<Source>,
+    /// The `[[rooms]]`, likewise.
+    rooms: Vec<Policy>,
+    rooms_source: Option<Source>,
     /// The `[[limits.events]]`, likewise.
     event_limits: Vec<EventLimit>,
     event_limits_source: Option<Source>,
@@ -953,9 +990,11 @@ impl Said {
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
             (auth_keys::TABLES, self.auth_keys_source, config.keys.len()),
             (permissions::TABLES, self.permissions_source, self.permissions.len()),
+            (rooms::TABLES, self.rooms_source, self.rooms.len()),
         ];
         config.api_keys = self.api_keys;
         config.permissions = Permissions::new(self.permissions);
+        config.rooms = self.rooms;
         config.routes = Routes::new(self.routes);
         config.event_limits = EventLimits::new(self.event_limits);
         config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
@@ -1028,6 +1067,11 @@ impl Said {
             if name == permissions::TABLES.name {
                 self.permissions = permissions::read(content.get_ref(), at, file);
                 self.permissions_source = Some(source(at));
+                continue;
+            }
+            if name == rooms::TABLES.name {
+                self.rooms = rooms::read(content.get_ref(), at, file);
+                self.rooms_source = Some(source(at));
                 continue;
             }
             let known = SETTINGS.iter().any(|setting| setting.section() == name);

@@ -229,6 +229,29 @@ impl<'a> Table<'a> {
         })
     }
 
+    /// What the table of texts that `key` stands for means, if it is there: names and texts, in the order of the file.
+    pub(super) fn texts_by_name<T>(
+        &mut self,
+        key: &str,
+        allowed: &str,
+        read: impl Fn(&[(String, String)]) -> Option<T>,
+    ) -> Option<T> {
+        let (at, value) = self.entry(key)?;
+        let pairs = match value.get_ref() {
+            DeValue::Table(table) => table
+                .iter()
+                .map(|(name, value)| Some((name.get_ref().to_string(), value.get_ref().as_str()?.to_owned())))
+                .collect::<Option<Vec<_>>>(),
+            _ => None,
+        };
+        let meant = pairs.and_then(|pairs| read(&pairs));
+        if meant.is_none() {
+            let given = Given::from_toml(value.get_ref(), self.file.text).to_string();
+            self.tell(key, at, Fault::Value { given, allowed: allowed.to_owned() });
+        }
+        meant
+    }
+
     fn read_given<T>(&mut self, key: &str, allowed: &str, read: impl Fn(&Given) -> Option<T>) -> Option<T> {
         let (at, value) = self.entry(key)?;
         let given = Given::from_toml(value.get_ref(), self.file.text);

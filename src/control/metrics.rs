@@ -11,7 +11,9 @@ use crate::bus::calls::Calls;
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
-use crate::stats::{Counter, Ending, Histogram, NamespaceStats, Recovered, ShardStats, TransportFault};
+use crate::stats::{
+    Counter, Ending, Histogram, LEFT_OUT_LABELS, NamespaceStats, Recovered, ShardStats, TransportFault,
+};
 use crate::time::Time;
 use crate::token::Tokens;
 use prometheus_client::collector::Collector;
@@ -41,7 +43,7 @@ pub(super) fn text(control: Arc<Control>) -> Result<String, fmt::Error> {
 /// A number that each shard has: its name without the unit, what it means, its unit, and where it is.
 type Number = (&'static str, &'static str, Option<Unit>, fn(&ShardStats) -> u64);
 
-static GAUGES: [Number; 9] = [
+static GAUGES: [Number; 13] = [
     ("throng_connections", "Open WebSocket connections.", None, |shard| shard.connections.value()),
     (
         "throng_sockets",
@@ -75,9 +77,20 @@ static GAUGES: [Number; 9] = [
     ("throng_receive_buffer", "Bytes of messages that have not arrived whole.", Some(Unit::Bytes), |shard| {
         shard.receive_bytes.value()
     }),
+    (
+        "throng_policy_waiting",
+        "Bytes of events that wait because of the policies of their rooms.",
+        Some(Unit::Bytes),
+        |shard| shard.policy_waiting_bytes.value(),
+    ),
+    ("throng_room_states", "Rooms whose state is known.", None, |shard| shard.room_states.value()),
+    ("throng_room_state", "Bytes of the states.", Some(Unit::Bytes), |shard| shard.room_states_bytes.value()),
+    ("throng_dedupe_ids", "Values by which events that come again are known.", None, |shard| {
+        shard.dedupe_ids.value()
+    }),
 ];
 
-static COUNTERS: [Number; 25] = [
+static COUNTERS: [Number; 31] = [
     ("throng_accepts", "Sockets accepted.", None, |shard| shard.accepts.value()),
     ("throng_upgrades", "Upgrades to WebSocket that succeeded.", None, |shard| shard.upgrades.value()),
     ("throng_http_requests", "Plain HTTP requests answered.", None, |shard| shard.requests.value()),
@@ -105,6 +118,36 @@ static COUNTERS: [Number; 25] = [
         "Volatile events not handed to a member that could not take them at once.",
         None,
         |shard| shard.volatile_drops.value(),
+    ),
+    ("throng_policy_events", "Events that came to rooms with a policy.", None, |shard| {
+        shard.policy_events.value()
+    }),
+    (
+        "throng_policy_stateless",
+        "Events that should have been the state of a room, and were no objects, or were too large.",
+        None,
+        |shard| shard.policy_stateless.value(),
+    ),
+    (
+        "throng_policy_sent",
+        "Messages that left for the members of rooms with a policy, one of several events counted once.",
+        None,
+        |shard| shard.policy_sent.value(),
+    ),
+    ("throng_policy_bundles", "Of them, those of several events.", None, |shard| {
+        shard.policy_bundles.value()
+    }),
+    (
+        "throng_policy_early",
+        "Times that the events of a room left early because too much waited in all.",
+        None,
+        |shard| shard.policy_early.value(),
+    ),
+    (
+        "throng_policy_forgotten",
+        "States of rooms and values that were forgotten early because there were too many.",
+        None,
+        |shard| shard.policy_forgotten.value(),
     ),
     ("throng_errors", "Messages refused with an error.", None, |shard| shard.errors.value()),
     (
@@ -193,7 +236,7 @@ const NO_PATTERN: &str = "none";
 /// Counters by reason: name, meaning, the reasons, and where the counters are, in the same order.
 type ByReason = (&'static str, &'static str, &'static [&'static str], fn(&ShardStats) -> &[Counter]);
 
-static BY_REASON: [ByReason; 5] = [
+static BY_REASON: [ByReason; 6] = [
     ("throng_rejects", "Refusals before the upgrade.", &Reject::LABELS, |shard| &shard.rejects),
     (
         "throng_transport_faults",
@@ -206,6 +249,12 @@ static BY_REASON: [ByReason; 5] = [
     ("throng_recoveries", "Socket.IO sessions that clients wanted back.", &Recovered::LABELS, |shard| {
         &shard.recoveries
     }),
+    (
+        "throng_policy_left_out",
+        "Events for rooms with a policy that were left out.",
+        &LEFT_OUT_LABELS,
+        |shard| &shard.policy_left_out,
+    ),
 ];
 
 /// Durations: name, meaning, and where they are.

@@ -3,6 +3,7 @@
 
 pub mod attachments;
 pub mod builtin;
+pub mod bundle;
 pub mod engineio;
 pub mod msgpack;
 pub mod native;

@@ -539,6 +539,27 @@ pub fn encode_event(out: &mut Vec<u8>, room: &str, publication: &Publication) {
     out.push(b'}');
 }
 
+/// Writes several publications of a room as one `batch` message: in it stands for each the `event` message that it would be by itself.
+pub fn encode_batch<'p>(out: &mut Vec<u8>, room: &str, items: impl Iterator<Item = &'p Publication>) {
+    out.extend_from_slice(br#"{"type":"batch","messages":["#);
+    for (place, item) in items.enumerate() {
+        if place > 0 {
+            out.push(b',');
+        }
+        encode_event(out, room, item);
+    }
+    out.extend_from_slice(b"]}");
+}
+
+/// Writes the `event` message of an event that is not a publication's: `data` is JSON.
+pub fn encode_data(out: &mut Vec<u8>, room: &str, event: &str, data: &str) {
+    out.extend_from_slice(br#"{"type":"event","room":"#);
+    encode_str(out, room);
+    out.extend_from_slice(br#","event":"#);
+    encode_str(out, event);
+    write!(out, r#","data":{data}}}"#).expect("writing to memory does not fail");
+}
+
 /// Writes the `ack` of an event that asked: what those who got it have answered, JSON values with commas between them, and how many did
 /// not answer in time.
 pub fn encode_answers(out: &mut Vec<u8>, id: Id<'_>, answers: &str, missing: u32) {

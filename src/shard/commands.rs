@@ -224,6 +224,7 @@ impl Shard {
         let mut joined: SmallVec<[RoomId; 8]> = SmallVec::new();
         let mut members: SmallVec<[u32; 8]> = SmallVec::new();
         let mut refusal = None;
+        let mut entered: SmallVec<[&str; 4]> = SmallVec::new();
         if rooms.iter().any(|name| self.bus.socket_of(name).is_some()) {
             return Err(Refusal::new(Code::BadRoom, "this room is one socket's own"));
         }
@@ -235,6 +236,9 @@ impl Shard {
             if self.rooms.join(&mut self.conns, slot, room) {
                 joined.push(room);
                 members.push(before);
+                if self.bus.policies().is_some() {
+                    entered.push(name);
+                }
             } else {
                 // It was in the room already, and is counted once.
                 self.bus.exit(self.id, room, false);
@@ -246,7 +250,10 @@ impl Shard {
             }
         }
         match refusal {
-            None => Ok(members),
+            None => {
+                entered.into_iter().for_each(|room| self.ask_for_state(slot, room));
+                Ok(members)
+            }
             Some(message) => {
                 for room in joined {
                     self.leave(slot, room);

@@ -25,6 +25,7 @@ pub mod users;
 mod commands;
 mod frames;
 mod heads;
+mod homes;
 mod inquiries;
 mod notices;
 mod orders;
@@ -37,9 +38,10 @@ use crate::auth::{Gate, Ip};
 use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::directory::namespace_of;
-use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
-use crate::message::{ConnId, ProcessTag, Publication, Reject, ShardId, ShardSet, Slot};
+use crate::bus::mailbox::{Joined, Mail};
+use crate::dialect::{Dialect, Paths, attachments, bundle, msgpack, native, socketio as packets};
+use crate::message::{Bundle, ConnId, ProcessTag, Publication, Reject, Shape, ShardId, ShardSet, Slot};
+use crate::policy::homes::Homes;
 use crate::routes::Routes;
 use crate::rules::{Namespaces, Over, Pattern};
 use crate::stats::{Ending, ShardStats, Stats};
@@ -289,6 +291,10 @@ pub struct Shard {
     payload: Vec<u8>,
     accepts: Bucket,
     drain: Option<Drain>,
+    /// The rooms with a policy that have their home here; `None` where there are no policies.
+    homes: Option<Box<Homes>>,
+    /// Who has joined one of them and is to be told its state. At most as many as there are connections, for each of their rooms.
+    joined: Vec<Joined>,
 }
 
 /// Publications of one room that are delivered together.
@@ -349,6 +355,9 @@ impl Encoding {
         ask: Option<u64>,
         offset: Option<&str>,
     ) -> Range<u32> {
+        if let Some(bundle) = publication.as_bundle() {
+            return self.encode_bundle(turn, publication, bundle, None, offset).unwrap_or(0..0);
+        }
         let payload = publication.payload();
         if self == Encoding::Native {
             let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
@@ -362,6 +371,51 @@ impl Encoding {
             parts = publication.attachments().iter().map(Vec::as_slice).collect();
             (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
+        self.encode_packet(turn, publication, (args, attachments), ask, offset)
+    }
+
+    /// Encodes events that leave as one for a `member`, or for all without one. Who has published all but one of them gets that one as it
+    /// is, and who has published all gets none.
+    fn encode_bundle(
+        self,
+        turn: &mut Turn,
+        publication: &Publication,
+        bundle: &Bundle,
+        member: Option<ConnId>,
+        offset: Option<&str>,
+    ) -> Option<Range<u32>> {
+        let room = publication.room_name();
+        let mut items = bundle.items_for(member);
+        let (_, first) = items.next()?;
+        if items.next().is_none() {
+            return Some(self.encode(turn, first, room, None, offset));
+        }
+        Some(match (self, &bundle.shape) {
+            (Encoding::Native, Shape::Batch { .. }) => turn.encode(Opcode::Text, |out| {
+                native::encode_batch(out, room, bundle.items_for(member).map(|(_, item)| item));
+            }),
+            (Encoding::Native, Shape::Merge { .. }) => {
+                let data = bundle::payload(bundle, member);
+                turn.encode(Opcode::Text, |out| {
+                    native::encode_data(out, room, publication.event(), &data);
+                })
+            }
+            (Encoding::SocketIo | Encoding::Msgpack, _) => {
+                let args = bundle::payload(bundle, member);
+                self.encode_packet(turn, publication, (&args, &[]), None, offset)
+            }
+        })
+    }
+
+    /// Encodes an event with these arguments for who speaks Socket.IO.
+    fn encode_packet(
+        self,
+        turn: &mut Turn,
+        publication: &Publication,
+        (args, attachments): (&str, &[&[u8]]),
+        ask: Option<u64>,
+        offset: Option<&str>,
+    ) -> Range<u32> {
         let write = |out: &mut Vec<u8>| {
             let namespace = namespace_of(publication.room_name());
             packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
@@ -412,6 +466,9 @@ struct Drain {
     timeout_ms: u32,
     /// Slots below have been told.
     told: usize,
+    /// How much mail has to be carried out before the first is told, so that nothing is lost that waited in the homes of rooms; `None` until
+    /// that is known, and where there are none.
+    mail_awaited: Option<u64>,
 }
 
 impl Default for SocketIo {
@@ -490,6 +547,8 @@ impl Shard {
             payload: Vec::new(),
             accepts: Bucket::full(settings.accepts_per_second_max, now),
             drain: None,
+            homes: bus.policies().map(|policies| Box::new(Homes::new(policies.clone(), bus.shards()))),
+            joined: Vec::new(),
             settings,
             bus,
             gate,
@@ -584,7 +643,10 @@ impl Shard {
             match next {
                 Mail::Publication(publication) if publication.special.is_some() => {
                     if let Some(Mail::Publication(publication)) = mail.pop_front() {
-                        self.fan_out_special(&publication);
+                        match publication.as_bundle() {
+                            Some(_) => self.fan_out_bundle(&publication),
+                            None => self.fan_out_special(&publication),
+                        }
                     }
                 }
                 Mail::Publication(first) => {
@@ -682,10 +744,25 @@ impl Shard {
                         self.note_answer(*answer);
                     }
                 }
+                Mail::Held { .. } => {
+                    if let Some(Mail::Held { publication, policy }) = mail.pop_front() {
+                        self.take_in(publication, policy, now);
+                    }
+                }
+                Mail::Joined(_) => {
+                    if let Some(Mail::Joined(joined)) = mail.pop_front() {
+                        self.joined.push(*joined);
+                    }
+                }
                 Mail::Drain { spread_ms, timeout_ms } => {
                     let (spread_ms, timeout_ms) = (*spread_ms, *timeout_ms);
                     mail.pop_front();
-                    self.drain.get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
+                    if self.drain.is_none() {
+                        let drain =
+                            Drain { started: now, spread_ms, timeout_ms, told: 0, mail_awaited: None };
+                        self.drain = Some(drain);
+                        self.open_homes(now);
+                    }
                 }
             }
             self.mail_taken += (waiting - mail.len()) as u64;
@@ -714,6 +791,9 @@ impl Shard {
             self.fire(slot, now);
         }
         self.end_asks(now);
+        if self.homes.is_some() {
+            self.tend_homes(now);
+        }
         if !self.waits.is_idle() {
             self.end_waits(now);
         }
@@ -965,6 +1045,9 @@ impl Shard {
             self.mail.shrink_to(MAIL_KEPT);
         }
         self.forget(now);
+        if self.homes.is_some() {
+            self.count_homes();
+        }
         let stats = &self.stats.shards[usize::from(self.id)];
         let linger_end = self.turn.linger_end();
         if linger_end.is_none() && !self.turn.has_unflushed() {
@@ -982,7 +1065,11 @@ impl Shard {
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
         let asks = self.asks.next_end().map(ahead_ms);
         let waits = self.waits.next_end().map(ahead_ms);
-        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks, waits].into_iter().flatten().min()
+        let homes = self.next_of_homes(now).map(ahead_ms);
+        [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks, waits, homes]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// True when the shard has been told to drain: nothing more is accepted.
@@ -992,7 +1079,9 @@ impl Shard {
 
     /// True when a drain has come to its end and the reactor may stop.
     pub fn is_drained(&self) -> bool {
-        self.drain.is_some() && self.conns.is_empty()
+        // Where rooms have their homes here, clients of other shards may still publish to them.
+        let is_home = || self.homes.is_some() && self.stats.sum(|shard| shard.connections.value()) > 0;
+        self.drain.is_some() && self.conns.is_empty() && !is_home()
     }
 
     /// What the shard holds now: for tests that look for leaks.
@@ -1038,6 +1127,9 @@ impl Shard {
                 conn.muted = true;
             }
         }
+        let burst = self.burst_of(first.room_name());
+        let muted_slow = burst.map_or_else(Vec::new, |burst| self.mute_slow(room, burst));
+        let mut slow = Vec::new();
         let Shard { id, rooms, conns, turn, .. } = self;
         let members = rooms.members(room);
         let mut set_aside: SmallVec<[Slot; 8]> = SmallVec::new();
@@ -1067,6 +1159,10 @@ impl Shard {
             {
                 continue;
             }
+            if burst.is_some_and(|burst| homes::is_over(conn, burst)) {
+                slow.push(slot);
+                continue;
+            }
             // With the shard: connections of other shards have the same slots and stamps.
             let own = ConnId { shard: *id, slot, stamp: conn.stamp };
             let encoding = Encoding::of(conn);
@@ -1088,6 +1184,8 @@ impl Shard {
         let stats = self.stats();
         stats.deliveries.add(deliveries as u64);
         stats.frames_out.add(deliveries as u64);
+        self.unmute(&muted_slow);
+        self.leave_out(&slow, run.publications.len() as u64, burst);
     }
 
     /// The connection that must not get `publication`, if it is one of ours and still there.
@@ -1380,6 +1478,10 @@ impl Shard {
     fn drain_on(&mut self, now: Time) {
         let Some(drain) = &mut self.drain else { return };
         let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
+        if elapsed_ms < drain.timeout_ms.into() && !self.has_all_that_waited() {
+            return;
+        }
+        let Some(drain) = &mut self.drain else { return };
         let due = match drain.spread_ms {
             0 => self.slots,
             spread_ms => {

@@ -87,6 +87,8 @@ pub struct Recovering {
     sid: SocketId,
     /// The place of the pattern that allows the namespace; 0 until that has been entered.
     pattern: u16,
+    /// The connection that it was; `None` until that is known.
+    was: Option<ConnId>,
     /// What it has missed so far.
     missed: Missed,
     /// What has been delivered to it since it has joined its rooms here.
@@ -176,11 +178,7 @@ impl History {
                 },
                 |only| only == pid,
             );
-            // By their stamps: a session may have moved to another place while it was this connection.
-            let is_own = publication
-                .except
-                .is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp));
-            if is_for && !is_own {
+            if is_for && !publication.is_all_from(was) {
                 bytes += publication.size();
                 missed.push(publication.clone());
             }
@@ -326,6 +324,7 @@ impl Shard {
                 pid,
                 sid: pid,
                 pattern: 0,
+                was: None,
                 missed: Missed::new(),
                 held: Missed::new(),
                 auth: auth.map(str::to_owned),
@@ -376,7 +375,7 @@ impl Shard {
         self.enter_again(slot, &names);
         let sid = self.give_up(pid).unwrap_or(pid);
         let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
-        self.come_back(slot, joined, auth, &missed, from, now);
+        self.come_back(slot, joined, auth, (Some(ghost.was), &missed), from, now);
         true
     }
 
@@ -472,7 +471,7 @@ impl Shard {
         slot: Slot,
         joined: Joined,
         auth: Option<&str>,
-        missed: &Missed,
+        (was, missed): (Option<ConnId>, &Missed),
         from: u64,
         now: Time,
     ) {
@@ -494,13 +493,12 @@ impl Shard {
             };
             let offset = self.offset(end);
             let encoding = Encoding::of(&self.conns[slot as usize]);
-            let frame = encoding.encode(
-                &mut self.turn,
-                publication,
-                publication.room_name(),
-                None,
-                offset.as_deref(),
-            );
+            let (turn, offset) = (&mut self.turn, offset.as_deref());
+            let frame = match publication.as_bundle() {
+                Some(bundle) => encoding.encode_bundle(turn, publication, bundle, was, offset),
+                None => Some(encoding.encode(turn, publication, publication.room_name(), None, offset)),
+            };
+            let Some(frame) = frame else { continue };
             self.turn.give(&mut self.conns[slot as usize], slot, &frame, false);
             self.stats().frames_out.add(1);
         }
@@ -527,13 +525,14 @@ impl Shard {
             Recovery::Ask { from, pid, namespace, offset, .. } => {
                 let answer = match self.look_up(pid, &namespace, offset.as_deref()) {
                     Ok((ghost, _, missed)) => {
+                        let was = ghost.was;
                         let session = self.conns[ghost.slot as usize].session.as_ref();
                         let sid =
                             session.and_then(|session| session.joined(&namespace)).map_or(pid, |it| it.sid);
                         let rooms = self.rooms_of(ghost.slot, &namespace);
                         let rooms = rooms.into_iter().filter_map(|room| self.bus.name(room)).collect();
                         let end = self.history.end();
-                        Recovery::Found { to: from, shard: self.id, sid, rooms, missed, end }
+                        Recovery::Found { to: from, shard: self.id, sid, rooms, was, missed, end }
                     }
                     Err(reason) => {
                         self.give_up(pid);
@@ -551,7 +550,7 @@ impl Shard {
                     self.join_waiting(to, waiting);
                 }
             }
-            Recovery::Found { to, shard, sid, rooms, missed, end } => {
+            Recovery::Found { to, shard, sid, rooms, was, missed, end } => {
                 let to = self.history.place_now(to);
                 let Some(recovering) = self.recovering(to) else { return };
                 let (pid, namespace) = (recovering.pid, recovering.namespace.clone());
@@ -572,6 +571,7 @@ impl Shard {
                 self.conns[to.slot as usize].muted = true;
                 if let Some(recovering) = self.recovering(to) {
                     (recovering.sid, recovering.missed, recovering.pattern) = (sid, missed, pattern);
+                    recovering.was = Some(was);
                 }
                 let fetch = Recovery::Fetch { from: to, pid, namespace, since: end };
                 self.bus.post(shard, Mail::Recovery(Box::new(fetch)));
@@ -593,7 +593,7 @@ impl Shard {
             Recovery::Rest { to, missed } => {
                 let to = self.history.place_now(to);
                 let Some(recovering) = self.take_recovering(to) else { return };
-                let Recovering { namespace, pid, sid, pattern, missed: mut all, held, auth, waiting } =
+                let Recovering { namespace, pid, sid, pattern, was, missed: mut all, held, auth, waiting } =
                     *recovering;
                 all.extend(missed);
                 // What came both ways is the same publication.
@@ -605,7 +605,7 @@ impl Shard {
                     self.history.push(publication.clone(), Some(pid), now);
                 }
                 let joined = Joined { name: namespace.into(), sid, pid, began: from, pattern };
-                self.come_back(to.slot, joined, auth.as_deref(), &all, from, now);
+                self.come_back(to.slot, joined, auth.as_deref(), (was, &all), from, now);
                 self.join_waiting(to, waiting);
             }
         }

@@ -2,6 +2,7 @@
 //! ones, and those that ask.
 
 use super::conn::{Conn, Stage};
+use super::homes::is_over;
 use super::{Encoding, Shard};
 use crate::bus::directory::namespace_of;
 use crate::dialect::Dialect;
@@ -29,6 +30,8 @@ impl Shard {
         };
         self.fanned_bytes += publication.size() * recipients.len();
         self.published.push(publication.published_at);
+        let burst = special.audience.is_none().then(|| self.burst_of(publication.room_name())).flatten();
+        let mut slow = Vec::new();
         let mut frames: [Option<Range<u32>>; Encoding::COUNT] = Default::default();
         let mut native_room = None;
         let mut stamps = HashSet::new();
@@ -52,6 +55,10 @@ impl Shard {
                 dropped += 1;
                 continue;
             }
+            if burst.is_some_and(|burst| is_over(conn, burst)) {
+                slow.push(slot);
+                continue;
+            }
             let encoding = Encoding::of(conn);
             let frame = match &mut frames[encoding as usize] {
                 // The native dialect says which room an event is for, and there may be several.
@@ -61,7 +68,8 @@ impl Shard {
                         native_room = Some(room);
                     }
                     let name = special.audience.as_ref().map_or(publication.room_name(), |audience| {
-                        audience.rooms.get(room).map_or("", |(_, name)| name.as_str())
+                        let own = if special.of_room { publication.room_name() } else { "" };
+                        audience.rooms.get(room).map_or(own, |(_, name)| name.as_str())
                     });
                     let ask = ask.map(|ask| ask.number);
                     unset.insert(encoding.encode(&mut self.turn, publication, name, ask, offset.as_deref()))
@@ -80,6 +88,7 @@ impl Shard {
         stats.deliveries.add(deliveries);
         stats.frames_out.add(deliveries);
         stats.volatile_drops.add(dropped);
+        self.leave_out(&slow, 1, burst);
     }
 
     /// The connections here that are meant, each once, with the first of the rooms that they are in. Those that take nothing now are among

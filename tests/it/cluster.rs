@@ -31,7 +31,19 @@ impl Fleet {
         let redis = Redis::start();
         let urls = format!("redis.urls={:?}", [redis.url()]);
         let settings = [&[urls.as_str()], settings].concat();
-        let mut throngs: Vec<Server> = (0..count).map(|_| Server::with(&settings)).collect();
+        let flags: Vec<&str> = settings.iter().flat_map(|setting| ["--set", *setting]).collect();
+        Fleet::start(count, redis, &flags)
+    }
+
+    /// The same with flags of the command line.
+    pub(crate) fn with_flags(count: usize, flags: &[&str]) -> Fleet {
+        let redis = Redis::start();
+        let urls = format!("redis.urls={:?}", [redis.url()]);
+        Fleet::start(count, redis, &[flags, &["--set", &urls]].concat())
+    }
+
+    fn start(count: usize, redis: Redis, flags: &[&str]) -> Fleet {
+        let mut throngs: Vec<Server> = (0..count).map(|_| Server::with_flags(flags)).collect();
         for throng in &mut throngs {
             throng.wait_for_log("connected to Redis");
         }

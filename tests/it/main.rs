@@ -12,6 +12,7 @@
 //! | `callout` | a backend in Python says who clients are: slow, stopped, killed, talking nonsense; asked once, remembered, forgotten by order |
 //! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
 //! | `event_limits` | limits on events by name, per connection, address and user, in both dialects and over several processes |
+//! | `rooms` | policies for rooms do what `docs/routes.md` says, for native and stock clients, over several processes, at a drain, with slow readers and hostile publishers |
 //! | `heartbeat` | who is silent is pinged and closed in time; any sign of life is one |
 //! | `linger` | events that wait leave together, in order, and none waits longer than it may |
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
@@ -58,6 +59,8 @@ mod event_limits;
 mod heartbeat;
 
 mod linger;
+
+mod rooms;
 
 mod abuse;
 mod hostile;

@@ -28,6 +28,7 @@ mod heads;
 mod inquiries;
 mod notices;
 mod orders;
+mod plain;
 mod socketio;
 mod special;
 
@@ -37,9 +38,11 @@ use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::Mail;
-use crate::dialect::{Dialect, Paths, attachments, msgpack, native, socketio as packets};
+use crate::dialect::{
+    Dialect, Paths, attachments, coding, msgpack, native, plain as messages, socketio as packets,
+};
 use crate::message::{ConnId, ProcessTag, Publication, Reject, ShardId, ShardSet, Slot};
-use crate::rules::{Namespaces, Over, Pattern, Rules};
+use crate::rules::{Coding, Namespaces, Over, Pattern, Rules};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::{self, CloseCode};
@@ -291,6 +294,8 @@ struct Run {
     publications: Vec<Arc<Publication>>,
     /// For each, the offset that goes along with it; empty when nothing can be recovered.
     offsets: Vec<String>,
+    /// How what they carry travels to clients of Socket.IO.
+    coding: Coding,
     /// By encoding, where their frames stand in the arena, one behind the other; empty when nobody has asked for them.
     frames: [Vec<Range<u32>>; Encoding::COUNT],
 }
@@ -301,18 +306,20 @@ enum Encoding {
     Native,
     SocketIo,
     Msgpack,
+    Plain,
 }
 
 impl Run {
     /// Where all frames of the run stand in this encoding.
     fn whole(&mut self, encoding: Encoding, turn: &mut Turn) -> Range<u32> {
+        let coding = self.coding;
         let frames = &mut self.frames[encoding as usize];
         if frames.is_empty() {
             let offsets =
                 self.offsets.iter().map(|offset| Some(offset.as_str())).chain(std::iter::repeat(None));
             let pairs = self.publications.iter().zip(offsets);
             frames.extend(pairs.map(|(publication, offset)| {
-                encoding.encode(turn, publication, publication.room_name(), None, offset)
+                encoding.encode(turn, (publication, coding), publication.room_name(), None, offset)
             }));
         }
         match (frames.first(), frames.last()) {
@@ -323,22 +330,23 @@ impl Run {
 }
 
 impl Encoding {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     fn of(conn: &Conn) -> Encoding {
         match conn.stage {
             Stage::Open(Dialect::SocketIo) | Stage::Ghost if conn.speaks_msgpack => Encoding::Msgpack,
             Stage::Open(Dialect::SocketIo) | Stage::Ghost => Encoding::SocketIo,
+            Stage::Open(Dialect::Plain) => Encoding::Plain,
             _ => Encoding::Native,
         }
     }
 
     /// Encodes an event for members of `room`, and answers where it stands: with attachments, for Socket.IO's JSON parser, several
-    /// frames. With an `ask` who speaks Socket.IO is to answer under that number.
+    /// frames, and as the `coding` of its namespace wants it. With an `ask` who speaks Socket.IO is to answer under that number.
     fn encode(
         self,
         turn: &mut Turn,
-        publication: &Publication,
+        (publication, coding): (&Publication, Coding),
         room: &str,
         ask: Option<u64>,
         offset: Option<&str>,
@@ -348,14 +356,23 @@ impl Encoding {
             let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
             return turn.encode(opcode, |out| native::encode_event(out, room, publication));
         }
+        if self == Encoding::Plain {
+            return turn.encode(Opcode::Text, |out| messages::encode_event(out, publication));
+        }
         let whole: [&[u8]; 1] = [payload];
-        let parts: SmallVec<[&[u8]; 4]>;
-        let (args, attachments): (&str, &[&[u8]]) = if publication.binary {
+        let mut parts: SmallVec<[&[u8]; 4]> = SmallVec::new();
+        let (mut args, mut attachments): (&str, &[&[u8]]) = if publication.binary {
             (attachments::PLACEHOLDER, &whole)
         } else {
-            parts = publication.attachments().iter().map(Vec::as_slice).collect();
+            parts.extend(publication.attachments().iter().map(Vec::as_slice));
             (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
+        let coded = coding::encode(coding, args, attachments);
+        let coded_parts: SmallVec<[&[u8]; 4]>;
+        if let Some((coded_args, coded)) = &coded {
+            coded_parts = coded.iter().map(Vec::as_slice).collect();
+            (args, attachments) = (coded_args, &coded_parts);
+        }
         let write = |out: &mut Vec<u8>| {
             let namespace = namespace_of(publication.room_name());
             packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
@@ -590,6 +607,7 @@ impl Shard {
                         .map_or(Encoding::Native, |first| Encoding::of(&self.conns[first.slot as usize]));
                     let members = members.len();
                     let mut run = std::mem::take(&mut self.run);
+                    run.coding = self.coding_of(first);
                     while let Some(Mail::Publication(publication)) = mail.front()
                         && publication.room == room
                         && publication.special.is_none()
@@ -600,7 +618,7 @@ impl Shard {
                         let offset = self.offset(self.history.end());
                         run.frames[encoding as usize].push(encoding.encode(
                             &mut self.turn,
-                            publication,
+                            (publication, run.coding),
                             publication.room_name(),
                             None,
                             offset.as_deref(),
@@ -1083,6 +1101,11 @@ impl Shard {
         stats.frames_out.add(deliveries as u64);
     }
 
+    /// How what a publication carries travels to clients of Socket.IO.
+    fn coding_of(&self, publication: &Publication) -> Coding {
+        self.settings.socketio.namespaces.coding(namespace_of(publication.room_name()))
+    }
+
     /// The connection that must not get `publication`, if it is one of ours and still there.
     fn origin(&mut self, publication: &Publication) -> Option<&mut Conn> {
         let except = publication.except.filter(|except| except.shard == self.id)?;
@@ -1156,9 +1179,10 @@ impl Shard {
         let Shard { conns, turn, stats, .. } = self;
         let Some(conn) = conns.get_mut(slot as usize) else { return false };
         turn.flushed(conn);
+        let is_direct = conn.is_direct();
         if let Some(outbox) = &mut conn.outbox
             && outbox.dropped > 0
-            && conn.stage == Stage::Open(Dialect::Native)
+            && is_direct
         {
             // Into the outbox whatever the bounds: if this were left out in its turn, the client would never know of the others.
             let mut message = Vec::new();

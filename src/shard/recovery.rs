@@ -484,6 +484,7 @@ impl Shard {
             session.asked = session.asked.min(from);
             session.namespaces.push(joined);
         }
+        let coding = self.settings.socketio.namespaces.coding(&namespace);
         let mut end = from;
         for (at, publication) in missed.iter().enumerate() {
             // Where it stands in the history, in the same order, is where the next one is looked for. Behind the last nothing is for this
@@ -496,7 +497,7 @@ impl Shard {
             let encoding = Encoding::of(&self.conns[slot as usize]);
             let frame = encoding.encode(
                 &mut self.turn,
-                publication,
+                (publication, coding),
                 publication.room_name(),
                 None,
                 offset.as_deref(),

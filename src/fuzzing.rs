@@ -177,9 +177,9 @@ fn plain(message: &str) {
         let decoded = coding::decode(coding, &args, &attachments, bounds).expect("it is not too much");
         let (args, attachments) = decoded.expect("it was encoded");
         json(args.as_bytes());
-        assert!(attachments.is_empty());
         // What looks like a binary value is left as it came.
-        assert!(coding == Coding::Msgpack || args.starts_with('"') || args == message.trim_ascii());
+        let is_same = args.starts_with('"') || args == message.trim_ascii();
+        assert!(coding == Coding::Msgpack || (attachments.is_empty() && is_same));
     }
 }
 

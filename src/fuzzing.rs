@@ -8,13 +8,14 @@ use crate::bus::Bus;
 use crate::bus::callouts::{self, Callouts, Question, Task, Verdict};
 use crate::bus::mailbox::Mail;
 use crate::cluster::{self, Classic, Message, Sharded, throng};
+use crate::dialect::coding::{self, Bounds};
 use crate::dialect::engineio::{self, Piece, Query, Sid};
 use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
-use crate::dialect::{Paths, attachments, msgpack};
+use crate::dialect::{Paths, attachments, msgpack, plain};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
 use crate::permissions::{Act, Grant, Permission, Permissions, Who};
-use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
+use crate::rules::{Coding, EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::shard::callouts::Callout;
 use crate::shard::turn::Gathered;
 use crate::shard::users::{Access, token_in};
@@ -31,7 +32,7 @@ use ring::hmac;
 use rmp::decode::MessageLen;
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -132,12 +133,54 @@ pub fn native(data: &[u8]) {
             Ok(messages) => {
                 for message in messages {
                     command(native::decode(message, ROOM_NAME_BYTES_MAX), false);
+                    plain(message);
                 }
             }
             Err(refusal) => told(&refusal),
         }
     }
     command(native::decode_binary(data, ROOM_NAME_BYTES_MAX), true);
+}
+
+/// The plain dialect: a message that becomes an event is the same message again, but for where its type stands. In other encodings it
+/// comes back as it was.
+fn plain(message: &str) {
+    type Members<'a> = BTreeMap<Cow<'a, str>, &'a serde_json::value::RawValue>;
+    let plain::Message { event, id } = match plain::decode(message) {
+        Ok(read) => read,
+        Err(refusal) => return told(&refusal),
+    };
+    let publication =
+        Publication::new(RoomId::NOWHERE, &Draft::new("room", &event, message.as_bytes(), Time::default()));
+    let mut out = Vec::new();
+    plain::encode_event(&mut out, &publication);
+    json(&out);
+    let again = str::from_utf8(&out).expect("it is text");
+    let read = plain::decode(again).expect("it is a message again");
+    assert_eq!(read, plain::Message { event, id });
+    // A name with half a surrogate pair in it is JSON, but no text of Rust's.
+    if let Ok(members) = serde_json::from_str::<Members<'_>>(message) {
+        let other = serde_json::from_str::<Members<'_>>(again).expect("as the message");
+        let texts = |members: Members<'_>| -> Vec<(String, String)> {
+            let members = members.into_iter().filter(|(name, _)| name != "type");
+            members.map(|(name, value)| (name.into_owned(), value.get().to_owned())).collect()
+        };
+        assert_eq!(texts(members), texts(other));
+    }
+    let mut ack = Vec::new();
+    plain::encode_ack(&mut ack, "1", message, &[]);
+    json(&ack);
+    let bounds = Bounds { attachments_max: 10, bytes_max: 10 * message.len() + 1_000 };
+    for coding in [Coding::Base64, Coding::Msgpack] {
+        let (args, attachments) = coding::encode::<&[u8]>(coding, message, &[]).expect("it is encoded");
+        json(args.as_bytes());
+        let decoded = coding::decode(coding, &args, &attachments, bounds).expect("it is not too much");
+        let (args, attachments) = decoded.expect("it was encoded");
+        json(args.as_bytes());
+        // What looks like a binary value is left as it came.
+        let is_same = args.starts_with('"') || args == message.trim_ascii();
+        assert!(coding == Coding::Msgpack || (attachments.is_empty() && is_same));
+    }
 }
 
 /// Tokens: what is refused does no harm, and what is taken keeps to the bounds. `data` is a token, and then the claims of one.
@@ -632,8 +675,10 @@ impl World {
             connections_reserved: 0,
             paths: Paths {
                 echo: true,
+                plain: Some("/".to_owned()),
                 socketio: Some("/socket.io/".to_owned()),
                 engineio: Some("/engine.io/".to_owned()),
+                ..Paths::default()
             },
             socketio: Arc::new(socketio),
             access: Arc::new(access(kind & 2 != 0, kind & 4 != 0, kind & 0x30 == 0x20)),
@@ -1064,6 +1109,9 @@ mod tests {
     fn native_smoke() {
         let mut good = MESSAGES.to_vec();
         good.push(b"{\"type\":\"publish\",\"room\":\"a\",\"event\":\"e\"}\n\x00\xff");
+        good.push(
+            br#"{"auctionId":3,"type":"b\u0069d","id":1,"x":[{"type":"a,}]"}],"_placeholder":true,"num":0}"#,
+        );
         smoke(native, &good);
     }
 

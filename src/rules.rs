@@ -41,7 +41,11 @@ impl Display for Pattern {
 
 /// The namespaces that clients may join: patterns, of which the first that matches counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Namespaces(Vec<Allowance>);
+pub struct Namespaces {
+    allowances: Vec<Allowance>,
+    /// True when one of them has a coding that is not JSON.
+    is_coded: bool,
+}
 
 /// The namespaces that one pattern means, and how much of them there may be. Bounds are inclusive.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +58,35 @@ pub struct Allowance {
     pub namespaces_max: Option<u32>,
     /// What of them concerns the backend.
     pub backend: Concerns,
+    /// How what events carry travels in them.
+    pub coding: Coding,
+}
+
+/// How the arguments of events and of their answers travel between throng and the clients of a namespace. Everywhere else they are JSON.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Coding {
+    /// As JSON.
+    #[default]
+    Json,
+    /// Each argument as one attachment that is MessagePack.
+    Msgpack,
+    /// Each argument as a text that is its JSON in base64.
+    Base64,
+}
+
+impl Coding {
+    /// The words for them in a configuration, in their order.
+    pub const WORDS: [&'static str; 3] = ["json", "msgpack", "base64"];
+
+    /// What this word means.
+    pub fn of(word: &str) -> Option<Coding> {
+        [Coding::Json, Coding::Msgpack, Coding::Base64].into_iter().find(|coding| coding.word() == word)
+    }
+
+    /// The word for this one.
+    pub fn word(self) -> &'static str {
+        Coding::WORDS[self as usize]
+    }
 }
 
 /// What of a namespace's comings and goings concerns the backend.
@@ -96,20 +129,22 @@ impl Namespaces {
             connections_max: None,
             namespaces_max: None,
             backend: Concerns::default(),
+            coding: Coding::default(),
         };
-        Namespaces(Vec::new()).or(patterns.into_iter().map(plain))
+        Namespaces::default().or(patterns.into_iter().map(plain))
     }
 
     /// Those of `allowances`, and behind them these.
     pub fn behind(self, allowances: Vec<Allowance>) -> Namespaces {
-        Namespaces(Vec::new()).or(allowances).or(self.0)
+        Namespaces::default().or(allowances).or(self.allowances)
     }
 
     /// Adds what is not there yet: each pattern has its place once, so that it can be told by that.
     fn or(mut self, weaker: impl IntoIterator<Item = Allowance>) -> Namespaces {
         for allowance in weaker {
-            if self.0.iter().all(|other| other.pattern != allowance.pattern) {
-                self.0.push(allowance);
+            if self.allowances.iter().all(|other| other.pattern != allowance.pattern) {
+                self.is_coded |= allowance.coding != Coding::Json;
+                self.allowances.push(allowance);
             }
         }
         self
@@ -118,13 +153,20 @@ impl Namespaces {
     /// What is said about `namespace`, and the place of that among all; `None` when clients may not join it. Costs a comparison for
     /// each pattern up to the one that matches.
     pub fn find(&self, namespace: &str) -> Option<(u16, &Allowance)> {
-        let place = self.0.iter().position(|allowance| allowance.pattern.matches(namespace))?;
-        Some((u16::try_from(place).ok()?, &self.0[place]))
+        let place = self.allowances.iter().position(|allowance| allowance.pattern.matches(namespace))?;
+        Some((u16::try_from(place).ok()?, &self.allowances[place]))
+    }
+
+    /// How what events carry travels in a namespace. One branch where it is JSON in all.
+    #[inline]
+    pub fn coding(&self, namespace: &str) -> Coding {
+        let found = if self.is_coded { self.find(namespace) } else { None };
+        found.map_or(Coding::Json, |(_, allowance)| allowance.coding)
     }
 
     /// All of them, in the order of their places.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Allowance> {
-        self.0.iter()
+        self.allowances.iter()
     }
 }
 
@@ -353,6 +395,7 @@ mod tests {
             connections_max: Some(most),
             namespaces_max: None,
             backend: Concerns::default(),
+            coding: Coding::default(),
         };
         let namespaces = Namespaces::new(["/", "/guild/*", "/*/*", "/"].map(pattern).to_vec()).behind(vec![
             limited("/guild/7", 1),

@@ -671,6 +671,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
 /// What each of `shards` shards goes by, when the process may have `sockets_max` sockets.
 pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings {
     let Config { server, limits, heartbeat, outbox, socketio, .. } = config;
+    let path = |path: &String| (!path.is_empty()).then(|| path.clone());
     Settings {
         process: 0,
         origin_unix_ms: 0,
@@ -678,8 +679,10 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
         connections_reserved: (2 * sockets_max / shards + shards).min(RESERVED_MAX),
         paths: Paths {
             echo: server.echo,
+            native: path(&config.native.path),
+            plain: path(&config.plain.path),
             socketio: socketio.enabled.then(|| socketio.path.clone()),
-            engineio: (!config.engineio.echo_path.is_empty()).then(|| config.engineio.echo_path.clone()),
+            engineio: path(&config.engineio.echo_path),
         },
         socketio: Arc::new(shard::SocketIo {
             cors: Cors { origins: socketio.cors_origins.clone(), credentials: socketio.cors_credentials },

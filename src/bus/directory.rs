@@ -377,7 +377,7 @@ pub fn namespace_of(key: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rules::{Allowance, Concerns};
+    use crate::rules::{Allowance, Coding, Concerns};
     use std::collections::HashMap;
 
     #[test]
@@ -465,6 +465,7 @@ mod tests {
             connections_max: None,
             namespaces_max: Some(2),
             backend: Concerns::default(),
+            coding: Coding::default(),
         };
         let directory =
             Directory::new(10).with_namespaces(Namespaces::new(vec![pattern("/*")]).behind(vec![allowance]));

@@ -128,7 +128,7 @@ pub enum Answer {
 pub struct Listed {
     /// Its id: of a Socket.IO client that in the namespace that was asked about, or in the first that it joined.
     pub id: SocketId,
-    /// What it speaks: `native`, `socketio`, `echo` or `engineio`.
+    /// What it speaks: `native`, `plain`, `socketio`, `echo` or `engineio`.
     pub dialect: &'static str,
     /// The address that limits count it for.
     pub address: String,

@@ -6,7 +6,7 @@ use crate::permissions::{Grant, Permission, Who};
 use crate::policy::Policy;
 use crate::routes::template::Data;
 use crate::routes::{BuiltIn, Does, Field, Publish, Route, Saying, Steps, Target};
-use crate::rules::{Allowance, EventLimit, Over, Pattern, Per, Unit};
+use crate::rules::{Allowance, Coding, EventLimit, Over, Pattern, Per, Unit};
 use crate::token::keys::{KeySource, Place};
 use compact_str::CompactString;
 use std::fmt::{self, Display, Write as _};
@@ -40,7 +40,17 @@ impl Config {
         let port = if server.listen.port() == 0 { " on any free port" } else { "" };
         let echo = if server.echo { "and /echo" } else { "(/echo is off)" };
         let listen = server.listen;
-        lines.push(format!("Clients connect to {listen}{}{port}, at /ws {echo}.", everywhere(listen.ip())));
+        let native = match self.native.path.as_str() {
+            "" => ", but not by the native protocol".to_owned(),
+            path => format!(", at {path}"),
+        };
+        lines.push(format!("Clients connect to {listen}{}{port}{native} {echo}.", everywhere(listen.ip())));
+        if !self.plain.path.is_empty() {
+            lines.push(format!(
+                "At {} they send plain JSON: the type of a message is the name of an event of namespace /.",
+                self.plain.path
+            ));
+        }
         if !tls.certificate_file.is_empty() {
             lines.push(format!(
                 "They speak TLS {} or later, with the certificate in {}.",
@@ -495,7 +505,7 @@ pub(super) fn event_limit_in_words(limit: &EventLimit) -> String {
 
 /// What is said about some namespaces in particular.
 fn allowance_in_words(allowance: &Allowance) -> Option<String> {
-    let Allowance { pattern, connections_max, namespaces_max, backend } = allowance;
+    let Allowance { pattern, connections_max, namespaces_max, backend, coding } = allowance;
     let connections = connections_max.map(|most| match most {
         0 => "any number of connections in one".to_owned(),
         most => format!("at most {most} connections in one"),
@@ -504,7 +514,12 @@ fn allowance_in_words(allowance: &Allowance) -> Option<String> {
     let concerns: Vec<&str> = backend.words().collect();
     let backend =
         (!concerns.is_empty()).then(|| format!("of the backend's concern ({})", concerns.join(", ")));
-    let limits: Vec<String> = [connections, namespaces, backend].into_iter().flatten().collect();
+    let coding = match coding {
+        Coding::Json => None,
+        Coding::Msgpack => Some("what events carry travels as MessagePack".to_owned()),
+        Coding::Base64 => Some("what events carry travels as JSON in base64".to_owned()),
+    };
+    let limits: Vec<String> = [connections, namespaces, backend, coding].into_iter().flatten().collect();
     (!limits.is_empty()).then(|| format!("Namespaces {pattern}: {}.", limits.join(", ")))
 }
 

@@ -295,6 +295,18 @@ settings! {
         policy: OutboxPolicy = "disconnect", Kind::Word(OutboxPolicy::WORDS);
     }
 
+    /// Clients of throng's own protocol.
+    native: Native {
+        /// Where they connect; empty is nowhere.
+        path: String = "/ws", Kind::SocketPathOrNone;
+    }
+
+    /// Clients of an application that had a WebSocket server of its own: messages are JSON objects, and their `type` is the name of an event.
+    plain: Plain {
+        /// Where they connect; empty is nowhere.
+        path: String = "", Kind::SocketPathOrNone;
+    }
+
     /// Clients of Socket.IO.
     socketio: SocketIo {
         /// Let them in.
@@ -735,6 +747,48 @@ const AGREEMENTS: &[Agreement] = &[
         must: "not lie within socketio.path, nor that within it",
     },
     Agreement {
+        key: "plain.path",
+        other: "native.path",
+        holds: |config| is_apart(&config.plain.path, &config.native.path),
+        must: "not be native.path",
+    },
+    Agreement {
+        key: "plain.path",
+        other: "socketio.path",
+        holds: |config| !config.socketio.enabled || is_apart(&config.plain.path, &config.socketio.path),
+        must: "not be socketio.path",
+    },
+    Agreement {
+        key: "native.path",
+        other: "socketio.path",
+        holds: |config| !config.socketio.enabled || is_apart(&config.native.path, &config.socketio.path),
+        must: "not be socketio.path",
+    },
+    Agreement {
+        key: "plain.path",
+        other: "engineio.echo_path",
+        holds: |config| is_apart(&config.plain.path, &config.engineio.echo_path),
+        must: "not be engineio.echo_path",
+    },
+    Agreement {
+        key: "native.path",
+        other: "engineio.echo_path",
+        holds: |config| is_apart(&config.native.path, &config.engineio.echo_path),
+        must: "not be engineio.echo_path",
+    },
+    Agreement {
+        key: "plain.path",
+        other: "server.echo",
+        holds: |config| !config.server.echo || config.plain.path != ECHO_PATH,
+        must: "not be /echo where that is open",
+    },
+    Agreement {
+        key: "native.path",
+        other: "server.echo",
+        holds: |config| !config.server.echo || config.native.path != ECHO_PATH,
+        must: "not be /echo where that is open",
+    },
+    Agreement {
         key: "webhooks.kinds",
         other: "backend.url",
         holds: |config| {
@@ -756,6 +810,14 @@ const AGREEMENTS: &[Agreement] = &[
         must: "be at most drain.timeout_ms",
     },
 ];
+
+/// Where `server.echo` opens its path.
+const ECHO_PATH: &str = "/echo";
+
+/// True when two dialects are not spoken at one path.
+fn is_apart(path: &str, other: &str) -> bool {
+    path.is_empty() || path != other
+}
 
 /// The part of the command line of `throng serve` that is configuration. Values stay text here: the table checks them, so that a
 /// wrong flag is reported together with everything else that is wrong.

@@ -1,13 +1,14 @@
 //! The `[[namespaces]]` of a configuration file: tables that allow namespaces and bound how much of them there may be.
 
+use super::Kind;
 use super::tables::{Reading, Tables};
-use crate::rules::{Allowance, Concerns, Namespaces};
+use crate::rules::{Allowance, Coding, Concerns, Namespaces};
 use toml::de::DeValue;
 
 pub(super) const TABLES: Tables = Tables {
     name: "namespaces",
     heading: "[[namespaces]]",
-    keys: &["name", "connections_max", "namespaces_max", "backend"],
+    keys: &["name", "connections_max", "namespaces_max", "backend", "encoding"],
     most: Namespaces::PATTERNS_MAX,
 };
 
@@ -20,7 +21,14 @@ pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<A
         let namespaces_max = table.number("namespaces_max", 1, 10_000_000);
         let words = if table.has("backend") { table.words("backend", &Concerns::WORDS) } else { None };
         let backend = Concerns::of(&words.unwrap_or_default());
+        let coding = table.read("encoding", &Kind::Word(&Coding::WORDS).allowed(), Coding::of);
         let pattern = table.new_pattern("name", &mut taken)?;
-        Some(Allowance { pattern, connections_max, namespaces_max, backend })
+        Some(Allowance {
+            pattern,
+            connections_max,
+            namespaces_max,
+            backend,
+            coding: coding.unwrap_or_default(),
+        })
     })
 }

@@ -5,7 +5,7 @@ use super::*;
 use crate::permissions::Who;
 use crate::routes::template::{Data, Name};
 use crate::routes::{BuiltIn, Does, FieldKind, Found, Routes, Steps};
-use crate::rules::{Pattern, Per, Unit};
+use crate::rules::{Coding, Pattern, Per, Unit};
 use crate::token::keys::{Algorithm, Place};
 use clap::Parser as _;
 use std::net::Ipv4Addr;
@@ -101,6 +101,7 @@ fn nothing_said_means_the_defaults() {
         recovery_sessions_max: 100_000,
     };
     assert_eq!(config.socketio, socketio);
+    assert_eq!((config.native.path.as_str(), config.plain.path.as_str()), ("/ws", ""));
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
     assert!(config.routes.iter().map(|route| &route.on).eq(["join", "leave", "publish", "presence"]));
     assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
@@ -343,6 +344,10 @@ fn every_wrong_value_names_its_key_its_line_and_what_is_allowed() {
         ("socketio", "attachments_max = 1025", "1025", "a whole number from 0 to 1024"),
         ("socketio", "connect_event = \"connect\"", "\"connect\"", "not one that Socket.IO reserves"),
         ("socketio", "compression_bytes_min = -1", "-1", "a size from 0 bytes to 256 MiB"),
+        ("plain", "path = \"app\"", "\"app\"", "a path like \"/ws\" or \"/\""),
+        ("plain", "path = \"/health\"", "\"/health\"", "not /health"),
+        ("native", "path = \"/a?b\"", "\"/a?b\"", "a path like"),
+        ("native", "path = \"//\"", "\"//\"", "a path like"),
         ("engineio", "echo_path = \"echo\"", "\"echo\"", "like \"/socket.io/\", or \"\""),
         ("limits", "proxy_protocol = 2", "2", "true or false"),
         ("tls", "certificate_file = true", "true", "the path of a file, or \"\""),
@@ -469,10 +474,32 @@ fn settings_that_do_not_agree_name_each_other() {
             "throng.toml:4: engineio.echo_path = \"/a/\" (throng.toml:4) must not lie within socketio.path, \
              nor that within it, and socketio.path = \"/a/b/\" (throng.toml:2)",
         ),
+        (
+            "[plain]\npath = \"/ws\"\n",
+            "throng.toml:2: plain.path = \"/ws\" (throng.toml:2) must not be native.path, and native.path = \"/ws\" (default)",
+        ),
+        (
+            "[native]\npath = \"/socket.io/\"\n",
+            "throng.toml:2: native.path = \"/socket.io/\" (throng.toml:2) must not be socketio.path, \
+             and socketio.path = \"/socket.io/\" (default)",
+        ),
+        (
+            "[plain]\npath = \"/a/\"\n[engineio]\necho_path = \"/a/\"\n",
+            "throng.toml:2: plain.path = \"/a/\" (throng.toml:2) must not be engineio.echo_path, \
+             and engineio.echo_path = \"/a/\" (throng.toml:4)",
+        ),
+        (
+            "[server]\necho = true\n[native]\npath = \"/echo\"\n",
+            "throng.toml:4: native.path = \"/echo\" (throng.toml:4) must not be /echo where that is open, \
+             and server.echo = true (throng.toml:2)",
+        ),
     ] {
         check_problem(&wrong(file, &[], ""), line);
     }
     right("[engineio]\necho_path = \"/socket.io/\"\n[socketio]\nenabled = false\n", &[], "");
+    right("[native]\npath = \"\"\n[plain]\npath = \"/ws\"\n", &[], "");
+    right("[plain]\npath = \"/\"\n[server]\necho = true\n", &[], "");
+    right("[plain]\npath = \"/socket.io/\"\n[socketio]\nenabled = false\n", &[], "");
     right("[outbox]\nbytes_max = 1049600\n", &[], "");
     right("[server]\nlisten = \"127.0.0.1:0\"\ncontrol = \"127.0.0.1:0\"\n", &[], "");
     let problems = wrong("[drain]\nspread_ms = \"long\"\ntimeout_ms = 0\n", &[], "");
@@ -908,6 +935,31 @@ fn namespaces_are_allowed_by_tables_and_by_the_list() {
     let inline = right("namespaces = [{ name = \"/a\" }]\n", &[], "--set socketio.namespaces=/b");
     assert_eq!(inline.socketio.namespaces, namespaces(&["/a", "/b"]), "written in another way");
     assert!(right("namespaces = []\n", &[], "").changed.is_empty());
+}
+
+#[test]
+fn a_namespace_may_have_an_encoding_and_is_explained() {
+    let file = "\
+        [[namespaces]]\nname = \"/guild/*\"\nencoding = \"base64\"\n\
+        [[namespaces]]\nname = \"/packed\"\nconnections_max = 1\nencoding = \"msgpack\"\n\
+        [[namespaces]]\nname = \"/json\"\nencoding = \"json\"\n\
+        [plain]\npath = \"/app\"\n";
+    let config = right(file, &[], "");
+    let found = |namespace| config.socketio.namespaces.coding(namespace);
+    assert_eq!((found("/guild/7"), found("/packed")), (Coding::Base64, Coding::Msgpack));
+    assert_eq!((found("/json"), found("/"), found("/nowhere")), (Coding::Json, Coding::Json, Coding::Json));
+    let text = config.explain();
+    for line in [
+        "  Namespaces /guild/*: what events carry travels as JSON in base64.\n",
+        "  Namespaces /packed: at most 1 connections in one, what events carry travels as MessagePack.\n",
+        "  At /app they send plain JSON: the type of a message is the name of an event of namespace /.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    check_problem(
+        &wrong("[[namespaces]]\nname = \"/a\"\nencoding = \"xml\"\n", &[], ""),
+        "throng.toml:3: namespaces.encoding: \"xml\" is wrong, it takes \"json\", \"msgpack\" or \"base64\"",
+    );
 }
 
 #[test]

@@ -50,6 +50,8 @@ pub enum Kind {
     Path,
     /// The same, or an empty text.
     PathOrNone,
+    /// The path of a URL that a WebSocket is opened at, or an empty text.
+    SocketPathOrNone,
     /// A list of patterns of namespaces, from one to [`Namespaces::PATTERNS_MAX`].
     Namespaces,
     /// The name of an event, or an empty text.
@@ -107,6 +109,9 @@ impl Kind {
             }
             Kind::Path => "a path with a slash at both ends, like \"/socket.io/\"".to_owned(),
             Kind::PathOrNone => format!("{}, or \"\"", Kind::Path.allowed()),
+            Kind::SocketPathOrNone => {
+                "a path like \"/ws\" or \"/\", but not /health or /ready, or \"\"".to_owned()
+            }
             Kind::Namespaces => {
                 format!(
                     "a list of 1 to {} namespaces, like \"/\" or \"/chat\", where \"*\" stands for any one segment",
@@ -189,6 +194,14 @@ impl Kind {
                 Some("") => Ok(Value::Text(String::new())),
                 _ => Kind::Path.read(given),
             },
+            Kind::SocketPathOrNone => {
+                let is_taken = |text: &str| matches!(text, "/health" | "/ready");
+                let is_right = |text: &str| {
+                    text.is_empty() || text == "/" || is_path(&format!("{text}/")) || is_path(text)
+                };
+                let path = given.text().filter(|text| is_right(text) && !is_taken(text));
+                path.map(|path| Value::Text(path.to_owned())).ok_or_else(whole)
+            }
             Kind::Namespaces => {
                 let patterns = given.list(Pattern::parse)?;
                 match patterns.len() {

@@ -20,8 +20,20 @@ struct Placeholder {
 
 /// True when this JSON stands for the first attachment, and is nothing else.
 pub fn is_placeholder(json: &str) -> bool {
-    let found = placeholders(json);
-    matches!(found.as_slice(), [Placeholder { object, num: Some((0, _)) }] if *object == (0..json.len()))
+    number(json) == Some(0)
+}
+
+/// Which attachment this JSON stands for, if it is nothing else.
+pub fn number(json: &str) -> Option<usize> {
+    match placeholders(json).as_slice() {
+        [Placeholder { object, num: Some((num, _)) }] if *object == (0..json.len()) => Some(*num),
+        _ => None,
+    }
+}
+
+/// True when something in this JSON stands for an attachment.
+pub fn is_any_in(json: &str) -> bool {
+    !placeholders(json).is_empty()
 }
 
 /// Checks that whatever stands for an attachment names one of those that there are. `json` is well-formed: values with commas between
@@ -43,6 +55,14 @@ pub fn shift(json: &str, by: usize) -> String {
     rewrite(json, |found| found.num.as_ref().map(|(num, digits)| (digits.clone(), (num + by).to_string())))
 }
 
+/// The same JSON for attachments that have other places: `place` says which, if it knows.
+pub fn renumber(json: &str, mut place: impl FnMut(usize) -> Option<usize>) -> String {
+    rewrite(json, |found| {
+        let (num, digits) = found.num.as_ref()?;
+        Some((digits.clone(), place(*num)?.to_string()))
+    })
+}
+
 /// The same JSON with the attachments in it: `{"base64":"…"}` for each.
 pub fn inline(json: &str, attachments: &[Vec<u8>]) -> String {
     rewrite(json, |found| {
@@ -52,7 +72,7 @@ pub fn inline(json: &str, attachments: &[Vec<u8>]) -> String {
 }
 
 /// Puts something else where `change` says so for a placeholder.
-fn rewrite(json: &str, change: impl Fn(&Placeholder) -> Option<(Range<usize>, String)>) -> String {
+fn rewrite(json: &str, change: impl FnMut(&Placeholder) -> Option<(Range<usize>, String)>) -> String {
     let (mut out, mut copied) = (String::with_capacity(json.len()), 0);
     for (range, text) in placeholders(json).iter().filter_map(change) {
         // One within another has been replaced with it.

@@ -4,9 +4,11 @@
 pub mod attachments;
 pub mod builtin;
 pub mod bundle;
+pub mod coding;
 pub mod engineio;
 pub mod msgpack;
 pub mod native;
+pub mod plain;
 pub mod socketio;
 
 use crate::wire::frame;
@@ -16,6 +18,8 @@ use crate::wire::frame;
 pub enum Dialect {
     /// `/ws`: JSON messages, see `docs/protocol.md`.
     Native,
+    /// JSON messages that are an application's own, see `docs/routes.md`.
+    Plain,
     /// `/echo`: every message comes back as it is. For conformance suites and measurements.
     Echo,
     /// `/socket.io/`: Socket.IO packets in Engine.IO packets, see `docs/socketio.md`.
@@ -25,22 +29,34 @@ pub enum Dialect {
 }
 
 /// Where each dialect is spoken; `None` for nowhere.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Paths {
     /// True when `/echo` is there.
     pub echo: bool,
+    /// The path of the native dialect.
+    pub native: Option<String>,
+    /// The path of the plain dialect.
+    pub plain: Option<String>,
     /// The path of Socket.IO.
     pub socketio: Option<String>,
     /// The path of Engine.IO's echo.
     pub engineio: Option<String>,
 }
 
+impl Default for Paths {
+    /// The native dialect alone.
+    fn default() -> Paths {
+        Paths { echo: false, native: Some("/ws".to_owned()), plain: None, socketio: None, engineio: None }
+    }
+}
+
 impl Paths {
     /// The dialect spoken at `path`, if any.
     pub fn dialect(&self, path: &str) -> Option<Dialect> {
         match path {
-            "/ws" => Some(Dialect::Native),
             "/echo" if self.echo => Some(Dialect::Echo),
+            _ if self.native.as_deref() == Some(path) => Some(Dialect::Native),
+            _ if self.plain.as_deref() == Some(path) => Some(Dialect::Plain),
             _ if self.socketio.as_deref() == Some(path) => Some(Dialect::SocketIo),
             _ if self.engineio.as_deref() == Some(path) => Some(Dialect::EngineIo),
             _ => None,
@@ -54,7 +70,9 @@ impl Dialect {
     pub fn message_len(self, frames: &[u8]) -> usize {
         match self {
             Dialect::SocketIo => socketio::message_len(frames),
-            Dialect::Native | Dialect::Echo | Dialect::EngineIo => frame::encoded_len(frames),
+            Dialect::Native | Dialect::Plain | Dialect::Echo | Dialect::EngineIo => {
+                frame::encoded_len(frames)
+            }
         }
     }
 
@@ -62,10 +80,17 @@ impl Dialect {
     pub fn name(self) -> &'static str {
         match self {
             Dialect::Native => "native",
+            Dialect::Plain => "plain",
             Dialect::Echo => "echo",
             Dialect::SocketIo => "socketio",
             Dialect::EngineIo => "engineio",
         }
+    }
+
+    /// True when its messages are frames of a WebSocket by themselves, so that a connection is one client: in the main namespace, with an
+    /// id of its own, and without a session that could outlive it.
+    pub fn is_direct(self) -> bool {
+        matches!(self, Dialect::Native | Dialect::Plain)
     }
 
     /// True when its packets travel in those of Engine.IO.

@@ -259,7 +259,7 @@ struct Fields<'a> {
 /// A string that is borrowed where it has no escapes. (A plain `Cow` inside a `Vec` would always be copied.)
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+pub(super) struct Name<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
 
 #[derive(Deserialize)]
 #[serde(expecting = "an object")]
@@ -451,7 +451,7 @@ pub(super) fn check_targets<'a>(rooms: &[Cow<'_, str>]) -> Result<(), Refusal<'a
     }
 }
 
-fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {
+pub(super) fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {
     let Some(id) = id.map(RawValue::get) else { return Ok(None) };
     let is_scalar = id.starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit());
     if is_scalar && id.len() <= ID_BYTES_MAX {
@@ -462,8 +462,8 @@ fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {
     }
 }
 
-/// Hands on the `fields` of an object. serde also takes an array of their values, in the order in which they are declared here.
-fn only_object<T>(json: &[u8], fields: T) -> serde_json::Result<T> {
+/// Hands on the `fields` of an object. serde also takes an array of their values, in the order in which they are declared.
+pub(super) fn only_object<T>(json: &[u8], fields: T) -> serde_json::Result<T> {
     if json.trim_ascii_start().starts_with(b"{") {
         Ok(fields)
     } else {
@@ -471,7 +471,7 @@ fn only_object<T>(json: &[u8], fields: T) -> serde_json::Result<T> {
     }
 }
 
-fn refuse_json<'a>(error: &serde_json::Error) -> Refusal<'a> {
+pub(super) fn refuse_json<'a>(error: &serde_json::Error) -> Refusal<'a> {
     let code = match error.classify() {
         Category::Data => Code::BadMessage,
         Category::Syntax | Category::Eof | Category::Io => Code::BadJson,

@@ -5,8 +5,8 @@
 
 use super::Shard;
 use crate::bus::mailbox::{Answer, Mail};
+use crate::dialect::attachments;
 use crate::dialect::native::{self, Code, Refusal};
-use crate::dialect::{attachments, socketio};
 use crate::json;
 use crate::message::{self, Ask, Slot};
 use crate::time::Time;
@@ -270,9 +270,7 @@ impl Shard {
         // It may have left the namespace meanwhile.
         if conn.session.as_ref().is_some_and(|session| session.joined(&namespace).is_some()) {
             let args = format!(r#"{{"answers":[{values}],"missing":{missing}}}"#);
-            self.say_packet(slot, &all, |out, count| {
-                socketio::encode_ack(out, &namespace, &id, &args, count);
-            });
+            self.say_ack(slot, &namespace, &id, &args, &all);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! when the answer is there; what comes of an open connection behind the message that asks is kept, and carried out after it.
 
 use super::conn::Stage;
+use super::socketio::Origin;
 use super::users::refuse_denial;
 use super::{Shard, WORK_MAX};
 use crate::auth::Ip;
@@ -384,7 +385,8 @@ impl Shard {
             }
             (Some(Stage::Open(_)), What::Event { namespace, id }) => {
                 let accepted = self.accept_verdict(slot, &verdict, now);
-                self.answer_token_event(slot, &namespace, accepted, id.as_deref());
+                let origin = Origin { slot, namespace: Some(&namespace), id: id.as_deref() };
+                self.answer_token_event(origin, accepted);
             }
             _ => {}
         }
@@ -409,14 +411,14 @@ impl Shard {
             begin = *end;
             let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && conn.is_open());
             let Some(conn) = conn else { return };
-            let is_native = conn.stage == Stage::Open(Dialect::Native);
+            let is_direct = conn.is_direct();
             // It was text when it came.
             let text = || std::str::from_utf8(bytes).unwrap_or_default();
             match piece {
                 // It has asked again.
                 _ if self.awaits(slot) => self.hold(slot, *piece, bytes, now),
-                Piece::Text if is_native => self.native_text(slot, text(), now),
-                Piece::Binary if is_native => self.native_binary(slot, bytes, now),
+                Piece::Text if is_direct => self.direct_text(slot, text(), now),
+                Piece::Binary if is_direct => self.direct_binary(slot, bytes, now),
                 Piece::Connect => {
                     let (namespace, auth) = text().split_once('\0').unwrap_or_default();
                     self.join_namespace(slot, namespace, Some(auth).filter(|auth| !auth.is_empty()), now);
@@ -436,7 +438,7 @@ impl Shard {
         }
     }
 
-    /// Tells a native client what came of its token. One who has none that is good is closed.
+    /// Tells a client of a direct dialect what came of its token. One who has none that is good is closed.
     pub(super) fn answer_token(
         &mut self,
         slot: Slot,

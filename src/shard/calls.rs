@@ -6,7 +6,7 @@
 //! gave them.
 
 use super::conn::{Conn, Stage};
-use super::socketio::Barred;
+use super::socketio::{Barred, Origin};
 use super::{Ending, OVERLOAD_RETRY_MS, Shard};
 use crate::bus::calls::{
     Answer, Answered, Asked, Busy, Call, Emit, End, Failure, From, Refusal as NotIn, What,
@@ -98,8 +98,7 @@ impl Shard {
     /// Keeps the query with which an open connection began.
     pub(super) fn keep_query(&mut self, slot: Slot, query: &str) {
         let Some(calls) = self.bus.calls() else { return };
-        let is_asked_for =
-            |conn: &&Conn| matches!(conn.stage, Stage::Open(Dialect::Native | Dialect::SocketIo));
+        let is_asked_for = |conn: &&Conn| conn.is_direct() || conn.stage == Stage::Open(Dialect::SocketIo);
         let Some(conn) = self.conns.get(slot as usize).filter(is_asked_for) else { return };
         let bytes_max = calls.settings().handshake_bytes_max;
         if bytes_max > 0 {
@@ -443,14 +442,16 @@ impl Shard {
                     native::encode_result(out, &id, json::split(&args).len(), &args);
                 });
             }
-            Asked::Event { ack: Some(id) } => self.say_packet(slot, &attachments, |out, count| {
-                socketio::encode_ack(out, namespace, &id, &args, count);
-            }),
+            Asked::Event { ack: id @ Some(_) } => {
+                let namespace = (!self.is_direct(slot)).then_some(namespace);
+                let origin = Origin { slot, namespace, id: id.as_deref() };
+                self.answer_event(origin, &args, &attachments);
+            }
             Asked::Event { ack: None } | Asked::Connect { .. } | Asked::Nothing => {}
         }
         match end {
             None => {}
-            Some(End::Namespace) if self.is_native(slot) => {
+            Some(End::Namespace) if self.is_direct(slot) => {
                 self.close(slot, CloseCode::Normal, "", Ending::Server, now);
             }
             Some(End::Namespace) => {
@@ -469,13 +470,13 @@ impl Shard {
         id: Option<&str>,
         refusal: &Refusal<'_>,
     ) {
-        if self.is_native(slot) {
+        if self.is_direct(slot) {
             let refusal = Refusal { id, message: refusal.message.clone(), ..*refusal };
             return self.refuse(slot, &refusal);
         }
         match self.bus.calls().map(|calls| calls.settings().failure) {
             Some(Failure::Silence) => self.count_refusal(refusal),
-            _ => self.answer_refusal(slot, namespace, id, refusal),
+            _ => self.answer_refusal(Origin { slot, namespace: Some(namespace), id }, refusal),
         }
     }
 

@@ -31,11 +31,12 @@ pub(super) enum Published {
 /// More than a connection may send.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TooMuch {
-    /// Of what there is too much, in words for its client.
-    pub(super) reason: &'static str,
     /// Milliseconds after which it may send again.
     retry_ms: u32,
 }
+
+/// What its client is told.
+const TOO_MUCH: &str = "Rate limit exceeded";
 
 impl Shard {
     /// A text message has come.
@@ -54,12 +55,12 @@ impl Shard {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Text, text.as_bytes(), now),
             _ if self.awaits(slot) => self.hold(slot, Piece::Text, text.as_bytes(), now),
-            _ => self.native_text(slot, text, now),
+            _ => self.direct_text(slot, text, now),
         }
     }
 
-    /// A text message of the native dialect.
-    pub(super) fn native_text(&mut self, slot: Slot, text: &str, now: Time) {
+    /// A text message of the native dialect, or of the plain one: they differ in what is in it.
+    pub(super) fn direct_text(&mut self, slot: Slot, text: &str, now: Time) {
         match native::split(text, self.settings.messages_per_frame_max) {
             Ok(messages) if !messages.is_empty() => {
                 for message in &messages {
@@ -97,14 +98,17 @@ impl Shard {
             _ if !conn.is_open() => {}
             Some(Dialect::Echo) => self.echo(slot, Opcode::Binary, bytes, now),
             _ if self.awaits(slot) => self.hold(slot, Piece::Binary, bytes, now),
-            _ => self.native_binary(slot, bytes, now),
+            _ => self.direct_binary(slot, bytes, now),
         }
     }
 
-    /// A binary message of the native dialect.
-    pub(super) fn native_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
+    /// A binary message of one of these dialects.
+    pub(super) fn direct_binary(&mut self, slot: Slot, bytes: &[u8], now: Time) {
         if let Err(excess) = self.take_token(slot, bytes.len(), now) {
             return self.refuse_excess(slot, excess, native::id_of_binary(bytes), now);
+        }
+        if self.conns[slot as usize].dialect() == Some(Dialect::Plain) {
+            return self.refuse(slot, &Refusal::new(Code::BadMessage, "a message is text"));
         }
         match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
             Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
@@ -119,19 +123,22 @@ impl Shard {
     }
 
     fn echo(&mut self, slot: Slot, opcode: Opcode, payload: &[u8], now: Time) {
-        if let Err(excess) = self.take_token(slot, payload.len(), now) {
+        if self.take_token(slot, payload.len(), now).is_err() {
             self.stats().rate_limited.add(1);
-            return self.fail(slot, CloseCode::Policy, excess.reason, Ending::Limit, now);
+            return self.fail(slot, CloseCode::Policy, TOO_MUCH, Ending::Limit, now);
         }
         let range = self.turn.copy(opcode, payload);
         self.turn.give(&mut self.conns[slot as usize], slot, &range, false);
         self.stats().frames_out.add(1);
     }
 
-    /// One message of the native dialect.
+    /// One message of these dialects.
     fn message(&mut self, slot: Slot, message: &str, now: Time) {
         if let Err(excess) = self.take_token(slot, message.len(), now) {
             return self.refuse_excess(slot, excess, native::id_of(message), now);
+        }
+        if self.conns[slot as usize].dialect() == Some(Dialect::Plain) {
+            return self.plain_message(slot, message, now);
         }
         match native::decode(message, self.settings.room_name_bytes_max) {
             Ok(Command::Auth { token, id }) => self.token_message(slot, &token, id, now),
@@ -190,7 +197,7 @@ impl Shard {
         self.answer_token(slot, accepted, id, now);
     }
 
-    fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {
+    pub(super) fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {
         self.refuse(slot, &refuse_token(TokenFault::Missing).with_id(id));
     }
 
@@ -388,32 +395,31 @@ impl Shard {
         else {
             return Ok(());
         };
-        let excess = TooMuch { reason: "too many events of this kind", retry_ms };
-        Err(self.turn_down(slot, (excess, over), id, now))
+        Err(self.turn_down(slot, (TooMuch { retry_ms }, over), id, now))
     }
 
     /// What a client is told of something over a limit, if it is told. It may have been closed.
     pub(super) fn turn_down<'i>(
         &mut self,
         slot: Slot,
-        (TooMuch { reason, retry_ms }, over): (TooMuch, Over),
+        (TooMuch { retry_ms }, over): (TooMuch, Over),
         id: Option<Id<'i>>,
         now: Time,
     ) -> Option<Refusal<'i>> {
-        let refusal = Refusal::new(Code::RateLimited, reason).with_id(id).with_retry(retry_ms);
+        let refusal = Refusal::new(Code::RateLimited, TOO_MUCH).with_id(id).with_retry(retry_ms);
         match over {
             Over::Error => return Some(refusal),
             Over::Drop if id.is_some() => return Some(refusal),
             Over::Drop => self.stats().rate_limited.add(1),
             Over::Close => {
                 self.stats().rate_limited.add(1);
-                self.fail(slot, CloseCode::Policy, reason, Ending::Limit, now);
+                self.fail(slot, CloseCode::Policy, TOO_MUCH, Ending::Limit, now);
             }
         }
         None
     }
 
-    /// A native client has sent more than it may.
+    /// A client of these dialects has sent more than it may.
     fn refuse_excess(&mut self, slot: Slot, excess: TooMuch, id: Option<Id<'_>>, now: Time) {
         if let Some(refusal) = self.turn_down(slot, (excess, self.settings.over), id, now) {
             self.refuse(slot, &refusal);
@@ -459,12 +465,12 @@ impl Shard {
         let meter = self.meters.get(slot as usize).copied().unwrap_or_default();
         if byte_rate > 0 {
             let checked = meter.check(byte_rate, byte_burst, now);
-            checked.map_err(|retry_ms| TooMuch { reason: "too many bytes a second", retry_ms })?;
+            checked.map_err(|retry_ms| TooMuch { retry_ms })?;
         }
         let (rate, burst) = self.rate(slot);
         if rate > 0 {
             let taken = self.conns[slot as usize].bucket.take(rate, burst, now);
-            taken.map_err(|retry_ms| TooMuch { reason: "too many messages a second", retry_ms })?;
+            taken.map_err(|retry_ms| TooMuch { retry_ms })?;
         }
         if byte_rate > 0 {
             if self.meters.len() <= slot as usize {

@@ -185,6 +185,11 @@ impl Conn {
             || self.session.as_ref().is_some_and(|session| session.recovering.is_some())
     }
 
+    /// True when it is open, and one client by itself: see [`Dialect::is_direct`].
+    pub fn is_direct(&self) -> bool {
+        matches!(self.stage, Stage::Open(dialect) if dialect.is_direct())
+    }
+
     /// True when it takes events and answers.
     pub fn is_open(&self) -> bool {
         matches!(self.stage, Stage::Open(_))

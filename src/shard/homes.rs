@@ -141,6 +141,7 @@ impl Shard {
         let offset = self.offset(self.history.end());
         self.published.push(publication.published_at);
         let burst = self.burst_of(publication.room_name());
+        let coding = self.coding_of(publication);
         let Shard { id, rooms, conns, turn, .. } = self;
         let members = rooms.members(publication.room);
         let size = publication.size() * members.len();
@@ -170,7 +171,7 @@ impl Shard {
                 && bundle.items_for(Some(own)).count() < bundle.items.len();
             let frame = if is_sender {
                 let Some(frame) =
-                    encoding.encode_bundle(turn, publication, bundle, Some(own), offset.as_deref())
+                    encoding.encode_bundle(turn, (publication, coding), bundle, Some(own), offset.as_deref())
                 else {
                     continue;
                 };
@@ -178,7 +179,8 @@ impl Shard {
             } else {
                 let whole = &mut frames[encoding as usize];
                 if whole.is_none() {
-                    *whole = encoding.encode_bundle(turn, publication, bundle, None, offset.as_deref());
+                    *whole =
+                        encoding.encode_bundle(turn, (publication, coding), bundle, None, offset.as_deref());
                 }
                 let Some(frame) = whole else { continue };
                 frame.clone()

@@ -97,6 +97,11 @@ impl Shard {
         self.conns.get(slot as usize).is_some_and(|conn| conn.stage == Stage::Open(Dialect::Native))
     }
 
+    /// As [`Conn::is_direct`].
+    pub(super) fn is_direct(&self, slot: Slot) -> bool {
+        self.conns.get(slot as usize).is_some_and(Conn::is_direct)
+    }
+
     fn connections_from(&self, from: Slot, most: usize, ip: Option<Ip>) -> Answer {
         let most = most.min(LISTED_MAX);
         let end = (self.slots as Slot).min(from.saturating_add(LOOKED_AT_MAX));

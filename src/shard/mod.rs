@@ -29,6 +29,7 @@ mod homes;
 mod inquiries;
 mod notices;
 mod orders;
+mod plain;
 mod routes;
 mod socketio;
 mod special;
@@ -39,11 +40,13 @@ use crate::buf::Pool;
 use crate::bus::Bus;
 use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::{Joined, Mail};
-use crate::dialect::{Dialect, Paths, attachments, bundle, msgpack, native, socketio as packets};
+use crate::dialect::{
+    Dialect, Paths, attachments, bundle, coding, msgpack, native, plain as messages, socketio as packets,
+};
 use crate::message::{Bundle, ConnId, ProcessTag, Publication, Reject, Shape, ShardId, ShardSet, Slot};
 use crate::policy::homes::Homes;
 use crate::routes::Routes;
-use crate::rules::{Namespaces, Over, Pattern};
+use crate::rules::{Coding, Namespaces, Over, Pattern};
 use crate::stats::{Ending, ShardStats, Stats};
 use crate::time::{Bucket, Meter, Time};
 use crate::wire::close::{self, CloseCode};
@@ -303,6 +306,8 @@ struct Run {
     publications: Vec<Arc<Publication>>,
     /// For each, the offset that goes along with it; empty when nothing can be recovered.
     offsets: Vec<String>,
+    /// How what they carry travels to clients of Socket.IO.
+    coding: Coding,
     /// By encoding, where their frames stand in the arena, one behind the other; empty when nobody has asked for them.
     frames: [Vec<Range<u32>>; Encoding::COUNT],
 }
@@ -313,18 +318,20 @@ enum Encoding {
     Native,
     SocketIo,
     Msgpack,
+    Plain,
 }
 
 impl Run {
     /// Where all frames of the run stand in this encoding.
     fn whole(&mut self, encoding: Encoding, turn: &mut Turn) -> Range<u32> {
+        let coding = self.coding;
         let frames = &mut self.frames[encoding as usize];
         if frames.is_empty() {
             let offsets =
                 self.offsets.iter().map(|offset| Some(offset.as_str())).chain(std::iter::repeat(None));
             let pairs = self.publications.iter().zip(offsets);
             frames.extend(pairs.map(|(publication, offset)| {
-                encoding.encode(turn, publication, publication.room_name(), None, offset)
+                encoding.encode(turn, (publication, coding), publication.room_name(), None, offset)
             }));
         }
         match (frames.first(), frames.last()) {
@@ -335,43 +342,47 @@ impl Run {
 }
 
 impl Encoding {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     fn of(conn: &Conn) -> Encoding {
         match conn.stage {
             Stage::Open(Dialect::SocketIo) | Stage::Ghost if conn.speaks_msgpack => Encoding::Msgpack,
             Stage::Open(Dialect::SocketIo) | Stage::Ghost => Encoding::SocketIo,
+            Stage::Open(Dialect::Plain) => Encoding::Plain,
             _ => Encoding::Native,
         }
     }
 
     /// Encodes an event for members of `room`, and answers where it stands: with attachments, for Socket.IO's JSON parser, several
-    /// frames. With an `ask` who speaks Socket.IO is to answer under that number.
+    /// frames, and as the `coding` of its namespace wants it. With an `ask` who speaks Socket.IO is to answer under that number.
     fn encode(
         self,
         turn: &mut Turn,
-        publication: &Publication,
+        (publication, coding): (&Publication, Coding),
         room: &str,
         ask: Option<u64>,
         offset: Option<&str>,
     ) -> Range<u32> {
         if let Some(bundle) = publication.as_bundle() {
-            return self.encode_bundle(turn, publication, bundle, None, offset).unwrap_or(0..0);
+            return self.encode_bundle(turn, (publication, coding), bundle, None, offset).unwrap_or(0..0);
         }
         let payload = publication.payload();
         if self == Encoding::Native {
             let opcode = if publication.binary { Opcode::Binary } else { Opcode::Text };
             return turn.encode(opcode, |out| native::encode_event(out, room, publication));
         }
+        if self == Encoding::Plain {
+            return turn.encode(Opcode::Text, |out| messages::encode_event(out, publication));
+        }
         let whole: [&[u8]; 1] = [payload];
-        let parts: SmallVec<[&[u8]; 4]>;
+        let mut parts: SmallVec<[&[u8]; 4]> = SmallVec::new();
         let (args, attachments): (&str, &[&[u8]]) = if publication.binary {
             (attachments::PLACEHOLDER, &whole)
         } else {
-            parts = publication.attachments().iter().map(Vec::as_slice).collect();
+            parts.extend(publication.attachments().iter().map(Vec::as_slice));
             (std::str::from_utf8(payload).unwrap_or("null"), &parts)
         };
-        self.encode_packet(turn, publication, (args, attachments), ask, offset)
+        self.encode_packet(turn, (publication, coding), (args, attachments), ask, offset)
     }
 
     /// Encodes events that leave as one for a `member`, or for all without one. Who has published all but one of them gets that one as it
@@ -379,7 +390,7 @@ impl Encoding {
     fn encode_bundle(
         self,
         turn: &mut Turn,
-        publication: &Publication,
+        (publication, coding): (&Publication, Coding),
         bundle: &Bundle,
         member: Option<ConnId>,
         offset: Option<&str>,
@@ -388,34 +399,50 @@ impl Encoding {
         let mut items = bundle.items_for(member);
         let (_, first) = items.next()?;
         if items.next().is_none() {
-            return Some(self.encode(turn, first, room, None, offset));
+            return Some(self.encode(turn, (first, coding), room, None, offset));
         }
+        let items = bundle.items_for(member).map(|(_, item)| item);
         Some(match (self, &bundle.shape) {
-            (Encoding::Native, Shape::Batch { .. }) => turn.encode(Opcode::Text, |out| {
-                native::encode_batch(out, room, bundle.items_for(member).map(|(_, item)| item));
-            }),
+            (Encoding::Native, Shape::Batch { .. }) => {
+                turn.encode(Opcode::Text, |out| native::encode_batch(out, room, items))
+            }
+            (Encoding::Plain, Shape::Batch { .. }) => {
+                turn.encode(Opcode::Text, |out| messages::encode_batch(out, items))
+            }
             (Encoding::Native, Shape::Merge { .. }) => {
                 let data = bundle::payload(bundle, member);
                 turn.encode(Opcode::Text, |out| {
                     native::encode_data(out, room, publication.event(), &data);
                 })
             }
+            (Encoding::Plain, Shape::Merge { .. }) => {
+                let data = bundle::payload(bundle, member);
+                turn.encode(Opcode::Text, |out| {
+                    messages::encode_reply(out, publication.event(), &data, &[]);
+                })
+            }
             (Encoding::SocketIo | Encoding::Msgpack, _) => {
                 let args = bundle::payload(bundle, member);
-                self.encode_packet(turn, publication, (&args, &[]), None, offset)
+                self.encode_packet(turn, (publication, coding), (&args, &[]), None, offset)
             }
         })
     }
 
-    /// Encodes an event with these arguments for who speaks Socket.IO.
+    /// Encodes an event with these arguments for who speaks Socket.IO, as the `coding` of its namespace wants them.
     fn encode_packet(
         self,
         turn: &mut Turn,
-        publication: &Publication,
-        (args, attachments): (&str, &[&[u8]]),
+        (publication, coding): (&Publication, Coding),
+        (mut args, mut attachments): (&str, &[&[u8]]),
         ask: Option<u64>,
         offset: Option<&str>,
     ) -> Range<u32> {
+        let coded = coding::encode(coding, args, attachments);
+        let coded_parts: SmallVec<[&[u8]; 4]>;
+        if let Some((coded_args, coded)) = &coded {
+            coded_parts = coded.iter().map(Vec::as_slice).collect();
+            (args, attachments) = (coded_args, &coded_parts);
+        }
         let write = |out: &mut Vec<u8>| {
             let namespace = namespace_of(publication.room_name());
             packets::encode_event(out, namespace, publication.event(), args, attachments.len(), ask, offset);
@@ -659,6 +686,7 @@ impl Shard {
                         .map_or(Encoding::Native, |first| Encoding::of(&self.conns[first.slot as usize]));
                     let members = members.len();
                     let mut run = std::mem::take(&mut self.run);
+                    run.coding = self.coding_of(first);
                     while let Some(Mail::Publication(publication)) = mail.front()
                         && publication.room == room
                         && publication.special.is_none()
@@ -669,7 +697,7 @@ impl Shard {
                         let offset = self.offset(self.history.end());
                         run.frames[encoding as usize].push(encoding.encode(
                             &mut self.turn,
-                            publication,
+                            (publication, run.coding),
                             publication.room_name(),
                             None,
                             offset.as_deref(),
@@ -1188,6 +1216,11 @@ impl Shard {
         self.leave_out(&slow, run.publications.len() as u64, burst);
     }
 
+    /// How what a publication carries travels to clients of Socket.IO.
+    fn coding_of(&self, publication: &Publication) -> Coding {
+        self.settings.socketio.namespaces.coding(namespace_of(publication.room_name()))
+    }
+
     /// The connection that must not get `publication`, if it is one of ours and still there.
     fn origin(&mut self, publication: &Publication) -> Option<&mut Conn> {
         let except = publication.except.filter(|except| except.shard == self.id)?;
@@ -1261,9 +1294,10 @@ impl Shard {
         let Shard { conns, turn, stats, .. } = self;
         let Some(conn) = conns.get_mut(slot as usize) else { return false };
         turn.flushed(conn);
+        let is_direct = conn.is_direct();
         if let Some(outbox) = &mut conn.outbox
             && outbox.dropped > 0
-            && conn.stage == Stage::Open(Dialect::Native)
+            && is_direct
         {
             // Into the outbox whatever the bounds: if this were left out in its turn, the client would never know of the others.
             let mut message = Vec::new();

@@ -26,7 +26,7 @@ impl Shard {
             return;
         }
         let Stage::Open(dialect) = self.conns[slot as usize].stage else { return };
-        let is_awaited = dialect == Dialect::Native && self.lacks_user(slot);
+        let is_awaited = dialect.is_direct() && self.lacks_user(slot);
         if dialect != Dialect::SocketIo && !is_awaited {
             let id = self.own_id(slot);
             self.note_connected(slot, id, None, false);
@@ -69,26 +69,29 @@ impl Shard {
         self.note_disconnected(slot, self.own_id(slot), None, ending);
     }
 
-    /// A client of Socket.IO has sent an event, and it was carried out if it does something.
+    /// A client of Socket.IO, or a plain one, which is in no namespace, has sent an event, and it was carried out if it does something.
     pub(super) fn note_event(
         &mut self,
         slot: Slot,
-        namespace: &str,
+        namespace: Option<&str>,
         (event, args): (&str, &str),
         attachments: &[Vec<u8>],
     ) {
-        let Some(notices) = self.bus.notices().filter(|notices| notices.wants_event(Some(namespace), event))
-        else {
+        let Some(notices) = self.bus.notices().filter(|notices| notices.wants_event(namespace, event)) else {
             return;
         };
-        let conn = &self.conns[slot as usize];
-        let Some(joined) = conn.session.as_ref().and_then(|session| session.joined(namespace)) else {
-            return;
+        let id = match namespace {
+            None => self.own_id(slot),
+            Some(namespace) => {
+                let session = self.conns[slot as usize].session.as_ref();
+                let Some(joined) = session.and_then(|session| session.joined(namespace)) else { return };
+                joined.sid
+            }
         };
-        let who = || self.who(slot, joined.sid, Some(joined.name.clone()));
         let bytes = args.len() + attachments.iter().map(Vec::len).sum::<usize>();
-        self.leave_notice(notices, Kind::Event, namespace.len() + event.len() + bytes, || What::Event {
-            who: who(),
+        let text_bytes = namespace.map_or(0, str::len) + event.len() + bytes;
+        self.leave_notice(notices, Kind::Event, text_bytes, || What::Event {
+            who: self.who(slot, id, namespace.map(CompactString::from)),
             event: event.into(),
             rooms: Vec::new(),
             args: args.into(),

@@ -72,7 +72,7 @@ impl Shard {
         }
         let session = conn.session.as_ref();
         session.is_some_and(|session| session.joined(namespace).is_some())
-            || (namespace == "/" && self.is_native(slot))
+            || (namespace == "/" && self.is_direct(slot))
     }
 
     fn do_to(&mut self, slot: Slot, order: &Order, under_way: &mut UnderWay, now: Time) {
@@ -95,7 +95,7 @@ impl Shard {
                 }
             }
             // A client of the native dialect is in one namespace and nowhere else.
-            Deed::Disconnect { .. } if self.is_native(slot) => {
+            Deed::Disconnect { .. } if self.is_direct(slot) => {
                 self.close(slot, CloseCode::Normal, "", Ending::Server, now);
             }
             Deed::Disconnect { close } => {

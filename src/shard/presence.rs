@@ -5,9 +5,7 @@ use super::conn::Stage;
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::bus::directory::namespace_of;
 use crate::bus::presence::{self, Asked, Attendance, Question, Told};
-use crate::dialect::Dialect;
 use crate::dialect::native::{self, Code, Refusal};
-use crate::dialect::socketio;
 use crate::message::{ConnId, RoomId, Slot, write_socket_id};
 use crate::permissions::Act;
 use crate::time::Time;
@@ -149,7 +147,7 @@ impl Shard {
         let age_ms = attendance.age_ms(now);
         let fields = attendance.fields();
         let Some(namespace) = namespace else {
-            debug_assert_eq!(self.conns[slot as usize].stage, Stage::Open(Dialect::Native));
+            debug_assert!(self.is_direct(slot));
             let write = |out: &mut Vec<u8>| native::encode_presence(out, id, fields, age_ms);
             return self.reply(slot, Opcode::Text, write);
         };
@@ -157,9 +155,7 @@ impl Shard {
         let session = self.conns[slot as usize].session.as_ref();
         if session.is_some_and(|session| session.joined(namespace).is_some()) {
             let args = format!(r#"{{{fields},"age_ms":{age_ms}}}"#);
-            self.say_packet(slot, &[], |out, count| {
-                socketio::encode_ack(out, namespace, id, &args, count);
-            });
+            self.say_ack(slot, namespace, id, &args, &[]);
         }
     }
 }

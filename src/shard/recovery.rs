@@ -483,6 +483,7 @@ impl Shard {
             session.asked = session.asked.min(from);
             session.namespaces.push(joined);
         }
+        let coding = self.settings.socketio.namespaces.coding(&namespace);
         let mut end = from;
         for (at, publication) in missed.iter().enumerate() {
             // Where it stands in the history, in the same order, is where the next one is looked for. Behind the last nothing is for this
@@ -495,8 +496,11 @@ impl Shard {
             let encoding = Encoding::of(&self.conns[slot as usize]);
             let (turn, offset) = (&mut self.turn, offset.as_deref());
             let frame = match publication.as_bundle() {
-                Some(bundle) => encoding.encode_bundle(turn, publication, bundle, was, offset),
-                None => Some(encoding.encode(turn, publication, publication.room_name(), None, offset)),
+                Some(bundle) => encoding.encode_bundle(turn, (publication, coding), bundle, was, offset),
+                None => {
+                    let room = publication.room_name();
+                    Some(encoding.encode(turn, (publication, coding), room, None, offset))
+                }
             };
             let Some(frame) = frame else { continue };
             self.turn.give(&mut self.conns[slot as usize], slot, &frame, false);

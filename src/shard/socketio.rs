@@ -12,9 +12,10 @@ use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_denial, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::bus::presence::Question;
+use crate::dialect::coding::{self, Arguments, Bounds, Excess};
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
-use crate::dialect::{attachments, builtin, msgpack};
+use crate::dialect::{attachments, builtin, msgpack, plain};
 use crate::json;
 use crate::message::{Slot, SocketId, TokenFault, write_socket_id};
 use crate::permissions::Act;
@@ -31,7 +32,7 @@ use std::io::Write;
 const NAMESPACE_BYTES_MAX: usize = 200;
 
 /// The event with which a client brings a token.
-const TOKEN_EVENT: &str = "auth";
+pub(super) const TOKEN_EVENT: &str = "auth";
 
 /// Why a client may not be in a namespace.
 #[derive(Clone, Copy, Debug)]
@@ -52,11 +53,38 @@ impl Barred {
     }
 }
 
-type Attachments<'a> = &'a [Vec<u8>];
+pub(super) type Attachments<'a> = &'a [Vec<u8>];
+
+/// Whose event it is, and how its client is answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Origin<'a> {
+    /// The client.
+    pub(super) slot: Slot,
+    /// Where a client of Socket.IO has sent it; `None` for a plain client, whose events do what they do in the main namespace.
+    pub(super) namespace: Option<&'a str>,
+    /// By which it wants an answer.
+    pub(super) id: Option<&'a str>,
+}
+
+impl<'a> Origin<'a> {
+    /// The namespace whose rules hold, and whose rooms are meant.
+    fn place(self) -> &'a str {
+        self.namespace.unwrap_or("/")
+    }
+}
 
 /// What a program goes by that was refused.
 fn code_data(code: &str) -> String {
     format!("{{\"code\":\"{code}\"}}")
+}
+
+/// What has been encoded or decoded, or else what was there.
+fn given_or<'a>(
+    coded: Option<&'a Arguments>,
+    args: &'a str,
+    attachments: Attachments<'a>,
+) -> (&'a str, Attachments<'a>) {
+    coded.map_or((args, attachments), |(args, attachments)| (args, attachments))
 }
 
 /// Bytes of what an event or an answer says, with its attachments.
@@ -161,21 +189,38 @@ impl Shard {
         if let Body::Connect(auth) = packet.body {
             return self.join_namespace(slot, namespace, auth, now);
         }
+        let coding = self.settings.socketio.namespaces.coding(namespace);
+        let bounds = Bounds {
+            attachments_max: self.settings.socketio.attachments_max,
+            bytes_max: self.settings.message_bytes_max,
+        };
         let Some(stats) = self.namespace_stats(slot, namespace) else {
             return self.break_off(slot, "a packet for a namespace that was not joined", now);
         };
+        let (Body::Event { args, .. } | Body::Ack { args }) = &packet.body else {
+            if self.has_token(slot, 0, now) {
+                self.leave_namespace(slot, namespace, Ending::Client);
+            }
+            return;
+        };
+        let decoded = match coding::decode(coding, args, attachments, bounds) {
+            Ok(decoded) => decoded,
+            Err(Excess) => return self.fail_large(slot, now),
+        };
+        let (args, attachments) = given_or(decoded.as_ref(), args, attachments);
         match &packet.body {
-            Body::Connect(_) => {}
-            Body::Disconnect => {
-                if self.has_token(slot, 0, now) {
-                    self.leave_namespace(slot, namespace, Ending::Client);
+            Body::Event { name, .. } => {
+                stats.events.add(1);
+                let origin = Origin { slot, namespace: Some(namespace), id: packet.id };
+                match self.take_token(slot, bytes_of(args, attachments), now) {
+                    Ok(()) => self.event(origin, (name, args), attachments, now),
+                    Err(excess) => {
+                        let refusal = self.turn_down(slot, (excess, self.settings.over), packet.id, now);
+                        self.answer_excess(origin, refusal);
+                    }
                 }
             }
-            Body::Event { name, args } => {
-                stats.events.add(1);
-                self.event(slot, namespace, (name, args), packet.id, attachments, now)
-            }
-            Body::Ack { args } => match self.take_token(slot, bytes_of(args, attachments), now) {
+            _ => match self.take_token(slot, bytes_of(args, attachments), now) {
                 Ok(()) => self.answered(slot, packet.id.unwrap_or_default(), args, attachments),
                 // One too many is not listened to, and missing for who asked; nobody waits to be told.
                 Err(excess) if self.settings.over == Over::Close => {
@@ -285,11 +330,7 @@ impl Shard {
         let (sid, pid) = (write_socket_id(&sid), self.recovers().then(|| write_socket_id(&pid)));
         self.say_packet(slot, &[], |out, _| socketio::encode_connect(out, namespace, &sid, pid.as_deref()));
         if !settings.connect_event.is_empty() {
-            let (event, auth) = (&settings.connect_event, auth.unwrap_or("{}"));
-            let offset = self.offset(began);
-            self.say_packet(slot, &[], |out, count| {
-                socketio::encode_event(out, namespace, event, auth, count, None, offset.as_deref());
-            });
+            self.say_event(slot, namespace, (&settings.connect_event, auth.unwrap_or("{}")), &[]);
         }
         self.join_rooms_of_token(slot);
         self.tell_of_join(slot, namespace, auth, false);
@@ -385,35 +426,31 @@ impl Shard {
         }
     }
 
-    fn event(
+    /// Carries out an event of a client, whatever its dialect: all that it does, and what is told of it.
+    pub(super) fn event(
         &mut self,
-        slot: Slot,
-        namespace: &str,
+        origin: Origin<'_>,
         (name, args): (&str, &str),
-        id: Option<&str>,
         attachments: Attachments<'_>,
         now: Time,
     ) {
+        let Origin { slot, namespace, id } = origin;
         let bytes = bytes_of(args, attachments);
-        if let Err(excess) = self.take_token(slot, bytes, now) {
-            let refusal = self.turn_down(slot, (excess, self.settings.over), id, now);
-            return self.answer_excess(slot, namespace, id, refusal);
-        }
-        if let Err(refusal) = self.count_event(slot, (Some(namespace), name, bytes), |_| true, id, now) {
-            return self.answer_excess(slot, namespace, id, refusal);
+        if let Err(refusal) = self.count_event(slot, (namespace, name, bytes), |_| true, id, now) {
+            return self.answer_excess(origin, refusal);
         }
         let settings = self.settings.socketio.clone();
         let brings_token = name == TOKEN_EVENT && self.settings.access.tokens.is_some();
-        let route = match settings.routes.find(namespace, name, |who| self.is_one_of(slot, who)) {
+        let route = match settings.routes.find(origin.place(), name, |who| self.is_one_of(slot, who)) {
             // Tokens are brought to us, unless a route says otherwise by name.
-            Found::Nothing if brings_token => return self.token_event(slot, namespace, args, id, now),
+            Found::Nothing if brings_token => return self.token_event(origin, args, now),
             Found::Route(route) if brings_token && route.on == Route::OTHERS => {
-                return self.token_event(slot, namespace, args, id, now);
+                return self.token_event(origin, args, now);
             }
             Found::Nothing => return self.note_event(slot, namespace, (name, args), attachments),
             Found::Forbidden => {
                 let refusal = Refusal::new(Code::Forbidden, "this client may not send this event");
-                return self.answer_refusal(slot, namespace, id, &refusal);
+                return self.answer_refusal(origin, &refusal);
             }
             Found::Route(route) => route,
         };
@@ -424,56 +461,60 @@ impl Shard {
                         // What is published may have a name of its own. Limits on all events have counted it.
                         if let Command::Publish(publish) = &command
                             && publish.event != name
-                            && let event = (Some(namespace), &*publish.event, bytes)
+                            && let event = (namespace, &*publish.event, bytes)
                             && let is_named = (|limit: &EventLimit| limit.event.is_some())
                             && let Err(refusal) = self.count_event(slot, event, is_named, id, now)
                         {
-                            return self.answer_excess(slot, namespace, id, refusal);
+                            return self.answer_excess(origin, refusal);
                         }
-                        if self.built_in(slot, namespace, &command, id, attachments, now) {
+                        if self.built_in(origin, &command, attachments, now) {
                             self.note_event(slot, namespace, (name, args), attachments);
                         }
                     }
-                    Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
+                    Err(refusal) => self.answer_refusal(origin, &refusal),
                 };
             }
             Does::Steps(steps) => steps,
         };
-        let sent = Sent { namespace, event: name, args, attachments };
+        let sent = Sent { namespace: origin.place(), event: name, args, attachments };
         match self.take_steps(slot, &sent, steps, id, now) {
             Ok(told) => {
                 if !steps.backend {
                     self.note_event(slot, namespace, (name, args), attachments);
                 }
                 if let Some((event, args)) = told.reply {
-                    let offset = self.offset(self.history.end());
-                    self.say_packet(slot, attachments, |out, count| {
-                        socketio::encode_event(out, namespace, &event, &args, count, None, offset.as_deref());
-                    });
+                    self.reply_to_event(origin, (&event, &args), attachments);
                 }
-                if let (Some(id), Some(args)) = (id, told.ack) {
+                if let Some(args) = told.ack {
                     let attachments = if steps.ack.is_some() { attachments } else { &[] };
-                    self.say_packet(slot, attachments, |out, count| {
-                        socketio::encode_ack(out, namespace, id, &args, count);
-                    });
+                    self.answer_event(origin, &args, attachments);
                 }
             }
             // The backend is not there to answer.
-            Err(refusal) if steps.backend => self.answer_call(slot, namespace, id, &refusal),
-            Err(refusal) => self.answer_refusal(slot, namespace, id, &refusal),
+            Err(refusal) if steps.backend => self.answer_call(slot, origin.place(), id, &refusal),
+            Err(refusal) => self.answer_refusal(origin, &refusal),
         }
     }
 
     /// A client brings a newer token of its user, or its first.
-    fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
+    pub(super) fn token_event(&mut self, origin: Origin<'_>, args: &str, now: Time) {
+        let Origin { slot, namespace, id } = origin;
         let first = json::split(args).first().copied().unwrap_or_default();
         let token = token_in(first);
+        if namespace.is_none() {
+            // Events that are on their way were published before it was in any room.
+            self.deliver(now);
+        }
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),
             (_, true) => match auth_of_application(first) {
                 said @ Some(_) => {
-                    let what = What::Event { namespace: namespace.to_owned(), id: id.map(str::to_owned) };
+                    let id = id.map(str::to_owned);
+                    let what = match namespace.map(str::to_owned) {
+                        Some(namespace) => What::Event { namespace, id },
+                        None => What::Message { id },
+                    };
                     match self.call_out_for_message(slot, what, (token.as_deref(), said), now) {
                         Ok(()) => return,
                         Err(denial) => Err(denial),
@@ -482,36 +523,30 @@ impl Shard {
                 None => Err(TokenFault::Malformed.into()),
             },
         };
-        self.answer_token_event(slot, namespace, accepted, id);
+        match namespace {
+            Some(_) => self.answer_token_event(origin, accepted),
+            None => self.answer_token(slot, accepted, id, now),
+        }
     }
 
-    /// Tells a client what came of that.
-    pub(super) fn answer_token_event(
-        &mut self,
-        slot: Slot,
-        namespace: &str,
-        accepted: Result<(), Denial>,
-        id: Option<&str>,
-    ) {
-        match (accepted, id) {
-            (Ok(()), Some(id)) => self.say_packet(slot, &[], |out, count| {
-                socketio::encode_ack(out, namespace, id, "{}", count);
-            }),
-            (Ok(()), None) => {}
-            (Err(denial), id) => self.answer_refusal(slot, namespace, id, &refuse_denial(&denial)),
+    /// Tells a client of Socket.IO what came of that.
+    pub(super) fn answer_token_event(&mut self, origin: Origin<'_>, accepted: Result<(), Denial>) {
+        match accepted {
+            Ok(()) => self.answer_event(origin, "{}", &[]),
+            Err(denial) => self.answer_refusal(origin, &refuse_denial(&denial)),
         }
     }
 
     /// Carries out an event that does something. False when it must not, which its client has been told.
     fn built_in(
         &mut self,
-        slot: Slot,
-        namespace: &str,
+        origin: Origin<'_>,
         command: &Command<'_>,
-        id: Option<&str>,
         attachments: Attachments<'_>,
         now: Time,
     ) -> bool {
+        let Origin { slot, id, .. } = origin;
+        let namespace = origin.place();
         let result = match command {
             Command::Join { rooms, .. } => {
                 self.deliver(now);
@@ -538,17 +573,15 @@ impl Shard {
                 }
                 Ok("{}".to_owned())
             }
-            Command::Publish(publish) => {
-                match self.publish_from(slot, namespace, publish, id, attachments, now) {
-                    Ok(Published::AndAsked) => return true,
-                    Ok(Published::Done) => Ok("{}".to_owned()),
-                    Err(refusal) => Err(refusal),
-                }
-            }
+            Command::Publish(publish) => match self.publish_from(origin, publish, attachments, now) {
+                Ok(Published::AndAsked) => return true,
+                Ok(Published::Done) => Ok("{}".to_owned()),
+                Err(refusal) => Err(refusal),
+            },
             Command::Presence { room, who, .. } => {
                 let question = Question { room: room_key(namespace, room).as_ref().into(), who: *who };
                 let asked = match id {
-                    Some(id) => self.ask_presence(slot, Some(namespace), &question, id, now),
+                    Some(id) => self.ask_presence(slot, origin.namespace, &question, id, now),
                     None => {
                         let message = "`presence` without an ack: nobody could be told the answer";
                         Err(Refusal::new(Code::BadMessage, message))
@@ -562,28 +595,25 @@ impl Shard {
             Command::Call { .. } | Command::Ping { .. } | Command::Auth { .. } => Ok("{}".to_owned()),
         };
         let is_done = result.is_ok();
-        match (result, id) {
-            (Ok(args), Some(id)) => self.say_packet(slot, &[], |out, count| {
-                socketio::encode_ack(out, namespace, id, &args, count);
-            }),
-            (Ok(_), None) => {}
-            (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
+        match result {
+            Ok(args) => self.answer_event(origin, &args, &[]),
+            Err(refusal) => self.answer_refusal(origin, &refusal),
         }
         is_done
     }
 
     fn publish_from(
         &mut self,
-        slot: Slot,
-        namespace: &str,
+        origin: Origin<'_>,
         publish: &Publish<'_>,
-        id: Option<&str>,
         attachments: Attachments<'_>,
         now: Time,
     ) -> Result<Published, Refusal<'static>> {
         fn keys<'a>(namespace: &str, rooms: &'a [Cow<'_, str>]) -> Names<'a> {
             rooms.iter().map(|room| room_key(namespace, room)).collect()
         }
+        let Origin { slot, id, .. } = origin;
+        let namespace = origin.place();
         // Binary data alone is bytes for everybody, without a text around it.
         let text = str::from_utf8(publish.payload).unwrap_or_default();
         let (binary, payload, attachments) = match attachments {
@@ -598,46 +628,95 @@ impl Shard {
             id,
             ..*publish
         };
-        let published = self.publish(slot, &publish, (binary, attachments), Some(namespace), now)?;
+        let published = self.publish(slot, &publish, (binary, attachments), origin.namespace, now)?;
         if let Some(stats) = self.namespace_stats(slot, namespace) {
             stats.publications.add(1);
         }
         Ok(published)
     }
 
-    /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
-    pub(super) fn answer_refusal(
+    /// Answers an event with these arguments, if its client wants an answer.
+    pub(super) fn answer_event(&mut self, origin: Origin<'_>, args: &str, attachments: Attachments<'_>) {
+        let Origin { slot, namespace, id: Some(id) } = origin else { return };
+        match namespace {
+            Some(namespace) => self.say_ack(slot, namespace, id, args, attachments),
+            None => self.reply(slot, Opcode::Text, |out| plain::encode_ack(out, id, args, attachments)),
+        }
+    }
+
+    /// Sends an event to the client that has sent one, and to nobody else.
+    pub(super) fn reply_to_event(
         &mut self,
-        slot: Slot,
-        namespace: &str,
-        id: Option<&str>,
-        refusal: &Refusal<'_>,
+        origin: Origin<'_>,
+        (event, args): (&str, &str),
+        attachments: Attachments<'_>,
     ) {
+        let Origin { slot, namespace, .. } = origin;
+        match namespace {
+            Some(namespace) => self.say_event(slot, namespace, (event, args), attachments),
+            None => self.reply(slot, Opcode::Text, |out| plain::encode_reply(out, event, args, attachments)),
+        }
+    }
+
+    /// Tells why an event was not carried out: in its answer, or where none is wanted in an event `error`.
+    pub(super) fn answer_refusal(&mut self, origin: Origin<'_>, refusal: &Refusal<'_>) {
+        let Origin { slot, namespace, id } = origin;
+        let Some(namespace) = namespace else {
+            let refusal = Refusal { id, message: refusal.message.clone(), ..*refusal };
+            return self.refuse(slot, &refusal);
+        };
         self.count_refusal(refusal);
         let message = serde_json::to_string(&refusal.message).unwrap_or_default();
         let retry = refusal.retry_ms.map_or(String::new(), |retry_ms| format!(",\"retry_ms\":{retry_ms}"));
         let error = format!("{{\"code\":\"{}\",\"message\":{message}{retry}}}", refusal.code.as_str());
         match id {
-            Some(id) => {
-                let args = format!("{{\"error\":{error}}}");
-                self.say_packet(slot, &[], |out, count| {
-                    socketio::encode_ack(out, namespace, id, &args, count);
-                });
-            }
-            None => {
-                let offset = self.offset(self.history.end());
-                self.say_packet(slot, &[], |out, count| {
-                    socketio::encode_event(out, namespace, "error", &error, count, None, offset.as_deref());
-                });
-            }
+            Some(id) => self.say_ack(slot, namespace, id, &format!("{{\"error\":{error}}}"), &[]),
+            None => self.say_event(slot, namespace, ("error", &error), &[]),
         }
     }
 
     /// Tells that an event was one too many, if that is to be told.
-    fn answer_excess(&mut self, slot: Slot, namespace: &str, id: Option<&str>, refusal: Option<Refusal<'_>>) {
+    fn answer_excess(&mut self, origin: Origin<'_>, refusal: Option<Refusal<'_>>) {
         if let Some(refusal) = refusal {
-            self.answer_refusal(slot, namespace, id, &refusal);
+            self.answer_refusal(origin, &refusal);
         }
+    }
+
+    /// Says an event to one client of Socket.IO.
+    pub(super) fn say_event(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        (event, args): (&str, &str),
+        attachments: Attachments<'_>,
+    ) {
+        let offset = self.offset(self.history.end());
+        let coded = self.encode(namespace, args, attachments);
+        let (args, attachments) = given_or(coded.as_ref(), args, attachments);
+        self.say_packet(slot, attachments, |out, count| {
+            socketio::encode_event(out, namespace, event, args, count, None, offset.as_deref());
+        });
+    }
+
+    /// Says the answer to the event with this `id` to its client of Socket.IO.
+    pub(super) fn say_ack(
+        &mut self,
+        slot: Slot,
+        namespace: &str,
+        id: &str,
+        args: &str,
+        attachments: Attachments<'_>,
+    ) {
+        let coded = self.encode(namespace, args, attachments);
+        let (args, attachments) = given_or(coded.as_ref(), args, attachments);
+        self.say_packet(slot, attachments, |out, count| {
+            socketio::encode_ack(out, namespace, id, args, count);
+        });
+    }
+
+    /// Arguments as the clients of a namespace get them, if that is not as they are.
+    fn encode(&self, namespace: &str, args: &str, attachments: Attachments<'_>) -> Option<Arguments> {
+        coding::encode(self.settings.socketio.namespaces.coding(namespace), args, attachments)
     }
 
     /// Says a packet with its attachments, as the client's parser reads it. `write` is told how many those are, and writes the text.

@@ -28,6 +28,7 @@ impl Shard {
             None => self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect(),
             Some(audience) => self.recipients(audience, namespace_of(publication.room_name())),
         };
+        let coding = self.coding_of(publication);
         self.fanned_bytes += publication.size() * recipients.len();
         self.published.push(publication.published_at);
         let burst = special.audience.is_none().then(|| self.burst_of(publication.room_name())).flatten();
@@ -72,7 +73,13 @@ impl Shard {
                         audience.rooms.get(room).map_or(own, |(_, name)| name.as_str())
                     });
                     let ask = ask.map(|ask| ask.number);
-                    unset.insert(encoding.encode(&mut self.turn, publication, name, ask, offset.as_deref()))
+                    unset.insert(encoding.encode(
+                        &mut self.turn,
+                        (publication, coding),
+                        name,
+                        ask,
+                        offset.as_deref(),
+                    ))
                 }
             };
             self.turn.give(conn, slot, frame, true);
@@ -127,8 +134,8 @@ impl Shard {
             recipients.extend(members.filter(|slot| is_new(*slot)).map(|slot| (slot, at)));
         }
         if audience.natives {
-            let is_native = |conn: &Conn| conn.stage == Stage::Open(Dialect::Native);
-            let natives = self.conns.iter().filter(|(_, conn)| is_native(conn)).map(|(slot, _)| slot as Slot);
+            let natives =
+                self.conns.iter().filter(|(_, conn)| conn.is_direct()).map(|(slot, _)| slot as Slot);
             recipients.extend(natives.filter(|slot| is_new(*slot)).map(|slot| (slot, usize::MAX)));
         }
         let sockets = audience.sockets.iter().filter_map(|socket| self.socket(socket, namespace));
@@ -143,7 +150,7 @@ impl Shard {
             let session = self.conns.get(*slot as usize).and_then(|conn| conn.session.as_ref());
             session.and_then(|session| session.joined(namespace)).is_some_and(|joined| joined.sid == *id)
         });
-        socket.or_else(|| self.unnamed(id).filter(|slot| namespace == "/" && self.is_native(*slot)))
+        socket.or_else(|| self.unnamed(id).filter(|slot| namespace == "/" && self.is_direct(*slot)))
     }
 }
 

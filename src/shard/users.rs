@@ -1,7 +1,6 @@
 //! Who a connection is, once a token has shown that: where the connections of a user are, what they may do, and when it is over.
 
 use super::callouts::{Callout, Checked, Denial, RETRY_MS, What, auth_of_application};
-use super::conn::Stage;
 use super::{CloseCode, Ending, Shard};
 use crate::auth::{Ip, Room, User, Vouched};
 use crate::bus::callouts::Verdict;
@@ -172,7 +171,7 @@ impl Shard {
             pairs.find(|(name, token)| *name == parameter && !token.is_empty()).map(|(_, token)| token)
         };
         let token = request.bearer.or_else(|| if parameter.is_empty() { None } else { in_query(parameter) });
-        let comes_later = matches!(dialect, Dialect::Native | Dialect::SocketIo);
+        let comes_later = dialect.is_direct() || dialect == Dialect::SocketIo;
         let required = access.required;
         if access.callout.is_some()
             && let Some(checked) = self.call_out_for_request(slot, request, dialect, token, now)?
@@ -336,7 +335,7 @@ impl Shard {
                 self.arm_session(slot, now);
             }
             None => {
-                if conn.stage == Stage::Open(Dialect::Native) {
+                if conn.is_direct() {
                     let here: Vec<CompactString> =
                         rooms.into_iter().filter(|room| namespace_of(room) == "/").collect();
                     self.join_granted(slot, &here);
@@ -398,7 +397,7 @@ impl Shard {
             match &conn.session {
                 _ if namespace == ANYWHERE => true,
                 Some(session) => session.joined(namespace).is_some(),
-                None => conn.stage == Stage::Open(Dialect::Native) && namespace == "/",
+                None => conn.is_direct() && namespace == "/",
             }
         })
     }
@@ -471,8 +470,7 @@ impl Shard {
 
     /// Sets the timer of an open connection that is not a session, which has no ping under way: no later than its token is over, or has to be there.
     pub(super) fn arm_open(&mut self, slot: Slot, now: Time, ahead_ms: u32) {
-        let is_awaited =
-            self.lacks_user(slot) && self.conns[slot as usize].stage == Stage::Open(Dialect::Native);
+        let is_awaited = self.lacks_user(slot) && self.conns[slot as usize].is_direct();
         let ahead_ms = if is_awaited {
             self.settings.access.timeout_ms
         } else {
@@ -493,7 +491,7 @@ impl Shard {
     pub(super) fn end_without_token(&mut self, slot: Slot, now: Time) -> bool {
         let conn = &self.conns[slot as usize];
         // Who waits for the backend has a time of its own.
-        if conn.stage == Stage::Open(Dialect::Native) && self.lacks_user(slot) && !self.awaits(slot) {
+        if conn.is_direct() && self.lacks_user(slot) && !self.awaits(slot) {
             self.close(slot, CloseCode::Unauthorized, "no token came in time", Ending::Token, now);
         } else if self.token_left_ms(slot, now) == Some(0) {
             self.close(slot, CloseCode::TokenExpired, "the token has expired", Ending::Token, now);

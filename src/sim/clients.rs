@@ -420,7 +420,7 @@ impl World {
             Some(Dialect::Native) => self.compose_native(number),
             Some(Dialect::Echo) => self.compose_echo(number),
             Some(Dialect::SocketIo) => self.compose_socketio(number),
-            Some(Dialect::EngineIo) => unreachable!("no client speaks it"),
+            Some(Dialect::Plain | Dialect::EngineIo) => unreachable!("no client speaks it"),
         }
     }
 

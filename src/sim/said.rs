@@ -294,7 +294,7 @@ pub(super) fn decode(bytes: &[u8], peer: &Peer, switched: bool, place: usize) ->
                     }
                     Said::Packet(decode_packet(text, attachments))
                 }
-                Dialect::EngineIo => unreachable!("no client speaks it"),
+                Dialect::Plain | Dialect::EngineIo => unreachable!("no client speaks it"),
             }
         }
         (coding::OpCode::Data(_), None) => panic!("a message before the upgrade"),

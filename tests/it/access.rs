@@ -440,7 +440,7 @@ fn a_user_has_so_many_connections() {
     let open = |token: &str| Client::over(server.raw(), &format!("/ws?token={token}"), &[]);
     let mut first = open(&one);
     assert_eq!(first.ask(json!({"type": "auth", "token": one}))["type"], "ack", "it counts once");
-    let too_many = (1008, "too many connections of this user".to_owned());
+    let too_many = (1008, "Connection limit exceeded".to_owned());
     let polled = |token: &str| {
         let path = format!("/socket.io/?EIO=4&transport=polling&token={token}");
         let mut raw = server.raw();
@@ -470,7 +470,7 @@ fn a_page_whose_user_has_too_many_connections_is_told_by_a_close_code() {
     let path = format!("/ws?token={}", token(&["--user", "7"]));
     let mut first = Client::over(server.raw(), &path, &[]);
     let second = Client::over(server.raw(), &path, &[]);
-    assert_eq!(second.closed(), (1008, "too many connections of this user".to_owned()));
+    assert_eq!(second.closed(), (1008, "Connection limit exceeded".to_owned()));
     assert_eq!(first.ask(json!({"type": "ping"}))["type"], "pong");
     server.wait_for_number("connections", 1);
 }
@@ -509,7 +509,7 @@ fn a_token_brings_limits_of_its_own() {
     let publish =
         |length: usize| json!({"type": "publish", "room": "a", "event": "e", "data": "x".repeat(length)});
     assert_eq!(brief.ask(publish(2000))["type"], "ack");
-    assert_eq!(brief.ask(publish(1))["message"], "too many bytes a second");
+    assert_eq!(brief.ask(publish(1))["message"], "Rate limit exceeded");
 }
 
 /// A client of Socket.IO on a WebSocket, that brings a token as it joins namespaces.

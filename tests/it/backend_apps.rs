@@ -51,11 +51,11 @@ fn example(app: &str, port: u16) -> Server {
     Server::with_flags(&flags)
 }
 
-/// What a backend keeps, removed in the end.
-struct Kept(PathBuf);
+/// A file of ours, like what a backend keeps, removed in the end.
+pub(crate) struct Kept(pub(crate) PathBuf);
 
 impl Kept {
-    fn new(name: &str) -> Kept {
+    pub(crate) fn new(name: &str) -> Kept {
         let file = format!("backend-{name}-{}", std::process::id());
         Kept(PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(file))
     }
@@ -148,13 +148,13 @@ fn clients_of_pypi_find_both_applications_in_backends_in_either_language() {
 }
 
 /// A backend within the test: it answers what it is told to answer, and what it was asked can be looked at.
-struct Backend {
+pub(crate) struct Backend {
     port: u16,
     calls: Receiver<Call>,
 }
 
 /// What it was asked, and where its answer goes: none is an error.
-struct Call {
+pub(crate) struct Call {
     path: String,
     body: Value,
     signature: Option<String>,
@@ -163,7 +163,7 @@ struct Call {
 
 impl Backend {
     /// A backend that answers each call as the test says, one after the other.
-    fn start() -> Backend {
+    pub(crate) fn start() -> Backend {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("it has one").port();
         let (sender, calls) = channel();
@@ -177,7 +177,7 @@ impl Backend {
     }
 
     /// A server that asks this backend, with `file` for the rest of its configuration.
-    fn server(&self, name: &str, file: &str, settings: &[&str]) -> (Server, Kept) {
+    pub(crate) fn server(&self, name: &str, file: &str, settings: &[&str]) -> (Server, Kept) {
         let kept = Kept::new(name);
         fs::write(&kept.0, file).expect("the folder is ours");
         let path = kept.0.display().to_string();
@@ -195,7 +195,7 @@ impl Backend {
     }
 
     /// Answers the next call, which must be to this path.
-    fn answers(&self, path: &str, answer: Value) -> Value {
+    pub(crate) fn answers(&self, path: &str, answer: Value) -> Value {
         let Call { body, answer: back, .. } = self.next(path);
         back.send(Some(answer)).expect("it waits for that");
         body

@@ -135,7 +135,7 @@ fn an_event_too_many_may_be_passed_over_or_end_the_connection() {
     assert!(publish(&mut one, "shy").is_some(), "who asks is told");
     // What stands behind the one that ends it is not carried out.
     one.say(&json!([say("last"), say("last"), say("last"), say("after")]));
-    assert_eq!(one.closed(), (1008, "too many events of this kind".to_owned()));
+    assert_eq!(one.closed(), (1008, "Rate limit exceeded".to_owned()));
     member.hears("a", "last", Value::Null);
     member.hears("a", "last", Value::Null);
     member.has_heard_all();

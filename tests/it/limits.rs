@@ -195,7 +195,7 @@ fn a_refusal_can_be_a_close_that_a_script_can_see() {
     server.wait_for_number("connections", 0);
     let _again = [granted(&server, "127.0.0.1", ""), granted(&server, "127.0.0.1", "")];
     let (code, reason) = Client::connect(server.address()).closed();
-    assert_eq!((code, reason.as_str()), (1008, "too many connections from this address"));
+    assert_eq!((code, reason.as_str()), (1008, "Connection limit exceeded"));
     assert_eq!((server.number("rejects/per_ip"), server.number("rejects/full")), (1, 2));
     assert_eq!(server.number("totals/upgrades"), 5, "those that were refused do not count");
     server.wait_for_number("sockets", 2);
@@ -260,7 +260,7 @@ fn a_connection_sends_so_many_bytes_a_second() {
     let refused = client.ask(publish(1));
     assert_eq!(
         (&refused["code"], &refused["message"]),
-        (&json!("rate_limited"), &json!("too many bytes a second"))
+        (&json!("rate_limited"), &json!("Rate limit exceeded"))
     );
     let retry_ms = refused["retry_ms"].as_u64().expect("a time");
     assert!((100..=2100).contains(&retry_ms), "{retry_ms}");
@@ -307,12 +307,12 @@ fn bytes_of_sessions_count_and_go_with_them() {
         let packet = String::from_utf8(socket.frame().payload).expect("text");
         packet.starts_with("437").then_some(packet)
     });
-    assert!(refused.contains("rate_limited") && refused.contains("too many bytes a second"), "{refused}");
+    assert!(refused.contains("rate_limited") && refused.contains("Rate limit exceeded"), "{refused}");
     let mut echo = server.socket("/echo");
     echo.send(frame(FIN | BINARY, "x".repeat(21_000)));
     assert_eq!(echo.frame().payload.len(), 21_000);
     echo.send(frame(FIN | BINARY, "x"));
-    assert_eq!(echo.closed(), (1008, "too many bytes a second".to_owned()));
+    assert_eq!(echo.closed(), (1008, "Rate limit exceeded".to_owned()));
 }
 
 #[test]
@@ -332,13 +332,13 @@ fn what_is_too_much_may_be_passed_over_or_end_the_connection() {
     for _ in 0..2 {
         assert_eq!(client.message()["type"], "pong");
     }
-    assert_eq!(client.closed(), (1008, "too many messages a second".to_owned()));
+    assert_eq!(client.closed(), (1008, "Rate limit exceeded".to_owned()));
     assert_eq!((close.number("totals/rate_limited"), close.number("disconnects/limit")), (1, 1));
     let mut socket = close.socket("/socket.io/?EIO=4&transport=websocket");
     let packets = ["40", "42[\"a\"]", "42[\"b\"]", "42[\"c\"]"];
     socket.send(packets.map(|packet| frame(FIN | TEXT, packet)).concat());
     let end = eventually("the close", || Some(socket.frame()).filter(|frame| frame.opcode == CLOSE));
-    assert_eq!(end.payload[2..], *b"too many messages a second");
+    assert_eq!(end.payload[2..], *b"Rate limit exceeded");
 }
 
 #[test]

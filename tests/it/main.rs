@@ -8,6 +8,8 @@
 //! | `handshake` | every row of "Before the connection is open" in `docs/protocol.md`, and plain HTTP: keep-alive, pipelines, HEAD, heads cut anywhere |
 //! | `websocket` | RFC 6455 on `/echo`, byte by byte: lengths, masks, fragments, control frames, UTF-8, close codes |
 //! | `native` | the native protocol by example: rooms, events, order, ids, arrays, binary payloads, every error code |
+//! | `plain` | clients that speak neither of our protocols: their messages are events, in rooms with all others; refusals, hostile messages, cost |
+//! | `encodings` | namespaces whose events travel as base64 or MessagePack, by any transport and parser, to backends and Redis as JSON |
 //! | `access` | tokens of other makers and every way to bring one; keys that change; what users may do, and when their time is over |
 //! | `callout` | a backend in Python says who clients are: slow, stopped, killed, talking nonsense; asked once, remembered, forgotten by order |
 //! | `limits` | every limit at its edge: connections, addresses, proxies, sizes, rooms, memory, slow readers, descriptors |
@@ -47,6 +49,9 @@ mod handshake;
 mod websocket;
 
 mod native;
+
+mod encodings;
+mod plain;
 
 mod access;
 

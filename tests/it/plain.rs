@@ -304,7 +304,7 @@ fn limits_are_told_in_the_words_that_applications_use() {
     );
     let settings = [PATH, "limits.connections_per_ip_max=2", "limits.refuse_with=close"];
     let (server, _file) = with_file(&limits, &settings);
-    let (mut one, _two) = (Plain::open(&server), Plain::open(&server));
+    let (mut one, two) = (Plain::open(&server), Plain::open(&server));
     let mut third = Plain::open(&server);
     assert_eq!(third.0.closed(), (1008, "Connection limit exceeded".to_owned()));
     for _ in 0..2 {
@@ -319,6 +319,31 @@ fn limits_are_told_in_the_words_that_applications_use() {
     one.say(&json!({"type": "bid", "id": 7}));
     let error = one.hear();
     assert_eq!((&error["code"], &error["id"]), (&json!("rate_limited"), &json!(7)));
+
+    // Clients of Socket.IO are told in the same words.
+    drop(two);
+    server.wait_for_number("connections", 1);
+    let mut socket = socketio(&server);
+    for _ in 0..3 {
+        socket.send(frame(FIN | TEXT, r#"42["bid",{}]"#));
+    }
+    let packet = String::from_utf8(socket.frame().payload).expect("text");
+    let told: Value = serde_json::from_str(&packet[2..]).expect("JSON");
+    assert_eq!((&told[0], &told[1]["message"]), (&json!("error"), &json!("Rate limit exceeded")), "{packet}");
+
+    let secret = format!("auth.secret={}", crate::access::SECRET);
+    let (server, _file) = self::server(&[PATH, &secret, "limits.connections_per_user_max=1"]);
+    let token = token(&["--user", "7"]);
+    let _first = server.socket(&format!("/app?token={token}"));
+    let mut late = Plain::open(&server);
+    late.say(&json!({"type": "auth", "token": token}));
+    assert_eq!(late.hear()["message"], "Connection limit exceeded");
+    assert_eq!(late.0.closed(), (1008, "Connection limit exceeded".to_owned()));
+    let mut late = server.socket("/socket.io/?EIO=4&transport=websocket");
+    late.frame();
+    late.send(frame(FIN | TEXT, format!(r#"40{{"token":"{token}"}}"#)));
+    let packet = String::from_utf8(late.frame().payload).expect("text");
+    assert!(packet.starts_with(r#"44{"message":"Connection limit exceeded""#), "{packet}");
 
     let (server, _file) = self::server(&[PATH, "limits.messages_per_second_max=2", "limits.over=close"]);
     let mut one = Plain::open(&server);

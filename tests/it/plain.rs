@@ -23,12 +23,6 @@ do = "leave"
 room = "auctionId"
 
 [[events]]
-on = "update"
-do = "publish"
-room = "auctionId"
-event = "as"
-
-[[events]]
 on = "ping"
 do = "reply"
 event = "pong"
@@ -147,10 +141,11 @@ fn plain_native_and_socketio_clients_share_rooms() {
     native.join(&["3"]);
     one.join(3);
     other.join(3);
-    socket.send(frame(FIN | TEXT, r#"421["joinAuction",{"auctionId":3}]"#));
+    socket.send(frame(FIN | TEXT, r#"421["join",{"room":3}]"#));
     assert_eq!(socket.frame().payload, br#"431[{"rooms":{"3":{"members":3}}}]"#);
 
-    one.say(&json!({"type": "update", "auctionId": 3, "as": "auctionUpdate", "data": {"z": 1, "type": "x", "a": []}}));
+    let data = json!({"z": 1, "type": "x", "a": []});
+    one.say(&json!({"type": "publish", "room": 3, "event": "auctionUpdate", "data": data}));
     other.hears(r#"{"type":"auctionUpdate","a":[],"z":1}"#);
     native.hears("3", "auctionUpdate", json!({"z": 1, "type": "x", "a": []}));
     let packet = String::from_utf8(socket.frame().payload).expect("text");
@@ -195,8 +190,8 @@ fn messages_of_an_array_are_carried_out_in_their_order() {
     let (server, _file) = server(&[PATH, "limits.messages_per_frame_max=4"]);
     let mut client = Plain::open(&server);
     client.say_text(
-        r#"[{"type":"joinAuction","auctionId":[1,2],"id":1},{"type":"ping","n":1,"id":2},{"id":3},
-            {"type":"update","auctionId":1,"as":"u","echo":true,"data":{},"id":4}]"#,
+        r#"[{"type":"join","rooms":[1,2],"id":1},{"type":"ping","n":1,"id":2},{"id":3},
+            {"type":"publish","room":1,"event":"u","echo":true,"data":{},"id":4}]"#,
     );
     client.hears(r#"{"type":"ack","id":1,"rooms":{"1":{"members":0},"2":{"members":0}}}"#);
     client.hears(r#"{"type":"pong","n":1,"id":2}"#);
@@ -238,10 +233,10 @@ fn hostile_messages_are_refused_and_the_connection_stays() {
         (r#"{"type":"connect"}"#.to_owned(), "bad_event"),
         (nested(120), "bad_json"),
         (nested(1_000_000), "bad_json"),
-        (r#"{"type":"joinAuction"}"#.to_owned(), "bad_message"),
-        (r#"{"type":"joinAuction","auctionId":""}"#.to_owned(), "bad_room"),
-        (r#"{"type":"joinAuction","auctionId":"a\nb"}"#.to_owned(), "bad_room"),
-        (format!(r#"{{"type":"joinAuction","auctionId":"{long}"}}"#), "bad_room"),
+        (r#"{"type":"join"}"#.to_owned(), "bad_message"),
+        (r#"{"type":"join","room":""}"#.to_owned(), "bad_room"),
+        (r#"{"type":"join","room":"a\nb"}"#.to_owned(), "bad_room"),
+        (format!(r#"{{"type":"join","room":"{long}"}}"#), "bad_room"),
         (r#"{"type":"publish","room":"a","event":"disconnect"}"#.to_owned(), "bad_event"),
     ] {
         let began = &text[..text.len().min(60)];

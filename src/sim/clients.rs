@@ -153,6 +153,10 @@ pub(super) enum Command {
     Ping {
         id: Option<String>,
     },
+    /// One that does nothing, and is not answered.
+    Nothing {
+        id: Option<String>,
+    },
     /// One that is answered with this error.
     Wrong {
         code: &'static str,
@@ -420,7 +424,8 @@ impl World {
             Some(Dialect::Native) => self.compose_native(number),
             Some(Dialect::Echo) => self.compose_echo(number),
             Some(Dialect::SocketIo) => self.compose_socketio(number),
-            Some(Dialect::Plain | Dialect::EngineIo) => unreachable!("no client speaks it"),
+            Some(Dialect::Plain) => self.compose_plain(number),
+            Some(Dialect::EngineIo) => unreachable!("no client speaks it"),
         }
     }
 
@@ -430,9 +435,11 @@ impl World {
         let upgrade =
             "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
         if self.random.chance(80) {
-            let (path, dialect) = match self.random.below(5) {
+            let kinds = if self.plan.settings.paths.plain.is_some() { 7 } else { 5 };
+            let (path, dialect) = match self.random.below(kinds) {
                 0 if echo => ("/echo", Dialect::Echo),
                 1 => ("/ws?token=x&y=/echo", Dialect::Native),
+                5.. => ("/app", Dialect::Plain),
                 _ => ("/ws", Dialect::Native),
             };
             let subprotocol = self.random.chance(30);
@@ -595,6 +602,84 @@ impl World {
                 let fields = fields.into_iter().chain(data).chain(id_field());
                 (self.object(fields), Command::Publish { event, echo, special, id })
             }
+        }
+    }
+
+    /// A plain client says something: what is built in, in the fields that the native dialect has, or something that means nothing.
+    fn compose_plain(&mut self, number: usize) {
+        let begins = self.clients[number].last_id == 0;
+        let kind = match begins {
+            true => 99,
+            false => self.random.below(100),
+        };
+        match kind {
+            0..8 => self.compose_control(number),
+            8..12 => {
+                let length = self.payload_length();
+                let payload = self.bytes(length);
+                let wrong = Command::Wrong { code: "bad_message", id: None };
+                self.say_message(number, 2, &payload, Effect::Binary(wrong));
+            }
+            12..24 => {
+                let count = 1 + self.random.up_to(3);
+                let (messages, commands): (Vec<String>, Vec<Command>) =
+                    (0..count).map(|_| self.plain_command(number)).unzip();
+                let text = format!("[{}]", messages.join(" ,\n"));
+                let effect = if count > self.plan.settings.messages_per_frame_max {
+                    Effect::Unsplit("too_many_messages")
+                } else {
+                    Effect::Text(commands)
+                };
+                self.say_message(number, 1, text.as_bytes(), effect);
+            }
+            _ => {
+                let (text, command) = self.plain_command(number);
+                self.say_message(number, 1, text.as_bytes(), Effect::Text(vec![command]));
+            }
+        }
+    }
+
+    fn plain_command(&mut self, number: usize) -> (String, Command) {
+        let begins = self.clients[number].last_id == 0;
+        match self.random.below(100) {
+            0..10 if !begins => {
+                let id = self.id(number);
+                let id_field = id.iter().map(|id| format!(r#""id":{id}"#));
+                let deep = format!(r#""type":"join","x":{}{}"#, "[".repeat(120), "]".repeat(120));
+                let wrong = [
+                    ("bad_message", r#""type":7"#),
+                    ("bad_message", r#""kind":"join""#),
+                    ("bad_message", r#""type":"join""#),
+                    ("bad_message", r#""type":"leave","rooms":{}"#),
+                    ("bad_event", r#""type":"""#),
+                    ("bad_event", r#""type":"connect""#),
+                    ("bad_event", r#""type":"\u0000""#),
+                    ("bad_json", &deep),
+                ];
+                let (code, field) = *self.random.pick(&wrong);
+                let fields: Vec<String> = std::iter::once(field.to_owned()).chain(id_field).collect();
+                (self.object(fields.into_iter()), Command::Wrong { code, id })
+            }
+            10..15 if !begins => {
+                let id = self.id(number);
+                let fields = [r#""type":"nobody knows it""#.to_owned()].into_iter();
+                let id_field = id.iter().map(|id| format!(r#""id":{id}"#));
+                let fields: Vec<String> = fields.chain(id_field).collect();
+                (self.object(fields.into_iter()), Command::Nothing { id })
+            }
+            _ => loop {
+                let (text, command) = self.command(number);
+                let nests_deeper = text.contains(&"[".repeat(120));
+                // What has another meaning, or none, in this dialect.
+                match &command {
+                    Command::Publish { .. } if nests_deeper => {}
+                    Command::Join { .. }
+                    | Command::Leave { .. }
+                    | Command::Publish { .. }
+                    | Command::Presence { .. } => return (text, command),
+                    Command::Ping { .. } | Command::Nothing { .. } | Command::Wrong { .. } => {}
+                }
+            },
         }
     }
 

@@ -3,7 +3,7 @@
 use super::Link;
 use super::clients::{self, Client, Command, Effect, Event, Request};
 use super::plan::{CLOSE_TIMEOUT_MS, Plan, SILENT, SLOW, TIMER_TICK_MS};
-use super::said::{Packet, Said};
+use super::said::{Packet, Said, plain_of};
 use super::sessions::{Members, Session, counted, told_of};
 use super::special::{Asks, Flight, Socket};
 use super::talk::Word;
@@ -291,7 +291,7 @@ impl Peer {
 
     /// Only who is open, and speaks a dialect that has a word for it, is told of losses.
     pub(super) fn is_told_losses(&self) -> bool {
-        self.stage == Stage::Open && self.dialect == Some(Dialect::Native)
+        self.stage == Stage::Open && matches!(self.dialect, Some(Dialect::Native | Dialect::Plain))
     }
 
     /// True when something waits for the end of a linger.
@@ -442,6 +442,7 @@ impl Model {
                         if self.peers[member].shard == shard && (echo || member != origin.publisher) {
                             let said = match self.peers[member].dialect {
                                 Some(Dialect::SocketIo) => Said::Packet(told_of(event)),
+                                Some(Dialect::Plain) => plain_of(event),
                                 _ => Said::Event(event.clone()),
                             };
                             self.give(member, said, origin.clone(), now);
@@ -813,6 +814,7 @@ impl Model {
         | Command::Publish { id, .. }
         | Command::Presence { id, .. }
         | Command::Ping { id }
+        | Command::Nothing { id }
         | Command::Wrong { id, .. }) = command;
         if let Err(retry_ms) = self.take_token(number, now) {
             self.counts.rate_limited += 1;
@@ -820,7 +822,9 @@ impl Model {
         }
         match command {
             Command::Join { rooms, .. } | Command::Leave { rooms, .. }
-                if rooms.iter().collect::<BTreeSet<_>>().len() > self.settings.rooms_per_connection_max =>
+                if self.peers[number].dialect == Some(Dialect::Native)
+                    && rooms.iter().collect::<BTreeSet<_>>().len()
+                        > self.settings.rooms_per_connection_max =>
             {
                 return self.error(number, "too_many_rooms", id.clone(), None, now);
             }
@@ -856,6 +860,7 @@ impl Model {
                 let said = Said::Present { id: id.clone(), room: room.clone(), members };
                 return self.peers[number].expect(said, now);
             }
+            Command::Nothing { .. } => return,
             Command::Ping { .. } => return self.peers[number].expect(Said::Pong(id.clone()), now),
             Command::Wrong { code, .. } => return self.error(number, code, id.clone(), None, now),
         }

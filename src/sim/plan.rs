@@ -102,6 +102,7 @@ impl Plan {
     pub(super) fn draw(seed: u64, random: &mut Random) -> Plan {
         let mut plan = Plan::draw_native(seed, random);
         // From numbers of its own, and only in some seeds, so that the others mean what they did before.
+        plan.settings.paths.plain = (seed % 3 == 1).then(|| "/app".to_owned());
         plan.special = matches!(seed % 20, 9 | 14);
         if plan.special || matches!(seed % 5, 2 | 3) {
             plan.draw_socketio(&mut Random(mix(seed ^ 0x696f)));

@@ -1,6 +1,6 @@
 //! What the server says, decoded by others' code.
 
-use super::clients::{ACCEPT, Event};
+use super::clients::{ACCEPT, Event, quoted};
 use super::model::Peer;
 use crate::dialect::Dialect;
 use data_encoding::BASE64;
@@ -44,6 +44,8 @@ pub(super) enum Said {
         retry_ms: Option<u64>,
     },
     Event(Rc<Event>),
+    /// An event as a plain client gets it.
+    Plain(String),
     Dropped(u64),
     Echo {
         binary: bool,
@@ -176,6 +178,7 @@ impl Said {
             Said::Present { id, room, .. } => 150 + id.len() + 2 * room.len(),
             Said::Pong(id) => 60 + id_bytes(id),
             Said::Error { id, .. } => 500 + id_bytes(id),
+            Said::Plain(text) => 10 + text.len(),
             Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
             Said::Echo { payload, .. } | Said::WebSocketPong(payload) => 10 + payload.len(),
             Said::WebSocketPing => 2,
@@ -294,7 +297,8 @@ pub(super) fn decode(bytes: &[u8], peer: &Peer, switched: bool, place: usize) ->
                     }
                     Said::Packet(decode_packet(text, attachments))
                 }
-                Dialect::Plain | Dialect::EngineIo => unreachable!("no client speaks it"),
+                Dialect::Plain => decode_plain(payload),
+                Dialect::EngineIo => unreachable!("no client speaks it"),
             }
         }
         (coding::OpCode::Data(_), None) => panic!("a message before the upgrade"),
@@ -367,6 +371,30 @@ struct Node {
 
 fn whatever_is_there<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
     Deserialize::deserialize(from).map(Some)
+}
+
+/// A plain message: an event, or what is said in the native dialect.
+fn decode_plain(json: &[u8]) -> Said {
+    let text = std::str::from_utf8(json).expect("text is UTF-8");
+    serde_json::from_str::<&RawValue>(text).unwrap_or_else(|error| panic!("{text} is no JSON: {error}"));
+    let is_ours = ["ack", "error", "presence", "dropped"]
+        .iter()
+        .any(|kind| text.starts_with(&format!(r#"{{"type":"{kind}","#)));
+    if is_ours { decode_message(json, None) } else { Said::Plain(text.to_owned()) }
+}
+
+/// What a plain client is told of an event.
+pub(super) fn plain_of(event: &Event) -> Said {
+    let name = quoted(&event.name);
+    let payload = String::from_utf8_lossy(&event.payload);
+    Said::Plain(match payload.strip_prefix('{') {
+        _ if event.binary => {
+            format!(r#"{{"type":{name},"data":{{"base64":"{}"}}}}"#, BASE64.encode(&event.payload))
+        }
+        _ if payload == "null" => format!(r#"{{"type":{name}}}"#),
+        Some(members) => format!(r#"{{"type":{name},{members}"#),
+        None => format!(r#"{{"type":{name},"data":{payload}}}"#),
+    })
 }
 
 /// A native message; with `attached`, the part of a binary frame before its payload.

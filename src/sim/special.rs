@@ -4,7 +4,7 @@
 use super::World;
 use super::clients::{Event, quoted};
 use super::model::{Letter, Model, Origin, Peer, Stage};
-use super::said::{Packet, Said};
+use super::said::{Packet, Said, plain_of};
 use super::sessions::{namespace_of, told_of};
 use super::talk::{Spoken, Talk, Word, prefix, said};
 use crate::bus::mailbox::Answer;
@@ -305,6 +305,7 @@ impl Model {
                         }
                         Said::Packet(packet)
                     }
+                    Some(Dialect::Plain) => plain_of(&event),
                     _ => Said::Event(event.clone()),
                 };
                 let mut origin = origin.clone();

@@ -23,12 +23,6 @@ do = "leave"
 room = "auctionId"
 
 [[events]]
-on = "update"
-do = "publish"
-room = "auctionId"
-event = "as"
-
-[[events]]
 on = "ping"
 do = "reply"
 event = "pong"
@@ -147,10 +141,11 @@ fn plain_native_and_socketio_clients_share_rooms() {
     native.join(&["3"]);
     one.join(3);
     other.join(3);
-    socket.send(frame(FIN | TEXT, r#"421["joinAuction",{"auctionId":3}]"#));
+    socket.send(frame(FIN | TEXT, r#"421["join",{"room":3}]"#));
     assert_eq!(socket.frame().payload, br#"431[{"rooms":{"3":{"members":3}}}]"#);
 
-    one.say(&json!({"type": "update", "auctionId": 3, "as": "auctionUpdate", "data": {"z": 1, "type": "x", "a": []}}));
+    let data = json!({"z": 1, "type": "x", "a": []});
+    one.say(&json!({"type": "publish", "room": 3, "event": "auctionUpdate", "data": data}));
     other.hears(r#"{"type":"auctionUpdate","a":[],"z":1}"#);
     native.hears("3", "auctionUpdate", json!({"z": 1, "type": "x", "a": []}));
     let packet = String::from_utf8(socket.frame().payload).expect("text");
@@ -195,8 +190,8 @@ fn messages_of_an_array_are_carried_out_in_their_order() {
     let (server, _file) = server(&[PATH, "limits.messages_per_frame_max=4"]);
     let mut client = Plain::open(&server);
     client.say_text(
-        r#"[{"type":"joinAuction","auctionId":[1,2],"id":1},{"type":"ping","n":1,"id":2},{"id":3},
-            {"type":"update","auctionId":1,"as":"u","echo":true,"data":{},"id":4}]"#,
+        r#"[{"type":"join","rooms":[1,2],"id":1},{"type":"ping","n":1,"id":2},{"id":3},
+            {"type":"publish","room":1,"event":"u","echo":true,"data":{},"id":4}]"#,
     );
     client.hears(r#"{"type":"ack","id":1,"rooms":{"1":{"members":0},"2":{"members":0}}}"#);
     client.hears(r#"{"type":"pong","n":1,"id":2}"#);
@@ -238,10 +233,10 @@ fn hostile_messages_are_refused_and_the_connection_stays() {
         (r#"{"type":"connect"}"#.to_owned(), "bad_event"),
         (nested(120), "bad_json"),
         (nested(1_000_000), "bad_json"),
-        (r#"{"type":"joinAuction"}"#.to_owned(), "bad_message"),
-        (r#"{"type":"joinAuction","auctionId":""}"#.to_owned(), "bad_room"),
-        (r#"{"type":"joinAuction","auctionId":"a\nb"}"#.to_owned(), "bad_room"),
-        (format!(r#"{{"type":"joinAuction","auctionId":"{long}"}}"#), "bad_room"),
+        (r#"{"type":"join"}"#.to_owned(), "bad_message"),
+        (r#"{"type":"join","room":""}"#.to_owned(), "bad_room"),
+        (r#"{"type":"join","room":"a\nb"}"#.to_owned(), "bad_room"),
+        (format!(r#"{{"type":"join","room":"{long}"}}"#), "bad_room"),
         (r#"{"type":"publish","room":"a","event":"disconnect"}"#.to_owned(), "bad_event"),
     ] {
         let began = &text[..text.len().min(60)];
@@ -304,7 +299,7 @@ fn limits_are_told_in_the_words_that_applications_use() {
     );
     let settings = [PATH, "limits.connections_per_ip_max=2", "limits.refuse_with=close"];
     let (server, _file) = with_file(&limits, &settings);
-    let (mut one, _two) = (Plain::open(&server), Plain::open(&server));
+    let (mut one, two) = (Plain::open(&server), Plain::open(&server));
     let mut third = Plain::open(&server);
     assert_eq!(third.0.closed(), (1008, "Connection limit exceeded".to_owned()));
     for _ in 0..2 {
@@ -319,6 +314,31 @@ fn limits_are_told_in_the_words_that_applications_use() {
     one.say(&json!({"type": "bid", "id": 7}));
     let error = one.hear();
     assert_eq!((&error["code"], &error["id"]), (&json!("rate_limited"), &json!(7)));
+
+    // Clients of Socket.IO are told in the same words.
+    drop(two);
+    server.wait_for_number("connections", 1);
+    let mut socket = socketio(&server);
+    for _ in 0..3 {
+        socket.send(frame(FIN | TEXT, r#"42["bid",{}]"#));
+    }
+    let packet = String::from_utf8(socket.frame().payload).expect("text");
+    let told: Value = serde_json::from_str(&packet[2..]).expect("JSON");
+    assert_eq!((&told[0], &told[1]["message"]), (&json!("error"), &json!("Rate limit exceeded")), "{packet}");
+
+    let secret = format!("auth.secret={}", crate::access::SECRET);
+    let (server, _file) = self::server(&[PATH, &secret, "limits.connections_per_user_max=1"]);
+    let token = token(&["--user", "7"]);
+    let _first = server.socket(&format!("/app?token={token}"));
+    let mut late = Plain::open(&server);
+    late.say(&json!({"type": "auth", "token": token}));
+    assert_eq!(late.hear()["message"], "Connection limit exceeded");
+    assert_eq!(late.0.closed(), (1008, "Connection limit exceeded".to_owned()));
+    let mut late = server.socket("/socket.io/?EIO=4&transport=websocket");
+    late.frame();
+    late.send(frame(FIN | TEXT, format!(r#"40{{"token":"{token}"}}"#)));
+    let packet = String::from_utf8(late.frame().payload).expect("text");
+    assert!(packet.starts_with(r#"44{"message":"Connection limit exceeded""#), "{packet}");
 
     let (server, _file) = self::server(&[PATH, "limits.messages_per_second_max=2", "limits.over=close"]);
     let mut one = Plain::open(&server);

@@ -39,7 +39,7 @@ run({
   "a message is an event, and an event is a message": async () => {
     const [one, other] = [await watch(101), await watch(101)];
     const update = { auctionId: 101, currentBid: 120.5, currentBidderId: null, bidCount: 3, timeExtended: false };
-    one.say({ type: "update", auctionId: 101, as: "auctionUpdate", data: update });
+    one.say({ type: "publish", room: 101, event: "auctionUpdate", data: update });
     same(await other.next("the update"), { type: "auctionUpdate", ...update }, "the update");
     one.say({ type: "ping", sent: 1 });
     same(await one.next("the pong"), { type: "pong", sent: 1 }, "the pong");
@@ -56,19 +56,19 @@ run({
     const [plain, native] = [await watch(102), await open("/ws")];
     const socket = io(url, { forceNew: true, transports: ["websocket"] });
     afterwards(() => socket.disconnect());
-    const ack = await bounded(socket.emitWithAck("joinAuction", { auctionId: 102 }), "the ack");
+    const ack = await bounded(socket.emitWithAck("join", 102), "the ack");
     same(ack, { rooms: { 102: { members: 1 } } }, "the ack");
     native.say({ type: "join", rooms: ["102"], id: 1 });
     await native.next("the ack");
     const heard = [];
     socket.onAny((...event) => heard.push(event));
-    plain.say({ type: "update", auctionId: 102, as: "bid", data: { amount: 5 }, echo: true });
+    plain.say({ type: "publish", room: 102, event: "bid", data: { amount: 5 }, echo: true });
     same(await plain.next("the bid"), { type: "bid", amount: 5 }, "to the plain client");
     same((await native.next("the bid")).data, { amount: 5 }, "to the native client");
     same(await until("the bid", () => heard.shift()), ["bid", { amount: 5 }], "to the client of Socket.IO");
-    socket.emit("update", { auctionId: 102, as: "image", data: Buffer.from([0, 255]) });
+    socket.emit("publish", { room: 102, event: "image", data: Buffer.from([0, 255]) });
     same(await plain.next("the image"), { type: "image", data: { base64: "AP8=" } }, "bytes");
-    socket.emit("update", { auctionId: 102, as: "tile", data: { x: Buffer.from([1]) } });
+    socket.emit("publish", { room: 102, event: "tile", data: { x: Buffer.from([1]) } });
     same(await plain.next("the tile"), { type: "tile", x: { base64: "AQ==" } }, "bytes within");
   },
   "what is wrong is told, and nothing ends": async () => {
@@ -86,7 +86,7 @@ run({
     const crowd = await Promise.all(Array.from({ length: 12 }, () => watch(104)));
     crowd.slice(0, 3).forEach((client, from) => {
       for (let n = 0; n < 50; n += 1) {
-        client.say({ type: "update", auctionId: 104, as: "bid", data: { from, n }, echo: true });
+        client.say({ type: "publish", room: 104, event: "bid", data: { from, n }, echo: true });
       }
     });
     await until("all bids", () => crowd.every(({ inbox }) => inbox.length === 150));

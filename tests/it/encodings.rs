@@ -27,14 +27,13 @@ encoding = "msgpack"
 [[namespaces]]
 name = "/plain"
 
-[[events]]
+[[routes]]
 on = "echo"
-do = "reply"
-event = "echoed"
+reply = "echoed"
 
-[[events]]
+[[routes]]
 on = "same"
-do = "ack"
+ack = true
 "#;
 
 fn with_file(file: &str, settings: &[&str]) -> (Server, Kept) {
@@ -175,7 +174,7 @@ fn who_shares_rooms_with_an_encoded_namespace_has_json() {
 fn the_backend_has_json() {
     let backend = Backend::start();
     let rules = format!(
-        "{FILE}\n[[events]]\non = \"play\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"same\"\n"
+        "{FILE}\n[[routes]]\non = \"play\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"same\"\n"
     );
     let settings = ["webhooks.linger_ms=0"];
     let (server, _file) = backend.server("encodings", &rules, &settings);

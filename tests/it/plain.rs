@@ -12,24 +12,23 @@ const PATH: &str = "plain.path=/app";
 
 /// The rules of an auction.
 const RULES: &str = r#"
-[[events]]
+[[routes]]
 on = "joinAuction"
 do = "join"
 room = "auctionId"
 
-[[events]]
+[[routes]]
 on = "leaveAuction"
 do = "leave"
 room = "auctionId"
 
-[[events]]
+[[routes]]
 on = "ping"
-do = "reply"
-event = "pong"
+reply = "pong"
 
-[[events]]
+[[routes]]
 on = "received"
-do = "ack"
+ack = true
 "#;
 
 /// A server with these rules, and these settings besides.
@@ -352,7 +351,7 @@ fn limits_are_told_in_the_words_that_applications_use() {
 fn backends_see_and_reach_plain_clients() {
     let backend = Backend::start();
     let rules = format!(
-        "{RULES}\n[[events]]\non = \"bid\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"seen\"\n"
+        "{RULES}\n[[routes]]\non = \"bid\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"seen\"\n"
     );
     let kinds = r#"webhooks.kinds=["connected"]"#;
     let (server, _file) =

@@ -84,6 +84,9 @@ mod balancers;
 mod chaos;
 mod cluster;
 mod presence;
+mod app_adstack;
+mod app_pona;
+mod app_inked;
 mod port;
 
 mod golden;

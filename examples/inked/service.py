@@ -6,7 +6,8 @@ THRONG is the control port of a throng, http://127.0.0.1:7071 unless said otherw
 30 if not said. A report comes with every 10th, a check of optimisations with every 30th: 5 and 15 minutes.
 """
 
-import json, os, sys, time, urllib.request
+import http.client, json, os, sys, time
+from urllib.parse import urlsplit
 
 throng = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:7071"
 seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 30
@@ -22,20 +23,26 @@ THRESHOLDS = {
 }
 
 
-def ask(path, body=None):
+def ask(method, path, body=None):
     headers = {"Authorization": "Bearer " + key, "Content-Type": "application/json"}
-    data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(urllib.request.Request(throng + path, data, headers), timeout=5) as answer:
+    connection = http.client.HTTPConnection(urlsplit(throng).netloc, timeout=5)
+    try:
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise OSError(f"{path}: {answer.status}")
         return json.load(answer)
+    finally:
+        connection.close()
 
 
 def publish(event, data):
-    ask("/v1/publish", {"room": "performance", "event": event, "data": data})
+    ask("POST", "/v1/publish", {"room": "performance", "event": event, "data": data})
 
 
 def collect():
     """What the service tracks. What the application measures of itself would stand here; this machine and throng are real."""
-    stats = ask("/stats")
+    stats = ask("GET", "/stats")
     memory = dict(line.split(":") for line in open("/proc/meminfo"))
     kilobytes = {name: int(memory[name].split()[0]) for name in ("MemTotal", "MemAvailable")}
     return {
@@ -71,7 +78,7 @@ while True:
             publish("report", {"points": len(history), "worst": worst})
         if round_number % 30 == 0:
             publish("optimization", {"checked": True, "actions": []})
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         print(error, file=sys.stderr, flush=True)
     round_number += 1
     time.sleep(seconds)

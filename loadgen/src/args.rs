@@ -52,6 +52,27 @@ pub(crate) enum Scenario {
         #[command(flatten)]
         args: Storm,
     },
+    /// AdStack's events, for examples/adstack: clients subscribe to contracts, the backend publishes through the API
+    Adstack {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Listen,
+    },
+    /// Pona's music, for examples/pona: clients listen in namespaces of guilds, in base64; the backend publishes two events for each track
+    Pona {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Listen,
+    },
+    /// Dashboards of Inked Draw, for examples/inked: all are in one room, the service publishes now and then
+    Inked {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Listen,
+    },
     /// What the program starts itself as; its orders come on standard input
     #[command(hide = true)]
     Worker,
@@ -82,6 +103,9 @@ pub(crate) struct Common {
     /// Connections; publishers come on top
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) connections: u32,
+    /// What a connection shows as its token, before its user's name
+    #[arg(skip)]
+    pub(crate) token_prefix: Option<String>,
     /// Length of the measured phase
     #[arg(long, default_value = "5", value_parser = seconds)]
     pub(crate) seconds: f64,
@@ -122,6 +146,7 @@ pub(crate) enum ScenarioArgs {
     Echo(Echo),
     Fanout(Fanout),
     Storm(Storm),
+    Listen(Listen),
 }
 
 /// Which rooms each connection is in.
@@ -140,6 +165,9 @@ pub(crate) struct Rooms {
     /// Join nothing
     #[arg(long)]
     pub(crate) no_join: bool,
+    /// What joins a room, with `{}` for its name, where it is not what the protocol has for that
+    #[arg(skip)]
+    pub(crate) by: Option<String>,
 }
 
 impl Rooms {
@@ -227,6 +255,83 @@ pub(crate) struct Storm {
     pub(crate) drop: Ending,
 }
 
+/// An application that is configured in `examples/`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Application {
+    #[default]
+    Adstack,
+    Pona,
+    Inked,
+}
+
+impl Application {
+    /// Fills in what its example wants of connections.
+    pub(crate) fn prepare(self, common: &mut Common) {
+        common.proto = if self == Self::Inked { Protocol::Native } else { Protocol::Socketio };
+        let shows_none =
+            common.token.is_none() && common.token_secret.is_none() && common.token_key.is_none();
+        match self {
+            Self::Adstack if shows_none => {
+                common.token_secret = Some("change me: 32 letters at the least".to_owned());
+            }
+            Self::Pona if shows_none => common.token_prefix = Some("user:".to_owned()),
+            _ => {}
+        }
+    }
+}
+
+/// Clients that listen to what a backend publishes.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
+pub(crate) struct Listen {
+    #[arg(skip)]
+    pub(crate) application: Application,
+    /// Control port of the server, at which the backend publishes
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:7071")]
+    pub(crate) api: SocketAddr,
+    /// Its API key
+    #[arg(long, value_name = "KEY", default_value = "change-me-0123456789", value_parser = token_text)]
+    pub(crate) key: String,
+    /// Contracts, or guilds: connection I listens to number I modulo ROOMS [default: 100, for pona 10; inked has one]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    rooms: Option<u32>,
+    /// Events, or tracks with two events each, per second, of all rooms together [default: 1000, for pona 20, for inked 1]
+    #[arg(long, value_name = "PER_SECOND", value_parser = positive_rate)]
+    rate: Option<f64>,
+    /// Bytes of an event's data
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(64..=8_192))]
+    pub(crate) size: u32,
+    /// Seconds of load before the measured phase
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: f64,
+}
+
+impl Listen {
+    /// Rooms in all.
+    pub(crate) fn rooms(&self) -> u32 {
+        match self.application {
+            Application::Adstack => self.rooms.unwrap_or(100),
+            Application::Pona => self.rooms.unwrap_or(10),
+            Application::Inked => 1,
+        }
+    }
+
+    /// Occasions to publish in a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.rate.unwrap_or(match self.application {
+            Application::Adstack => 1_000.0,
+            Application::Pona => 20.0,
+            Application::Inked => 1.0,
+        })
+    }
+
+    /// Namespaces, where each room has one.
+    pub(crate) fn guilds(&self) -> Option<usize> {
+        (self.application == Application::Pona).then_some(self.rooms() as usize)
+    }
+}
+
 /// How a client ends its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -310,6 +415,9 @@ impl Common {
             let secret = secret.strip_suffix(b"\n").unwrap_or(&secret);
             let secret = secret.strip_suffix(b"\r").unwrap_or(secret);
             return Ok(Some(token::Source::Secret(secret.to_vec())));
+        }
+        if let Some(prefix) = &self.token_prefix {
+            return Ok(Some(token::Source::Prefix(prefix.clone())));
         }
         let secret = self.token_secret.as_ref().map(|secret| token::Source::Secret(secret.clone().into()));
         Ok(secret.or_else(|| self.token.clone().map(token::Source::Token)))
@@ -424,7 +532,8 @@ mod tests {
 
     #[test]
     fn rooms_are_shared_or_each_its_own() {
-        let mut rooms = Rooms { rooms: 1, rooms_each: None, room_prefix: "r".to_owned(), no_join: false };
+        let mut rooms =
+            Rooms { rooms: 1, rooms_each: None, room_prefix: "r".to_owned(), no_join: false, by: None };
         assert_eq!(rooms.of(7), ["r"]);
         rooms.rooms = 5;
         assert_eq!(rooms.of(7), ["r2"]);

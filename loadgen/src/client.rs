@@ -75,6 +75,8 @@ pub(crate) struct Clients {
     pub(crate) protocol: Protocol,
     /// True exactly when a connection of Engine.IO has to enter a namespace of Socket.IO before it is open.
     enters_namespace: bool,
+    /// Of so many guilds each connection enters the namespace of one; `None` for `/`.
+    guilds: Option<usize>,
     tokens: Option<Tokens>,
     random: fastrand::Rng,
     /// Where connections go, with the request there but for its key, which comes last.
@@ -169,6 +171,10 @@ impl Clients {
             masker: Masker::new(plan.mask, seed),
             protocol: plan.protocol,
             enters_namespace: !matches!(plan.scenario, ScenarioArgs::Echo(_)),
+            guilds: match &plan.scenario {
+                ScenarioArgs::Listen(args) => args.guilds(),
+                _ => None,
+            },
             tokens: plan.tokens.clone().map(Tokens::from),
             random: fastrand::Rng::with_seed(seed),
             targets: plan.targets.iter().map(target).collect(),
@@ -448,11 +454,14 @@ impl Clients {
         })
     }
 
-    /// Enters the main namespace.
+    /// Enters its namespace.
     fn enter(&mut self, id: usize) {
+        let namespace = self
+            .guilds
+            .map_or(String::new(), |guilds| format!("/guild/{},", (self.first as usize + id) % guilds));
         let packet = match self.token(id) {
-            Some(token) => format!("40{}", json!({ "token": token })),
-            None => "40".to_owned(),
+            Some(token) => format!("40{namespace}{}", json!({ "token": token })),
+            None => format!("40{namespace}"),
         };
         self.send_frame(id, Opcode::Text, packet.as_bytes());
     }

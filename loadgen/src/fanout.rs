@@ -24,13 +24,13 @@ use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::{Load, completions_socket};
 
 /// How the data of every publication begins.
-const DATA_HEAD: &[u8] = br#"{"p":"#;
+pub(crate) const DATA_HEAD: &[u8] = br#"{"p":"#;
 /// In closed loop: a batch that has not arrived whole by then is given up and the next one sent.
 const STALL_NS: u64 = SECOND_NS;
 /// At the end: so long without a delivery means that nothing more will come.
-const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
+pub(crate) const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
 /// And so long in all.
-const STRAGGLERS_MAX_NS: u64 = 10 * SECOND_NS;
+pub(crate) const STRAGGLERS_MAX_NS: u64 = 10 * SECOND_NS;
 /// In open loop: publications caught up on before the sockets are looked at again.
 const PUBLICATIONS_PER_TICK: u64 = 256;
 
@@ -220,8 +220,13 @@ impl FanoutLoad {
     pub(crate) fn new(plan: &Plan, args: &Fanout) -> io::Result<Self> {
         let subscribers = plan.connections as usize;
         let publishers_all = args.publishers as usize;
-        let rooms =
-            Rooms { rooms: 1, rooms_each: None, room_prefix: args.room.clone(), no_join: args.no_join };
+        let rooms = Rooms {
+            rooms: 1,
+            rooms_each: None,
+            room_prefix: args.room.clone(),
+            no_join: args.no_join,
+            by: None,
+        };
         let ids = subscribers..subscribers + if plan.worker == 0 { publishers_all } else { 0 };
         let completions = match plan.workers {
             1 => None,
@@ -549,14 +554,14 @@ impl Load for FanoutLoad {
 
 /// What a publication's data says.
 #[derive(Debug, PartialEq, Eq)]
-struct Event {
-    publisher: u64,
-    sequence: u64,
-    due_ns: u64,
+pub(crate) struct Event {
+    pub(crate) publisher: u64,
+    pub(crate) sequence: u64,
+    pub(crate) due_ns: u64,
 }
 
 /// Appends the data of a publication, padded to `size` bytes.
-fn append_data(out: &mut Vec<u8>, publisher: usize, sequence: u64, due_ns: u64, size: usize) {
+pub(crate) fn append_data(out: &mut Vec<u8>, publisher: usize, sequence: u64, due_ns: u64, size: usize) {
     let start = out.len();
     let head = format!(r#"{{"p":{publisher},"s":{sequence},"t":{due_ns},"x":""#);
     out.extend_from_slice(head.as_bytes());
@@ -566,7 +571,7 @@ fn append_data(out: &mut Vec<u8>, publisher: usize, sequence: u64, due_ns: u64, 
 
 /// Reads the data at the start of the bytes; `None` when it is not what was published, or is cut short.
 #[inline]
-fn parse_data(bytes: &[u8], size: usize) -> Option<Event> {
+pub(crate) fn parse_data(bytes: &[u8], size: usize) -> Option<Event> {
     let rest = bytes.get(..size)?.strip_suffix(b"\"}")?.strip_prefix(DATA_HEAD)?;
     let (publisher, length) = number(rest)?;
     let rest = rest[length..].strip_prefix(br#","s":"#)?;

@@ -3,7 +3,7 @@
 //!
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
-//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`.
+//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`, `listen`.
 
 mod args;
 mod client;
@@ -13,6 +13,7 @@ mod echo;
 mod fanout;
 mod frame;
 mod idle;
+mod listen;
 mod membership;
 mod native;
 mod order;
@@ -31,7 +32,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::args::{Cli, Common, Scenario, ScenarioArgs};
+use crate::args::{Application, Cli, Common, Listen, Scenario, ScenarioArgs};
 use crate::parent::{Halt, Parent, Phases};
 use crate::proc::Server;
 
@@ -61,9 +62,20 @@ fn main() -> ExitCode {
             let phases = storm::StormRun::new(&common, &args);
             measure(&common, 0, &ScenarioArgs::Storm(args), phases)
         }
+        Scenario::Adstack { common, args } => listen_to(Application::Adstack, common, args),
+        Scenario::Pona { common, args } => listen_to(Application::Pona, common, args),
+        Scenario::Inked { common, args } => listen_to(Application::Inked, common, args),
         // The parent prints what went wrong here.
         Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
     }
+}
+
+/// Runs one of the applications, with what its example's configuration asks for.
+fn listen_to(application: Application, mut common: Common, mut args: Listen) -> ExitCode {
+    args.application = application;
+    application.prepare(&mut common);
+    let phases = listen::ListenRun::new(&common, &args);
+    measure(&common, 0, &ScenarioArgs::Listen(args), phases)
 }
 
 /// Runs a scenario and prints what came of it.

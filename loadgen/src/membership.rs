@@ -149,7 +149,11 @@ impl Membership {
         let leaves = if leave_first { clients.protocol.leaves(&rooms) } else { Vec::new() };
         self.out.clear();
         let mut awaited = 0;
-        for message in leaves.iter().chain(&clients.protocol.joins(&rooms)) {
+        let joins = match &self.rooms.by {
+            Some(by) => rooms.iter().map(|room| by.replace("{}", room).into_bytes()).collect(),
+            None => clients.protocol.joins(&rooms),
+        };
+        for message in leaves.iter().chain(&joins) {
             clients.masker.append_copy(&mut self.out, Opcode::Text, message);
             awaited += 1;
         }

@@ -88,6 +88,8 @@ pub(crate) struct Tally {
     pub(crate) sent_total: u64,
     /// Publications whose time fell into the measured window.
     pub(crate) publications: u64,
+    /// Of listening, messages in the measured window that had events in them.
+    pub(crate) messages: u64,
     /// Messages received over the whole run.
     pub(crate) received_total: u64,
     /// Messages received in the measured window.
@@ -124,6 +126,7 @@ impl Tally {
             errors: BTreeMap::new(),
             sent_total: 0,
             publications: 0,
+            messages: 0,
             received_total: 0,
             received: 0,
             latency: Latency::new(),
@@ -153,6 +156,7 @@ impl Tally {
         }
         self.sent_total += other.sent_total;
         self.publications += other.publications;
+        self.messages += other.messages;
         self.received_total += other.received_total;
         self.received += other.received;
         self.latency.add(&other.latency);

@@ -22,12 +22,15 @@ pub(crate) enum Source {
     Token(String),
     /// Each connection gets one by HS256.
     Secret(Vec<u8>),
+    /// Each connection shows this and its user's name: for a backend that takes them at their word.
+    Prefix(String),
 }
 
 /// What gives a connection its token.
 pub(crate) enum Tokens {
     One(String),
     Each(hmac::Key),
+    Named(String),
 }
 
 impl From<Source> for Tokens {
@@ -35,6 +38,7 @@ impl From<Source> for Tokens {
         match source {
             Source::Token(token) => Self::One(token),
             Source::Secret(secret) => Self::Each(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
+            Source::Prefix(prefix) => Self::Named(prefix),
         }
     }
 }
@@ -45,6 +49,7 @@ impl Tokens {
         match self {
             Self::One(token) => token.into(),
             Self::Each(key) => mint(key, user).into(),
+            Self::Named(prefix) => format!("{prefix}{user}").into(),
         }
     }
 }

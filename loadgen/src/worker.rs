@@ -11,6 +11,7 @@ use crate::control::{Channel, Command, Done, Plan, Progress, Reply, Window};
 use crate::echo::EchoLoad;
 use crate::fanout::FanoutLoad;
 use crate::idle::IdleLoad;
+use crate::listen::ListenLoad;
 use crate::proc;
 use crate::report::Tally;
 use crate::storm::StormLoad;
@@ -70,6 +71,9 @@ fn start(plan: &Plan, channel: &mut Channel) -> io::Result<()> {
             let clients = Clients::new(plan, connections)?;
             load.watch(&clients)?;
             serve(channel, clients, load, connections)
+        }
+        ScenarioArgs::Listen(args) => {
+            serve(channel, Clients::new(plan, connections)?, ListenLoad::new(plan, args), connections)
         }
         ScenarioArgs::Storm(args) => {
             serve(channel, Clients::new(plan, connections)?, StormLoad::new(plan, args), connections)

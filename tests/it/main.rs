@@ -25,6 +25,7 @@
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
+//! | `app_adstack`, `app_pona`, `app_inked` | applications by configuration alone (`examples/`, `docs/applications.md`): their documents, line by line, with the clients that they name |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
@@ -77,6 +78,9 @@ mod control;
 mod lifecycle;
 
 mod routes;
+mod app_adstack;
+mod app_pona;
+mod app_inked;
 mod namespaces;
 mod redis;
 
@@ -84,9 +88,6 @@ mod balancers;
 mod chaos;
 mod cluster;
 mod presence;
-mod app_adstack;
-mod app_pona;
-mod app_inked;
 mod port;
 
 mod golden;

@@ -6,6 +6,7 @@
 
 import { setTimeout as delay } from "node:timers/promises";
 import { io } from "socket.io-client";
+import { WebSocket } from "ws";
 import { afterwards, bounded, fail, run, same, show, until } from "./checks.mjs";
 
 const urls = process.argv.slice(2).filter((argument) => argument.startsWith("http"));
@@ -53,11 +54,17 @@ run({
     await until("the upgrade", () => upgraded.io.engine.transport.name === "websocket");
   },
   "1. Socket.IO Server Configuration: httpCompression above 1 KB": async () => {
-    const socket = await client("gzip", { transports: ["polling"] });
-    const track = { title: "x".repeat(4000) };
-    await play("gzip", track, []);
-    await until("both events", () => socket.told.length === 2);
-    same(socket.told, begun(track, []), "as they are, though compressed on their way to who asks for that");
+    const base = `${urls[0]}/socket.io/?EIO=4&transport=polling`;
+    const { sid } = JSON.parse((await (await fetch(base)).text()).slice(1));
+    const poll = () => fetch(`${base}&sid=${sid}`, { headers: { "accept-encoding": "gzip" } });
+    await fetch(`${base}&sid=${sid}`, { method: "POST", body: '40/guild/gzip,{"token":"user:z"}' });
+    same((await poll()).headers.get("content-encoding"), null, "a short answer");
+    await play("gzip", { title: "x".repeat(4000) }, []);
+    const answer = await poll();
+    same(answer.headers.get("content-encoding"), "gzip", "a long one");
+    const [packet] = (await answer.text()).split("\x1e");
+    same(packet, `42/guild/gzip,${JSON.stringify(["track_started", encode({ title: "x".repeat(4000) })])}`, "what is in it");
+    await fetch(`${base}&sid=${sid}`, { method: "POST", body: "1" });
   },
   "2. Message Encoding: payloads are base64 of JSON": async () => {
     const sockets = [await client("7"), await client("7", { transports: ["polling"] }), await client("7", { transports: ["websocket"] })];
@@ -104,7 +111,7 @@ run({
       await until("none is left", async () => (await count()) === 0);
     }
   },
-  "4. User Authentication Caching: more than 80 % hits for reconnecting users, at most 1,000 known": async () => {
+  "4. User Authentication Caching: more than 80 % hits for reconnecting users": async () => {
     const by = (kind) => metric(controls[0], "throng_callouts_total", `by="${kind}"`);
     const all = async () => ({ known: await by("known"), shared: await by("shared"), asked: await by("asked") });
     const [before, lookups] = [await all(), (await post("/lookups")).lookups];
@@ -120,10 +127,18 @@ run({
     same((await post("/lookups")).lookups - lookups, asked, "the backend was asked that often");
     const rate = (known + shared) / 200;
     if (asked !== 20 || rate <= 0.8) fail(`${asked} of 200 were asked about, ${rate} were hits`);
-    for (const at of [0, 1]) {
-      const kept = await metric(controls[at], "throng_callouts_known ");
-      if (kept > 1000) fail(`${kept} are known`);
-    }
+  },
+  "4. User Authentication Caching: no more than 1,000 are known": async () => {
+    const come = (number) =>
+      new Promise((resolve) => {
+        const socket = new WebSocket(`${urls[1].replace("http", "ws")}/ws`, { headers: { authorization: `Bearer user:many-${number}` } });
+        socket.once("open", () => socket.terminate());
+        socket.once("error", () => {});
+        socket.once("close", resolve);
+      });
+    for (let first = 0; first < 1200; first += 50) await Promise.all(Array.from({ length: 50 }, (_, n) => come(first + n)));
+    const kept = await metric(controls[1], "throng_callouts_known ");
+    if (kept < 500 || kept > 1000) fail(`${kept} are known`);
   },
   "4. User Authentication Caching: who is nobody is refused": async () => {
     const socket = io(`${urls[0]}/guild/1`, { forceNew: true, reconnection: false, auth: { token: "nonsense" } });

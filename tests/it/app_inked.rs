@@ -103,7 +103,7 @@ fn dashboards_are_told_metrics_and_reports() {
     assert_eq!(dashboard.count("optimization"), 1, "with the first, and every thirtieth");
 
     // Who comes later has all of them at once, and is one of `activeConnections` soon.
-    let mut late = server.crowd(20);
+    let mut late: Vec<Client> = (0..20).map(|_| server.client()).collect();
     for client in &mut late {
         client.join(&["performance"]);
         let mut dashboard = Dashboard::default();

@@ -43,7 +43,7 @@ fn stock_clients_find_what_the_document_of_pona_says() {
     let mut script = node("node/app_pona.mjs");
     script.args(servers.each_ref().map(|server| format!("http://{}", server.address())));
     script.args([format!("--control={}", controls.join(",")), format!("--backend={backend}")]);
-    check(script, NODE, 13);
+    check(script, NODE, 14);
     for server in &servers {
         server.wait_for_number("connections", 0);
         server.wait_for_number("rooms", 0);

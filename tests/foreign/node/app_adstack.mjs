@@ -80,6 +80,15 @@ async function watchers(contractId) {
   return sockets;
 }
 
+// What a session over polling is told as it begins, without staying.
+async function handshake(headers = {}) {
+  const base = `${url}/socket.io/?EIO=4&transport=polling`;
+  const answer = await fetch(base, { headers });
+  const opened = JSON.parse((await answer.text()).slice(1));
+  await fetch(`${base}&sid=${opened.sid}`, { method: "POST", body: "1" });
+  return { ...opened, headers: answer.headers };
+}
+
 run({
   "Transport Configuration: websocket and polling, upgraded to WebSocket": async () => {
     const socket = await client();
@@ -89,8 +98,7 @@ run({
     same([polling, direct].map(({ io }) => io.engine.transport.name), ["polling", "websocket"], "as they want");
   },
   "Transport Configuration: ping 25 s, timeout 60 s, 10 KB": async () => {
-    const answer = await fetch(`${url}/socket.io/?EIO=4&transport=polling`);
-    const { pingInterval, pingTimeout, maxPayload, upgrades } = JSON.parse((await answer.text()).slice(1));
+    const { pingInterval, pingTimeout, maxPayload, upgrades } = await handshake();
     same([pingInterval, pingTimeout, maxPayload, upgrades], [25000, 60000, 10240, ["websocket"]], "the handshake");
   },
   "Transport Configuration: perMessageDeflate: false": async () => {
@@ -98,8 +106,7 @@ run({
     afterwards(() => socket.terminate());
     await bounded(new Promise((resolve) => socket.once("open", resolve)), "open");
     same(socket.extensions, "", "nothing is agreed on, though it was offered");
-    const answer = await fetch(`${url}/socket.io/?EIO=4&transport=polling`, { headers: { "accept-encoding": "gzip" } });
-    same(answer.headers.get("content-encoding"), null, "polling");
+    same((await handshake({ "accept-encoding": "gzip" })).headers.get("content-encoding"), null, "polling");
   },
   "Transport Configuration: maxHttpBufferSize 10240": async () => {
     const socket = await client({ transports: ["websocket"] });
@@ -245,5 +252,10 @@ run({
     afterwards(() => socket.disconnect());
     const error = await bounded(new Promise((resolve) => socket.once("connect_error", resolve)), "an answer");
     same(error.data?.code, "token_missing", "the code");
+  },
+  "nothing is left of clients that have gone": async () => {
+    for (const port of controls) {
+      await until("no connections", async () => (await (await fetch(`${port}/stats`)).json()).connections === 0);
+    }
   },
 });

@@ -45,10 +45,18 @@ const begun = (track, queue) => [
   ["queue_updated", encode([track, ...queue])],
 ];
 
+// What a session over polling is told as it begins, without staying.
+async function handshake(headers = {}) {
+  const base = `${urls[0]}/socket.io/?EIO=4&transport=polling`;
+  const answer = await fetch(base, { headers });
+  const opened = JSON.parse((await answer.text()).slice(1));
+  await fetch(`${base}&sid=${opened.sid}`, { method: "POST", body: "1" });
+  return { ...opened, headers: answer.headers };
+}
+
 run({
   "1. Socket.IO Server Configuration: pingTimeout 20 s, pingInterval 25 s, websocket and polling": async () => {
-    const answer = await fetch(`${urls[0]}/socket.io/?EIO=4&transport=polling`);
-    const { pingInterval, pingTimeout, upgrades } = JSON.parse((await answer.text()).slice(1));
+    const { pingInterval, pingTimeout, upgrades } = await handshake();
     same([pingInterval, pingTimeout, upgrades], [25000, 20000, ["websocket"]], "the handshake");
     const upgraded = await client("1");
     await until("the upgrade", () => upgraded.io.engine.transport.name === "websocket");
@@ -189,5 +197,10 @@ run({
     const stats = await (await fetch(`${controls[0]}/stats`)).json();
     for (const field of ["connections", "connections_peak"]) same(typeof stats[field], "number", field);
     if (stats.connections_peak < 150) fail(`a peak of ${stats.connections_peak}`);
+  },
+  "nothing is left of clients that have gone": async () => {
+    for (const port of controls) {
+      await until("no connections", async () => (await (await fetch(`${port}/stats`)).json()).connections === 0);
+    }
   },
 });

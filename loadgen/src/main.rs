@@ -3,9 +3,11 @@
 //!
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
-//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`.
+//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`,
+//! `auction`.
 
 mod args;
+mod auction;
 mod client;
 mod clock;
 mod control;
@@ -34,6 +36,7 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Cli, Common, Scenario, ScenarioArgs};
 use crate::parent::{Halt, Parent, Phases};
 use crate::proc::Server;
+use crate::protocol::Protocol;
 
 /// Something was lost, doubled or reordered, or failed.
 const EXIT_FAULTS: u8 = 1;
@@ -60,6 +63,11 @@ fn main() -> ExitCode {
         Scenario::Storm { common, args } => {
             let phases = storm::StormRun::new(&common, &args);
             measure(&common, 0, &ScenarioArgs::Storm(args), phases)
+        }
+        Scenario::Auction { mut common, args } => {
+            common.proto = Protocol::Plain;
+            let phases = auction::AuctionRun::new(&common, &args);
+            measure(&common, args.auctions, &ScenarioArgs::Auction(args), phases)
         }
         // The parent prints what went wrong here.
         Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),

@@ -36,6 +36,7 @@
 //! | `tls` | TLS in front of all that: versions, certificates exchanged under way, hostile handshakes, slow readers, the hand-over; stock clients |
 //! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
+//! | `app_…` | the applications of `examples/`, each by its document, with the clients that it names |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
 //! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
@@ -93,5 +94,8 @@ mod tls;
 mod proxy;
 
 mod foreign;
+
+mod app_auction;
+mod app_chat;
 
 mod tidy;

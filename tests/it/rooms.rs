@@ -123,7 +123,9 @@ fn what_the_documentation_shows_happens() {
                     web.say(packet);
                     assert!(web.hear().starts_with("43"), "{heading}: it is acknowledged");
                 }
-                (Actor::Web(web), ("←", packet)) => assert_eq!(web.hear(), packet, "{heading}: {name} hears"),
+                (Actor::Web(web), ("←", packet)) => {
+                    assert_eq!(web.hear(), packet, "{heading}: {name} hears")
+                }
                 (_, (arrow, _)) => panic!("{arrow} is no arrow"),
             }
         }
@@ -207,10 +209,8 @@ fn what_waits_leaves_before_a_drain_closes() {
         server.signal(Signal::TERM);
         for member in members {
             // 20 rooms, each with the latest of two keys.
-            let mut last: Vec<u64> = events(member, 40)
-                .iter()
-                .map(|data| data["n"].as_u64().expect("a number"))
-                .collect();
+            let mut last: Vec<u64> =
+                events(member, 40).iter().map(|data| data["n"].as_u64().expect("a number")).collect();
             last.sort_unstable();
             assert_eq!(last, (160..200).collect::<Vec<_>>());
             assert!(matches!(member.hear(), Heard::Close(1001, _)));
@@ -228,7 +228,8 @@ fn everybody_knows_the_last_state_whenever_they_joined() {
     let mut publisher = server.client();
     let mut members: Vec<(Client, serde_json::Map<String, Value>)> = Vec::new();
     let state = |number: u64| {
-        let mut state = json!({"auctionId": 3, "price": number, "name": "x".repeat(500), "bids": {"count": number}});
+        let mut state =
+            json!({"auctionId": 3, "price": number, "name": "x".repeat(500), "bids": {"count": number}});
         if number % 3 != 0 {
             state["leader"] = json!(number % 7);
         }
@@ -268,7 +269,10 @@ fn everybody_knows_the_last_state_whenever_they_joined() {
         }
         member.has_heard_all();
     }
-    assert!(bytes < 10 * 300 * 150, "{bytes} bytes: the whole is sent to each who joins, and once in between");
+    assert!(
+        bytes < 10 * 300 * 150,
+        "{bytes} bytes: the whole is sent to each who joins, and once in between"
+    );
     assert_eq!(server.metrics().sum("throng_room_states", &[]), 1.0);
 }
 
@@ -300,7 +304,8 @@ fn each_process_batches_for_its_members_and_lets_one_of_two_through() {
     let [one, two] = &mut members[..] else { panic!("two") };
     for number in 0..10 {
         let publisher = if number % 2 == 0 { &mut *one } else { &mut *two };
-        publisher.say(&json!({"type": "publish", "room": "batch", "event": "n", "data": number, "echo": true}));
+        publisher
+            .say(&json!({"type": "publish", "room": "batch", "event": "n", "data": number, "echo": true}));
     }
     for member in [&mut *one, &mut *two] {
         let first = member.message();
@@ -329,17 +334,14 @@ fn each_process_batches_for_its_members_and_lets_one_of_two_through() {
         }
     }
     for member in [one, two] {
-        let mut numbers: Vec<u64> = events(member, 50)
-            .iter()
-            .map(|data| data["id"].as_u64().expect("a number"))
-            .collect();
+        let mut numbers: Vec<u64> =
+            events(member, 50).iter().map(|data| data["id"].as_u64().expect("a number")).collect();
         numbers.sort_unstable();
         assert_eq!(numbers, (0..50).collect::<Vec<_>>());
     }
     eventually("both have left out what came again", || {
-        let left_out = |throng: &Server| {
-            throng.metrics().sum("throng_policy_left_out_total", &[r#"reason="dedupe""#])
-        };
+        let left_out =
+            |throng: &Server| throng.metrics().sum("throng_policy_left_out_total", &[r#"reason="dedupe""#]);
         fleet.throngs.iter().all(|throng| left_out(throng) == 50.0).then_some(())
     });
     members.iter_mut().for_each(Client::has_heard_all);
@@ -356,7 +358,8 @@ fn asks_are_answered_and_bytes_go_by_in_order() {
     let (publisher, members) = crowd.split_first_mut().expect("four");
     publisher.publish("a", "n", json!(1));
     publisher.publish("a", "n", json!(2));
-    publisher.say(&json!({"type": "publish", "room": "a", "event": "ask", "data": 3, "ask_ms": 10000, "id": "q"}));
+    publisher
+        .say(&json!({"type": "publish", "room": "a", "event": "ask", "data": 3, "ask_ms": 10000, "id": "q"}));
     assert_eq!(web.hear(), r#"42["batch",[{"event":"n","data":1},{"event":"n","data":2}]]"#);
     let asked = web.hear();
     let (id, rest) = asked.strip_prefix("42").and_then(|it| it.split_once('[')).expect("an event");
@@ -371,7 +374,8 @@ fn asks_are_answered_and_bytes_go_by_in_order() {
         assert!(matches!(member.hear(), Heard::Binary(_, bytes) if bytes == b"bytes"));
     }
     // Nobody is there who could be asked.
-    let ack = publisher.ask(json!({"type": "publish", "room": "empty", "event": "ask", "data": 1, "ask_ms": 10000}));
+    let ack = publisher
+        .ask(json!({"type": "publish", "room": "empty", "event": "ask", "data": 1, "ask_ms": 10000}));
     assert_eq!((&ack["answers"], &ack["missing"]), (&json!([]), &json!(0)));
 }
 
@@ -489,11 +493,11 @@ fn hostile_publishers_get_no_more_memory_than_there_is() {
     }
     // Nor does what is deep or has names twice harm anybody.
     let deep = format!("{}1{}", "[".repeat(100), "]".repeat(100));
-    for data in [format!(r#"{{"id":{deep}}}"#), r#"{"id":1,"id":{"id":2}}"#.to_owned(), r#"{"id":1e999}"#.to_owned()] {
+    for data in
+        [format!(r#"{{"id":{deep}}}"#), r#"{"id":1,"id":{"id":2}}"#.to_owned(), r#"{"id":1e999}"#.to_owned()]
+    {
         for room in ["state of one", "dedupe", "conflate"] {
-            publisher.say_text(format!(
-                r#"{{"type":"publish","room":"{room}","event":"e","data":{data}}}"#
-            ));
+            publisher.say_text(format!(r#"{{"type":"publish","room":"{room}","event":"e","data":{data}}}"#));
         }
     }
     publisher.has_heard_all();

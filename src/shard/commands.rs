@@ -231,7 +231,7 @@ impl Shard {
         let mut joined: SmallVec<[RoomId; 8]> = SmallVec::new();
         let mut members: SmallVec<[u32; 8]> = SmallVec::new();
         let mut refusal = None;
-        let mut entered: SmallVec<[&str; 4]> = SmallVec::new();
+        let mut entered: SmallVec<[(&str, bool); 4]> = SmallVec::new();
         if rooms.iter().any(|name| self.bus.socket_of(name).is_some()) {
             return Err(Refusal::new(Code::BadRoom, "this room is one socket's own"));
         }
@@ -244,7 +244,7 @@ impl Shard {
                 joined.push(room);
                 members.push(before);
                 if self.bus.policies().is_some() {
-                    entered.push(name);
+                    entered.push((name, before == 0));
                 }
             } else {
                 // It was in the room already, and is counted once.
@@ -258,7 +258,7 @@ impl Shard {
         }
         match refusal {
             None => {
-                entered.into_iter().for_each(|room| self.ask_for_state(slot, room));
+                entered.into_iter().for_each(|(room, is_first)| self.ask_for_state(slot, room, is_first));
                 Ok(members)
             }
             Some(message) => {

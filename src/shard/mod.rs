@@ -779,7 +779,7 @@ impl Shard {
                 }
                 Mail::Joined(_) => {
                     if let Some(Mail::Joined(joined)) = mail.pop_front() {
-                        self.joined.push(*joined);
+                        self.note_joined_room(*joined);
                     }
                 }
                 Mail::Drain { spread_ms, timeout_ms } => {

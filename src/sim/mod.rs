@@ -17,6 +17,8 @@ mod checks;
 mod clients;
 mod model;
 mod plan;
+#[cfg(test)]
+mod policies;
 mod pollers;
 mod said;
 mod sessions;

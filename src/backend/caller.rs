@@ -13,6 +13,7 @@ use ring::hmac;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -40,6 +41,8 @@ pub enum Problem {
     TooLong,
     /// It answered, and not with success.
     Status(StatusCode),
+    /// It answered 429 or 503, and that it wants to be left in peace for so long.
+    NotNow(StatusCode, Duration),
 }
 
 impl Problem {
@@ -53,7 +56,7 @@ impl Problem {
             Problem::Late => 1,
             Problem::Unreachable(_) => 2,
             Problem::TooLong => 3,
-            Problem::Status(_) => 4,
+            Problem::Status(_) | Problem::NotNow(..) => 4,
         }
     }
 
@@ -66,7 +69,7 @@ impl Problem {
                 status.is_server_error() || asks_again.contains(status)
             }
             Problem::TooLong => false,
-            Problem::Open | Problem::Late | Problem::Unreachable(_) => true,
+            Problem::Open | Problem::Late | Problem::Unreachable(_) | Problem::NotNow(..) => true,
         }
     }
 
@@ -74,7 +77,7 @@ impl Problem {
     /// requests is not to keep others from the backend.
     fn is_illness(&self) -> bool {
         match self {
-            Problem::Status(status) => {
+            Problem::Status(status) | Problem::NotNow(status, _) => {
                 let away =
                     [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
                 away.contains(status)
@@ -94,7 +97,7 @@ impl fmt::Display for Problem {
             Problem::Late => Unanswered::Late.fmt(f),
             Problem::Unreachable(why) => f.write_str(why),
             Problem::TooLong => Unanswered::TooLong.fmt(f),
-            Problem::Status(status) => write!(f, "the answer was {status}"),
+            Problem::Status(status) | Problem::NotNow(status, _) => write!(f, "the answer was {status}"),
         }
     }
 }
@@ -162,7 +165,13 @@ impl Caller {
         let answer = self.client.send(request, time_left, self.settings.answer_bytes_max).await;
         match answer {
             Ok(answer) if answer.status.is_success() => Ok(answer.body),
-            Ok(answer) => Err(Problem::Status(answer.status)),
+            Ok(answer) => Err(match (answer.status, answer.retry_after) {
+                (
+                    status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE),
+                    Some(rest),
+                ) => Problem::NotNow(status, rest),
+                (status, _) => Problem::Status(status),
+            }),
             Err(Unanswered::Late) => Err(Problem::Late),
             Err(Unanswered::TooLong) => Err(Problem::TooLong),
             Err(Unanswered::Unreachable(why)) => Err(Problem::Unreachable(why)),

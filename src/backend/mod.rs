@@ -10,6 +10,7 @@ pub mod said;
 pub mod stats;
 pub mod webhooks;
 
+mod log;
 mod sign;
 mod stream;
 

@@ -100,6 +100,8 @@ pub struct Waits {
     answered: VecDeque<(Key, Verdict)>,
     /// The answer for which a request, or a packet, is gone through again just now.
     verdict: Option<Verdict>,
+    /// When that which is carried out just now had come.
+    came: Option<Time>,
     /// How many there were.
     count: u64,
 }
@@ -111,6 +113,8 @@ type Key = (u32, u64);
 struct Wait {
     slot: Slot,
     number: u64,
+    /// When that came which waits.
+    came: Time,
     what: What,
     /// What came behind it.
     held: Option<Held>,
@@ -129,11 +133,11 @@ pub(super) enum What {
     Event { namespace: String, id: Option<String> },
 }
 
+/// Pieces of what came behind it, each with its head before it.
 #[derive(Debug)]
 struct Held {
     lease: Lease,
-    /// What each piece is, and where it ends.
-    pieces: Vec<(Piece, usize)>,
+    pieces: usize,
 }
 
 /// What comes whole of an open connection.
@@ -147,7 +151,36 @@ pub(super) enum Piece {
     Connect,
 }
 
+impl Piece {
+    /// Bytes of a head.
+    const HEAD_BYTES: usize = 13;
+
+    /// What stands before a piece that is kept: which it is, when it came and how long it is.
+    fn head(self, came: Time, bytes: usize) -> [u8; Piece::HEAD_BYTES] {
+        let mut head = [self as u8; Piece::HEAD_BYTES];
+        head[1..9].copy_from_slice(&came.ns().to_le_bytes());
+        // No message is as long as 4 GiB.
+        head[9..].copy_from_slice(&(bytes as u32).to_le_bytes());
+        head
+    }
+
+    /// The first piece that is kept in `held`, when it came, what it is, and what stands behind it.
+    fn first(held: &[u8]) -> Option<(Piece, Time, &[u8], &[u8])> {
+        let (head, rest) = held.split_first_chunk::<{ Piece::HEAD_BYTES }>()?;
+        let [kind, came @ .., a, b, c, d] = *head;
+        let piece = [Piece::Text, Piece::Binary, Piece::Connect].into_iter().find(|it| *it as u8 == kind)?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)?;
+        Some((piece, Time::from_ns(u64::from_le_bytes(came)), bytes, rest))
+    }
+}
+
 impl Waits {
+    /// When that came which is carried out at `now`: limits count it then, however long it was kept.
+    #[inline]
+    pub(super) fn came(&self, now: Time) -> Time {
+        self.came.unwrap_or(now)
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waits.len()
@@ -260,7 +293,8 @@ impl Shard {
         if self.bus.callouts().is_none_or(|callouts| callouts.ask(question).is_err()) {
             return Err(self.denied(TokenFault::Unavailable));
         }
-        self.waits.waits.insert(stamp, Wait { slot, number, what, held: None });
+        let came = self.waits.came(now);
+        self.waits.waits.insert(stamp, Wait { slot, number, came, what, held: None });
         self.waits.ends.push_back((now.plus_ms(self.settings.handshake_timeout_ms.into()), (stamp, number)));
         Ok(())
     }
@@ -328,15 +362,19 @@ impl Shard {
     /// Keeps what comes behind a message that waits, within the bound of a message.
     pub(super) fn hold(&mut self, slot: Slot, piece: Piece, bytes: &[u8], now: Time) {
         let Shard { conns, pool, settings, waits, .. } = self;
+        let head = piece.head(waits.came(now), bytes.len());
         let Some(wait) = waits.waits.get_mut(&conns[slot as usize].stamp) else { return };
-        let held = wait.held.get_or_insert_with(|| Held { lease: pool.lease(), pieces: Vec::new() });
-        let has_place = held.lease.bytes().len() + bytes.len() <= settings.message_bytes_max
-            && held.pieces.len() < PIECES_MAX;
-        if !has_place || pool.extend(&mut held.lease, bytes).is_err() {
+        let held = wait.held.get_or_insert_with(|| Held { lease: pool.lease(), pieces: 0 });
+        held.pieces += 1;
+        let bytes_max = settings.message_bytes_max + held.pieces * Piece::HEAD_BYTES;
+        let has_place = held.pieces <= PIECES_MAX
+            && held.lease.bytes().len() + Piece::HEAD_BYTES + bytes.len() <= bytes_max
+            && pool.extend(&mut held.lease, &head).is_ok()
+            && pool.extend(&mut held.lease, bytes).is_ok();
+        if !has_place {
             let reason = "too much came before it was known who this is";
-            return self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
+            self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
         }
-        held.pieces.push((piece, held.lease.bytes().len()));
     }
 
     /// The backend has answered.
@@ -365,7 +403,8 @@ impl Shard {
     }
 
     fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
-        let Wait { slot, what, held, .. } = wait;
+        let Wait { slot, came, what, held, .. } = wait;
+        self.waits.came = Some(came);
         let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
         match (conn.map(|conn| conn.stage), what) {
             (Some(Stage::Http), What::Request) => {
@@ -388,25 +427,18 @@ impl Shard {
             }
             _ => {}
         }
-        if let Some(Held { lease, pieces }) = held {
-            self.carry_out_held(slot, stamp, &lease, &pieces, now);
+        if let Some(Held { lease, .. }) = held {
+            self.carry_out_held(slot, stamp, lease.bytes(), now);
             self.pool.give_back(lease);
         }
+        self.waits.came = None;
     }
 
     /// Carries out what came behind a message that waited.
-    fn carry_out_held(
-        &mut self,
-        slot: Slot,
-        stamp: u32,
-        lease: &Lease,
-        pieces: &[(Piece, usize)],
-        now: Time,
-    ) {
-        let mut begin = 0;
-        for (piece, end) in pieces {
-            let bytes = &lease.bytes()[begin..*end];
-            begin = *end;
+    fn carry_out_held(&mut self, slot: Slot, stamp: u32, mut held: &[u8], now: Time) {
+        while let Some((piece, came, bytes, behind)) = Piece::first(held) {
+            held = behind;
+            self.waits.came = Some(came);
             let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && conn.is_open());
             let Some(conn) = conn else { return };
             let is_native = conn.stage == Stage::Open(Dialect::Native);
@@ -414,7 +446,7 @@ impl Shard {
             let text = || std::str::from_utf8(bytes).unwrap_or_default();
             match piece {
                 // It has asked again.
-                _ if self.awaits(slot) => self.hold(slot, *piece, bytes, now),
+                _ if self.awaits(slot) => self.hold(slot, piece, bytes, now),
                 Piece::Text if is_native => self.native_text(slot, text(), now),
                 Piece::Binary if is_native => self.native_binary(slot, bytes, now),
                 Piece::Connect => {
@@ -454,21 +486,24 @@ impl Shard {
 }
 
 /// What a client of Socket.IO says for itself, without what is there for the recovery of its session; `None` when that is nothing.
-pub(super) fn auth_of_application(auth: &str) -> Option<Box<RawValue>> {
-    let mut auth: serde_json::Value = serde_json::from_str(auth).ok()?;
+///
+/// # Errors
+/// When it is JSON and cannot be told apart from nothing: a number that is out of range, or it nests too deep.
+pub(super) fn auth_of_application(auth: &str) -> Result<Option<Box<RawValue>>, TokenFault> {
+    let mut auth: serde_json::Value = serde_json::from_str(auth).map_err(|_| TokenFault::Malformed)?;
     match &mut auth {
-        serde_json::Value::Null => return None,
+        serde_json::Value::Null => return Ok(None),
         serde_json::Value::Object(fields) => {
             // They are new each time, and the backend would be asked each time.
             fields.remove("pid");
             fields.remove("offset");
             if fields.is_empty() {
-                return None;
+                return Ok(None);
             }
         }
         _ => {}
     }
-    RawValue::from_string(auth.to_string()).ok()
+    Ok(RawValue::from_string(auth.to_string()).ok())
 }
 
 /// A query without the token, and without what Engine.IO says there, of which some is new each time.
@@ -509,14 +544,34 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_kept_with_when_they_came() {
+        let kept = [(Piece::Text, 1, "a".as_bytes()), (Piece::Connect, 1 << 60, b""), (Piece::Binary, 7, &[0; 300])];
+        let mut held = Vec::new();
+        for (piece, came, bytes) in kept {
+            held.extend(piece.head(Time::from_ns(came), bytes.len()));
+            held.extend(bytes);
+        }
+        let mut rest = held.as_slice();
+        for (piece, came, bytes) in kept {
+            let (first, at, it, behind) = Piece::first(rest).expect("there is another");
+            assert_eq!((first, at.ns(), it), (piece, came, bytes));
+            rest = behind;
+        }
+        assert!(Piece::first(rest).is_none());
+    }
+
+    #[test]
     fn what_is_new_each_time_is_left_out() {
         let query = |query, dialect| query_of_application(query, dialect, "token");
         assert_eq!(query("EIO=4&transport=polling&t=abc&a=b&token=x&c", Dialect::SocketIo), "a=b&c");
         assert_eq!(query("t=abc&token=x", Dialect::Native), "t=abc");
-        let auth = |text| auth_of_application(text).map(|auth| auth.get().to_owned());
+        let auth = |text| auth_of_application(text).map_or(None, |auth| auth.map(|auth| auth.get().to_owned()));
         assert_eq!(auth(r#"{"b":1,"pid":"x","offset":"y","a":{}}"#).as_deref(), Some(r#"{"a":{},"b":1}"#));
         assert_eq!(auth(r#"{"pid":"x"}"#), None);
-        assert_eq!((auth("{}"), auth("null"), auth("x")), (None, None, None));
+        assert_eq!((auth("{}"), auth("null")), (None, None));
+        for unreadable in ["x", r#"{"key":1e999}"#, &"[".repeat(200)] {
+            assert_eq!(auth_of_application(unreadable).map(drop), Err(TokenFault::Malformed), "{unreadable}");
+        }
         assert_eq!(auth(r#""abc""#).as_deref(), Some(r#""abc""#));
     }
 }

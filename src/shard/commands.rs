@@ -384,7 +384,7 @@ impl Shard {
         let conn = &self.conns[slot as usize];
         let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
-        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, now)
+        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, self.waits.came(now))
         else {
             return Ok(());
         };
@@ -455,6 +455,7 @@ impl Shard {
     }
 
     fn take_measured(&mut self, slot: Slot, bytes: usize, now: Time) -> Result<(), TooMuch> {
+        let now = self.waits.came(now);
         let (byte_rate, byte_burst) = self.byte_rate(slot);
         let meter = self.meters.get(slot as usize).copied().unwrap_or_default();
         if byte_rate > 0 {

@@ -1247,7 +1247,6 @@ impl Shard {
         }
         self.send_close(slot, code, reason);
         self.note_ended(slot, ending);
-        self.tell_of_end(slot, ending);
         self.forget_sockets(slot);
         self.lose_user(slot);
         self.leave_all(slot);
@@ -1291,7 +1290,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let ending = match conn.stage {
             Stage::Open(_) => {
-                self.tell_of_end(slot, ending);
+                self.note_ended(slot, ending);
                 ending
             }
             Stage::Closing(_, because) => because,
@@ -1308,7 +1307,6 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
-        self.note_ended(slot, ending);
         let conn = &mut self.conns[slot as usize];
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);

@@ -460,19 +460,19 @@ impl Shard {
     /// A client brings a newer token of its user, or its first.
     fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
         let first = builtin::split(args).first().copied().unwrap_or_default();
-        let token = token_in(first);
+        let token = token_in(first).unwrap_or_default();
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),
             (_, true) => match auth_of_application(first) {
-                said @ Some(_) => {
+                Ok(said @ Some(_)) => {
                     let what = What::Event { namespace: namespace.to_owned(), id: id.map(str::to_owned) };
                     match self.call_out_for_message(slot, what, (token.as_deref(), said), now) {
                         Ok(()) => return,
                         Err(denial) => Err(denial),
                     }
                 }
-                None => Err(TokenFault::Malformed.into()),
+                Ok(None) | Err(_) => Err(TokenFault::Malformed.into()),
             },
         };
         self.answer_token_event(slot, namespace, accepted, id);

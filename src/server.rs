@@ -360,7 +360,10 @@ async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio:
         tracing::warn!(waiting, "notices are lost: they did not go out in the time to drain");
     }
     if unanswered > 0 {
-        tracing::warn!(unanswered, "the backend may not have heard who left: it did not answer in the time to drain");
+        tracing::warn!(
+            unanswered,
+            "the backend may not have heard who left: it did not answer in the time to drain"
+        );
     }
 }
 

@@ -166,10 +166,9 @@ impl Caller {
         match answer {
             Ok(answer) if answer.status.is_success() => Ok(answer.body),
             Ok(answer) => Err(match (answer.status, answer.retry_after) {
-                (
-                    status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE),
-                    Some(rest),
-                ) => Problem::NotNow(status, rest),
+                (status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE), Some(rest)) => {
+                    Problem::NotNow(status, rest)
+                }
                 (status, _) => Problem::Status(status),
             }),
             Err(Unanswered::Late) => Err(Problem::Late),

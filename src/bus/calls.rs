@@ -414,6 +414,19 @@ mod tests {
     }
 
     #[test]
+    fn what_a_client_said_when_it_connected_counts_in_each_of_its_calls() {
+        let calls = Calls::new(Settings { waiting_max: 100, ..SETTINGS });
+        let (query, auth): (Arc<str>, Arc<str>) = ("q".repeat(3_000).into(), "a".repeat(1_000).into());
+        let push = || {
+            let (query, auth) = (Some(query.clone()), Some(auth.clone()));
+            calls.push(Call { query, auth, ..call(What::Connected { recovered: false }) })
+        };
+        assert_eq!((push(), push(), push()), (Ok(()), Ok(()), Err(Busy)), "of 10,000 bytes");
+        calls.take().iter().for_each(|call| calls.settle(call.client.bytes));
+        assert_eq!(push(), Ok(()));
+    }
+
+    #[test]
     fn that_somebody_has_left_finds_room_where_questions_do_not() {
         let calls = Calls::new(SETTINGS);
         (0..2).for_each(|_| calls.push(event(1)).expect("there is room"));

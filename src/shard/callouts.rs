@@ -545,7 +545,8 @@ mod tests {
 
     #[test]
     fn pieces_are_kept_with_when_they_came() {
-        let kept = [(Piece::Text, 1, "a".as_bytes()), (Piece::Connect, 1 << 60, b""), (Piece::Binary, 7, &[0; 300])];
+        let kept =
+            [(Piece::Text, 1, "a".as_bytes()), (Piece::Connect, 1 << 60, b""), (Piece::Binary, 7, &[0; 300])];
         let mut held = Vec::new();
         for (piece, came, bytes) in kept {
             held.extend(piece.head(Time::from_ns(came), bytes.len()));
@@ -565,7 +566,8 @@ mod tests {
         let query = |query, dialect| query_of_application(query, dialect, "token");
         assert_eq!(query("EIO=4&transport=polling&t=abc&a=b&token=x&c", Dialect::SocketIo), "a=b&c");
         assert_eq!(query("t=abc&token=x", Dialect::Native), "t=abc");
-        let auth = |text| auth_of_application(text).map_or(None, |auth| auth.map(|auth| auth.get().to_owned()));
+        let auth =
+            |text| auth_of_application(text).map_or(None, |auth| auth.map(|auth| auth.get().to_owned()));
         assert_eq!(auth(r#"{"b":1,"pid":"x","offset":"y","a":{}}"#).as_deref(), Some(r#"{"a":{},"b":1}"#));
         assert_eq!(auth(r#"{"pid":"x"}"#), None);
         assert_eq!((auth("{}"), auth("null")), (None, None));

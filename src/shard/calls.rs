@@ -359,8 +359,10 @@ impl Shard {
     fn let_in(&mut self, slot: Slot, answered: &Answered, now: Time) -> bool {
         let Answered { client, what: Asked::Connect { auth }, answer, .. } = answered else { return false };
         let namespace = client.namespace.as_str();
-        let is_open =
-            self.conns.get(slot as usize).is_some_and(|conn| conn.stamp == client.conn.stamp && conn.is_open());
+        let is_open = self
+            .conns
+            .get(slot as usize)
+            .is_some_and(|conn| conn.stamp == client.conn.stamp && conn.is_open());
         let refusal = match answer {
             Some(Answer { refusal: None, .. }) => {
                 let is_in = is_open && self.join_as(slot, namespace, auth.as_deref(), client.id, now);
@@ -525,5 +527,70 @@ fn reason_of(ending: Ending) -> &'static str {
         Ending::Server => SERVER_LEFT,
         Ending::Shutdown => "server shutting down",
         Ending::Slow | Ending::Limit | Ending::Token => "forced close",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Gate, Rules};
+    use crate::bus::Bus;
+    use crate::bus::calls::{self, Kind};
+    use crate::config::Config;
+    use crate::server;
+    use crate::shard::turn::Gathered;
+    use crate::stats::Stats;
+
+    /// A shard with one native client, which is in the room `hall`.
+    fn shard() -> (Shard, Slot) {
+        let calls = calls::Calls::new(calls::Settings {
+            waiting_max: 10,
+            waiting_bytes_max: 1 << 20,
+            waiting_per_connection_max: 10,
+            handshake_bytes_max: 0,
+            failure: Failure::Error,
+        });
+        let bus = Arc::new(Bus::new(1, 100).with_calls(Arc::new(calls)));
+        let settings = server::settings(&Config::default(), 1, 100);
+        let gate = Arc::new(Gate::new(Rules::default()));
+        let mut shard = Shard::new(0, settings, bus, gate, Arc::new(Stats::new(1)), Time::default());
+        let mut conn = Conn::new(7, Default::default(), Time::default());
+        conn.stage = Stage::Open(Dialect::Native);
+        let slot = shard.conns.insert(conn) as Slot;
+        shard.join(slot, &["hall".into()]).expect("there is room");
+        (shard, slot)
+    }
+
+    fn said(shard: &mut Shard) -> String {
+        let Some(slot) = shard.next_dirty() else { return String::new() };
+        let Gathered::One(bytes) = shard.gather(slot) else { return String::new() };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn an_ack_does_not_say_that_all_is_done_when_events_were_lost() {
+        let check = |is_full: bool, expected: &str| {
+            let (mut shard, slot) = shard();
+            shard.begin_turn(Time::default());
+            shard.ask_about(slot, "/", ("e", "1"), Some("5"), &[]).expect("there is room");
+            let taken = shard.bus.calls().map(|calls| calls.take()).unwrap_or_default();
+            let [Call { client, what, .. }] = taken.as_slice() else { panic!("one call") };
+            assert_eq!(what.kind(), Kind::Event);
+            while is_full && shard.bus.publish(&Draft::new("hall", "e", b"1", Time::default())).is_ok() {}
+            let emit = Emit { rooms: vec!["hall".into()], event: "e".into(), ..Emit::default() };
+            let answer = Some(Answer { emit: vec![emit], ack: "1".into(), ..Answer::default() });
+            let what = Asked::Event { ack: Some("5".into()) };
+            let client = client.clone();
+            shard.note_answered(Answered { client, what, answer, is_rest: false }, Time::default());
+            for _ in 0..100 {
+                shard.deliver(Time::default());
+            }
+            let said = said(&mut shard);
+            assert!(said.contains(expected), "{said}");
+            assert_ne!(said.contains(r#""type":"ack""#), is_full, "{said}");
+            assert_eq!(shard.bus.calls().map(|calls| calls.waiting()), Some(0), "it is settled");
+        };
+        check(false, r#""type":"ack","id":5"#);
+        check(true, r#""type":"error","code":"overloaded","id":5"#);
     }
 }

@@ -384,7 +384,8 @@ impl Shard {
         let conn = &self.conns[slot as usize];
         let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
-        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, self.waits.came(now))
+        let Err(Excess { retry_ms, over }) =
+            tally.take(limits, &mut self.event_windows, who, bytes, self.waits.came(now))
         else {
             return Ok(());
         };

@@ -533,8 +533,8 @@ fn who_comes_back_is_told_of_as_such() {
     backend.answers("/connected", json!({}));
     let connect: Value = serde_json::from_str(&socket.hears()[2..]).expect("JSON");
     drop(socket);
-    let left =
-        backend.answers("/disconnected", json!({"emit": [{"event": "missed", "args": [1], "room": "lobby"}]}));
+    let left = backend
+        .answers("/disconnected", json!({"emit": [{"event": "missed", "args": [1], "room": "lobby"}]}));
     assert_eq!((&left["connection"], &left["reason"]), (&id, &json!("transport close")));
     let is_published = || server.metrics().sum("throng_publications_total", &[]) == 1.0;
     eventually("the event is published", || is_published().then_some(()));
@@ -574,7 +574,8 @@ fn the_last_ones_to_leave_are_told_of_before_the_end() {
         assert!(!server.log().contains("may not have heard"));
     }
     // One that does not answer is not waited for.
-    let (mut server, _file) = backend.server("undrained", &all_of("/*"), &["drain.timeout_ms=500", "drain.spread_ms=0"]);
+    let (mut server, _file) =
+        backend.server("undrained", &all_of("/*"), &["drain.timeout_ms=500", "drain.spread_ms=0"]);
     let mut socket = Socket::open(&server, "");
     socket.say("40/a,");
     backend.answers("/connect", json!({}));

@@ -477,8 +477,7 @@ fn a_notice_that_the_backend_cannot_stand_is_lost_alone() {
 fn a_backend_that_fails_at_all_is_not_asked_for_each_notice() {
     let backend = Backend::start();
     let events = "[[webhooks.events]]\nevent = \"step\"\n";
-    let server =
-        backend.server(events, &["webhooks.batches_under_way_max=1", "webhooks.age_max_ms=500"]);
+    let server = backend.server(events, &["webhooks.batches_under_way_max=1", "webhooks.age_max_ms=500"]);
     backend.behaves("500");
     publish_poison(&server, 400, &[]);
     let lost = || server.metrics().sum("throng_webhooks_lost_total", &[r#"reason="expired""#]) as u64;

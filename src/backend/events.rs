@@ -417,6 +417,7 @@ fn owned(names: &[Cow<'_, str>]) -> Vec<CompactString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::calls::{self, Failure};
     use crate::message::{ConnId, SocketId};
 
     const SETTINGS: Settings = Settings {
@@ -450,6 +451,43 @@ mod tests {
             Err(fault) => assert!(fault.message.contains(says), "{json}: {}", fault.message),
             Ok(answer) => panic!("{json}: {answer:?}"),
         }
+    }
+
+    #[test]
+    fn a_call_that_no_bell_is_rung_for_is_made() {
+        let calls = Arc::new(Calls::new(calls::Settings {
+            waiting_max: 1,
+            waiting_bytes_max: 10_000,
+            waiting_per_connection_max: 1,
+            handshake_bytes_max: 0,
+            failure: Failure::Error,
+        }));
+        let (bus, stats) = (Arc::new(Bus::new(1, 10)), Arc::<BackendStats>::default());
+        let nobody = crate::backend::Settings {
+            url: "http://127.0.0.1:1".into(),
+            secret: String::new(),
+            timeout: Duration::from_secs(1),
+            requests_max: 1,
+            answer_bytes_max: 1_000,
+            failures_max: 1,
+            rest: Duration::from_secs(1),
+            answers: SETTINGS,
+        };
+        let caller = Arc::new(Caller::new(nobody, stats.clone()));
+        let asking = Asking::new(SETTINGS, calls.clone(), caller, bus.clone(), stats);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::spawn(asking.run());
+            tokio::task::yield_now().await;
+            calls.push(call(What::Connect)).expect("there is room");
+            let answered = async {
+                while calls.unanswered() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(10), answered).await.expect("it is made");
+        });
+        assert!(!bus.mailbox(0).is_empty(), "that nobody answered is told");
     }
 
     #[test]

@@ -559,15 +559,22 @@ fn the_last_ones_to_leave_are_told_of_before_the_end() {
         let sockets: Vec<Socket> = (0..4)
             .map(|_| {
                 let mut socket = Socket::open(&server, "");
-                socket.say("40/a,");
-                backend.answers("/connect", json!({}));
-                assert!(socket.hears().starts_with("40/a,"));
-                backend.answers("/connected", json!({}));
+                // One connection's are told one after the other.
+                for namespace in ["/a", "/b"] {
+                    socket.say(&format!("40{namespace},"));
+                    backend.answers("/connect", json!({}));
+                    assert!(socket.hears().starts_with(&format!("40{namespace},")));
+                    backend.answers("/connected", json!({}));
+                }
                 socket
             })
             .collect();
         server.signal(Signal::TERM);
-        for _ in &sockets {
+        let count = sockets.len();
+        sockets.into_iter().for_each(|mut socket| drop(socket.0.closed()));
+        // Nobody is there any more, and the backend takes its time.
+        rest(Duration::from_millis(200));
+        for _ in 0..2 * count {
             assert_eq!(backend.answers("/disconnected", json!({}))["reason"], "server shutting down");
         }
         assert!(server.wait_for_exit().success());

@@ -571,7 +571,7 @@ fn the_last_ones_to_leave_are_told_of_before_the_end() {
             .collect();
         server.signal(Signal::TERM);
         let count = sockets.len();
-        sockets.into_iter().for_each(|mut socket| drop(socket.0.closed()));
+        sockets.into_iter().for_each(|mut socket| drop(socket.0.frame()));
         // Nobody is there any more, and the backend takes its time.
         rest(Duration::from_millis(200));
         for _ in 0..2 * count {

@@ -113,8 +113,7 @@ const inEachMode = (title, check) => {
 
 function echo() {
   inEachMode("who comes in is told what it said for itself", async (options) => {
-    const client = new Client({ ...options, auth: { token: "1", list: [1, null] }, query: { name: "anna b" } });
-    await client.hears("connect");
+    const client = await Client.open({ ...options, auth: { token: "1", list: [1, null] }, query: { name: "anna b" } });
     await client.takes("auth", { token: "1", list: [1, null] }, "anna b");
   });
 

@@ -5,7 +5,7 @@
 
 use crate::auth::{Gate, Room, Rules, User, Vouched};
 use crate::bus::Bus;
-use crate::bus::callouts::{self, Callouts, Question, Task, Verdict};
+use crate::bus::callouts::{self, Callouts, Question, Verdict};
 use crate::bus::mailbox::Mail;
 use crate::cluster::{self, Classic, Message, Sharded, throng};
 use crate::dialect::engineio::{self, Piece, Query, Sid};
@@ -842,11 +842,7 @@ impl World {
     /// Answers all, one or none of the questions that wait.
     fn answer_as_backend(&mut self, arg: u8) {
         let Some(callouts) = self.bus.callouts() else { return };
-        let questions = callouts.take().into_iter().filter_map(|task| match task {
-            Task::Find(question) => Some(question),
-            Task::Forget(_) => None,
-        });
-        self.asked.extend(questions);
+        self.asked.extend(callouts.take().questions);
         let count = [self.asked.len(), 1, 1, 0][usize::from(arg & 3)].min(self.asked.len());
         for question in self.asked.drain(..count) {
             callouts.settle(question.size());

@@ -473,7 +473,7 @@ mod tests {
             rest: Duration::from_secs(1),
             answers: SETTINGS,
         };
-        let caller = Arc::new(Caller::new(nobody, stats.clone()));
+        let caller = Arc::new(Caller::new(nobody, false, stats.clone()));
         let asking = Asking::new(SETTINGS, calls.clone(), caller, bus.clone(), stats);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {

@@ -84,7 +84,7 @@ pub fn spawn(
     let work = move || {
         runtime.block_on(async move {
             let answers = settings.answers;
-            let caller = Arc::new(Caller::new(settings, stats.clone()));
+            let caller = Arc::new(Caller::new(settings, callouts.is_some(), stats.clone()));
             webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
             callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));
             if let Some(calls) = bus.calls().cloned() {

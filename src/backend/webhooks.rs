@@ -375,7 +375,11 @@ impl From<Problem> for Fault {
             }
             Problem::NotNow(_, rest) => Fault { rest, ..fault },
             // What is too long, or a redirection, may be something that stands in for the backend while it is away.
-            Problem::Open | Problem::Late | Problem::Unreachable(_) | Problem::TooLong => fault,
+            Problem::Open
+            | Problem::Late
+            | Problem::Unreachable(_)
+            | Problem::TooLong
+            | Problem::Unwanted => fault,
         }
     }
 }

@@ -9,6 +9,7 @@ use super::{Shard, WORK_MAX};
 use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::bus::callouts::{About, Address, Answer, Question, Verdict};
+use crate::bus::outside::{ANYWHERE, Deed, Order};
 use crate::dialect::Dialect;
 use crate::dialect::native::Id;
 use crate::message::{ConnId, Reject, Slot, TokenFault};
@@ -20,6 +21,7 @@ use compact_str::CompactString;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// What the end of a wait counts among what is done for others in one turn: a handshake takes some tens of microseconds.
 const WORK: usize = 64;
@@ -102,6 +104,8 @@ pub struct Waits {
     verdict: Option<Verdict>,
     /// When that which is carried out just now had come.
     came: Option<Time>,
+    /// Who is let in just now.
+    entrant: Option<Entrant>,
     /// How many there were.
     count: u64,
 }
@@ -116,8 +120,18 @@ struct Wait {
     /// When that came which waits.
     came: Time,
     what: What,
+    /// The question has the other end: when this is gone, nobody wants to know.
+    _asker: Arc<()>,
     /// What came behind it.
     held: Option<Held>,
+}
+
+/// A user whom the backend vouches for.
+#[derive(Debug)]
+struct Entrant {
+    user: CompactString,
+    /// With what all connections of the user were closed before this one was among them.
+    closed: Option<(u16, CompactString)>,
 }
 
 /// What goes on when the answer is there.
@@ -289,12 +303,14 @@ impl Shard {
         self.waits.count += 1;
         let number = self.waits.count;
         let from = ConnId { shard: self.id, slot, stamp };
-        let question = Box::new(Question { from, number, known_until_s, about });
+        let asker = Arc::new(());
+        let question =
+            Box::new(Question { from, number, known_until_s, asker: Arc::downgrade(&asker), about });
         if self.bus.callouts().is_none_or(|callouts| callouts.ask(question).is_err()) {
             return Err(self.denied(TokenFault::Unavailable));
         }
         let came = self.waits.came(now);
-        self.waits.waits.insert(stamp, Wait { slot, number, came, what, held: None });
+        self.waits.waits.insert(stamp, Wait { slot, number, came, what, _asker: asker, held: None });
         self.waits.ends.push_back((now.plus_ms(self.settings.handshake_timeout_ms.into()), (stamp, number)));
         Ok(())
     }
@@ -382,6 +398,26 @@ impl Shard {
         self.waits.answered.push_back(((answer.to.stamp, answer.number), answer.verdict));
     }
 
+    /// An order is about to be carried out. If it closes all connections of users, those of whom it was just said that they are one of these
+    /// are refused: what was said came before the order.
+    pub(super) fn revoke_verdicts(&mut self, order: &Order) {
+        let Deed::Close { code, reason } = &order.deed else { return };
+        if order.namespace != ANYWHERE {
+            return;
+        }
+        let is_meant = |name: &CompactString| order.audience.users.contains(name);
+        // To compare names takes little for each.
+        self.work_done += self.waits.answered.len() / 16;
+        for (_, verdict) in &mut self.waits.answered {
+            if matches!(verdict, Verdict::User(vouched) if is_meant(&vouched.user.name)) {
+                *verdict = Verdict::Refused((!reason.is_empty()).then(|| reason.clone()));
+            }
+        }
+        if let Some(entrant) = self.waits.entrant.as_mut().filter(|entrant| is_meant(&entrant.user)) {
+            entrant.closed = Some((*code, reason.clone()));
+        }
+    }
+
     /// Goes on with those who have waited long enough, or as many as one turn has time for.
     pub(super) fn end_waits(&mut self, now: Time) {
         while let Some((_, key)) = self.waits.ends.pop_front_if(|(end, _)| *end <= now) {
@@ -406,6 +442,10 @@ impl Shard {
         let Wait { slot, came, what, held, .. } = wait;
         self.waits.came = Some(came);
         let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
+        self.waits.entrant = match &verdict {
+            Verdict::User(vouched) => Some(Entrant { user: vouched.user.name.clone(), closed: None }),
+            _ => None,
+        };
         match (conn.map(|conn| conn.stage), what) {
             (Some(Stage::Http), What::Request) => {
                 self.waits.verdict = Some(verdict);
@@ -426,6 +466,12 @@ impl Shard {
                 self.answer_token_event(slot, &namespace, accepted, id.as_deref());
             }
             _ => {}
+        }
+        if let Some(Entrant { user, closed: Some((code, reason)) }) = self.waits.entrant.take() {
+            // On the way in, mail was carried out, and an order in it came too early for this one: the others of the user are closed already.
+            for slot in self.connections_of(&user, ANYWHERE).collect::<Vec<_>>() {
+                self.dismiss(slot, code, &reason, now);
+            }
         }
         if let Some(Held { lease, .. }) = held {
             self.carry_out_held(slot, stamp, lease.bytes(), now);
@@ -521,6 +567,132 @@ fn query_of_application(query: &str, dialect: Dialect, token_parameter: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Gate, Rules, User, Vouched};
+    use crate::bus::Bus;
+    use crate::bus::callouts::{Callouts, Forget, Whose};
+    use crate::bus::mailbox::Mail;
+    use crate::config::Config;
+    use crate::server;
+    use crate::shard::users::Access;
+    use crate::stats::Stats;
+    use crate::token::{self, Tokens};
+    use std::net::Ipv4Addr;
+
+    const NOW: Time = Time::from_ms(1_000);
+
+    /// A shard that has the backend asked.
+    fn asking_shard() -> (Shard, Arc<Bus>) {
+        let bus = Arc::new(Bus::new(1, 100).with_callouts(Arc::new(Callouts::new(10))));
+        let config = Config::default();
+        let mut settings = server::settings(&config, 1, 10);
+        let tokens = Tokens::new(token::Settings {
+            token_bytes_max: 1_000,
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+            leeway_ms: 0,
+            expiry_required: false,
+            grace_ms: 0,
+            user_claim: String::new(),
+            rooms_max: 10,
+            room_name_bytes_max: 100,
+            keys: Vec::new(),
+            key_set: None,
+            refresh_ms: 1_000,
+            retry_ms: 1_000,
+        });
+        settings.access = Arc::new(Access {
+            tokens: Some(Arc::new(tokens)),
+            required: true,
+            timeout_ms: 5_000,
+            query_parameter: "token".to_owned(),
+            permissions: config.permissions.clone(),
+            callout: Some(Callout::default()),
+        });
+        let gate = Gate::new(Rules { connections_max: 10, sockets_max: 10, ..Rules::default() });
+        let shard = Shard::new(0, settings, bus.clone(), Arc::new(gate), Arc::new(Stats::new(1)), NOW);
+        (shard, bus)
+    }
+
+    /// A client that sends this request.
+    fn request(shard: &mut Shard, target: &str) -> Slot {
+        let slot = shard.accept(Ipv4Addr::LOCALHOST.into(), NOW);
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let upgrade = if target.starts_with("/ws") { upgrade } else { "" };
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n").into_bytes();
+        shard.receive(slot, &mut head, NOW);
+        slot
+    }
+
+    /// The backend says that all who wait are `anna`.
+    fn answer(bus: &Bus) {
+        let callouts = bus.callouts().expect("there are some");
+        for question in callouts.take().questions {
+            let vouched = Vouched { user: User::named("anna"), rooms: Vec::new() };
+            let verdict = Verdict::User(Arc::new(vouched));
+            bus.post(
+                0,
+                Mail::Callout(Box::new(Answer { to: question.from, number: question.number, verdict })),
+            );
+        }
+    }
+
+    #[test]
+    fn who_is_signed_out_while_the_word_of_the_backend_waits_is_not_let_in() {
+        type Begin = fn(&mut Shard);
+        let by_request: Begin = |shard| {
+            request(shard, "/ws?token=x");
+        };
+        let by_polling: Begin = |shard| {
+            request(shard, "/socket.io/?EIO=4&transport=polling&token=x");
+        };
+        let by_message: Begin = |shard| {
+            let slot = request(shard, "/ws");
+            let what = What::Message { id: None };
+            shard.call_out_for_message(slot, what, (Some("x"), None), NOW).expect("it may ask");
+        };
+        // `at_once`: the order is in the mail with the answer; otherwise it comes while the client is let in.
+        let check = |begin: Begin, at_once: bool, whose: &str, expected: usize| {
+            let (mut shard, bus) = asking_shard();
+            begin(&mut shard);
+            let sign_out = || {
+                let forget = Forget { whose: Whose::User(whose.into()), disconnect: true };
+                bus.dismiss_forgotten(&forget).expect("there is room");
+            };
+            answer(&bus);
+            shard.begin_turn(NOW);
+            if at_once {
+                sign_out();
+            }
+            shard.deliver(NOW);
+            if !at_once {
+                sign_out();
+            }
+            shard.advance(NOW);
+            let open = shard.conns.iter().filter(|(_, conn)| conn.is_open()).count();
+            assert_eq!((shard.users.connections(), open), (expected, expected), "{at_once} {whose}");
+            assert!(shard.waits.waits.is_empty() && shard.waits.entrant.is_none());
+        };
+        for begin in [by_request, by_polling, by_message] {
+            for at_once in [true, false] {
+                check(begin, at_once, "anna", 0);
+                check(begin, at_once, "bert", 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_is_wanted_as_long_as_its_client_is_there() {
+        let (mut shard, bus) = asking_shard();
+        let slots = [0, 1].map(|_| request(&mut shard, "/ws?token=x"));
+        let questions = bus.callouts().expect("there are some").take().questions;
+        let wanted = || questions.iter().map(|question| question.is_wanted()).collect::<Vec<bool>>();
+        assert_eq!(wanted(), [true, true]);
+        shard.release(slots[0]);
+        assert_eq!(wanted(), [false, true]);
+        shard.begin_turn(NOW);
+        shard.advance(NOW.plus_ms(60_000));
+        assert_eq!(wanted(), [false, false], "it has waited long enough");
+    }
 
     #[test]
     fn the_backend_gets_the_cookies_that_are_listed() {

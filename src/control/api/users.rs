@@ -5,14 +5,13 @@ use super::keys::{MayAdmin, MayRead};
 use super::look::{Whole, gather};
 use super::request::{Query, path, write_cursor};
 use super::{ANSWER_TIMEOUT, ask, check_mailbox};
+use crate::backend::said::check_user;
 use crate::bus::directory::room_key;
 use crate::bus::inquiry::{Answer, LISTED_MAX, Question};
 use crate::bus::outside::{ANYWHERE, Deed};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
-use crate::dialect::native::name_fault;
 use crate::message::{ShardId, user_key};
-use crate::token::claims::NAME_BYTES_MAX;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -222,13 +221,8 @@ fn all_shards(control: &Control) -> Vec<ShardId> {
 /// The part of the path that a user's name is, checked.
 fn user_name(user: RawPath) -> Result<Box<str>, Refusal> {
     let user = path(user)?;
-    match name_fault(&user, NAME_BYTES_MAX) {
-        None => Ok(user.into()),
-        Some(fault) => {
-            let message = format!("a user's name {fault}");
-            Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_user", message))
-        }
-    }
+    check_user(&user)?;
+    Ok(user.into())
 }
 
 fn namespace_in(uri: &Uri) -> Result<String, Refusal> {

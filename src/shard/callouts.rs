@@ -306,8 +306,6 @@ impl Shard {
         }
         match verdict {
             Verdict::User(vouched) => {
-                // Events that are on their way were published before it was in any room.
-                self.deliver(now);
                 self.identify(slot, vouched.as_ref().clone(), now).map_err(Denial::from)
             }
             _ if self.users.of(slot).is_some() => Err(self.denied(TokenFault::OtherUser)),
@@ -366,6 +364,8 @@ impl Shard {
 
     fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
         let Wait { slot, what, held, .. } = wait;
+        // Events that are on their way were published before it was in any room, and mail may end it.
+        self.deliver(now);
         let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
         match (conn.map(|conn| conn.stage), what) {
             (Some(Stage::Http), What::Request) => {

@@ -712,7 +712,8 @@ mod tests {
             let mut settings = server::settings(&Config::default(), 1, 10);
             settings.paths.socketio = Some("/socket.io/".to_owned());
             settings.socketio = Arc::new(SocketIo { recovery_ms: 10_000, ..SocketIo::default() });
-            let gate = Arc::new(Gate::new(Rules { connections_max: 10, sockets_max: 10, ..Rules::default() }));
+            let gate =
+                Arc::new(Gate::new(Rules { connections_max: 10, sockets_max: 10, ..Rules::default() }));
             let stats = Arc::new(Stats::new(shards));
             let shards = (0..shards as ShardId)
                 .map(|id| Shard::new(id, settings.clone(), bus.clone(), gate.clone(), stats.clone(), NOW))
@@ -772,7 +773,12 @@ mod tests {
 
     /// What stands behind `mark`, up to the next quote.
     fn after<'a>(mark: &str, said: &'a str) -> &'a str {
-        said.rsplit_once(mark).unwrap_or_else(|| panic!("{mark} in {said}")).1.split('"').next().expect("split has a first part")
+        said.rsplit_once(mark)
+            .unwrap_or_else(|| panic!("{mark} in {said}"))
+            .1
+            .split('"')
+            .next()
+            .expect("split has a first part")
     }
 
     fn for_socket(sid: SocketId) -> Arc<Publication> {

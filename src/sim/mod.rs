@@ -847,11 +847,15 @@ impl World {
 
     fn deliver_all(&mut self, shard: usize) {
         self.report.late_mail += u64::from(self.model.mail[shard].len() > 1);
+        let slow_endings = self.slow_endings(shard);
         let seat = &mut self.seats[shard].shard;
         let before = seat.mail_taken();
         seat.deliver(self.now);
         self.model.takes += seat.mail_taken() - before;
+        self.model.slow_endings = self.slow_endings(shard) - slow_endings;
         self.model.deliver(shard, self.now);
+        assert_eq!(self.model.slow_endings, 0, "shard {shard} has ended somebody as too slow");
+        let seat = &self.seats[shard].shard;
         // What a shard posts to itself meanwhile is for the next turn.
         let is_left = self.model.collected[shard] > 0 || (seat.has_mail() && seat.is_spent());
         assert!(!is_left || seat.is_full(), "mail is left though there is room");

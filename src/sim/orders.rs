@@ -2,37 +2,43 @@
 
 use super::World;
 use super::model::{Letter, Model};
+use super::pollers::Poller;
 use super::said::{Packet, Said};
 use super::sessions::namespace_of;
+use super::special::Socket;
 use crate::bus::outside::Deed;
 use crate::stats::Ending;
 use crate::time::Time;
 
-/// Of a hundred steps, after how many an order is given.
+/// Of a hundred steps, after how many an order is given about anybody.
 const ORDERS_PERCENT: u64 = 1;
+/// And of those in which a POST is about to be read, about its client.
+const IN_POSTS_PERCENT: u64 = 20;
 /// The close code of one that names it.
 const CODE: u16 = 4444;
 
 impl World {
-    /// Now and then somebody wants a client put out. Most often one that is saying something, so that it is over in the middle of that.
+    /// Now and then somebody wants a client put out: most often one that has said something, so that it is over in the middle of that.
     pub(super) fn give_orders(&mut self) {
-        let Some(random) = &mut self.orders else { return };
-        if !random.chance(ORDERS_PERCENT) {
+        if self.orders.is_none() {
             return;
         }
-        let posting: Vec<usize> = self
-            .pollers
-            .iter()
-            .filter(|poller| poller.is_saying())
-            .filter_map(|poller| poller.session)
-            .collect();
-        let told = self.model.sockets_told.iter().enumerate();
-        let mut sockets: Vec<usize> =
-            told.filter(|(_, socket)| socket.is_in).map(|(socket, _)| socket).collect();
-        let is_posting = |socket: &usize| posting.contains(&self.model.sockets_told[*socket].peer);
-        if sockets.iter().any(is_posting) && random.chance(80) {
-            sockets.retain(is_posting);
+        // Those of whom the shard will read a POST in its next turn, behind this order.
+        let is_unread =
+            |link: &usize| self.clients[*link].outgoing.is_empty() && !self.links[*link].to_server.is_empty();
+        let is_posting = |poller: &&Poller| poller.post().is_some_and(|link| is_unread(&link));
+        let posting: Vec<usize> =
+            self.pollers.iter().filter(is_posting).filter_map(|poller| poller.session).collect();
+        let Some(random) = &mut self.orders else { return };
+        let is_to_one_of_these = !posting.is_empty() && random.chance(IN_POSTS_PERCENT);
+        if !is_to_one_of_these && !random.chance(ORDERS_PERCENT) {
+            return;
         }
+        let told = self.model.sockets_told.iter().enumerate();
+        let is_meant =
+            |socket: &Socket| socket.is_in && (!is_to_one_of_these || posting.contains(&socket.peer));
+        let sockets: Vec<usize> =
+            told.filter(|(_, socket)| is_meant(socket)).map(|(socket, _)| socket).collect();
         if sockets.is_empty() {
             return;
         }

@@ -73,9 +73,9 @@ impl Poller {
         self.temper == Temper::Well
     }
 
-    /// True while what it says is on its way.
-    pub(super) fn is_saying(&self) -> bool {
-        self.post.is_some()
+    /// The connection on which what it says is on its way.
+    pub(super) fn post(&self) -> Option<usize> {
+        self.post
     }
 }
 

@@ -1219,7 +1219,9 @@ mod tests {
         let [whole, old] = [1, 3].map(|kind| [&[kind][..], &session].concat());
         let pieces: Vec<u8> = [&[1][..], &[0x23; 100], &session].concat();
         let first = [0, 11, 0x16, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3];
-        smoke(tls, &[&whole, &old, &pieces, &first]);
+        // Wants our key changed in the same read as its handshake ends: what came then could not be read.
+        let hasty = [1, 0, 0xc0, 0, 0xe5, 0xa7, 0];
+        smoke(tls, &[&whole, &old, &pieces, &first, &hasty]);
     }
 
     #[test]

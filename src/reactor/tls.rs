@@ -223,7 +223,7 @@ impl Session {
         let opened = opened.inspect_err(|_| *self = Session::Over)?;
         // With bytes left rustls may have a part of a message among them. An idle session has none.
         if opened.used == bytes.len() && !opened.ended {
-            self.lighten()?;
+            self.lighten(out)?;
         }
         Ok(opened)
     }
@@ -253,10 +253,15 @@ impl Session {
     }
 
     /// Lets go of what rustls keeps, where that is possible. Nothing may be under way.
-    fn lighten(&mut self) -> Result<(), Fault> {
+    fn lighten(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         match self {
             Session::Full(conn)
-                if !conn.is_handshaking() && conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) => {}
+                if !conn.is_handshaking() && conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) =>
+            {
+                // A client may want our key changed right behind its handshake. rustls has changed it then, and keeps the record that says so
+                // until there is something to write.
+                write_full(conn, Some(&[]), &mut [], out)?;
+            }
             _ => return Ok(()),
         }
         if let Session::Full(conn) = mem::replace(self, Session::Over) {

@@ -1325,6 +1325,8 @@ mod tests {
             (292, "what stood in the body of a request that has none was taken for the next request"),
             (347, "a session that polled was ended as too slow by the frame that was to say why it ends"),
             (468, "a stream was ended after its connection was closed"),
+            (8, "who was put out in the middle of a POST joined a room all the same, and was in it for ever"),
+            (23, "who was put out in the middle of what it said was told of the rest behind its close"),
             (2529, "who had been told that the server shuts down was sent events for its id behind that"),
         ] {
             run(seed);

@@ -21,7 +21,6 @@ use crate::time::Clock;
 use caller::Caller;
 use events::Asking;
 use stats::BackendStats;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, io, thread};
@@ -107,9 +106,4 @@ impl Webhooks {
     async fn deliver(self, way: Way) {
         webhooks::deliver(way, self.notices, self.bus, self.clock, self.settings).await;
     }
-}
-
-/// A number that nobody foresees.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
 }

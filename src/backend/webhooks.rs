@@ -6,6 +6,7 @@
 use super::caller::{Caller, Problem};
 use super::log::{LogPause, brief};
 use super::stream::Stream;
+use crate::bridge::numbers::random;
 use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_of};
 use crate::bus::notices::{Kind, Lost, Notice, Notices, What, Who};
@@ -330,7 +331,7 @@ impl Post {
     fn pause(&self, failures: u32) -> Duration {
         let longest = self.settings.backoff_max;
         let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(20).saturating_sub(1)).min(longest);
-        let share = super::random() % 1024;
+        let share = random() % 1024;
         whole / 2 + whole.mul_f64(share as f64 / 2048.0)
     }
 }

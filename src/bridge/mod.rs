@@ -12,7 +12,7 @@ mod asking;
 mod counts;
 mod forget;
 mod lanes;
-mod numbers;
+pub(crate) mod numbers;
 mod presence;
 mod publisher;
 mod servers;

@@ -356,8 +356,6 @@ impl Shard {
         }
         match verdict {
             Verdict::User(vouched) => {
-                // Events that are on their way were published before it was in any room.
-                self.deliver(now);
                 self.identify(slot, vouched.as_ref().clone(), now).map_err(Denial::from)
             }
             _ if self.users.of(slot).is_some() => Err(self.denied(TokenFault::OtherUser)),
@@ -441,11 +439,13 @@ impl Shard {
     fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
         let Wait { slot, came, what, held, .. } = wait;
         self.waits.came = Some(came);
-        let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
         self.waits.entrant = match &verdict {
             Verdict::User(vouched) => Some(Entrant { user: vouched.user.name.clone(), closed: None }),
             _ => None,
         };
+        // Events that are on their way were published before it was in any room, and mail may end it.
+        self.deliver(now);
+        let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
         match (conn.map(|conn| conn.stage), what) {
             (Some(Stage::Http), What::Request) => {
                 self.waits.verdict = Some(verdict);

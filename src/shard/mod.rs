@@ -563,6 +563,15 @@ impl Shard {
         }
     }
 
+    /// Before a connection joins something, or is somebody: what is on its way was published before, and is delivered first. False when
+    /// the connection is over by that: then nothing more of what it says is carried out, neither the rest of this message nor what follows
+    /// it in the same body or read. The one place where mail is carried out while a connection is heard.
+    #[must_use]
+    fn catch_up(&mut self, slot: Slot, now: Time) -> bool {
+        self.deliver(now);
+        self.conns[slot as usize].is_open()
+    }
+
     fn carry_out_mail(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
         let mut collected = false;
@@ -932,7 +941,6 @@ impl Shard {
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
         debug_assert!(self.conns[slot as usize].memberships.is_empty(), "who has ended is in no room");
-        self.leave_all(slot);
         let mut conn = self.conns.remove(slot as usize);
         self.forget_wait(slot, conn.stamp);
         self.calls.forget(conn.stamp, slot);

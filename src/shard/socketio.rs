@@ -299,10 +299,7 @@ impl Shard {
     /// # Errors
     /// Why it may not be in it.
     pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, Barred> {
-        if !self.conns[slot as usize].is_open() {
-            // What was delivered before this may have ended it.
-            return Err(Barred::of("The connection has ended"));
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over joins nothing");
         let settings = &self.settings.socketio;
         let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
             return Err(Barred::of("Invalid namespace"));
@@ -507,7 +504,9 @@ impl Shard {
     ) -> bool {
         let result = match command {
             Command::Join { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(namespace, room)).collect();
                 let forbidden = self.forbid(slot, &keys, Act::Join);
                 forbidden.map_or_else(|| self.join(slot, &keys), Err).map(|members| {
@@ -523,7 +522,9 @@ impl Shard {
                 })
             }
             Command::Leave { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 for room in rooms {
                     if let Some(room) = self.bus.find(&room_key(namespace, room)) {
                         self.leave(slot, room);
@@ -563,6 +564,12 @@ impl Shard {
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
         is_done
+    }
+
+    /// As [`Shard::catch_up`]. False as well when the connection was put out of the namespace by that: it would be in a room of a namespace
+    /// in which it is not.
+    fn catch_up_in(&mut self, slot: Slot, namespace: &str, now: Time) -> bool {
+        self.catch_up(slot, now) && self.is_in(slot, namespace)
     }
 
     fn publish_from(

@@ -45,7 +45,7 @@ pub struct Access {
 /// Whose a connection is to be, counted by the gate or about to be.
 #[derive(Debug)]
 pub(super) struct Identity {
-    user: Arc<User>,
+    pub(super) user: Arc<User>,
     /// Rooms that it joins at once.
     rooms: Vec<Room>,
 }
@@ -315,10 +315,7 @@ impl Shard {
     /// with its own.
     pub(super) fn assume(&mut self, slot: Slot, identity: Identity, now: Time) {
         let Identity { user, rooms } = identity;
-        if !self.conns[slot as usize].is_open() {
-            // It ended as it began.
-            return self.gate.dismiss_user(&user);
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over has no user");
         let tag = self.tag(&user.name);
         let is_new = self.users.of(slot).is_none();
         if is_new {
@@ -398,13 +395,16 @@ impl Shard {
         self.users.from(self.users.head(self.tag(name), name))
     }
 
-    /// The connections here of the user called `name` that are in a namespace, or [anywhere](ANYWHERE).
+    /// The connections here of the user called `name` that are in a namespace or on their way back into it, or [anywhere](ANYWHERE).
     pub(super) fn connections_of(&self, name: &str, namespace: &str) -> impl Iterator<Item = Slot> {
         self.all_of(name).filter(move |slot| {
             let conn = &self.conns[*slot as usize];
             match &conn.session {
                 _ if namespace == ANYWHERE => true,
-                Some(session) => session.joined(namespace).is_some(),
+                Some(session) => {
+                    session.joined(namespace).is_some()
+                        || session.recovering.as_ref().is_some_and(|recovering| recovering.is_of(namespace))
+                }
                 None => conn.stage == Stage::Open(Dialect::Native) && namespace == "/",
             }
         })

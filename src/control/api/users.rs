@@ -18,6 +18,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use compact_str::CompactString;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -132,10 +133,7 @@ pub(super) async fn user_join(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
-    let rooms = rooms(&control, &headers, body).await?;
-    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
-    order(&control, key, &user, &namespace, Deed::Join(keys.collect())).await
+    order_rooms(&control, key, (user, uri), &headers, body, Deed::Join).await
 }
 
 /// `POST /v1/users/{user}/leave`.
@@ -147,10 +145,7 @@ pub(super) async fn user_leave(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
-    let rooms = rooms(&control, &headers, body).await?;
-    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
-    order(&control, key, &user, &namespace, Deed::Leave(keys.collect())).await
+    order_rooms(&control, key, (user, uri), &headers, body, Deed::Leave).await
 }
 
 /// `POST /v1/users/{user}/disconnect`.
@@ -166,6 +161,21 @@ pub(super) async fn disconnect_user(
     Query::read(&uri)?.end()?;
     let Close { code, reason } = close(&control, &headers, body).await?;
     order(&control, key, &user, ANYWHERE, Deed::Close { code, reason }).await
+}
+
+/// Has a user's connections do something with the rooms that the body names.
+async fn order_rooms(
+    control: &Control,
+    key: usize,
+    (user, uri): (RawPath, Uri),
+    headers: &HeaderMap,
+    body: Body,
+    deed: fn(Vec<CompactString>) -> Deed,
+) -> Result<Response, Refusal> {
+    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
+    let rooms = rooms(control, headers, body).await?;
+    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
+    order(control, key, &user, &namespace, deed(keys.collect())).await
 }
 
 /// Tells all shards, and other processes.

@@ -1318,6 +1318,7 @@ mod tests {
             (256, "the error for a binary frame with a wrong field did not have its id"),
             (262, "a HEAD of Engine.IO was answered with a body"),
             (318, "a GET that waited kept its connection in a drain"),
+            (1082, "the clock jumped over the end of a move and that of the session"),
             (283, "a session was told things on its WebSocket before what that was told itself"),
             (367, "a packet was left out, and its attachments were not"),
             (327, "a ping of Engine.IO was left out, and the session ended as silent"),

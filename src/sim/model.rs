@@ -485,7 +485,12 @@ impl Model {
 
     /// Timers fire, and a drain goes on.
     pub(super) fn advance(&mut self, shard: usize, now: Time, clients: &[Client], links: &[Link]) {
-        for number in 0..self.peers.len() {
+        // When the clock has jumped, what was due first comes first: one of them may end another.
+        let mut due: Vec<(u64, usize)> =
+            (0..self.peers.len()).map(|number| (self.peers[number].due_ms, number)).collect();
+        due.retain(|(due_ms, _)| *due_ms <= now.ms());
+        due.sort_unstable();
+        for (_, number) in due {
             let peer = &mut self.peers[number];
             if peer.shard != shard || !peer.is_live() || peer.doomed || peer.due_ms > now.ms() {
                 continue;

@@ -142,7 +142,9 @@ impl Span {
             Used {
                 seconds: (now_ns() - self.begun_ns) as f64 / SECOND_NS as f64,
                 cpu_seconds: cpu_ns.map(|ns| ns as f64 / SECOND_NS as f64),
-                segments: segments_sent().zip(self.begun_segments).map(|(now, begun)| now.saturating_sub(begun)),
+                segments: segments_sent()
+                    .zip(self.begun_segments)
+                    .map(|(now, begun)| now.saturating_sub(begun)),
             }
         })
     }

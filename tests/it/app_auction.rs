@@ -63,7 +63,7 @@ const HEARTBEAT: [&str; 2] = ["heartbeat.ping_interval_ms=500", "heartbeat.ping_
 
 fn server(port: u16, settings: &[&str]) -> Server {
     let key = format!("api.key={KEY}");
-    example("auction", port, &[&HEARTBEAT, &[key.as_str()], settings].concat())
+    example("auction", port, &[HEARTBEAT.as_slice(), &[key.as_str()], settings].concat())
 }
 
 #[test]

@@ -25,12 +25,16 @@ use std::cell::LazyCell;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use throng::message::Slot;
+use throng::permissions::RoomPattern;
+use throng::policy::field::FieldPath;
+use throng::policy::{self, Batch, Changes, Conflate, Dedupe, Policies, Policy};
 use throng::rules::{EventLimit, EventLimits, Over, Per, Unit};
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 fn main() {
     let mut criterion = measure::criterion();
     deliveries(&mut criterion);
+    policies(&mut criterion);
     publishes(&mut criterion);
     echoes(&mut criterion);
     upgrades(&mut criterion);
@@ -82,7 +86,10 @@ impl Room {
     }
 
     fn with_limits(members: usize, order: &[usize], limits: EventLimits) -> Room {
-        let mut reactor = DryReactor::with_limits(members + 1, limits);
+        Room::on(DryReactor::with_limits(members + 1, limits), members, order)
+    }
+
+    fn on(mut reactor: DryReactor, members: usize, order: &[usize]) -> Room {
         let mut slots = Vec::new();
         reactor.connect("/ws", members + 1, &mut slots);
         let joining: Vec<Slot> = order.iter().map(|at| slots[*at]).collect();
@@ -112,6 +119,72 @@ impl Room {
             time
         });
     }
+}
+
+/// Ten events in one turn to a room of `members`, for **one of them**, all its deliveries included: as they are, and with policies. Policies
+/// cost once for a room, so what they add does not grow with the members, and what a batch saves does.
+fn policies(criterion: &mut Criterion) {
+    const EVENTS: usize = 10;
+    let mut group = criterion.benchmark_group("event to a room");
+    let rooms = || Policy::new(RoomPattern::parse("auction:*").expect("a pattern"));
+    let batch = Batch { most: EVENTS, event: "batch".into(), data_only: false };
+    let field = |name| FieldPath::parse(name).expect("a path");
+    let most = if at_full_size() { 10_000 } else { 1_000 };
+    for members in [1, 100, 10_000].into_iter().filter(|members| *members <= most) {
+        let dedupe = Dedupe { field: field("id"), window_ms: 60_000 };
+        let conflate = Conflate { field: field("amount"), events: None };
+        let changes = Changes { event: "bid".into(), always: Box::default() };
+        // Of those with `conflate` and `changes` the last alone waits, and says what was said before.
+        let changing = Policy {
+            conflate: Some(conflate),
+            changes: Some(changes),
+            batch: Some(batch.clone()),
+            ..rooms()
+        };
+        for (name, policy, messages) in [
+            (
+                "a policy for others",
+                Some(Policy::new(RoomPattern::parse("other:*").expect("a pattern"))),
+                EVENTS,
+            ),
+            ("batch", Some(Policy { batch: Some(batch.clone()), ..rooms() }), 1),
+            ("dedupe that finds nothing", Some(Policy { dedupe: Some(dedupe), ..rooms() }), EVENTS),
+            ("conflate and changes", Some(changing), 0),
+        ] {
+            let mut room = LazyCell::new(|| {
+                let policies = Policies::new(policy.into_iter().collect(), policy::Settings::default());
+                let order: Vec<usize> = (0..members).collect();
+                Room::on(DryReactor::with_policies(members + 1, policies), members, &order)
+            });
+            group.bench_function(BenchmarkId::new(name, format!("{members} members")), |bencher| {
+                let Room { reactor, publisher, members } = LazyCell::force_mut(&mut room);
+                let mut frames = publish().repeat(EVENTS);
+                // Its state is known.
+                round(reactor, *publisher, &mut frames);
+                bencher.iter_custom(|count| {
+                    let before = reactor.counts().deliveries.value();
+                    let time = time_of(count, EVENTS as u64, || round(reactor, *publisher, &mut frames));
+                    let rounds = count.div_ceil(EVENTS as u64);
+                    let deliveries = rounds * (*members * messages) as u64;
+                    assert_eq!(
+                        reactor.counts().deliveries.value() - before,
+                        deliveries,
+                        "all were delivered"
+                    );
+                    time
+                });
+            });
+        }
+    }
+    group.finish();
+}
+
+/// What somebody publishes in one turn, and what leaves the home of the room in the next; then the room's window is over.
+fn round(reactor: &mut DryReactor, publisher: Slot, frames: &mut [u8]) {
+    reactor.turn(|shard, now| shard.receive(publisher, frames, now));
+    reactor.turn(|_, _| {});
+    reactor.now = reactor.now.plus_ms(200);
+    reactor.turn(|_, _| {});
 }
 
 /// From the bytes of a publish to a publication in the mailbox: unmask, decode, directory, copy. The delivery is not in it. What limits

@@ -14,6 +14,7 @@ use throng::bus::Bus;
 use throng::config::Config;
 use throng::dialect::Paths;
 use throng::message::Slot;
+use throng::policy::Policies;
 use throng::rules::EventLimits;
 use throng::shard::turn::Gathered;
 use throng::shard::users::Access;
@@ -42,7 +43,7 @@ pub(crate) struct DryReactor {
 impl DryReactor {
     /// A shard that space for `connections` is reserved for, with the server's default limits otherwise.
     pub(crate) fn new(connections: usize) -> DryReactor {
-        DryReactor::with(connections, Access::default(), EventLimits::default())
+        DryReactor::with(connections, Access::default(), EventLimits::default(), Policies::default())
     }
 
     /// The same where tokens are taken: those of [`token`].
@@ -59,15 +60,20 @@ impl DryReactor {
         tokens.set_named_keys(vec![key.read().expect("a good secret")]);
         let query_parameter = "token".to_owned();
         let access = Access { tokens: Some(Arc::new(tokens)), query_parameter, ..Access::default() };
-        DryReactor::with(connections, access, EventLimits::default())
+        DryReactor::with(connections, access, EventLimits::default(), Policies::default())
     }
 
     /// The same as with nothing, with these limits on events.
     pub(crate) fn with_limits(connections: usize, events: EventLimits) -> DryReactor {
-        DryReactor::with(connections, Access::default(), events)
+        DryReactor::with(connections, Access::default(), events, Policies::default())
     }
 
-    fn with(connections: usize, access: Access, events: EventLimits) -> DryReactor {
+    /// The same with policies for rooms.
+    pub(crate) fn with_policies(connections: usize, policies: Policies) -> DryReactor {
+        DryReactor::with(connections, Access::default(), EventLimits::default(), policies)
+    }
+
+    fn with(connections: usize, access: Access, events: EventLimits, policies: Policies) -> DryReactor {
         let now = Time::from_ms(1_000);
         let settings = Settings {
             process: 0,
@@ -75,7 +81,8 @@ impl DryReactor {
             paths: Paths { echo: true, ..Paths::default() },
             // More than the default, for a bench that puts many rooms on few connections.
             rooms_per_connection_max: 10_000,
-            ping_interval_ms: PING_INTERVAL_MS,
+            // Where windows pass, nobody is to be pinged for that.
+            ping_interval_ms: if policies.is_empty() { PING_INTERVAL_MS } else { 1 << 30 },
             access: Arc::new(access),
             ..throng::server::settings(&Config::default(), 1, connections)
         };
@@ -86,7 +93,7 @@ impl DryReactor {
             event_windows_max: 1_000_000,
             ..Rules::default()
         };
-        let bus = Arc::new(Bus::new(1, 10_000_000));
+        let bus = Arc::new(Bus::new(1, 10_000_000).with_policies(Arc::new(policies)));
         let stats = Arc::new(Stats::new(1));
         let shard = Shard::new(0, settings, bus.clone(), Arc::new(Gate::new(rules)), stats.clone(), now);
         DryReactor { shard, bus, stats, now }

@@ -73,6 +73,13 @@ pub(crate) enum Scenario {
         #[command(flatten)]
         args: Listen,
     },
+    /// Watch auctions in which bids come: who knows of them when, and at what cost
+    Auction {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Auction,
+    },
     /// What the program starts itself as; its orders come on standard input
     #[command(hide = true)]
     Worker,
@@ -147,6 +154,7 @@ pub(crate) enum ScenarioArgs {
     Fanout(Fanout),
     Storm(Storm),
     Listen(Listen),
+    Auction(Auction),
 }
 
 /// Which rooms each connection is in.
@@ -332,6 +340,26 @@ impl Listen {
     }
 }
 
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
+pub(crate) struct Auction {
+    /// Auctions; watcher I watches auction I modulo AUCTIONS. Connections by which the application publishes, one for each, come on top
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) auctions: u32,
+    /// How the numbers of the auctions begin: 1 is for 10 to 19
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub(crate) prefix: u32,
+    /// Bids per second in each auction
+    #[arg(long, value_name = "PER_SECOND", default_value = "100", value_parser = positive_rate)]
+    pub(crate) bids: f64,
+    /// Bytes of all there is to say of an auction
+    #[arg(long, value_name = "BYTES", default_value_t = 700, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) size: u32,
+    /// Seconds of load before the measured phase
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: f64,
+}
+
 /// How a client ends its connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
@@ -395,12 +423,12 @@ impl Common {
     pub(crate) fn path(&self, scenario: &ScenarioArgs) -> String {
         let default = match (self.proto, scenario) {
             (Protocol::Native, ScenarioArgs::Echo(_)) => "/echo",
-            (Protocol::Native, _) => "/ws",
+            (Protocol::Native | Protocol::Plain, _) => "/ws",
             (Protocol::Socketio, ScenarioArgs::Echo(_)) => "/engine.io/",
             (Protocol::Socketio, _) => "/socket.io/",
         };
         let path = self.path.as_deref().or(self.target.path.as_deref()).unwrap_or(default);
-        if self.proto == Protocol::Native || path.contains("EIO=") {
+        if self.proto != Protocol::Socketio || path.contains("EIO=") {
             return path.to_owned();
         }
         let joint = if path.contains('?') { '&' } else { '?' };

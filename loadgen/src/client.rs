@@ -526,7 +526,7 @@ impl Clients {
                 Ok(Some(head_bytes)) => {
                     taken = head_bytes;
                     match self.protocol {
-                        Protocol::Native => self.opened(id, now_ns, listener),
+                        Protocol::Native | Protocol::Plain => self.opened(id, now_ns, listener),
                         Protocol::Socketio => self.conns[id].stage = Stage::Greeting,
                     }
                 }
@@ -606,7 +606,7 @@ impl Clients {
     #[inline]
     fn message(&mut self, id: usize, message: &[u8], now_ns: u64, listener: &mut impl Listener) {
         match self.protocol {
-            Protocol::Native => listener.message(self, id, message, now_ns),
+            Protocol::Native | Protocol::Plain => listener.message(self, id, message, now_ns),
             Protocol::Socketio => self.packet(id, message, now_ns, listener),
         }
     }

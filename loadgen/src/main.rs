@@ -3,9 +3,11 @@
 //!
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
-//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`, `listen`.
+//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`,
+//! `auction`, `listen`.
 
 mod args;
+mod auction;
 mod client;
 mod clock;
 mod control;
@@ -35,6 +37,7 @@ use clap::{CommandFactory, Parser};
 use crate::args::{Application, Cli, Common, Listen, Scenario, ScenarioArgs};
 use crate::parent::{Halt, Parent, Phases};
 use crate::proc::Server;
+use crate::protocol::Protocol;
 
 /// Something was lost, doubled or reordered, or failed.
 const EXIT_FAULTS: u8 = 1;
@@ -61,6 +64,11 @@ fn main() -> ExitCode {
         Scenario::Storm { common, args } => {
             let phases = storm::StormRun::new(&common, &args);
             measure(&common, 0, &ScenarioArgs::Storm(args), phases)
+        }
+        Scenario::Auction { mut common, args } => {
+            common.proto = Protocol::Plain;
+            let phases = auction::AuctionRun::new(&common, &args);
+            measure(&common, args.auctions, &ScenarioArgs::Auction(args), phases)
         }
         Scenario::Adstack { common, args } => listen_to(Application::Adstack, common, args),
         Scenario::Pona { common, args } => listen_to(Application::Pona, common, args),

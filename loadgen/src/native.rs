@@ -64,6 +64,11 @@ pub(crate) fn with_rooms(verb: &str, rooms: &[String]) -> Vec<u8> {
     format!(r#"{{"type":"{verb}","rooms":{},"id":1}}"#, json!(rooms)).into_bytes()
 }
 
+/// The message of an auction's client that joins or leaves one, to be acknowledged.
+pub(crate) fn with_auction(verb: &str, number: &str) -> Vec<u8> {
+    format!(r#"{{"type":"{verb}Auction","auctionId":{number},"id":1}}"#).into_bytes()
+}
+
 /// All of a publish message that comes before its data, and all that comes after it.
 pub(crate) fn publish_ends(room: &str) -> (Vec<u8>, &'static [u8]) {
     (format!(r#"{{"type":"publish","room":{},"event":"e","data":"#, json!(room)).into_bytes(), b"}")

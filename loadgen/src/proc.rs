@@ -106,6 +106,7 @@ pub(crate) struct Memory {
 pub(crate) struct Span {
     begun_ns: u64,
     begun_cpu: Option<CpuTime>,
+    begun_segments: Option<u64>,
     ended: Option<Used>,
 }
 
@@ -115,11 +116,18 @@ pub(crate) struct Used {
     pub(crate) seconds: f64,
     /// `None` without `--pid`, or when the process is gone.
     pub(crate) cpu_seconds: Option<f64>,
+    /// Segments of TCP that all in this network namespace have sent, acknowledgements too.
+    pub(crate) segments: Option<u64>,
 }
 
 impl Span {
     pub(crate) fn begin(server: Option<&Server>) -> Self {
-        Self { begun_cpu: server.and_then(|server| server.cpu().ok()), begun_ns: now_ns(), ended: None }
+        Self {
+            begun_cpu: server.and_then(|server| server.cpu().ok()),
+            begun_segments: segments_sent(),
+            begun_ns: now_ns(),
+            ended: None,
+        }
     }
 
     pub(crate) fn end(&mut self, server: Option<&Server>) {
@@ -134,6 +142,9 @@ impl Span {
             Used {
                 seconds: (now_ns() - self.begun_ns) as f64 / SECOND_NS as f64,
                 cpu_seconds: cpu_ns.map(|ns| ns as f64 / SECOND_NS as f64),
+                segments: segments_sent()
+                    .zip(self.begun_segments)
+                    .map(|(now, begun)| now.saturating_sub(begun)),
             }
         })
     }
@@ -158,6 +169,15 @@ pub(crate) fn pin(cpus: &[usize]) -> Result<(), String> {
         set.set(cpu);
     }
     rustix::thread::sched_setaffinity(None, &set).map_err(|error| format!("--cpus {cpus:?}: {error}"))
+}
+
+/// Segments of TCP that were sent in this network namespace since it began.
+fn segments_sent() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/net/snmp").ok()?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let at = names.split_whitespace().position(|name| name == "OutSegs")?;
+    numbers.split_whitespace().nth(at)?.parse().ok()
 }
 
 /// User and system time from the text of /proc/PID/stat, in nanoseconds.

@@ -16,6 +16,9 @@ pub(crate) enum Protocol {
     Native,
     /// Socket.IO over WebSocket, namespace `/`; for echo Engine.IO alone.
     Socketio,
+    /// Messages of an application, in which rooms are auctions.
+    #[value(skip)]
+    Plain,
 }
 
 /// What the server says, as far as a load cares.
@@ -34,7 +37,7 @@ impl Protocol {
     #[inline]
     pub(crate) fn message_head(self) -> &'static [u8] {
         match self {
-            Self::Native => b"",
+            Self::Native | Self::Plain => b"",
             Self::Socketio => b"4",
         }
     }
@@ -52,7 +55,7 @@ impl Protocol {
     /// All of a publication that comes before its data, and all that comes after it. It is not acknowledged.
     pub(crate) fn publish_ends(self, room: &str) -> (Vec<u8>, &'static [u8]) {
         match self {
-            Self::Native => native::publish_ends(room),
+            Self::Native | Self::Plain => native::publish_ends(room),
             Self::Socketio => socketio::publish_ends(room),
         }
     }
@@ -60,7 +63,7 @@ impl Protocol {
     /// Goes through what one message says, which its head was taken off.
     pub(crate) fn each_said(self, message: &[u8], hear: impl FnMut(Said<'_>)) {
         match self {
-            Self::Native => native::each_said(message, hear),
+            Self::Native | Self::Plain => native::each_said(message, hear),
             Self::Socketio => socketio::each_said(message, hear),
         }
     }
@@ -68,6 +71,7 @@ impl Protocol {
     fn with_rooms(self, verb: &str, rooms: &[String]) -> Vec<Vec<u8>> {
         let message = match self {
             Self::Native => native::with_rooms,
+            Self::Plain => return rooms.iter().map(|room| native::with_auction(verb, room)).collect(),
             Self::Socketio => socketio::with_rooms,
         };
         rooms.chunks(ROOMS_PER_MESSAGE).map(|rooms| message(verb, rooms)).collect()

@@ -106,6 +106,13 @@ pub(crate) struct Tally {
     pub(crate) bytes_received: u64,
     /// Reads in the measured window that returned data.
     pub(crate) reads: u64,
+    /// Messages with updates of auctions, in the measured window.
+    pub(crate) messages: u64,
+    /// Bids that watchers did not hear of, but of later ones.
+    pub(crate) left_out: u64,
+    /// By bid of all, in the order in which they are due: how many watchers know of it, and after how many nanoseconds the last of
+    /// them did.
+    pub(crate) bids: Vec<(u32, u64)>,
     /// CPU time of the workers in the measured window.
     pub(crate) own_cpu_ns: u64,
 }
@@ -136,6 +143,9 @@ impl Tally {
             faults: Faults::default(),
             bytes_received: 0,
             reads: 0,
+            messages: 0,
+            left_out: 0,
+            bids: Vec::new(),
             own_cpu_ns: 0,
         }
     }
@@ -168,6 +178,13 @@ impl Tally {
         self.faults.reordered += other.faults.reordered;
         self.bytes_received += other.bytes_received;
         self.reads += other.reads;
+        self.messages += other.messages;
+        self.left_out += other.left_out;
+        self.bids.resize(self.bids.len().max(other.bids.len()), (0, 0));
+        for ((watchers, last_ns), (others, others_last_ns)) in self.bids.iter_mut().zip(&other.bids) {
+            *watchers += others;
+            *last_ns = (*last_ns).max(*others_last_ns);
+        }
         self.own_cpu_ns += other.own_cpu_ns;
     }
 

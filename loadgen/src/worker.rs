@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use crate::args::ScenarioArgs;
+use crate::auction::AuctionLoad;
 use crate::client::{CONTROL, Clients, Listener};
 use crate::clock::{self, MILLISECOND_NS, now_ns, own_cpu_ns};
 use crate::control::{Channel, Command, Done, Plan, Progress, Reply, Window};
@@ -77,6 +78,11 @@ fn start(plan: &Plan, channel: &mut Channel) -> io::Result<()> {
         }
         ScenarioArgs::Storm(args) => {
             serve(channel, Clients::new(plan, connections)?, StormLoad::new(plan, args), connections)
+        }
+        ScenarioArgs::Auction(args) => {
+            let load = AuctionLoad::new(plan, args);
+            let connections = connections + load.publishers();
+            serve(channel, Clients::new(plan, connections)?, load, connections)
         }
     }
 }

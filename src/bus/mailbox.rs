@@ -98,6 +98,8 @@ pub struct Joined {
     pub shard: ShardId,
     /// What it goes by there.
     pub id: SocketId,
+    /// True when nobody was in the room before.
+    pub is_first: bool,
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).

@@ -669,17 +669,17 @@ fn a_route_says_what_becomes_of_an_event() {
 #[test]
 fn the_backend_can_be_asked_where_there_is_one() {
     let url = "[backend]\nurl = \"http://127.0.0.1:4000\"\n";
-    let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnect\"]\n";
+    let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnected\"]\n";
     let events = "[[routes]]\non = \"*\"\nbackend = true\nnamespace = \"/a\"\n";
     let config = right(&format!("{url}{namespaces}{events}"), &[], "");
     assert!(config.asks_backend());
     assert_eq!(does(&config.routes, "/a", "anything"), Some(&Does::backend()));
     let (_, allowance) = config.socketio.namespaces.find("/a").expect("it is allowed");
-    assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnect"]);
+    assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnected"]);
     let text = config.explain();
     for line in [
         "On any other event in /a a client is answered by the backend, which is asked about it.",
-        "Namespaces /a: of the backend's concern (connect, disconnect).",
+        "Namespaces /a: of the backend's concern (connect, disconnected).",
     ] {
         assert!(text.contains(line), "{text}");
     }
@@ -692,7 +692,7 @@ fn the_backend_can_be_asked_where_there_is_one() {
     check_problem(
         &wrong("[[namespaces]]\nname = \"/a\"\nbackend = [\"all\"]\n", &[], ""),
         "throng.toml:3: namespaces.backend: [\"all\"] is wrong, it takes a list of at least one of \"connect\", \
-         \"connected\", \"disconnect\"",
+         \"connected\", \"disconnected\"",
     );
 }
 
@@ -1305,6 +1305,58 @@ fn keys_and_permissions_are_read_from_their_tables() {
         assert!(text.contains(line), "{line}is not in\n{text}");
     }
     assert!(!text.contains("forty-eight"), "{text}");
+}
+
+#[test]
+fn rooms_are_read_from_their_tables_and_explained() {
+    let file = "[[rooms]]\nname = \"auction:*\"\nnamespace = \"/guild/*\"\nwindow_ms = \"50ms\"\nbatch_max = 10\nurgent = [\"end\"]\n\
+                conflate = \"a.id\"\nchanges = \"update\"\nchanges_always = [\"id\"]\ndedupe = \"id\"\nburst_bytes = \"64KiB\"\n\
+                [[rooms]]\nname = \"*\"\nmerge_event = \"both\"\nmerge = { a = \"fieldA\", b = \"fieldB\" }\nburst_bytes = 1\nburst = \"disconnect\"\n";
+    let config = right(file, &[], "");
+    let [first, second] = &config.rooms[..] else { panic!("two") };
+    let batch = first.batch.as_ref().expect("it batches");
+    assert_eq!((first.window_ms, batch.most, &*batch.event, batch.data_only), (50, 10, "batch", false));
+    assert_eq!((second.window_ms, second.batch.is_none()), (100, true));
+    assert_eq!(second.merge.as_ref().and_then(|merge| merge.field("b")).map(|it| &**it), Some("fieldB"));
+    let text = config.explain();
+    for line in [
+        "  [[rooms]], 2 in all  throng.toml:1\n",
+        "  In rooms auction:* in /guild/*: an event with a \"id\" that was there within 60 s is left out; events wait up to 50 ms, or until there are 10, but not end; \
+         of those that wait only the latest with each \"a.id\" leaves; of \"update\" only what has changed is sent, and always id; who joins gets the whole; \
+         what leaves together is one message, \"batch\" for Socket.IO clients; when 64 KiB or more wait for a slow client, they are dropped.\n",
+        "  In rooms *: events wait up to 100 ms; what leaves together is one event \"both\": a as fieldA, b as fieldB; \
+         when 1 byte or more wait for a slow client, it is disconnected.\n",
+    ] {
+        assert!(text.contains(line), "{line}is not in\n{text}");
+    }
+    let one = right("[[rooms]]\nname = \"a\"\nbatch_max = 1\n", &[], "");
+    assert!(one.rooms[0].batch.is_none() && !one.rooms[0].has_home());
+}
+
+#[test]
+fn a_wrong_room_is_told() {
+    let names = "names of rooms, like \"auction:*\", with at most 4 stars";
+    for (table, problem) in [
+        ("batch_max = 2", format!("1: rooms.name is missing, it takes {names}")),
+        ("name = \"{user}\"", format!("2: rooms.name: \"{{user}}\" is wrong, it takes {names}")),
+        ("name = \"a\"\nbatch_max = 0", "3: rooms.batch_max: 0 is wrong, it takes a whole number from 1 to 10000".to_owned()),
+        ("name = \"a\"\nbatch_event = \"b\"", "3: rooms.batch_event: what was given is wrong, it takes nothing where there is no `batch_max`".to_owned()),
+        ("name = \"a\"\nwindow_ms = 7", "3: rooms.window_ms: what was given is wrong, it takes nothing where nothing waits: without `batch_max`, `conflate` and `merge`".to_owned()),
+        ("name = \"a\"\nconflate = \"a..b\"", "3: rooms.conflate: \"a..b\" is wrong, it takes a field of the payload, like \"id\" or \"bid.id\", of at most 8 names".to_owned()),
+        ("name = \"a\"\nchanges = \"connect\"", "3: rooms.changes: \"connect\" is wrong, it takes the name of an event, but not one that Socket.IO reserves, like \"connect\"".to_owned()),
+        ("name = \"a\"\nmerge_event = \"b\"", "3: rooms.merge_event: what was given is wrong, it takes nothing where there is no `merge`".to_owned()),
+        ("name = \"a\"\nburst_bytes = 1\nburst = \"wait\"", "4: rooms.burst: \"wait\" is wrong, it takes \"drop\" or \"disconnect\"".to_owned()),
+        ("name = \"a\"\nbatches = 1", "3: rooms.batches: there is no such setting".to_owned()),
+        ("name = \"a\"\nbatch_max = 2\nmerge_event = \"b\"\nmerge = { a = \"b\" }", "5: rooms.merge: what was given is wrong, it takes nothing where there is `batch_max`: what waits becomes one or the other".to_owned()),
+    ] {
+        let problems = shown(&wrong(&format!("[[rooms]]\n{table}\n"), &[], ""));
+        assert!(problems.contains(&format!("throng.toml:{problem}")), "{problem}\nis not in\n{problems}");
+    }
+    for merge in ["7", "{}", "{ a = 1 }", "{ a = \"x\", b = \"x\" }", "{ connect = \"x\" }"] {
+        let file = format!("[[rooms]]\nname = \"a\"\nmerge_event = \"b\"\nmerge = {merge}\n");
+        let problems = shown(&wrong(&file, &[], ""));
+        assert!(problems.contains("throng.toml:4: rooms.merge: "), "{merge}: {problems}");
+    }
 }
 
 #[test]

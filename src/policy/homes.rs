@@ -218,6 +218,14 @@ impl Homes {
         Some(Publication::new(RoomId::NOWHERE, &Draft::new(room, &changes.event, text.as_bytes(), now)))
     }
 
+    /// Forgets the state of a room, which may not be what it was.
+    pub fn forget(&mut self, room: &str) {
+        if let Some(state) = self.rooms.get(room).and_then(|room| room.state.as_ref()) {
+            self.states.remove(&state.entry);
+            self.forget_state(room.into());
+        }
+    }
+
     /// What has happened since this was asked last.
     pub fn take_counts(&mut self) -> Counts {
         std::mem::take(&mut self.counts)

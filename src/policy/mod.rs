@@ -7,8 +7,6 @@
 pub mod field;
 pub mod homes;
 pub mod patch;
-#[cfg(test)]
-mod tests;
 
 use crate::permissions::RoomPattern;
 use crate::rules::Pattern;
@@ -226,3 +224,6 @@ impl Settings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

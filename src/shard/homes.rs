@@ -72,14 +72,26 @@ impl Shard {
     }
 
     /// A connection has joined a room: if its state is known, it is told by the room's home.
-    pub(super) fn ask_for_state(&mut self, slot: Slot, room: &str) {
-        let joined =
-            || Joined { room: room.into(), shard: self.id, id: self.id_in(slot, namespace_of(room)) };
+    pub(super) fn ask_for_state(&mut self, slot: Slot, room: &str, is_first: bool) {
+        let id = || self.id_in(slot, namespace_of(room));
+        let joined = || Joined { room: room.into(), shard: self.id, id: id(), is_first };
         if let Some(home) = self.bus.tell_home(joined, room)
             && home != self.id
         {
             self.bells.insert(home);
         }
+    }
+
+    /// Somebody has joined a room that has its home here.
+    pub(super) fn note_joined_room(&mut self, joined: Joined) {
+        if joined.is_first
+            && self.bus.outside().is_some()
+            && let Some(homes) = &mut self.homes
+        {
+            // While nobody was there, nothing was heard of what other processes published.
+            homes.forget(&joined.room);
+        }
+        self.joined.push(joined);
     }
 
     /// Tells those who have joined since the last time, each room's state in one piece for each shard.

@@ -86,16 +86,19 @@ impl Shard {
         }
         if !steps.join.is_empty() {
             let keys = self.keys(sent, &steps.join, &values, steps)?;
+            if !self.catch_up_in(slot, sent.namespace, now) {
+                return Ok(Told::default());
+            }
             if let Some(refusal) = self.forbid(slot, &keys, Act::Join) {
                 return Err(refusal);
             }
-            // Events that are on their way were published before: they find the members of then.
-            self.deliver(now);
             self.join(slot, &keys)?;
         }
         if !steps.leave.is_empty() {
             let keys = self.keys(sent, &steps.leave, &values, steps)?;
-            self.deliver(now);
+            if !self.catch_up_in(slot, sent.namespace, now) {
+                return Ok(Told::default());
+            }
             for room in keys.iter().filter_map(|key| self.bus.find(key)).collect::<SmallVec<[_; 8]>>() {
                 self.leave(slot, room);
             }

@@ -343,10 +343,7 @@ impl Shard {
     /// # Errors
     /// Why it may not be in it.
     pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, Barred> {
-        if !self.conns[slot as usize].is_open() {
-            // What was delivered before this may have ended it.
-            return Err(Barred::of("The connection has ended"));
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over joins nothing");
         let settings = &self.settings.socketio;
         let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
             return Err(Barred::of("Invalid namespace"));
@@ -500,16 +497,16 @@ impl Shard {
     pub(super) fn token_event(&mut self, origin: Origin<'_>, args: &str, now: Time) {
         let Origin { slot, namespace, id } = origin;
         let first = json::split(args).first().copied().unwrap_or_default();
-        let token = token_in(first);
-        if namespace.is_none() {
-            // Events that are on their way were published before it was in any room.
-            self.deliver(now);
+        let token = token_in(first).unwrap_or_default();
+        // Events that are on their way were published before it was in any room.
+        if namespace.is_none() && !self.catch_up(slot, now) {
+            return;
         }
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),
             (_, true) => match auth_of_application(first) {
-                said @ Some(_) => {
+                Ok(said @ Some(_)) => {
                     let id = id.map(str::to_owned);
                     let what = match namespace.map(str::to_owned) {
                         Some(namespace) => What::Event { namespace, id },
@@ -520,7 +517,7 @@ impl Shard {
                         Err(denial) => Err(denial),
                     }
                 }
-                None => Err(TokenFault::Malformed.into()),
+                Ok(None) | Err(_) => Err(TokenFault::Malformed.into()),
             },
         };
         match namespace {
@@ -549,7 +546,9 @@ impl Shard {
         let namespace = origin.place();
         let result = match command {
             Command::Join { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(namespace, room)).collect();
                 let forbidden = self.forbid(slot, &keys, Act::Join);
                 forbidden.map_or_else(|| self.join(slot, &keys), Err).map(|members| {
@@ -565,7 +564,9 @@ impl Shard {
                 })
             }
             Command::Leave { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 for room in rooms {
                     if let Some(room) = self.bus.find(&room_key(namespace, room)) {
                         self.leave(slot, room);
@@ -600,6 +601,12 @@ impl Shard {
             Err(refusal) => self.answer_refusal(origin, &refusal),
         }
         is_done
+    }
+
+    /// As [`Shard::catch_up`]. False as well when the connection was put out of the namespace by that: it would be in a room of a namespace
+    /// in which it is not.
+    pub(super) fn catch_up_in(&mut self, slot: Slot, namespace: &str, now: Time) -> bool {
+        self.catch_up(slot, now) && self.is_in(slot, namespace)
     }
 
     fn publish_from(

@@ -25,7 +25,6 @@
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
-//! | `app_adstack`, `app_pona`, `app_inked` | applications by configuration alone (`examples/`, `docs/applications.md`): their documents, line by line, with the clients that they name |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
@@ -37,6 +36,7 @@
 //! | `tls` | TLS in front of all that: versions, certificates exchanged under way, hostile handshakes, slow readers, the hand-over; stock clients |
 //! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
+//! | `app_…` | the applications of `examples/`, each by its document, with the clients that it names |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
 //! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
@@ -78,9 +78,6 @@ mod control;
 mod lifecycle;
 
 mod routes;
-mod app_adstack;
-mod app_pona;
-mod app_inked;
 mod namespaces;
 mod redis;
 
@@ -97,5 +94,11 @@ mod tls;
 mod proxy;
 
 mod foreign;
+
+mod app_auction;
+mod app_chat;
+mod app_adstack;
+mod app_pona;
+mod app_inked;
 
 mod tidy;

@@ -230,7 +230,7 @@ fn everybody_knows_the_last_state_whenever_they_joined() {
     let state = |number: u64| {
         let mut state =
             json!({"auctionId": 3, "price": number, "name": "x".repeat(500), "bids": {"count": number}});
-        if number % 3 != 0 {
+        if !number.is_multiple_of(3) {
             state["leader"] = json!(number % 7);
         }
         state
@@ -348,6 +348,34 @@ fn each_process_batches_for_its_members_and_lets_one_of_two_through() {
 }
 
 #[test]
+fn a_process_that_nobody_was_in_the_room_of_tells_no_old_state() {
+    let file = File::new("states", "[[rooms]]\nname = \"state\"\nchanges = \"state\"\n");
+    let fleet = Fleet::with_flags(2, &["--config", file.0.to_str().expect("a path of ours")]);
+    let mut members = fleet.members(&["state", "marker"]);
+    let [one, two] = &mut members[..] else { panic!("two") };
+    one.publish("state", "state", json!({"a": 1, "b": 1}));
+    two.hears("state", "state", json!({"a": 1, "b": 1}));
+    one.hears("state", "state", json!({"a": 1, "b": 1}));
+    two.leave(&["state"]);
+    fleet.is_heard_by("throng:room:state", 1);
+    one.publish("state", "state", json!({"a": 2, "b": 1}));
+    one.hears("state", "state", json!({"a": 2}));
+    // What comes behind it has come, so it has gone by.
+    one.publish("marker", "marker", json!(1));
+    two.hears("marker", "marker", json!(1));
+    one.hears("marker", "marker", json!(1));
+    two.join(&["state"]);
+    fleet.is_heard_by("throng:room:state", 2);
+    one.publish("state", "state", json!({"a": 3, "b": 1}));
+    two.hears("state", "state", json!({"a": 3, "b": 1}));
+    one.hears("state", "state", json!({"a": 3}));
+    let mut late = fleet.throngs[1].client();
+    late.join(&["state"]);
+    late.hears("state", "state", json!({"a": 3, "b": 1}));
+    members.iter_mut().for_each(Client::has_heard_all);
+}
+
+#[test]
 fn asks_are_answered_and_bytes_go_by_in_order() {
     let server = server("asks", "name = \"*\"\nwindow_ms = 60000\nbatch_max = 100", &["server.shards=4"]);
     let mut crowd = server.crowd(4);
@@ -377,6 +405,71 @@ fn asks_are_answered_and_bytes_go_by_in_order() {
     let ack = publisher
         .ask(json!({"type": "publish", "room": "empty", "event": "ask", "data": 1, "ask_ms": 10000}));
     assert_eq!((&ack["answers"], &ack["missing"]), (&json!([]), &json!(0)));
+}
+
+/// The private id and the offset that a client comes back with, from its packets.
+fn connect_again(server: &Server, pid: &str, offset: &str) -> Web {
+    let mut web = Web(server.socket("/socket.io/?EIO=4&transport=websocket"));
+    assert!(web.hear().starts_with('0'));
+    web.say(&format!("40{}", json!({"pid": pid, "offset": offset})));
+    web
+}
+
+#[test]
+fn who_comes_back_gets_the_batches_and_changes_that_it_missed() {
+    let policy =
+        "name = \"batch\"\nwindow_ms = 300\nbatch_max = 3\n[[rooms]]\nname = \"state\"\nchanges = \"state\"";
+    for shards in ["server.shards=1", "server.shards=4"] {
+        let server = server("recovery", policy, &[shards, "socketio.recovery_ms=20000"]);
+        let mut web = Web(server.socket("/socket.io/?EIO=4&transport=websocket"));
+        assert!(web.hear().starts_with('0'));
+        web.say("40");
+        let connected = web.hear();
+        let ids: Value =
+            serde_json::from_str(connected.strip_prefix("40").expect("connected")).expect("JSON");
+        web.say(r#"420["join",{"room":"batch"}]"#);
+        assert!(web.hear().starts_with("430"));
+        web.say(r#"421["join",{"room":"state"}]"#);
+        assert!(web.hear().starts_with("431"));
+        let mut other = server.client();
+        other.join(&["batch"]);
+        other.publish("state", "state", json!({"a": 1, "b": 1}));
+        let first = web.hear();
+        let offset = first.rsplit('"').nth(1).expect("an offset").to_owned();
+        // One of a batch is its own.
+        web.say(r#"422["publish",{"room":"batch","event":"own","data":1}]"#);
+        assert!(web.hear().starts_with("432"));
+        drop(web);
+        eventually("it is gone", || {
+            (server.metrics().sum("throng_recoverable_sessions", &[]) == 1.0).then_some(())
+        });
+        other.publish("batch", "n", json!(2));
+        other.publish("batch", "n", json!(3));
+        other.publish("state", "state", json!({"a": 2, "b": 1}));
+        other.publish("state", "state", json!({"a": 2}));
+        assert_eq!(other.message()["data"], 1);
+        let mut web = connect_again(&server, ids["pid"].as_str().expect("an id"), &offset);
+        let mut heard: Vec<String> = Vec::new();
+        let connected = loop {
+            let packet = web.hear();
+            if packet.starts_with("40") {
+                break packet;
+            }
+            heard.push(packet.rsplit_once(",\"").expect("an offset").0.to_owned());
+        };
+        assert!(connected.contains(ids["sid"].as_str().expect("an id")), "it is the same: {connected}");
+        heard.sort();
+        assert_eq!(
+            heard,
+            [
+                r#"42["batch",[{"event":"n","data":2},{"event":"n","data":3}]"#,
+                r#"42["state",{"a":2}"#,
+                r#"42["state",{"b":null}"#,
+            ]
+        );
+        other.publish("state", "state", json!({"a": 3}));
+        assert!(web.hear().starts_with(r#"42["state",{"a":3},"#), "and no whole");
+    }
 }
 
 #[test]

@@ -9,11 +9,12 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// Imports that the table of ARCHITECTURE.md does not list, with what they are for.
 const BESIDES: &[(&str, &[&str])] = &[
     // What makes up a world for the shards to run in also makes the door and reads what is said there.
-    ("sim", &["auth", "dialect", "routes", "rules"]),
+    ("sim", &["auth", "dialect", "routes", "rules", "permissions", "policy"]),
     (
         "fuzzing",
         &[
             "shard",
+            "reactor",
             "dialect",
             "rules",
             "wire",

@@ -88,8 +88,6 @@ pub(crate) struct Tally {
     pub(crate) sent_total: u64,
     /// Publications whose time fell into the measured window.
     pub(crate) publications: u64,
-    /// Of listening, messages in the measured window that had events in them.
-    pub(crate) messages: u64,
     /// Messages received over the whole run.
     pub(crate) received_total: u64,
     /// Messages received in the measured window.
@@ -143,7 +141,6 @@ impl Tally {
             faults: Faults::default(),
             bytes_received: 0,
             reads: 0,
-            messages: 0,
             left_out: 0,
             bids: Vec::new(),
             own_cpu_ns: 0,
@@ -178,7 +175,6 @@ impl Tally {
         self.faults.reordered += other.faults.reordered;
         self.bytes_received += other.bytes_received;
         self.reads += other.reads;
-        self.messages += other.messages;
         self.left_out += other.left_out;
         self.bids.resize(self.bids.len().max(other.bids.len()), (0, 0));
         for ((watchers, last_ns), (others, others_last_ns)) in self.bids.iter_mut().zip(&other.bids) {

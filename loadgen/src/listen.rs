@@ -449,7 +449,7 @@ impl Backend {
     }
 
     fn tend_open(&mut self, application: Application, run: &Window, now_ns: u64) -> Result<u64, String> {
-        self.flush()?;
+        self.flush();
         if !self.unsent.is_empty() {
             return Ok(now_ns + MILLISECOND_NS);
         }
@@ -489,20 +489,24 @@ impl Backend {
             self.unsent.extend_from_slice(b"0\r\n\r\n");
             self.answer = Some((Vec::new(), now_ns + ANSWER_NS));
         }
-        self.flush()?;
+        self.flush();
         Ok(if self.unsent.is_empty() { next_ns.min(run.to_ns).max(now_ns) } else { now_ns + MILLISECOND_NS })
     }
 
-    fn flush(&mut self) -> Result<(), String> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
+    fn flush(&mut self) {
+        let Some(stream) = &mut self.stream else { return };
         while !self.unsent.is_empty() {
             match stream.write(&self.unsent) {
                 Ok(taken) => drop(self.unsent.drain(..taken)),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(format!("{:?}", error.kind())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // It may have said why before it closed the connection.
+                Err(_) => {
+                    self.unsent.clear();
+                    self.answer.get_or_insert_default();
+                    return;
+                }
             }
         }
-        Ok(())
     }
 
     fn read_answer(&mut self, now_ns: u64) -> Result<u64, String> {
@@ -519,7 +523,8 @@ impl Backend {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && now_ns < *until_ns => {
                 return Ok(now_ns + MILLISECOND_NS);
             }
-            Err(error) => return Err(format!("{:?}", error.kind())),
+            Err(error) if answer.is_empty() => return Err(format!("{:?}", error.kind())),
+            Err(_) => {}
         }
         let total: u64 = self.published.iter().sum();
         let wanted = format!(r#"{{"published":{total},"failed":0"#);

@@ -4,10 +4,11 @@
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
 //! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`,
-//! `auction`.
+//! `auction`, `chat`.
 
 mod args;
 mod auction;
+mod chat;
 mod client;
 mod clock;
 mod control;
@@ -68,6 +69,12 @@ fn main() -> ExitCode {
             common.proto = Protocol::Plain;
             let phases = auction::AuctionRun::new(&common, &args);
             measure(&common, args.auctions, &ScenarioArgs::Auction(args), phases)
+        }
+        Scenario::Chat { mut common, mut args } => {
+            common.proto = Protocol::Socketio;
+            args.all = common.connections;
+            let phases = chat::ChatRun::new(&common, &args);
+            measure(&common, 0, &ScenarioArgs::Chat(args), phases)
         }
         // The parent prints what went wrong here.
         Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),

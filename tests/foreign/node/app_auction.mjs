@@ -73,16 +73,25 @@ run({
     let pings = 0;
     alive.socket.on("ping", () => (pings += 1));
     await bounded(new Promise((resolve) => dead.socket.on("ping", resolve)), "a ping");
-    same((await bounded(dead.closed, "its end")).code, 1006, "how it ends");
+    // Its socket is closed, and where it still hears, it is told why.
+    same((await bounded(dead.closed, "its end")).code, 4000, "how it ends");
     await until("pings", () => pings >= 2);
     same(alive.socket.readyState, WebSocket.OPEN, "who answers stays");
   },
   "Phase 1, 2. Implement Message Batching: { type: 'batch', messages } after 10 messages": async () => {
     const [watcher, speaker] = [await watch(7), await watch(7, { user: 71 })];
-    for (let n = 0; n < 10; n += 1) speaker.say({ type: "comment", auctionId: 7, text: `${n}` });
-    const messages = Array.from({ length: 10 }, (_, n) => ({ type: "comment", auctionId: 7, text: `${n}`, userId: "71" }));
-    same(await watcher.next("the batch"), { type: "batch", messages }, "the batch");
-    same(await speaker.next("the batch"), { type: "batch", messages }, "the same for who has spoken");
+    // On a machine that is busy they may come too far apart.
+    for (let attempt = 0; attempt < 5; attempt += 1) {
+      const messages = Array.from({ length: 10 }, (_, n) => ({ type: "comment", auctionId: 7, text: `${n}`, userId: "71" }));
+      for (const { text } of messages) speaker.say({ type: "comment", auctionId: 7, text });
+      await until("all", () => [watcher, speaker].every(({ inbox }) => flat(inbox).length === 10));
+      const [seen, own] = [watcher.inbox.splice(0), speaker.inbox.splice(0)];
+      same(flat(seen), messages, "the messages");
+      same(own, seen, "the same for who has spoken");
+      if (seen.length === 1) return same(seen[0], { type: "batch", messages }, "the batch");
+      await delay(1000);
+    }
+    fail("never one batch of ten");
   },
   "Phase 1, 2. Implement Message Batching: or after 100 ms": async () => {
     const [watcher, one, other] = [await watch(6, { at: there }), await watch(6, { user: 61 }), await watch(6, { user: 62 })];

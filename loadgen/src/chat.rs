@@ -264,7 +264,9 @@ impl ChatLoad {
         }
         let [sender, sequence, due_ns] = numbers;
         let (channel, _) = self.channel_of(id);
-        if sender % self.channels != channel || sender == self.first + id as u64 || sender / self.channels >= self.members
+        if sender % self.channels != channel
+            || sender == self.first + id as u64
+            || sender / self.channels >= self.members
         {
             return clients.note_error("wrong_channel");
         }

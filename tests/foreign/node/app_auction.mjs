@@ -131,19 +131,26 @@ run({
   },
   "Phase 2, 4. checkBidRateLimit: 5 bids per minute, in all processes, of each user": async () => {
     const [id, lot] = [user(), 3];
-    const [one, other] = [await open({ user: id }), await open({ user: id, at: there })];
-    for (const client of [one, other, one, other, one]) {
-      client.say({ type: "bid", auctionId: lot, amount: 1, id: "bid" });
-      await until("an answer", () => client.inbox.find((message) => message.id === "bid"));
-      client.inbox.splice(0);
-      await delay(100);
+    const clients = [await open({ user: id }), await open({ user: id, at: there })];
+    // Another process may let through one more (docs/clustering.md).
+    const most = here === there ? 5 : 6;
+    let taken = 0;
+    const refused = new Set();
+    for (let n = 0; refused.size < 2; n += 1) {
+      const client = clients[n % 2];
+      client.say({ type: "bid", auctionId: lot, amount: 1 });
+      const { retry_ms, ...answer } = await client.next("an answer");
+      if (answer.type === "error") {
+        same(answer, { type: "error", code: "rate_limited", message: "Rate limit exceeded" }, "one too many");
+        if (!(retry_ms > 30_000 && retry_ms <= 60_000)) fail(`it may bid again in ${retry_ms} ms`);
+        refused.add(client);
+      } else {
+        same(answer.type, "bidRejected", "a bid that is taken");
+        taken += 1;
+      }
+      await delay(150);
     }
-    for (const client of [one, other]) {
-      client.say({ type: "bid", auctionId: lot, amount: 2 });
-      const { retry_ms, ...error } = await client.next("the refusal");
-      same(error, { type: "error", code: "rate_limited", message: "Rate limit exceeded" }, "the sixth");
-      if (!(retry_ms > 30_000 && retry_ms <= 60_000)) fail(`it may bid again in ${retry_ms} ms`);
-    }
+    if (taken < 5 || taken > most) fail(`${taken} bids were taken`);
     const free = await open({ user: user(), at: there });
     free.say({ type: "bid", auctionId: lot, amount: 3 });
     same((await free.next("an answer")).type, "bidRejected", "another user");
@@ -187,6 +194,8 @@ run({
     const other = await open();
     other.say({ type: "comment", text: "x".repeat(10 << 10) });
     same((await bounded(other.closed, "its end")).code, 1009, "too long");
+    // What waits now is for who joins next, too.
+    await delay(300);
   },
   "Testing Strategy, 1. Load Testing: joinAuction and bid as in its script": async () => {
     const connections = [];

@@ -80,6 +80,13 @@ pub(crate) enum Scenario {
         #[command(flatten)]
         args: Auction,
     },
+    /// Say something now and then in a channel of some, over Socket.IO: who hears it when
+    Chat {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        args: Chat,
+    },
     /// What the program starts itself as; its orders come on standard input
     #[command(hide = true)]
     Worker,
@@ -155,6 +162,7 @@ pub(crate) enum ScenarioArgs {
     Storm(Storm),
     Listen(Listen),
     Auction(Auction),
+    Chat(Chat),
 }
 
 /// Which rooms each connection is in.
@@ -354,6 +362,26 @@ pub(crate) struct Auction {
     pub(crate) bids: f64,
     /// Bytes of all there is to say of an auction
     #[arg(long, value_name = "BYTES", default_value_t = 700, value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
+    pub(crate) size: u32,
+    /// Seconds of load before the measured phase
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub(crate) warmup: f64,
+}
+
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
+#[group(skip)]
+pub(crate) struct Chat {
+    /// Connections in all, as the workers are told.
+    #[arg(skip)]
+    pub(crate) all: u32,
+    /// Members of a channel; there are as many channels as it takes
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub(crate) members: u32,
+    /// Messages per minute of each connection
+    #[arg(long, value_name = "PER_MINUTE", default_value = "6", value_parser = positive_rate)]
+    pub(crate) rate: f64,
+    /// Bytes of a message as it is sent
+    #[arg(long, value_name = "BYTES", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub(crate) size: u32,
     /// Seconds of load before the measured phase
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]

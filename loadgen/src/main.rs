@@ -4,10 +4,11 @@
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
 //! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`,
-//! `auction`, `listen`.
+//! `auction`, `chat`, `listen`.
 
 mod args;
 mod auction;
+mod chat;
 mod client;
 mod clock;
 mod control;
@@ -69,6 +70,12 @@ fn main() -> ExitCode {
             common.proto = Protocol::Plain;
             let phases = auction::AuctionRun::new(&common, &args);
             measure(&common, args.auctions, &ScenarioArgs::Auction(args), phases)
+        }
+        Scenario::Chat { mut common, mut args } => {
+            common.proto = Protocol::Socketio;
+            args.all = common.connections;
+            let phases = chat::ChatRun::new(&common, &args);
+            measure(&common, 0, &ScenarioArgs::Chat(args), phases)
         }
         Scenario::Adstack { common, args } => listen_to(Application::Adstack, common, args),
         Scenario::Pona { common, args } => listen_to(Application::Pona, common, args),

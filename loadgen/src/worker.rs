@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 
 use crate::args::ScenarioArgs;
 use crate::auction::AuctionLoad;
+use crate::chat::ChatLoad;
 use crate::client::{CONTROL, Clients, Listener};
 use crate::clock::{self, MILLISECOND_NS, now_ns, own_cpu_ns};
 use crate::control::{Channel, Command, Done, Plan, Progress, Reply, Window};
@@ -83,6 +84,9 @@ fn start(plan: &Plan, channel: &mut Channel) -> io::Result<()> {
             let load = AuctionLoad::new(plan, args);
             let connections = connections + load.publishers();
             serve(channel, Clients::new(plan, connections)?, load, connections)
+        }
+        ScenarioArgs::Chat(args) => {
+            serve(channel, Clients::new(plan, connections)?, ChatLoad::new(plan, args), connections)
         }
     }
 }

@@ -186,6 +186,9 @@ impl Config {
         } else {
             lines.push("Socket.IO is off.".to_owned());
         }
+        if socketio.enabled || !self.plain.path.is_empty() {
+            lines.extend(self.routes.iter().map(route_in_words));
+        }
         if !engineio.echo_path.is_empty() {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
@@ -392,7 +395,6 @@ impl Config {
                 "A client that has joined a namespace is sent {event:?} with what it came with."
             ));
         }
-        lines.extend(self.routes.iter().map(route_in_words));
         lines
     }
 }

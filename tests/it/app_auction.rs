@@ -8,7 +8,7 @@ use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
-const KEY: &str = "a key of the tests of applications";
+const KEY: &str = "a-key-of-the-tests-of-applications";
 const CHECKS: u32 = 12;
 
 /// What is left of an application behind throng, as a process. It is killed when this is dropped.

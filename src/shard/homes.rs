@@ -164,13 +164,14 @@ impl Shard {
         let mut deliveries = 0;
         for member in members {
             let conn = &mut conns[member.slot as usize];
-            if conn.muted && conn.stage == Stage::Ghost {
-                continue;
-            }
-            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                && recovering.hold(publication.room_name(), std::slice::from_ref(publication))
-            {
-                continue;
+            if conn.muted {
+                // A ghost, or somebody who is on the way back.
+                let recovering = conn.session.as_mut().and_then(|session| session.recovering.as_mut());
+                let is_held = recovering
+                    .is_some_and(|it| it.hold(publication.room_name(), std::slice::from_ref(publication)));
+                if conn.stage == Stage::Ghost || is_held {
+                    continue;
+                }
             }
             if burst.is_some_and(|burst| is_over(conn, burst)) {
                 slow.push(member.slot);

@@ -20,6 +20,7 @@ const BESIDES: &[(&str, &[&str])] = &[
             "auth",
             "token",
             "permissions",
+            "policy",
             "bus",
             "cluster",
             "stats",

@@ -37,7 +37,8 @@ pub struct Rules {
     pub handshakes_per_ip: Option<Quota>,
     /// How often events may come.
     pub events: EventLimits,
-    /// Windows of these limits that are counted at a time for addresses and users, and as many again for connections.
+    /// Windows of these limits that are counted at a time for addresses and users, and as many again for connections; and of
+    /// `handshakes_per_ip` for addresses.
     pub event_windows_max: usize,
     /// Networks of proxies that are believed about their clients' addresses.
     pub trusted_proxies: Vec<IpNet>,

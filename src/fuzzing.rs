@@ -5,7 +5,7 @@
 
 use crate::auth::{Gate, Room, Rules, User, Vouched};
 use crate::bus::Bus;
-use crate::bus::callouts::{self, Callouts, Question, Task, Verdict};
+use crate::bus::callouts::{self, Callouts, Question, Verdict};
 use crate::bus::mailbox::Mail;
 use crate::cluster::{self, Classic, Message, Sharded, throng};
 use crate::dialect::engineio::{self, Piece, Query, Sid};
@@ -16,6 +16,7 @@ use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, Sh
 use crate::permissions::{Act, Grant, Permission, Permissions, RoomPattern, Who};
 use crate::policy::field::FieldPath;
 use crate::policy::{self, Batch, Burst, Changes, Conflate, Dedupe, Merge, Policies, Policy};
+use crate::reactor::tls::{CUT_BYTES_MAX, Files, Session, Tls};
 use crate::rules::{EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::shard::callouts::Callout;
 use crate::shard::turn::Gathered;
@@ -31,12 +32,18 @@ use crate::wire::proxy::{self, Preface};
 use data_encoding::BASE64URL_NOPAD;
 use ring::hmac;
 use rmp::decode::MessageLen;
+use rustls::crypto::ring::default_provider;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Request heads: what is accepted is sound, and no beginning of it is taken for the whole.
 pub fn http(data: &[u8]) {
@@ -86,6 +93,179 @@ pub fn proxy(data: &[u8]) {
         assert_eq!(proxy::parse(&data[..cut]), Ok(Preface::Partial), "{cut} of {end} bytes");
     }
 }
+
+/// Sessions of TLS: bytes that are no client's, or those of a client of rustls, cut, changed and doubled as `data` says. What a session wants
+/// back and answers is bounded; one that has failed stays so; where nothing was changed all comes through.
+pub fn tls(data: &[u8]) {
+    let Some((kind, script)) = data.split_first() else { return };
+    let mut script = script.iter().copied();
+    let mut server = Server::new();
+    if kind & 1 == 0 {
+        while let Some(length) = script.next() {
+            let piece: Vec<u8> = script.by_ref().take(length.into()).collect();
+            server.hear(&piece);
+        }
+        return;
+    }
+    let version = if kind & 2 == 0 { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+    let name = ServerName::try_from("localhost").expect("a name");
+    let mut client = ClientConnection::new(tls_client(version), name).expect("a client");
+    let (mut wire, mut said, mut is_changed, mut key_changes) = (Vec::new(), Vec::new(), false, 0);
+    for op in script.by_ref().take(200).collect::<Vec<_>>() {
+        let (op, arg) = (op >> 5, usize::from(op & 0x1f));
+        // Most often near the beginning, where records say what they are.
+        let at = if arg < 16 { arg } else { wire.len() * (arg - 16) / 16 };
+        match op {
+            0 | 1 => {
+                while client.wants_write() {
+                    client.write_tls(&mut wire).expect("a buffer takes it");
+                }
+                let length = if op == 0 { wire.len() } else { wire.len().min(1 + arg * arg) };
+                let piece: Vec<u8> = wire.drain(..length).collect();
+                is_changed |= !hear_server(&mut client, &server.hear(&piece));
+            }
+            2 if at < wire.len() => {
+                wire[at] ^= 1 << (arg % 8);
+                is_changed = true;
+            }
+            3 if at < wire.len() => {
+                wire.extend_from_within(at..);
+                is_changed = true;
+            }
+            4 if at < wire.len() => {
+                wire.truncate(at);
+                is_changed = true;
+            }
+            5 if !client.is_handshaking() => {
+                let bytes = vec![arg as u8; arg * 700];
+                // It may have been told that what it said before is not right.
+                if client.writer().write_all(&bytes).is_ok() && !bytes.is_empty() {
+                    said.extend_from_slice(&bytes);
+                    key_changes = 0;
+                }
+            }
+            6 if !client.is_handshaking() && key_changes < 8 => {
+                // TLS 1.2 has no such thing.
+                key_changes += u32::from(client.refresh_traffic_keys().is_ok());
+            }
+            7 => is_changed |= !hear_server(&mut client, &server.say(&vec![0; arg * 700])),
+            _ => {}
+        }
+    }
+    if !is_changed {
+        assert!(!server.has_failed, "the client speaks TLS");
+        assert!(said.starts_with(&server.plain), "what came through is what was said");
+    }
+}
+
+/// A client reads what a session has answered, or said.
+/// False when it could not make sense of that.
+fn hear_server(client: &mut ClientConnection, mut bytes: &[u8]) -> bool {
+    while !bytes.is_empty() && client.read_tls(&mut bytes).is_ok_and(|count| count > 0) {
+        if client.process_new_packets().is_err() {
+            return false;
+        }
+        // What it would keep of them is bounded.
+        io::copy(&mut client.reader(), &mut io::sink()).ok();
+    }
+    true
+}
+
+/// A session of TLS, and what belongs to it in a layer.
+struct Server {
+    session: Session,
+    cut: Vec<u8>,
+    plain: Vec<u8>,
+    has_failed: bool,
+}
+
+impl Server {
+    fn new() -> Server {
+        let session = tls_server().session().expect("a session");
+        Server { session, cut: Vec::new(), plain: Vec::new(), has_failed: false }
+    }
+
+    /// These bytes have come. Answers what the client gets.
+    fn hear(&mut self, piece: &[u8]) -> Vec<u8> {
+        let mut bytes = [&self.cut, piece].concat();
+        let (before, mut out) = (self.plain.len(), Vec::new());
+        let opened = self.session.open(&mut bytes, &mut self.plain, &mut out);
+        assert!(self.plain.len() - before <= bytes.len(), "there is no more in records than they are long");
+        assert!(out.len() <= 16 << 10, "{} bytes are answered", out.len());
+        assert!(opened.is_err() || !self.has_failed, "what is over stays so");
+        match opened {
+            Ok(opened) => {
+                self.cut = bytes.split_off(opened.used);
+                // A layer closes the connection then.
+                self.has_failed = self.cut.len() > CUT_BYTES_MAX;
+                if self.has_failed {
+                    self.session = Session::Over;
+                }
+            }
+            Err(_) => self.has_failed = true,
+        }
+        out
+    }
+
+    /// Answers what the client gets.
+    fn say(&mut self, plain: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        // Before the end of the handshake, and behind that of the session, it cannot.
+        if self.session.is_open() && self.session.seal(plain, &mut self.cut, &mut out).is_ok() {
+            assert!(out.len() <= plain.len() + 1024);
+        }
+        out
+    }
+}
+
+fn tls_server() -> &'static Tls {
+    static SERVER: OnceLock<Tls> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let folder = std::env::temp_dir().join(format!("throng-fuzz-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder of ours");
+        let files = Files { certificates: folder.join("cert.pem"), key: folder.join("key.pem") };
+        fs::write(&files.certificates, TLS_CERTIFICATE).expect("a file");
+        fs::write(&files.key, TLS_KEY).expect("a file");
+        let tls = Tls::load(files, false).expect("the files are right");
+        fs::remove_dir_all(&folder).expect("it is ours");
+        tls
+    })
+}
+
+fn tls_client(version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    static CLIENTS: Mutex<Vec<(ProtocolVersion, Arc<ClientConfig>)>> = Mutex::new(Vec::new());
+    let mut clients = CLIENTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, config)) = clients.iter().find(|(other, _)| *other == version.version) {
+        return config.clone();
+    }
+    let mut roots = RootCertStore::empty();
+    let certificate = CertificateDer::from_pem_slice(TLS_CERTIFICATE.as_bytes()).expect("a certificate");
+    roots.add(certificate).expect("a certificate");
+    let config = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+        .with_protocol_versions(&[version])
+        .expect("the provider has it")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let config = Arc::new(config);
+    clients.push((version.version, config.clone()));
+    config
+}
+
+/// Of `localhost`, from 1975 to 2975. Nobody else believes it.
+const TLS_CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\n\
+MIIBLzCB16ADAgECAgEBMAoGCCqGSM49BAMCMBQxEjAQBgNVBAMMCWxvY2FsaG9z\n\
+dDAgFw03NTAxMDEwMDAwMDBaGA8yOTc1MDEwMTAwMDAwMFowFDESMBAGA1UEAwwJ\n\
+bG9jYWxob3N0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEZqotm88HHXBehQ6r\n\
+2gDFqc0RoblE+W6OeMMDaGnBb8l9mGEdJmvYJclnB2tRUz4JNKTyARCCgdcLih0x\n\
+1aVqM6MYMBYwFAYDVR0RBA0wC4IJbG9jYWxob3N0MAoGCCqGSM49BAMCA0cAMEQC\n\
+IDgE//BondTiiwgfKPSN6ngTLZ0Ne1VyxyydL+tlupQJAiAGKAGEWnpgGT9kicH/\n\
+ke7r16AHoSyN62RsvIhbOolY7g==\n\
+-----END CERTIFICATE-----";
+const TLS_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgCU5WUFJL4w+RxPi/\n\
+nymcNjNrfwVtnzabBzSoSbqLggShRANCAARmqi2bzwcdcF6FDqvaAMWpzRGhuUT5\n\
+bo54wwNoacFvyX2YYR0ma9glyWcHa1FTPgk0pPIBEIKB1wuKHTHVpWoz\n\
+-----END PRIVATE KEY-----";
 
 /// Frames: a header is the same read at once or bit by bit, unmasking in pieces is unmasking at once, and text is judged alike.
 pub fn frame(data: &[u8]) {
@@ -150,7 +330,7 @@ pub fn token(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         assert!(tokens.check(text, Time::default()).is_err(), "nobody guesses a signature");
         // What stands for a token elsewhere.
-        token_in(text);
+        token_in(text).ok();
     }
     let Ok(Vouched { user, rooms }) = tokens.check(&signed(data), Time::default()) else { return };
     assert!(!user.name.is_empty() && user.name.len() <= claims::NAME_BYTES_MAX);
@@ -873,11 +1053,7 @@ impl World {
     /// Answers all, one or none of the questions that wait.
     fn answer_as_backend(&mut self, arg: u8) {
         let Some(callouts) = self.bus.callouts() else { return };
-        let questions = callouts.take().into_iter().filter_map(|task| match task {
-            Task::Find(question) => Some(question),
-            Task::Forget(_) => None,
-        });
-        self.asked.extend(questions);
+        self.asked.extend(callouts.take().questions);
         let count = [self.asked.len(), 1, 1, 0][usize::from(arg & 3)].min(self.asked.len());
         for question in self.asked.drain(..count) {
             callouts.settle(question.size());
@@ -1067,6 +1243,18 @@ mod tests {
             }
             target(&input);
         }
+    }
+
+    #[test]
+    fn tls_smoke() {
+        // A handshake, data both ways, keys that change, in whole and in pieces; the eleven bytes that once stopped a server.
+        let session = [0, 0, 0xa3, 0, 0xe5, 0xc0, 0xa7, 0, 0x3f, 0x25, 0];
+        let [whole, old] = [1, 3].map(|kind| [&[kind][..], &session].concat());
+        let pieces: Vec<u8> = [&[1][..], &[0x23; 100], &session].concat();
+        let first = [0, 11, 0x16, 3, 1, 0, 6, 1, 0, 0, 2, 3, 3];
+        // Wants our key changed in the same read as its handshake ends: what came then could not be read.
+        let hasty = [1, 0, 0xc0, 0, 0xe5, 0xa7, 0];
+        smoke(tls, &[&whole, &old, &pieces, &first, &hasty]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Bytes;
+use hyper::header::{HeaderMap, RETRY_AFTER};
 use hyper::{Request, StatusCode};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -27,6 +28,8 @@ pub struct HttpClient {
 pub struct Answer {
     /// What the server says of it.
     pub status: StatusCode,
+    /// After how long the server wants to be asked again, if it says so in seconds.
+    pub retry_after: Option<Duration>,
     /// The whole body.
     pub body: Bytes,
 }
@@ -81,15 +84,21 @@ impl HttpClient {
     ) -> Result<Answer, Unanswered> {
         let exchange = async {
             let response = self.client.request(request).await.map_err(|error| unreachable(&error))?;
-            let status = response.status();
+            let (status, retry_after) = (response.status(), retry_after(response.headers()));
             let body =
                 Limited::new(response.into_body(), body_bytes_max).collect().await.map_err(|error| {
                     if error.is::<LengthLimitError>() { Unanswered::TooLong } else { unreachable(&*error) }
                 })?;
-            Ok(Answer { status, body: body.to_bytes() })
+            Ok(Answer { status, retry_after, body: body.to_bytes() })
         };
         tokio::time::timeout(time_max, exchange).await.unwrap_or(Err(Unanswered::Late))
     }
+}
+
+/// A date, the other form of the header, is passed over: it would be one by a clock that is not ours.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
+    seconds.parse().ok().map(Duration::from_secs)
 }
 
 /// The innermost cause says what happened, the outer ones where.

@@ -211,23 +211,23 @@ pub struct Concerns {
     /// It is told that a client has joined.
     pub connected: bool,
     /// It is told that a client has left.
-    pub disconnect: bool,
+    pub disconnected: bool,
 }
 
 impl Concerns {
     /// The words for them in a configuration.
-    pub const WORDS: [&'static str; 3] = ["connect", "connected", "disconnect"];
+    pub const WORDS: [&'static str; 3] = ["connect", "connected", "disconnected"];
 
     /// Those that `words` name.
     pub fn of(words: &[&str]) -> Concerns {
-        let [connect, connected, disconnect] = Concerns::WORDS.map(|word| words.contains(&word));
-        Concerns { connect, connected, disconnect }
+        let [connect, connected, disconnected] = Concerns::WORDS.map(|word| words.contains(&word));
+        Concerns { connect, connected, disconnected }
     }
 
     /// The words for these.
     pub fn words(self) -> impl Iterator<Item = &'static str> {
-        let Concerns { connect, connected, disconnect } = self;
-        let named = [connect, connected, disconnect].into_iter().zip(Concerns::WORDS);
+        let Concerns { connect, connected, disconnected } = self;
+        let named = [connect, connected, disconnected].into_iter().zip(Concerns::WORDS);
         named.filter(|(concerns, _)| *concerns).map(|(_, word)| word)
     }
 }

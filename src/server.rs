@@ -64,8 +64,8 @@ const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
-/// How long the last notices have at least to go out, when the connections took all the time to drain; within the margin.
-const LAST_NOTICES: Duration = Duration::from_millis(1_000);
+/// How long the last notices and calls have at least to go out, when the connections took all the time to drain; within the margin.
+const LAST_WORDS: Duration = Duration::from_millis(1_000);
 /// How often it is looked whether they have.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -323,14 +323,12 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             bus.post(id as ShardId, Mail::Drain { spread_ms: drain.spread_ms, timeout_ms: drain.timeout_ms });
         }
         let patience = Duration::from_millis(drain.timeout_ms.into());
-        let notices_end = tokio::time::Instant::now() + patience;
+        let last_end = tokio::time::Instant::now() + patience;
         let all_stopped = async {
             while let Some((id, outcome)) = stops.recv().await {
                 outcome.map_err(|reason| Failure::Shard { id, reason })?;
             }
-            if let Some(notices) = &notices {
-                send_last(notices, notices_end).await;
-            }
+            send_last(notices.as_deref(), bus.calls().map(|calls| &**calls), last_end).await;
             Ok(())
         };
         let bound = Duration::from_millis(u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS);
@@ -347,16 +345,26 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     result
 }
 
-/// Nothing happens any more: waits until the last notices have gone out, or the time for that is over.
-async fn send_last(notices: &Notices, end: tokio::time::Instant) {
-    notices.hurry();
-    let end = end.max(tokio::time::Instant::now() + LAST_NOTICES);
-    while notices.waiting().0 > 0 && tokio::time::Instant::now() < end {
+/// Nothing happens any more: waits until the backend has heard the last of it, or the time for that is over.
+async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio::time::Instant) {
+    notices.inspect(|notices| notices.hurry());
+    let waiting = || {
+        let (waiting, _) = notices.map_or((0, 0), Notices::waiting);
+        (waiting, calls.map_or(0, Calls::unanswered))
+    };
+    let end = end.max(tokio::time::Instant::now() + LAST_WORDS);
+    while waiting() != (0, 0) && tokio::time::Instant::now() < end {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    let (waiting, _) = notices.waiting();
+    let (waiting, unanswered) = waiting();
     if waiting > 0 {
         tracing::warn!(waiting, "notices are lost: they did not go out in the time to drain");
+    }
+    if unanswered > 0 {
+        tracing::warn!(
+            unanswered,
+            "the backend may not have heard who left: it did not answer in the time to drain"
+        );
     }
 }
 

@@ -1,8 +1,8 @@
 //! One signed request to the backend and its answer, and the breaker, which leaves a backend in peace that fails again and again.
 
-use super::Settings;
 use super::sign::{HEADER, signature};
 use super::stats::BackendStats;
+use super::{Settings, callout};
 use crate::http_client::{HttpClient, Unanswered};
 use crate::token::refresh::unix_ms;
 use http_body_util::Full;
@@ -13,15 +13,19 @@ use ring::hmac;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
-/// Calls the backend. At most `requests_max` requests are under way.
+/// Calls the backend. At most `requests_max` requests are under way, and at least one of each kind.
 pub struct Caller {
     settings: Settings,
     key: Option<hmac::Key>,
     client: HttpClient,
     places: Semaphore,
+    /// Those of questions about who clients are, where there are any: strangers make as many of them as they like, which is not to hold up
+    /// what is asked for those who are known.
+    callout_places: Option<Semaphore>,
     /// By path: a question that always takes too long keeps nobody from the others. There are as many as there are hooks.
     breakers: Mutex<HashMap<String, Breaker>>,
     stats: Arc<BackendStats>,
@@ -40,11 +44,15 @@ pub enum Problem {
     TooLong,
     /// It answered, and not with success.
     Status(StatusCode),
+    /// It answered 429 or 503, and that it wants to be left in peace for so long.
+    NotNow(StatusCode, Duration),
+    /// Nobody wanted to know any more when there was a place for the request: it was not asked.
+    Unwanted,
 }
 
 impl Problem {
     /// The labels of all problems, in the order of [`Problem::index`].
-    pub const LABELS: [&'static str; 5] = ["open", "late", "unreachable", "too_long", "status"];
+    pub const LABELS: [&'static str; 6] = ["open", "late", "unreachable", "too_long", "status", "unwanted"];
 
     /// The place of this problem in [`Problem::LABELS`].
     pub fn index(&self) -> usize {
@@ -53,7 +61,8 @@ impl Problem {
             Problem::Late => 1,
             Problem::Unreachable(_) => 2,
             Problem::TooLong => 3,
-            Problem::Status(_) => 4,
+            Problem::Status(_) | Problem::NotNow(..) => 4,
+            Problem::Unwanted => 5,
         }
     }
 
@@ -65,8 +74,8 @@ impl Problem {
                     [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_EARLY, StatusCode::TOO_MANY_REQUESTS];
                 status.is_server_error() || asks_again.contains(status)
             }
-            Problem::TooLong => false,
-            Problem::Open | Problem::Late | Problem::Unreachable(_) => true,
+            Problem::TooLong | Problem::Unwanted => false,
+            Problem::Open | Problem::Late | Problem::Unreachable(_) | Problem::NotNow(..) => true,
         }
     }
 
@@ -74,13 +83,13 @@ impl Problem {
     /// requests is not to keep others from the backend.
     fn is_illness(&self) -> bool {
         match self {
-            Problem::Status(status) => {
+            Problem::Status(status) | Problem::NotNow(status, _) => {
                 let away =
                     [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
                 away.contains(status)
             }
             Problem::Late | Problem::Unreachable(_) => true,
-            Problem::Open | Problem::TooLong => false,
+            Problem::Open | Problem::TooLong | Problem::Unwanted => false,
         }
     }
 }
@@ -94,7 +103,8 @@ impl fmt::Display for Problem {
             Problem::Late => Unanswered::Late.fmt(f),
             Problem::Unreachable(why) => f.write_str(why),
             Problem::TooLong => Unanswered::TooLong.fmt(f),
-            Problem::Status(status) => write!(f, "the answer was {status}"),
+            Problem::Status(status) | Problem::NotNow(status, _) => write!(f, "the answer was {status}"),
+            Problem::Unwanted => f.write_str("nobody wants to know any more"),
         }
     }
 }
@@ -111,13 +121,16 @@ enum Breaker {
 }
 
 impl Caller {
-    /// A caller with no connection yet.
-    pub fn new(settings: Settings, stats: Arc<BackendStats>) -> Caller {
+    /// A caller with no connection yet. With `has_callouts` half of the requests under way are for `/authenticate`, and the others for all
+    /// else.
+    pub fn new(settings: Settings, has_callouts: bool, stats: Arc<BackendStats>) -> Caller {
         let secret = settings.secret.as_bytes();
+        let for_callouts = if has_callouts { (settings.requests_max / 2).max(1) } else { 0 };
         Caller {
             key: (!secret.is_empty()).then(|| hmac::Key::new(hmac::HMAC_SHA256, secret)),
             client: HttpClient::new(settings.requests_max),
-            places: Semaphore::new(settings.requests_max),
+            places: Semaphore::new(settings.requests_max.saturating_sub(for_callouts).max(1)),
+            callout_places: has_callouts.then(|| Semaphore::new(for_callouts)),
             breakers: Mutex::default(),
             settings,
             stats,
@@ -129,7 +142,20 @@ impl Caller {
     /// # Errors
     /// Why there is no answer of success. The backend may have got the request nevertheless, unless it is [`Problem::Open`].
     pub async fn post(&self, path: &str, json: impl Into<Bytes>) -> Result<Bytes, Problem> {
-        let answered = self.try_post(path, json.into()).await;
+        self.post_if(path, json, || true).await
+    }
+
+    /// The same, if it is still wanted when there is a place for it.
+    ///
+    /// # Errors
+    /// As [`Caller::post`], and [`Problem::Unwanted`].
+    pub async fn post_if(
+        &self,
+        path: &str,
+        json: impl Into<Bytes>,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Bytes, Problem> {
+        let answered = self.try_post(path, json.into(), is_wanted).await;
         match &answered {
             Ok(_) => self.stats.answered.add(1),
             Err(problem) => self.stats.problems[problem.index()].add(1),
@@ -137,10 +163,19 @@ impl Caller {
         answered
     }
 
-    async fn try_post(&self, path: &str, json: Bytes) -> Result<Bytes, Problem> {
+    async fn try_post(
+        &self,
+        path: &str,
+        json: Bytes,
+        is_wanted: impl Fn() -> bool,
+    ) -> Result<Bytes, Problem> {
         let deadline = Instant::now() + self.settings.timeout;
-        let place = timeout_at(deadline, self.places.acquire()).await.map_err(|_| Problem::Late)?;
+        let places = self.callout_places.as_ref().filter(|_| path == callout::PATH).unwrap_or(&self.places);
+        let place = timeout_at(deadline, places.acquire()).await.map_err(|_| Problem::Late)?;
         let _place = place.map_err(|_| Problem::Open)?;
+        if !is_wanted() {
+            return Err(Problem::Unwanted);
+        }
         self.begin(path)?;
         self.stats.under_way.add(1);
         let answered = self.exchange(path, json, deadline).await;
@@ -162,7 +197,12 @@ impl Caller {
         let answer = self.client.send(request, time_left, self.settings.answer_bytes_max).await;
         match answer {
             Ok(answer) if answer.status.is_success() => Ok(answer.body),
-            Ok(answer) => Err(Problem::Status(answer.status)),
+            Ok(answer) => Err(match (answer.status, answer.retry_after) {
+                (status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE), Some(rest)) => {
+                    Problem::NotNow(status, rest)
+                }
+                (status, _) => Problem::Status(status),
+            }),
             Err(Unanswered::Late) => Err(Problem::Late),
             Err(Unanswered::TooLong) => Err(Problem::TooLong),
             Err(Unanswered::Unreachable(why)) => Err(Problem::Unreachable(why)),

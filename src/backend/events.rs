@@ -1,14 +1,16 @@
 //! What clients' events, their joins of namespaces and their leaving make us ask the backend: `/event`, `/connect`,
-//! `/connected` and `/disconnect`.
+//! `/connected` and `/disconnected`.
 //!
 //! Calls of one connection are made one after the other, so that what they make happen comes in order; those of different
 //! connections side by side. What is answered is read and checked here, and carried out by the shard of the connection.
 
 use super::caller::Caller;
+use super::log::{LogPause, brief};
 use super::said::{Bounds, Fault, Text, Whom, check_close, check_event, check_namespace, keys};
 use super::stats::{BackendStats, CallOutcome};
+use super::webhooks::TICK;
 use crate::bus::Bus;
-use crate::bus::calls::{Answer, Answered, Asked, Call, Calls, Emit, End, From, Refusal, What};
+use crate::bus::calls::{Answer, Answered, Asked, Call, Calls, Client, Emit, End, Refusal, What};
 use crate::bus::mailbox::Mail;
 use crate::dialect::native::{DEPTH_MAX, is_too_deep};
 use crate::dialect::socketio::elements;
@@ -26,7 +28,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::timeout;
 
 /// The most events that one answer may send.
 const EMITS_MAX: usize = 1_000;
@@ -53,7 +55,7 @@ pub(super) struct Asking {
     stats: Arc<BackendStats>,
     /// By shard and stamp, what connections wait to have asked behind the call that is under way.
     lanes: Mutex<HashMap<(ShardId, u32), VecDeque<Call>>>,
-    logged: Mutex<Option<Instant>>,
+    log_pause: LogPause,
 }
 
 impl Asking {
@@ -65,8 +67,8 @@ impl Asking {
         bus: Arc<Bus>,
         stats: Arc<BackendStats>,
     ) -> Arc<Asking> {
-        let (lanes, logged) = (Mutex::default(), Mutex::default());
-        Arc::new(Asking { settings, calls, caller, bus, stats, lanes, logged })
+        let (lanes, log_pause) = (Mutex::default(), LogPause::new(LOG_PAUSE));
+        Arc::new(Asking { settings, calls, caller, bus, stats, lanes, log_pause })
     }
 
     /// Makes all calls that come.
@@ -76,7 +78,7 @@ impl Asking {
         self.calls.hang_bell(Box::new(move || bell.notify_one()));
         loop {
             for call in self.calls.take() {
-                let lane = (call.from.conn.shard, call.from.conn.stamp);
+                let lane = (call.client.conn.shard, call.client.conn.stamp);
                 match self.lanes().entry(lane) {
                     Entry::Occupied(mut waiting) => waiting.get_mut().push_back(call),
                     Entry::Vacant(free) => {
@@ -85,7 +87,8 @@ impl Asking {
                     }
                 }
             }
-            news.notified().await;
+            // No bell is rung for what ends while a turn is written: nobody may come by for a long time, or ever.
+            timeout(TICK, news.notified()).await.ok();
         }
     }
 
@@ -94,6 +97,7 @@ impl Asking {
         let mut next = Some(first);
         while let Some(call) = next {
             let answered = self.ask(call).await;
+            self.calls.note_answer();
             self.bus.post(lane.0, Mail::Answered(Box::new(answered)));
             let mut lanes = self.lanes();
             next = lanes.get_mut(&lane).and_then(VecDeque::pop_front);
@@ -104,16 +108,10 @@ impl Asking {
     }
 
     async fn ask(&self, call: Call) -> Answered {
-        let (path, kind, body) = match &call.what {
-            What::Event { .. } => ("/event", 0, event_body(&call)),
-            What::Connect => ("/connect", 1, body(&call, &[])),
-            What::Connected { recovered } => {
-                ("/connected", 2, body(&call, &[("recovered", recovered.to_string())]))
-            }
-            What::Disconnect { reason } => ("/disconnect", 3, body(&call, &[("reason", quoted(reason))])),
-        };
-        let posted = self.caller.post(path, body).await;
-        let outcome = |outcome: CallOutcome| self.stats.calls[kind][outcome as usize].add(1);
+        let kind = call.what.kind();
+        let (path, body) = (kind.path(), body(&call));
+        let posted = self.caller.post(&path, body).await;
+        let outcome = |outcome: CallOutcome| self.stats.calls[kind as usize][outcome as usize].add(1);
         let answer = match posted {
             Ok(json) => match read(&json, &call, &self.settings) {
                 Ok(answer) => {
@@ -122,32 +120,30 @@ impl Asking {
                 }
                 Err(fault) => {
                     outcome(CallOutcome::Bad);
-                    self.log(path, &fault.message);
+                    self.log(&path, &fault.message);
                     None
                 }
             },
             Err(problem) => {
                 outcome(CallOutcome::Failed);
-                self.log(path, &problem.to_string());
+                self.log(&path, &problem.to_string());
                 None
             }
         };
-        let Call { from, auth, what, .. } = call;
+        let Call { client, auth, what, .. } = call;
         let what = match what {
             What::Event { ack, .. } => Asked::Event { ack },
             What::Connect => Asked::Connect { auth },
-            What::Connected { .. } | What::Disconnect { .. } => Asked::Nothing,
+            What::Connected { .. } | What::Disconnected { .. } => Asked::Nothing,
         };
-        Answered { from, what, answer, is_rest: false }
+        Answered { client, what, answer, is_rest: false }
     }
 
     /// Says what went wrong, at most once in a while: the metrics tell how often it did.
     fn log(&self, path: &str, what: &str) {
-        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if logged.is_none_or(|at| now - at >= LOG_PAUSE) {
-            *logged = Some(now);
-            tracing::warn!(path, what, "a call to the backend failed");
+        if self.log_pause.is_over() {
+            let what = brief(what);
+            tracing::warn!(path, %what, "a call to the backend failed");
         }
     }
 
@@ -156,32 +152,27 @@ impl Asking {
     }
 }
 
-fn event_body(call: &Call) -> String {
-    let What::Event { event, args, attachments, ack } = &call.what else { return String::new() };
-    let attachments: Vec<String> =
-        attachments.iter().map(|bytes| format!("\"{}\"", BASE64.encode(bytes))).collect();
-    body(
-        call,
-        &[
-            ("event", quoted(event)),
-            ("args", format!("[{args}]")),
-            ("attachments", format!("[{}]", attachments.join(","))),
-            ("wants_ack", ack.is_some().to_string()),
-        ],
-    )
-}
-
-/// What the backend is sent: whom it is about, and `fields`, which are JSON.
-fn body(call: &Call, fields: &[(&str, String)]) -> String {
-    let From { id, namespace, user, address, .. } = &call.from;
-    let query = call.query.as_ref().map_or("null".to_owned(), |query| pairs(query).to_string());
-    let auth = call.auth.as_deref().unwrap_or("null");
-    let (address, user) = (quoted(address), user.as_ref().map_or("null".to_owned(), |user| quoted(user)));
+/// What the backend is sent.
+fn body(call: &Call) -> String {
+    let Client { id, namespace, user, address, .. } = &call.client;
+    let (namespace, user) = (quoted(namespace), user.as_ref().map_or("null".to_owned(), |user| quoted(user)));
     let mut json =
-        format!("{{\"id\":\"{}\",\"namespace\":{},\"user\":{user}", write_socket_id(id), quoted(namespace));
-    for (name, value) in fields {
-        json.push_str(&format!(",\"{name}\":{value}"));
+        format!("{{\"connection\":\"{}\",\"namespace\":{namespace},\"user\":{user}", write_socket_id(id));
+    match &call.what {
+        What::Event { event, args, attachments, ack } => {
+            let (event, wants_ack) = (quoted(event), ack.is_some());
+            let attachments: Vec<String> =
+                attachments.iter().map(|bytes| format!("\"{}\"", BASE64.encode(bytes))).collect();
+            let attachments = attachments.join(",");
+            json.push_str(&format!(",\"event\":{event},\"args\":[{args}],\"attachments\":[{attachments}]"));
+            json.push_str(&format!(",\"wants_ack\":{wants_ack}"));
+        }
+        What::Connect => {}
+        What::Connected { recovered } => json.push_str(&format!(",\"recovered\":{recovered}")),
+        What::Disconnected { reason } => json.push_str(&format!(",\"reason\":{}", quoted(reason))),
     }
+    let query = call.query.as_ref().map_or("null".to_owned(), |query| pairs(query).to_string());
+    let (auth, address) = (call.auth.as_deref().unwrap_or("null"), quoted(address));
     json.push_str(&format!(",\"handshake\":{{\"auth\":{auth},\"query\":{query},\"address\":{address}}}}}"));
     json
 }
@@ -289,7 +280,7 @@ fn read(json: &[u8], call: &Call, settings: &Settings) -> Result<Answer, Fault> 
     if said.refuse.is_some() && !matches!(call.what, What::Connect) {
         return Err(Fault::value("`refuse` is an answer to /connect alone"));
     }
-    let namespace = &call.from.namespace;
+    let namespace = &call.client.namespace;
     let rooms = |names: &Option<Vec<Text<'_>>>| {
         keys(namespace, names.as_deref().unwrap_or_default(), &settings.bounds).map(|keys| owned(&keys))
     };
@@ -426,6 +417,7 @@ fn owned(names: &[Cow<'_, str>]) -> Vec<CompactString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bus::calls::{self, Failure};
     use crate::message::{ConnId, SocketId};
 
     const SETTINGS: Settings = Settings {
@@ -434,8 +426,8 @@ mod tests {
         attachments_max: 2,
     };
 
-    fn from(namespace: &str) -> From {
-        From {
+    fn client(namespace: &str) -> Client {
+        Client {
             conn: ConnId { shard: 0, slot: 1, stamp: 2 },
             id: SocketId::default(),
             namespace: namespace.into(),
@@ -446,7 +438,7 @@ mod tests {
     }
 
     fn call(what: What) -> Call {
-        Call { from: from("/chat"), query: None, auth: None, what }
+        Call { client: client("/chat"), query: None, auth: None, what }
     }
 
     fn right(json: &str) -> Answer {
@@ -462,6 +454,43 @@ mod tests {
     }
 
     #[test]
+    fn a_call_that_no_bell_is_rung_for_is_made() {
+        let calls = Arc::new(Calls::new(calls::Settings {
+            waiting_max: 1,
+            waiting_bytes_max: 10_000,
+            waiting_per_connection_max: 1,
+            handshake_bytes_max: 0,
+            failure: Failure::Error,
+        }));
+        let (bus, stats) = (Arc::new(Bus::new(1, 10)), Arc::<BackendStats>::default());
+        let nobody = crate::backend::Settings {
+            url: "http://127.0.0.1:1".into(),
+            secret: String::new(),
+            timeout: Duration::from_secs(1),
+            requests_max: 1,
+            answer_bytes_max: 1_000,
+            failures_max: 1,
+            rest: Duration::from_secs(1),
+            answers: SETTINGS,
+        };
+        let caller = Arc::new(Caller::new(nobody, false, stats.clone()));
+        let asking = Asking::new(SETTINGS, calls.clone(), caller, bus.clone(), stats);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            tokio::spawn(asking.run());
+            tokio::task::yield_now().await;
+            calls.push(call(What::Connect)).expect("there is room");
+            let answered = async {
+                while calls.unanswered() > 0 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(10), answered).await.expect("it is made");
+        });
+        assert!(!bus.mailbox(0).is_empty(), "that nobody answered is told");
+    }
+
+    #[test]
     fn what_is_asked_is_json_whatever_clients_say() {
         let what = What::Event {
             event: "a\"b\n".into(),
@@ -470,14 +499,14 @@ mod tests {
             ack: Some("7".into()),
         };
         let call = Call {
-            from: from("/\u{e9}"),
+            client: client("/\u{e9}"),
             query: Some("EIO=4&t=a+b%21&x=1&x=2&x=3&%ff".into()),
             auth: Some(r#"{"token":"t"}"#.into()),
             what,
         };
-        let json: Value = serde_json::from_str(&event_body(&call)).expect("JSON");
+        let json: Value = serde_json::from_str(&body(&call)).expect("JSON");
         let expected = json!({
-            "id": "AAAAAAAAAAAAAAAAAAAA", "namespace": "/\u{e9}", "user": "an\"na", "event": "a\"b\n",
+            "connection": "AAAAAAAAAAAAAAAAAAAA", "namespace": "/\u{e9}", "user": "an\"na", "event": "a\"b\n",
             "args": [1, {"_placeholder": true, "num": 0}], "attachments": ["AP8="], "wants_ack": true,
             "handshake": {
                 "auth": {"token": "t"}, "address": "127.0.0.1",

@@ -10,6 +10,7 @@ pub mod said;
 pub mod stats;
 pub mod webhooks;
 
+mod log;
 mod sign;
 mod stream;
 
@@ -20,7 +21,6 @@ use crate::time::Clock;
 use caller::Caller;
 use events::Asking;
 use stats::BackendStats;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 use std::{future, io, thread};
@@ -83,7 +83,7 @@ pub fn spawn(
     let work = move || {
         runtime.block_on(async move {
             let answers = settings.answers;
-            let caller = Arc::new(Caller::new(settings, stats.clone()));
+            let caller = Arc::new(Caller::new(settings, callouts.is_some(), stats.clone()));
             webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
             callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));
             if let Some(calls) = bus.calls().cloned() {
@@ -106,9 +106,4 @@ impl Webhooks {
     async fn deliver(self, way: Way) {
         webhooks::deliver(way, self.notices, self.bus, self.clock, self.settings).await;
     }
-}
-
-/// A number that nobody foresees.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
 }

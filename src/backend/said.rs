@@ -71,9 +71,7 @@ impl<'a> Whom<'a> {
                 keys(namespace, rooms, bounds).map(Some)
             }
             Whom { room: None, rooms: None, user: Some(Text(user)), all: None } => {
-                if let Some(fault) = name_fault(user, NAME_BYTES_MAX) {
-                    return Err(Fault { code: "bad_user", message: format!("a user's name {fault}") });
-                }
+                check_user(user)?;
                 Ok(Some(vec![room_key(namespace, &user_key(user)).into_owned().into()]))
             }
             Whom { room: None, rooms: None, user: None, all: Some(true) } => {
@@ -104,6 +102,17 @@ pub fn keys<'a>(namespace: &str, names: &'a [Text<'a>], bounds: &Bounds) -> Resu
         keys.dedup();
     }
     Ok(keys)
+}
+
+/// Checks the name of a user.
+///
+/// # Errors
+/// When nobody may be called so.
+pub fn check_user(name: &str) -> Result<(), Fault> {
+    match name_fault(name, NAME_BYTES_MAX) {
+        None => Ok(()),
+        Some(fault) => Err(Fault { code: "bad_user", message: format!("a user's name {fault}") }),
+    }
 }
 
 /// Checks the name of an event.

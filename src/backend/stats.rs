@@ -1,5 +1,6 @@
 //! What is counted of the way to the backend.
 
+use crate::bus::calls::Kind;
 use crate::stats::{Counter, Gauge};
 
 /// The numbers of requests to the backend. Written by its thread.
@@ -9,16 +10,13 @@ pub struct BackendStats {
     pub answered: Counter,
     /// Requests that were not, by [`Problem::index`](super::caller::Problem::index).
     pub problems: [Counter; super::caller::Problem::LABELS.len()],
-    /// What came of calls for clients: in the order of [`CALL_LABELS`], by [`CallOutcome`].
-    pub calls: [[Counter; CallOutcome::LABELS.len()]; CALL_LABELS.len()],
+    /// What came of calls for clients: by [`Kind`], and by [`CallOutcome`].
+    pub calls: [[Counter; CallOutcome::LABELS.len()]; Kind::LABELS.len()],
     /// Requests under way.
     pub under_way: Gauge,
     /// The breaker: 0 is closed, 1 half open, 2 open.
     pub breaker: Gauge,
 }
-
-/// The labels of what clients' doings make us ask.
-pub const CALL_LABELS: [&str; 4] = ["event", "connect", "connected", "disconnect"];
 
 /// What came of a call for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

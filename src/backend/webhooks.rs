@@ -4,13 +4,16 @@
 //! So their order is kept, whatever has to be tried again.
 
 use super::caller::{Caller, Problem};
+use super::log::{LogPause, brief};
 use super::stream::Stream;
+use crate::bridge::numbers::random;
 use crate::bus::Bus;
 use crate::bus::directory::{namespace_of, room_of};
 use crate::bus::notices::{Kind, Lost, Notice, Notices, What, Who};
 use crate::message::write_socket_id;
 use crate::time::Clock;
 use data_encoding::BASE64;
+use hyper::StatusCode;
 use hyper::body::Bytes;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -23,11 +26,22 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 /// Where batches are posted, below `backend.url`.
 const PATH: &str = "/webhooks";
 /// How often it is looked whether something waits that no bell was rung for: what ends while a turn is written is told in the next.
-const TICK: Duration = Duration::from_millis(100);
+pub(super) const TICK: Duration = Duration::from_millis(100);
 /// The first pause before a batch is sent again. It doubles up to `backoff_max`.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// How long nothing is logged of batches that were given up after one was.
-const LOG_REST: Duration = Duration::from_secs(60);
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+/// What says that whoever answers does not look at notices: the signature or the address is wrong. All notices would be refused alike.
+const OF_ALL: [StatusCode; 5] = [
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+    StatusCode::NOT_FOUND,
+    StatusCode::METHOD_NOT_ALLOWED,
+    StatusCode::GONE,
+];
+/// What is answered for a backend that is away.
+const AWAY: [StatusCode; 3] =
+    [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT];
 /// Notices that are written down before others on this thread have their turn.
 const WRITTEN_MAX: usize = 256;
 
@@ -57,11 +71,21 @@ pub(crate) enum Way {
 }
 
 /// Why a batch did not go out.
-enum Fault {
-    /// It may if it is sent again.
-    Passing(String),
-    /// The other side does not want it.
-    Refused(String),
+struct Fault {
+    why: String,
+    /// True when it may if it is sent again.
+    is_passing: bool,
+    /// True when it may be about some of the notices, so that the others may go out without them.
+    is_about_some: bool,
+    /// How long the other side wants to be left in peace.
+    rest: Duration,
+}
+
+/// Why a batch is not sent again.
+struct Loss {
+    reason: Lost,
+    /// What was wrong the last time.
+    fault: Fault,
 }
 
 /// Notices that go out together.
@@ -109,8 +133,7 @@ pub(crate) async fn deliver(
         settings,
         sequence: AtomicU64::new(0),
         is_failing: AtomicBool::new(false),
-        started: Instant::now(),
-        logged_ms: AtomicU64::new(0),
+        log_pause: LogPause::new(LOG_PAUSE),
     });
     // What waits in them is bounded by the notices.
     let lanes: Vec<_> = (0..notices.lanes())
@@ -149,9 +172,8 @@ struct Post {
     sequence: AtomicU64,
     /// True from a failure to the next batch that goes out.
     is_failing: AtomicBool,
-    started: Instant,
-    /// When a batch that was given up may be logged next, in milliseconds after the start.
-    logged_ms: AtomicU64,
+    /// Between lines about notices that were given up.
+    log_pause: LogPause,
 }
 
 impl Post {
@@ -169,8 +191,8 @@ impl Post {
                 },
             };
             self.notices.set_oldest(lane, first.at_unix_ms);
-            let batch = self.gather(first, &mut waiting, &mut held).await;
-            self.send(batch, &mut failures).await;
+            let notices = self.gather(first, &mut waiting, &mut held).await;
+            self.send(notices, &mut failures).await;
         }
     }
 
@@ -180,12 +202,12 @@ impl Post {
         first: Written,
         waiting: &mut UnboundedReceiver<Written>,
         held: &mut Option<Written>,
-    ) -> Batch {
+    ) -> Vec<Written> {
         let linger_end = first.taken + self.settings.linger;
         let mut ending = self.notices.ending();
         let mut bytes = first.json.len();
-        let mut batch = vec![first];
-        while batch.len() < self.settings.batch_max {
+        let mut notices = vec![first];
+        while notices.len() < self.settings.batch_max {
             let next = tokio::select! {
                 biased;
                 next = waiting.recv() => next,
@@ -198,90 +220,119 @@ impl Post {
                 *held = Some(next);
                 break;
             }
-            batch.push(next);
+            notices.push(next);
         }
+        notices
+    }
+
+    /// A batch of these notices, which also tells how many were lost.
+    fn batch(&self, notices: Vec<Written>) -> Batch {
         let sequence = self.sequence.fetch_add(1, Relaxed) + 1;
         Batch {
             id: format!("{:016x}-b{sequence}", self.notices.life()),
             node: self.settings.node.clone(),
             sequence,
             lost: self.notices.take_untold(),
-            notices: batch,
+            notices,
         }
     }
 
-    /// Sends a batch until it is taken, refused or too old. `failures` is how often in a row something in this lane was not taken.
-    async fn send(&self, batch: Batch, failures: &mut u32) {
+    /// Sends notices until each is taken, refused or too old. `failures` is how often in a row something in this lane was not taken.
+    ///
+    /// What is not taken though the backend is there may be so for one notice alone: the batch goes in halves then, in their order, and
+    /// what does not go in halves of these, down to single ones. For each notice that is lost in the end that is at most two requests more for each
+    /// time that the batch can be halved. A backend that answers 5xx to everything is asked for no more than one such notice.
+    async fn send(&self, notices: Vec<Written>, failures: &mut u32) {
+        let halvings = notices.len().next_power_of_two().ilog2();
+        // Parts in a row that were too old to be sent once more, and how often something had not been taken before they were.
+        let (mut expired, mut failures_before) = (0, 0);
+        // The first one last.
+        let mut parts = vec![notices];
+        while let Some(part) = parts.pop() {
+            let batch = self.batch(part);
+            let Err(Loss { reason, fault }) = self.send_batch(&batch, failures).await else {
+                self.release(&batch.notices);
+                (expired, failures_before) = (0, 0);
+                continue;
+            };
+            self.notices.put_untold(batch.lost);
+            let mut notices = batch.notices;
+            if reason == Lost::Expired {
+                expired += 1;
+                failures_before = failures_before.max(*failures);
+                // The backend is there, and has been left in peace long enough.
+                *failures = 1;
+            }
+            if fault.is_about_some && notices.len() > 1 && expired <= 2 * halvings {
+                let second = notices.split_off(notices.len() / 2);
+                parts.extend([second, notices]);
+                self.notices.retries.add(1);
+                continue;
+            }
+            if self.log_pause.is_over() {
+                let (count, reason) = (notices.len(), Lost::LABELS[reason as usize]);
+                let why = brief(&fault.why);
+                tracing::warn!(%why, count, reason, "notices were given up; for a minute others are only counted");
+            }
+            notices.iter().for_each(|notice| self.notices.lose(notice.kind, reason));
+            self.release(&notices);
+        }
+        *failures = failures_before.max(*failures);
+    }
+
+    /// Sends a batch until it is taken, refused or too old.
+    async fn send_batch(&self, batch: &Batch, failures: &mut u32) -> Result<(), Loss> {
         let body = batch.json();
         let mut ending = self.notices.ending();
+        let mut rest = Duration::ZERO;
         loop {
             if *failures > 0 {
                 tokio::select! {
-                    () = sleep(self.pause(*failures)) => {}
+                    () = sleep(self.pause(*failures).max(rest)) => {}
                     // Once at once, then as ever.
                     Ok(()) = ending.changed() => {}
                 }
             }
             let sent = match &self.way {
                 Way::Post(caller) => caller.post(PATH, body.clone()).await.map(drop).map_err(Fault::from),
-                Way::Add(stream) => {
-                    stream.add(&batch).await.map_err(|fault| Fault::Passing(fault.to_string()))
-                }
+                Way::Add(stream) => stream.add(batch).await.map_err(|fault| Fault::passing(&fault)),
             };
-            let (lost, why) = match sent {
-                Ok(()) => {
-                    *failures = 0;
-                    if self.is_failing.swap(false, Relaxed) {
-                        tracing::info!("notices go out again");
-                    }
-                    self.notices.batches.add(1);
-                    return self.release(&batch);
+            let Err(fault) = sent else {
+                *failures = 0;
+                if self.is_failing.swap(false, Relaxed) {
+                    tracing::info!("notices go out again");
                 }
-                Err(Fault::Refused(why)) => {
-                    *failures = 0;
-                    (Lost::Refused, why)
-                }
-                Err(Fault::Passing(why)) => {
-                    *failures += 1;
-                    if !self.is_failing.swap(true, Relaxed) {
-                        tracing::warn!(%why, "notices do not go out: they wait and are sent again");
-                    }
-                    let is_old =
-                        batch.notices.first().is_some_and(|it| it.taken.elapsed() >= self.settings.age_max);
-                    if !is_old {
-                        self.notices.retries.add(1);
-                        continue;
-                    }
-                    (Lost::Expired, why)
-                }
+                self.notices.batches.add(1);
+                return Ok(());
             };
-            self.log_loss(&batch, lost, &why);
-            self.notices.put_untold(batch.lost);
-            batch.notices.iter().for_each(|notice| self.notices.lose(notice.kind, lost));
-            return self.release(&batch);
+            if !fault.is_passing {
+                *failures = 0;
+                return Err(Loss { reason: Lost::Refused, fault });
+            }
+            *failures += 1;
+            if !self.is_failing.swap(true, Relaxed) {
+                let why = brief(&fault.why);
+                tracing::warn!(%why, "notices do not go out: they wait and are sent again");
+            }
+            if batch.notices.first().is_some_and(|it| it.taken.elapsed() >= self.settings.age_max) {
+                return Err(Loss { reason: Lost::Expired, fault });
+            }
+            rest = fault.rest.min(self.settings.backoff_max);
+            self.notices.retries.add(1);
         }
     }
 
-    fn release(&self, batch: &Batch) {
-        let bytes = batch.notices.iter().map(|notice| notice.bytes).sum();
-        self.notices.release(batch.notices.len(), bytes);
+    fn release(&self, notices: &[Written]) {
+        let bytes = notices.iter().map(|notice| notice.bytes).sum();
+        self.notices.release(notices.len(), bytes);
     }
 
     /// The pause after so many failures: it doubles, up to the longest, and half of it is random.
     fn pause(&self, failures: u32) -> Duration {
         let longest = self.settings.backoff_max;
         let whole = BACKOFF_MIN.saturating_mul(1 << failures.min(20).saturating_sub(1)).min(longest);
-        let share = super::random() % 1024;
+        let share = random() % 1024;
         whole / 2 + whole.mul_f64(share as f64 / 2048.0)
-    }
-
-    fn log_loss(&self, batch: &Batch, lost: Lost, why: &str) {
-        let now_ms = self.started.elapsed().as_millis() as u64;
-        if now_ms >= self.logged_ms.load(Relaxed) {
-            self.logged_ms.store(now_ms + LOG_REST.as_millis() as u64, Relaxed);
-            let (count, reason) = (batch.notices.len(), Lost::LABELS[lost as usize]);
-            tracing::warn!(%why, count, reason, "notices were given up; for a minute others are only counted");
-        }
     }
 }
 
@@ -307,14 +358,29 @@ impl Batch {
     }
 }
 
+impl Fault {
+    fn passing(why: &impl ToString) -> Fault {
+        Fault { why: why.to_string(), is_passing: true, is_about_some: false, rest: Duration::ZERO }
+    }
+}
+
 impl From<Problem> for Fault {
     fn from(problem: Problem) -> Fault {
-        match &problem {
-            // What is too long, or a redirection, may be something that stands in for the backend while it is away.
+        let fault = Fault::passing(&problem);
+        match problem {
             Problem::Status(status) if status.is_client_error() && !problem.is_passing() => {
-                Fault::Refused(problem.to_string())
+                Fault { is_passing: false, is_about_some: !OF_ALL.contains(&status), ..fault }
             }
-            _ => Fault::Passing(problem.to_string()),
+            Problem::Status(status) => {
+                Fault { is_about_some: status.is_server_error() && !AWAY.contains(&status), ..fault }
+            }
+            Problem::NotNow(_, rest) => Fault { rest, ..fault },
+            // What is too long, or a redirection, may be something that stands in for the backend while it is away.
+            Problem::Open
+            | Problem::Late
+            | Problem::Unreachable(_)
+            | Problem::TooLong
+            | Problem::Unwanted => fault,
         }
     }
 }
@@ -358,7 +424,7 @@ fn write_down(notice: &Notice, life: u64, at_unix_ms: u64) -> Vec<u8> {
             if !rooms.is_empty() {
                 write_list(&mut out, "rooms", rooms.iter().map(|room| room.as_str()));
             }
-            write!(out, ",\"data\":[{args}]").expect(MEMORY);
+            write!(out, ",\"args\":[{args}]").expect(MEMORY);
             if !attachments.is_empty() {
                 write_list(&mut out, "attachments", attachments.iter().map(|bytes| BASE64.encode(bytes)));
             }

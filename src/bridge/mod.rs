@@ -12,7 +12,7 @@ mod asking;
 mod counts;
 mod forget;
 mod lanes;
-mod numbers;
+pub(crate) mod numbers;
 mod presence;
 mod publisher;
 mod servers;
@@ -622,8 +622,8 @@ impl Core {
                 told.into_iter().for_each(|(shard, mail)| self.bus.post(shard, mail));
             }
             Body::ServerSideEmit { args, request_id: None } => {
-                if let Some(forget) = forget::decode(&args) {
-                    self.bus.forget_here(forget);
+                if forget::decode(&args).is_some_and(|forget| self.bus.forget_here(forget).is_err()) {
+                    self.refuse("an order to sign a user out: too many wait");
                 }
             }
             // Answers to what this process never asks, and signs of life.

@@ -90,8 +90,8 @@ impl Inbound {
     }
 }
 
-/// A number that nobody else has.
-pub(super) fn random() -> u64 {
+/// A number that nobody else has, and nobody foresees.
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(0)
 }
 

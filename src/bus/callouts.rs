@@ -1,20 +1,25 @@
 //! Questions to the backend about who a client is. They wait here for the backend's thread, which answers into the mailboxes.
 
+use super::mailbox::ORDERS_MAX;
 use crate::auth::{Ip, Vouched};
 use crate::message::ConnId;
 use crate::stats::{Counter, Gauge};
 use compact_str::CompactString;
+use ring::digest::{Context, SHA256};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::fmt;
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 /// The most bytes of questions that may wait for answers, whatever their number.
 pub const WAITING_BYTES_MAX: usize = 64 << 20;
-/// The most orders to forget that may wait for the backend's thread, which takes them at once. One more makes them one to forget all.
+/// The most orders to forget that may wait for the backend's thread, which takes them at once. One more makes them one to forget all, but
+/// for those that end connections.
 const FORGETS_MAX: usize = 10_000;
+/// The most orders that end connections and are not carried out. As many fit into the mailbox of a shard.
+const DISMISSALS_MAX: usize = ORDERS_MAX;
 
 /// What shards want to know of the backend. Bounded by the number it is made with and by [`WAITING_BYTES_MAX`], from the question to its
 /// answer: further ones are refused, and counted in [`CalloutStats::full`].
@@ -30,21 +35,21 @@ pub struct Callouts {
 
 #[derive(Debug, Default)]
 struct Queue {
-    tasks: Vec<Task>,
-    /// Orders among them.
-    forgets: usize,
+    tasks: Tasks,
     /// Questions without an answer, those that have been taken included, and their bytes.
     waiting: usize,
     waiting_bytes: usize,
+    /// Orders that end connections and are not carried out, likewise.
+    dismissals: usize,
 }
 
-/// What the backend's thread has to do, in this order.
-#[derive(Debug)]
-pub enum Task {
-    /// To find out who a client is.
-    Find(Box<Question>),
-    /// To forget who clients are.
-    Forget(Forget),
+/// What the backend's thread has to do.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    /// What is to be forgotten, before a question is answered: what came with one of them may be that.
+    pub forgets: Vec<Forget>,
+    /// Of whom it is to be found out who they are.
+    pub questions: Vec<Box<Question>>,
 }
 
 /// Who is this?
@@ -56,6 +61,8 @@ pub struct Question {
     pub number: u64,
     /// Until when it is known who that is, in seconds from 1970; 0 when it is not. An answer that is no news is not wanted.
     pub known_until_s: u64,
+    /// Who waits has the other end.
+    pub asker: Weak<()>,
     /// What the backend is told.
     pub about: About,
 }
@@ -96,6 +103,11 @@ impl Serialize for Address {
 }
 
 impl Question {
+    /// True while somebody waits for the answer.
+    pub fn is_wanted(&self) -> bool {
+        self.asker.strong_count() > 0
+    }
+
     /// Bytes of memory behind it.
     pub fn size(&self) -> usize {
         let About { token, auth, cookie, origin, path, query, .. } = &self.about;
@@ -131,6 +143,13 @@ pub struct Answer {
 
 /// The SHA-256 of a credential.
 pub type Digest = [u8; 32];
+
+/// The SHA-256 of some bytes, one piece behind the other.
+pub fn sha256(pieces: &[&[u8]]) -> Digest {
+    let mut context = Context::new(&SHA256);
+    pieces.iter().for_each(|piece| context.update(piece));
+    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
 
 /// An order to forget what the backend has said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,7 +211,7 @@ impl Verdict {
     }
 }
 
-/// As many questions wait as may.
+/// As many questions or orders wait as may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyWait;
 
@@ -233,7 +252,7 @@ impl Callouts {
             queue.waiting += 1;
             queue.waiting_bytes += bytes;
             self.stats.waiting.set(queue.waiting as u64);
-            queue.tasks.push(Task::Find(question));
+            queue.tasks.questions.push(question);
             Ok(())
         })?;
         self.ring();
@@ -241,30 +260,38 @@ impl Callouts {
     }
 
     /// Has what the backend has said forgotten.
-    pub fn forget(&self, forget: Forget) {
+    ///
+    /// # Errors
+    /// [`TooManyWait`], of orders that end connections; then nothing is forgotten.
+    pub fn forget(&self, forget: Forget) -> Result<(), TooManyWait> {
         self.change(|queue| {
-            if queue.forgets >= FORGETS_MAX && !forget.disconnect {
+            let forgets = &mut queue.tasks.forgets;
+            if forget.disconnect {
+                if queue.dismissals >= DISMISSALS_MAX {
+                    return Err(TooManyWait);
+                }
+                queue.dismissals += 1;
+            } else if forgets.len() >= FORGETS_MAX {
                 // More is forgotten than was asked, and nothing is missed.
-                queue.tasks.push(Task::Forget(Forget { whose: Whose::All, disconnect: false }));
-                queue.tasks.retain(|task| match task {
-                    Task::Forget(Forget { whose, disconnect }) => *disconnect || *whose == Whose::All,
-                    Task::Find(_) => true,
-                });
-                queue.forgets = 0;
-                return;
+                forgets.retain(|forget| forget.disconnect);
+                forgets.push(Forget { whose: Whose::All, disconnect: false });
+                return Ok(());
             }
-            queue.forgets += 1;
-            queue.tasks.push(Task::Forget(forget));
-        });
+            forgets.push(forget);
+            Ok(())
+        })?;
         self.ring();
+        Ok(())
     }
 
     /// Takes all that is to be done. For the backend's thread.
-    pub fn take(&self) -> Vec<Task> {
-        self.change(|queue| {
-            queue.forgets = 0;
-            mem::take(&mut queue.tasks)
-        })
+    pub fn take(&self) -> Tasks {
+        self.change(|queue| mem::take(&mut queue.tasks))
+    }
+
+    /// So many orders that end connections are carried out. For the backend's thread.
+    pub fn settle_dismissals(&self, count: usize) {
+        self.change(|queue| queue.dismissals -= count);
     }
 
     /// A question of this size is answered. For the backend's thread.
@@ -301,7 +328,7 @@ mod tests {
     fn question(token: &str) -> Box<Question> {
         let from = ConnId { shard: 0, slot: 1, stamp: 2 };
         let about = About { token: Some(token.into()), ..About::default() };
-        Box::new(Question { from, number: 0, known_until_s: 0, about })
+        Box::new(Question { from, number: 0, known_until_s: 0, asker: Weak::new(), about })
     }
 
     #[test]
@@ -310,7 +337,7 @@ mod tests {
         let size = question("a").size();
         assert_eq!((callouts.ask(question("a")), callouts.ask(question("b"))), (Ok(()), Ok(())));
         assert_eq!(callouts.ask(question("c")), Err(TooManyWait));
-        assert_eq!(callouts.take().len(), 2);
+        assert_eq!(callouts.take().questions.len(), 2);
         assert_eq!(callouts.ask(question("c")), Err(TooManyWait), "they are taken, not answered");
         callouts.settle(size);
         assert_eq!(callouts.ask(question("c")), Ok(()));
@@ -323,14 +350,26 @@ mod tests {
     fn a_flood_of_orders_to_forget_is_one_to_forget_all() {
         let callouts = Callouts::new(2);
         let user = |name: &str, disconnect| Forget { whose: Whose::User(name.into()), disconnect };
-        callouts.forget(user("gone", true));
+        callouts.forget(user("gone", true)).expect("there is room");
         callouts.ask(question("a")).expect("there is room");
-        (0..FORGETS_MAX).for_each(|number| callouts.forget(user(&number.to_string(), false)));
-        let tasks = callouts.take();
-        assert!(matches!(&tasks[0], Task::Forget(forget) if *forget == user("gone", true)));
-        assert!(matches!(tasks[1], Task::Find(_)));
-        assert!(matches!(&tasks[2], Task::Forget(Forget { whose: Whose::All, .. })));
-        assert_eq!(tasks.len(), 3);
+        for number in 0..FORGETS_MAX {
+            callouts.forget(user(&number.to_string(), false)).expect("they end no connections");
+        }
+        let Tasks { forgets, questions } = callouts.take();
+        assert_eq!(forgets, [user("gone", true), Forget { whose: Whose::All, disconnect: false }]);
+        assert_eq!(questions.len(), 1);
+    }
+
+    #[test]
+    fn orders_that_end_connections_are_bounded_until_they_are_carried_out() {
+        let callouts = Callouts::new(2);
+        let forget = |disconnect| callouts.forget(Forget { whose: Whose::User("7".into()), disconnect });
+        (0..DISMISSALS_MAX).for_each(|_| forget(true).expect("there is room"));
+        assert_eq!((forget(true), forget(false)), (Err(TooManyWait), Ok(())));
+        assert_eq!(callouts.take().forgets.len(), DISMISSALS_MAX + 1);
+        assert_eq!(forget(true), Err(TooManyWait), "they are taken, not carried out");
+        callouts.settle_dismissals(1);
+        assert_eq!((forget(true), forget(true)), (Ok(()), Err(TooManyWait)));
     }
 
     #[test]

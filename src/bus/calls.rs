@@ -36,7 +36,7 @@ pub enum Failure {
 #[derive(Debug)]
 pub struct Call {
     /// Who it is about.
-    pub from: From,
+    pub client: Client,
     /// Of what the client said when it connected: the query of its request, as it was written.
     pub query: Option<Arc<str>>,
     /// What it said for itself when it joined the namespace: an object of JSON.
@@ -47,7 +47,7 @@ pub struct Call {
 
 /// Whom a call is about.
 #[derive(Clone, Debug)]
-pub struct From {
+pub struct Client {
     /// The connection, as it was placed then. Only its stamp stays for certain.
     pub conn: ConnId,
     /// Its id in the namespace.
@@ -84,25 +84,63 @@ pub enum What {
         recovered: bool,
     },
     /// A client is no longer in a namespace.
-    Disconnect {
+    Disconnected {
         /// Why, in the words of Socket.IO.
         reason: &'static str,
     },
 }
 
+/// What a call is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// See [`What::Event`].
+    Event,
+    /// See [`What::Connect`].
+    Connect,
+    /// See [`What::Connected`].
+    Connected,
+    /// See [`What::Disconnected`].
+    Disconnected,
+}
+
+impl Kind {
+    /// The labels of all kinds, in the order of the numbers.
+    pub const LABELS: [&'static str; 4] = ["event", "connect", "connected", "disconnected"];
+
+    /// Where the backend is asked, below its URL.
+    pub fn path(self) -> String {
+        format!("/{}", Kind::LABELS[self as usize])
+    }
+}
+
+impl What {
+    /// What this is about.
+    pub fn kind(&self) -> Kind {
+        match self {
+            What::Event { .. } => Kind::Event,
+            What::Connect => Kind::Connect,
+            What::Connected { .. } => Kind::Connected,
+            What::Disconnected { .. } => Kind::Disconnected,
+        }
+    }
+}
+
 impl Call {
-    /// Bytes of memory behind it.
+    /// Bytes of memory behind it. What the client said when it connected counts in each of its calls, though they share that: the connection
+    /// may be gone, and each is written out for the backend.
     pub fn size(&self) -> usize {
+        let Client { namespace, user, address, .. } = &self.client;
+        let names = namespace.len() + user.as_ref().map_or(0, CompactString::len) + address.len();
+        let handshake = [&self.query, &self.auth].into_iter().flatten().map(|said| said.len()).sum::<usize>();
         let what = match &self.what {
             What::Event { event, args, attachments, ack } => {
                 let attachments: usize =
                     attachments.iter().map(|bytes| size_of::<Vec<u8>>() + bytes.len()).sum();
                 event.len() + args.len() + attachments + ack.as_ref().map_or(0, |ack| ack.len())
             }
-            What::Connect | What::Connected { .. } => self.auth.as_ref().map_or(0, |auth| auth.len()),
-            What::Disconnect { .. } => 0,
+            What::Connect | What::Connected { .. } | What::Disconnected { .. } => 0,
         };
-        size_of::<Call>() + what
+        size_of::<Call>() + names + handshake + what
     }
 }
 
@@ -110,7 +148,7 @@ impl Call {
 #[derive(Clone, Debug)]
 pub struct Answered {
     /// Whom the call was about.
-    pub from: From,
+    pub client: Client,
     /// What it was.
     pub what: Asked,
     /// What the backend says; `None` when it could not be asked, or what it says means nothing.
@@ -222,6 +260,8 @@ pub struct Calls {
     /// Calls without an answer that was carried out, in the queue or taken from it, and their bytes.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
+    /// Of these, how many the backend has not answered.
+    unanswered: AtomicUsize,
     /// True when something waits and the bell has not been rung for it.
     has_news: AtomicBool,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -243,6 +283,7 @@ impl Calls {
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
+            unanswered: AtomicUsize::new(0),
             has_news: AtomicBool::new(false),
             bell: OnceLock::new(),
             refused: Counter::default(),
@@ -270,9 +311,9 @@ impl Calls {
     /// [`Busy`] when as many wait as may.
     pub fn push(&self, mut call: Call) -> Result<(), Busy> {
         let bytes = call.size();
-        call.from.bytes = bytes;
+        call.client.bytes = bytes;
         let Settings { waiting_max, waiting_bytes_max, .. } = self.settings;
-        let is_told = matches!(call.what, What::Disconnect { .. });
+        let is_told = matches!(call.what, What::Disconnected { .. });
         let waiting_max = if is_told { 2 * waiting_max } else { waiting_max };
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let fits = is_told || self.waiting_bytes.load(Ordering::Relaxed) + bytes <= waiting_bytes_max;
@@ -283,6 +324,7 @@ impl Calls {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.unanswered.fetch_add(1, Ordering::Relaxed);
         queue.push(call);
         drop(queue);
         self.has_news.store(true, Ordering::Release);
@@ -293,6 +335,16 @@ impl Calls {
     pub fn count_refused(&self) {
         let _queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         self.refused.add(1);
+    }
+
+    /// The backend has answered a call, or will not.
+    pub fn note_answer(&self) {
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Calls that the backend has not answered.
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.load(Ordering::Relaxed)
     }
 
     /// A call of so many bytes has been answered, and that is carried out.
@@ -331,7 +383,7 @@ mod tests {
 
     fn call(what: What) -> Call {
         let conn = ConnId { shard: 0, slot: 1, stamp: 2 };
-        let from = From {
+        let client = Client {
             conn,
             id: SocketId::default(),
             namespace: "/".into(),
@@ -339,7 +391,7 @@ mod tests {
             address: "127.0.0.1".into(),
             bytes: 0,
         };
-        Call { from, query: None, auth: None, what }
+        Call { client, query: None, auth: None, what }
     }
 
     fn event(bytes: usize) -> Call {
@@ -356,16 +408,29 @@ mod tests {
         let taken = calls.take();
         assert_eq!((taken.len(), calls.take().len()), (2, 0));
         assert_eq!(calls.push(event(1)), Err(Busy), "they wait for their answers");
-        calls.settle(taken[0].from.bytes);
+        calls.settle(taken[0].client.bytes);
         assert_eq!(calls.push(event(1)), Ok(()));
         assert_eq!((calls.waiting(), calls.refused.value()), (2, 3));
+    }
+
+    #[test]
+    fn what_a_client_said_when_it_connected_counts_in_each_of_its_calls() {
+        let calls = Calls::new(Settings { waiting_max: 100, ..SETTINGS });
+        let (query, auth): (Arc<str>, Arc<str>) = ("q".repeat(3_000).into(), "a".repeat(1_000).into());
+        let push = || {
+            let (query, auth) = (Some(query.clone()), Some(auth.clone()));
+            calls.push(Call { query, auth, ..call(What::Connected { recovered: false }) })
+        };
+        assert_eq!((push(), push(), push()), (Ok(()), Ok(()), Err(Busy)), "of 10,000 bytes");
+        calls.take().iter().for_each(|call| calls.settle(call.client.bytes));
+        assert_eq!(push(), Ok(()));
     }
 
     #[test]
     fn that_somebody_has_left_finds_room_where_questions_do_not() {
         let calls = Calls::new(SETTINGS);
         (0..2).for_each(|_| calls.push(event(1)).expect("there is room"));
-        let left = || call(What::Disconnect { reason: "transport close" });
+        let left = || call(What::Disconnected { reason: "transport close" });
         assert_eq!((calls.push(left()), calls.push(left()), calls.push(left())), (Ok(()), Ok(()), Err(Busy)));
     }
 }

@@ -21,7 +21,7 @@ use crate::policy::{Policies, Policy};
 use crate::rules::{Namespaces, Pattern};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
-use callouts::{Callouts, Forget, Whose};
+use callouts::{Callouts, Forget, TooManyWait, Whose};
 use calls::Calls;
 use compact_str::CompactString;
 use directory::{Directory, DirectoryFull, NAMESPACE_END, namespace_of, room_of};
@@ -619,29 +619,38 @@ impl Bus {
     }
 
     /// Has forgotten what the backend has said of clients, here.
-    pub fn forget_here(&self, forget: Forget) {
+    ///
+    /// # Errors
+    /// [`Overloaded`] when connections are to end, and as many such orders wait as may; then nothing is forgotten.
+    pub fn forget_here(&self, forget: Forget) -> Result<(), Overloaded> {
         match &self.callouts {
-            // In its turn, so that no older answer comes after it.
-            Some(callouts) => callouts.forget(forget),
-            None => _ = self.dismiss_forgotten(&forget),
+            // By the backend's thread, so that no older answer comes after it.
+            Some(callouts) => callouts.forget(forget).map_err(|TooManyWait| Overloaded),
+            None => self.dismiss_forgotten(&forget),
         }
     }
 
     /// The same in other processes as well, where there are some.
-    pub fn forget_everywhere(&self, forget: Forget) {
+    ///
+    /// # Errors
+    /// As [`Bus::forget_here`]; then no other process is told either.
+    pub fn forget_everywhere(&self, forget: Forget) -> Result<(), Overloaded> {
+        self.forget_here(forget.clone())?;
         if let Some(outside) = &self.outside {
-            outside.push(Outgoing::Forget(forget.clone()));
+            outside.push(Outgoing::Forget(forget));
             outside.ring();
         }
-        self.forget_here(forget);
+        Ok(())
     }
 
-    /// Ends the connections here of a user of whom what the backend has said was forgotten, if that is wanted. False when too many orders
-    /// wait.
-    pub fn dismiss_forgotten(&self, forget: &Forget) -> bool {
-        let Forget { whose: Whose::User(name), disconnect: true } = forget else { return true };
+    /// Ends the connections here of a user of whom what the backend has said was forgotten, if that is wanted.
+    ///
+    /// # Errors
+    /// As [`Bus::order`].
+    pub fn dismiss_forgotten(&self, forget: &Forget) -> Result<(), Overloaded> {
+        let Forget { whose: Whose::User(name), disconnect: true } = forget else { return Ok(()) };
         let deed = Deed::Close { code: CloseCode::Unauthorized.into(), reason: "signed out".into() };
-        self.order(ANYWHERE, &[&user_key(name)], &[], deed).is_ok()
+        self.order(ANYWHERE, &[&user_key(name)], &[], deed).map(drop)
     }
 
     /// What goes to other processes, when there are any.
@@ -682,6 +691,20 @@ mod tests {
 
     fn draft(room: &str) -> Draft<'_> {
         Draft::new(room, "e", b"1", Time::default())
+    }
+
+    #[test]
+    fn who_cannot_be_signed_out_here_is_not_signed_out_elsewhere() {
+        let check = |bus: Bus, most: usize| {
+            let outside = Arc::new(Outside::default());
+            let bus = bus.with_outside(outside.clone());
+            let forget = Forget { whose: Whose::User("7".into()), disconnect: true };
+            let taken = (0..=most).filter(|_| bus.forget_everywhere(forget.clone()).is_ok()).count();
+            assert_eq!((taken, outside.take().len()), (most, most));
+            assert_eq!(bus.forget_here(forget), Err(Overloaded));
+        };
+        check(Bus::new(1, 100), mailbox::ORDERS_MAX);
+        check(Bus::new(1, 100).with_callouts(Arc::new(Callouts::new(1))), mailbox::ORDERS_MAX);
     }
 
     #[test]

@@ -211,7 +211,8 @@ settings! {
         /// may send the next; `drop` does so only if it asked for an answer; `close` closes the connection with 1008.
         over: Over = "error", Kind::Word(&Over::WORDS);
         /// Windows of `[[limits.events]]` that are counted at a time for addresses and users, some 100 bytes each, and as many again for
-        /// connections, in equal shares for the shards. When there are more, those that end first are forgotten before their end.
+        /// connections, in equal shares for the shards; and as many of `limits.handshakes_per_ip_max` for addresses. When there are more, those
+        /// that end first are forgotten before their end.
         event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 };
         /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
         /// `limits.message_bytes_max`. A message that finds none closes with 1013.

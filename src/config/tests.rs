@@ -581,17 +581,17 @@ fn events_are_read_into_rules() {
 #[test]
 fn the_backend_can_be_asked_where_there_is_one() {
     let url = "[backend]\nurl = \"http://127.0.0.1:4000\"\n";
-    let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnect\"]\n";
+    let namespaces = "[[namespaces]]\nname = \"/a\"\nbackend = [\"connect\", \"disconnected\"]\n";
     let events = "[[events]]\non = \"*\"\ndo = \"backend\"\nnamespace = \"/a\"\n";
     let config = right(&format!("{url}{namespaces}{events}"), &[], "");
     assert!(config.asks_backend());
     assert_eq!(config.events.find("/a", "anything"), Some(&Action::Backend));
     let (_, allowance) = config.socketio.namespaces.find("/a").expect("it is allowed");
-    assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnect"]);
+    assert_eq!(allowance.backend.words().collect::<Vec<_>>(), ["connect", "disconnected"]);
     let text = config.explain();
     for line in [
         "About all other events in /a the backend is asked.",
-        "Namespaces /a: of the backend's concern (connect, disconnect).",
+        "Namespaces /a: of the backend's concern (connect, disconnected).",
     ] {
         assert!(text.contains(line), "{text}");
     }
@@ -604,7 +604,7 @@ fn the_backend_can_be_asked_where_there_is_one() {
     check_problem(
         &wrong("[[namespaces]]\nname = \"/a\"\nbackend = [\"all\"]\n", &[], ""),
         "throng.toml:3: namespaces.backend: [\"all\"] is wrong, it takes a list of at least one of \"connect\", \
-         \"connected\", \"disconnect\"",
+         \"connected\", \"disconnected\"",
     );
 }
 

@@ -4,10 +4,10 @@ use super::api::{Api, Stranger};
 use super::{Control, process};
 use crate::backend::Backend;
 use crate::backend::caller::Problem;
-use crate::backend::stats::{CALL_LABELS, CallOutcome};
+use crate::backend::stats::CallOutcome;
 use crate::bridge::Bridge;
 use crate::bus::callouts::{CalloutStats, Callouts};
-use crate::bus::calls::Calls;
+use crate::bus::calls::{self, Calls};
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
 use crate::message::{Reject, TokenFault};
@@ -682,7 +682,7 @@ fn encode_backend(backend: &Backend, encoder: &mut DescriptorEncoder<'_>) -> fmt
     }
     let calls = "What clients did that the backend was asked about or told of, by what came of that.";
     let mut family = encoder.encode_descriptor("throng_backend_calls", calls, None, MetricType::Counter)?;
-    for (call, outcomes) in CALL_LABELS.iter().zip(&stats.calls) {
+    for (call, outcomes) in calls::Kind::LABELS.iter().zip(&stats.calls) {
         for (outcome, count) in CallOutcome::LABELS.iter().zip(outcomes) {
             let labels = ([("call", *call)], [("outcome", *outcome)]);
             encode(family.encode_family(&labels)?, MetricType::Counter, count.value())?;

@@ -109,7 +109,7 @@ impl Tls {
     ///
     /// # Errors
     /// When rustls does not like its configuration, which would be our mistake.
-    pub(super) fn session(&self) -> Result<Session, Error> {
+    pub(crate) fn session(&self) -> Result<Session, Error> {
         Ok(Session::Full(Box::new(UnbufferedServerConnection::new(self.config.clone())?)))
     }
 }
@@ -145,7 +145,7 @@ impl Files {
 }
 
 /// A cut record that is longer than this is none: a handshake's longest message may come in several, none of a client's is that long.
-pub(super) const CUT_BYTES_MAX: usize = 32 << 10;
+pub(crate) const CUT_BYTES_MAX: usize = 32 << 10;
 /// The most plain bytes of a record (RFC 8446 section 5.1), and what protection may add to them.
 const RECORD_BYTES_MAX: usize = 16 << 10;
 const ADDED_BYTES_MAX: usize = 256;
@@ -172,7 +172,7 @@ const RECORD_OVERFLOW: [u8; 2] = [2, 22];
 const ILLEGAL_PARAMETER: [u8; 2] = [2, 47];
 
 /// A client's session. It holds no bytes: what has not come whole is handed in again.
-pub(super) enum Session {
+pub(crate) enum Session {
     /// rustls has it: in the handshake, and with TLS 1.2 to the end.
     Full(Box<UnbufferedServerConnection>),
     /// TLS 1.3 after the handshake.
@@ -183,25 +183,25 @@ pub(super) enum Session {
 
 /// What came of records.
 #[derive(Debug, Default)]
-pub(super) struct Opened {
+pub(crate) struct Opened {
     /// Bytes that are used up. The others are to be handed in again, in front of what comes next.
-    pub(super) used: usize,
+    pub(crate) used: usize,
     /// Set when the handshake has come to its end: whether a ticket has shortened it.
-    pub(super) shook: Option<HandshakeKind>,
+    pub(crate) shook: Option<HandshakeKind>,
     /// True when a handshake was answered, which is what costs.
-    pub(super) answered: bool,
+    pub(crate) answered: bool,
     /// True when the client has said that nothing more comes.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
 }
 
 impl Session {
     /// True until application data can be exchanged.
-    pub(super) fn is_handshaking(&self) -> bool {
+    pub(crate) fn is_handshaking(&self) -> bool {
         matches!(self, Session::Full(conn) if conn.is_handshaking())
     }
 
     /// True when it can.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         !self.is_handshaking() && !matches!(self, Session::Over)
     }
 
@@ -209,7 +209,7 @@ impl Session {
     ///
     /// # Errors
     /// What is wrong with them. The session is over then; `out` may have an alert that says so to the client.
-    pub(super) fn open(
+    pub(crate) fn open(
         &mut self,
         bytes: &mut [u8],
         plain: &mut Vec<u8>,
@@ -223,7 +223,7 @@ impl Session {
         let opened = opened.inspect_err(|_| *self = Session::Over)?;
         // With bytes left rustls may have a part of a message among them. An idle session has none.
         if opened.used == bytes.len() && !opened.ended {
-            self.lighten()?;
+            self.lighten(out)?;
         }
         Ok(opened)
     }
@@ -232,7 +232,7 @@ impl Session {
     ///
     /// # Errors
     /// When the session cannot be gone on with.
-    pub(super) fn seal(&mut self, plain: &[u8], cut: &mut [u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub(crate) fn seal(&mut self, plain: &[u8], cut: &mut [u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         match self {
             Session::Light(light) => light.seal(plain, out),
             Session::Full(conn) => write_full(conn, Some(plain), cut, out),
@@ -244,7 +244,7 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::seal`].
-    pub(super) fn seal_end(&mut self, cut: &mut [u8], out: &mut Vec<u8>) -> Result<(), Fault> {
+    pub(crate) fn seal_end(&mut self, cut: &mut [u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         match self {
             Session::Light(light) => light.tx.seal(ALERT, &CLOSE_NOTIFY, out),
             Session::Full(conn) => write_full(conn, None, cut, out),
@@ -253,10 +253,15 @@ impl Session {
     }
 
     /// Lets go of what rustls keeps, where that is possible. Nothing may be under way.
-    fn lighten(&mut self) -> Result<(), Fault> {
+    fn lighten(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
         match self {
             Session::Full(conn)
-                if !conn.is_handshaking() && conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) => {}
+                if !conn.is_handshaking() && conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) =>
+            {
+                // A client may want our key changed right behind its handshake. rustls has changed it then, and keeps the record that says so
+                // until there is something to write.
+                write_full(conn, Some(&[]), &mut [], out)?;
+            }
             _ => return Ok(()),
         }
         if let Session::Full(conn) = mem::replace(self, Session::Over) {
@@ -402,7 +407,7 @@ fn fault_of(error: Error) -> Fault {
 }
 
 /// A session of TLS 1.3 after its handshake: two keys, and what the next ones are made of.
-pub(super) struct Light {
+pub(crate) struct Light {
     tx: Direction,
     rx: Direction,
     kernel: KernelConnection<ServerConnectionData>,

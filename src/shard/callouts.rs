@@ -9,6 +9,7 @@ use super::{Shard, WORK_MAX};
 use crate::auth::Ip;
 use crate::buf::Lease;
 use crate::bus::callouts::{About, Address, Answer, Question, Verdict};
+use crate::bus::outside::{ANYWHERE, Deed, Order};
 use crate::dialect::Dialect;
 use crate::dialect::native::Id;
 use crate::message::{ConnId, Reject, Slot, TokenFault};
@@ -20,6 +21,7 @@ use compact_str::CompactString;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// What the end of a wait counts among what is done for others in one turn: a handshake takes some tens of microseconds.
 const WORK: usize = 64;
@@ -100,6 +102,10 @@ pub struct Waits {
     answered: VecDeque<(Key, Verdict)>,
     /// The answer for which a request, or a packet, is gone through again just now.
     verdict: Option<Verdict>,
+    /// When that which is carried out just now had come.
+    came: Option<Time>,
+    /// Who is let in just now.
+    entrant: Option<Entrant>,
     /// How many there were.
     count: u64,
 }
@@ -111,9 +117,21 @@ type Key = (u32, u64);
 struct Wait {
     slot: Slot,
     number: u64,
+    /// When that came which waits.
+    came: Time,
     what: What,
+    /// The question has the other end: when this is gone, nobody wants to know.
+    _asker: Arc<()>,
     /// What came behind it.
     held: Option<Held>,
+}
+
+/// A user whom the backend vouches for.
+#[derive(Debug)]
+struct Entrant {
+    user: CompactString,
+    /// With what all connections of the user were closed before this one was among them.
+    closed: Option<(u16, CompactString)>,
 }
 
 /// What goes on when the answer is there.
@@ -129,11 +147,11 @@ pub(super) enum What {
     Event { namespace: String, id: Option<String> },
 }
 
+/// Pieces of what came behind it, each with its head before it.
 #[derive(Debug)]
 struct Held {
     lease: Lease,
-    /// What each piece is, and where it ends.
-    pieces: Vec<(Piece, usize)>,
+    pieces: usize,
 }
 
 /// What comes whole of an open connection.
@@ -147,7 +165,36 @@ pub(super) enum Piece {
     Connect,
 }
 
+impl Piece {
+    /// Bytes of a head.
+    const HEAD_BYTES: usize = 13;
+
+    /// What stands before a piece that is kept: which it is, when it came and how long it is.
+    fn head(self, came: Time, bytes: usize) -> [u8; Piece::HEAD_BYTES] {
+        let mut head = [self as u8; Piece::HEAD_BYTES];
+        head[1..9].copy_from_slice(&came.ns().to_le_bytes());
+        // No message is as long as 4 GiB.
+        head[9..].copy_from_slice(&(bytes as u32).to_le_bytes());
+        head
+    }
+
+    /// The first piece that is kept in `held`, when it came, what it is, and what stands behind it.
+    fn first(held: &[u8]) -> Option<(Piece, Time, &[u8], &[u8])> {
+        let (head, rest) = held.split_first_chunk::<{ Piece::HEAD_BYTES }>()?;
+        let [kind, came @ .., a, b, c, d] = *head;
+        let piece = [Piece::Text, Piece::Binary, Piece::Connect].into_iter().find(|it| *it as u8 == kind)?;
+        let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes([a, b, c, d]) as usize)?;
+        Some((piece, Time::from_ns(u64::from_le_bytes(came)), bytes, rest))
+    }
+}
+
 impl Waits {
+    /// When that came which is carried out at `now`: limits count it then, however long it was kept.
+    #[inline]
+    pub(super) fn came(&self, now: Time) -> Time {
+        self.came.unwrap_or(now)
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waits.len()
@@ -256,11 +303,14 @@ impl Shard {
         self.waits.count += 1;
         let number = self.waits.count;
         let from = ConnId { shard: self.id, slot, stamp };
-        let question = Box::new(Question { from, number, known_until_s, about });
+        let asker = Arc::new(());
+        let question =
+            Box::new(Question { from, number, known_until_s, asker: Arc::downgrade(&asker), about });
         if self.bus.callouts().is_none_or(|callouts| callouts.ask(question).is_err()) {
             return Err(self.denied(TokenFault::Unavailable));
         }
-        self.waits.waits.insert(stamp, Wait { slot, number, what, held: None });
+        let came = self.waits.came(now);
+        self.waits.waits.insert(stamp, Wait { slot, number, came, what, _asker: asker, held: None });
         self.waits.ends.push_back((now.plus_ms(self.settings.handshake_timeout_ms.into()), (stamp, number)));
         Ok(())
     }
@@ -306,8 +356,6 @@ impl Shard {
         }
         match verdict {
             Verdict::User(vouched) => {
-                // Events that are on their way were published before it was in any room.
-                self.deliver(now);
                 self.identify(slot, vouched.as_ref().clone(), now).map_err(Denial::from)
             }
             _ if self.users.of(slot).is_some() => Err(self.denied(TokenFault::OtherUser)),
@@ -328,20 +376,44 @@ impl Shard {
     /// Keeps what comes behind a message that waits, within the bound of a message.
     pub(super) fn hold(&mut self, slot: Slot, piece: Piece, bytes: &[u8], now: Time) {
         let Shard { conns, pool, settings, waits, .. } = self;
+        let head = piece.head(waits.came(now), bytes.len());
         let Some(wait) = waits.waits.get_mut(&conns[slot as usize].stamp) else { return };
-        let held = wait.held.get_or_insert_with(|| Held { lease: pool.lease(), pieces: Vec::new() });
-        let has_place = held.lease.bytes().len() + bytes.len() <= settings.message_bytes_max
-            && held.pieces.len() < PIECES_MAX;
-        if !has_place || pool.extend(&mut held.lease, bytes).is_err() {
+        let held = wait.held.get_or_insert_with(|| Held { lease: pool.lease(), pieces: 0 });
+        held.pieces += 1;
+        let bytes_max = settings.message_bytes_max + held.pieces * Piece::HEAD_BYTES;
+        let has_place = held.pieces <= PIECES_MAX
+            && held.lease.bytes().len() + Piece::HEAD_BYTES + bytes.len() <= bytes_max
+            && pool.extend(&mut held.lease, &head).is_ok()
+            && pool.extend(&mut held.lease, bytes).is_ok();
+        if !has_place {
             let reason = "too much came before it was known who this is";
-            return self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
+            self.fail(slot, CloseCode::TryAgainLater, reason, Ending::Limit, now);
         }
-        held.pieces.push((piece, held.lease.bytes().len()));
     }
 
     /// The backend has answered.
     pub(super) fn note_verdict(&mut self, answer: Answer) {
         self.waits.answered.push_back(((answer.to.stamp, answer.number), answer.verdict));
+    }
+
+    /// An order is about to be carried out. If it closes all connections of users, those of whom it was just said that they are one of these
+    /// are refused: what was said came before the order.
+    pub(super) fn revoke_verdicts(&mut self, order: &Order) {
+        let Deed::Close { code, reason } = &order.deed else { return };
+        if order.namespace != ANYWHERE {
+            return;
+        }
+        let is_meant = |name: &CompactString| order.audience.users.contains(name);
+        // To compare names takes little for each.
+        self.work_done += self.waits.answered.len() / 16;
+        for (_, verdict) in &mut self.waits.answered {
+            if matches!(verdict, Verdict::User(vouched) if is_meant(&vouched.user.name)) {
+                *verdict = Verdict::Refused((!reason.is_empty()).then(|| reason.clone()));
+            }
+        }
+        if let Some(entrant) = self.waits.entrant.as_mut().filter(|entrant| is_meant(&entrant.user)) {
+            entrant.closed = Some((*code, reason.clone()));
+        }
     }
 
     /// Goes on with those who have waited long enough, or as many as one turn has time for.
@@ -365,7 +437,14 @@ impl Shard {
     }
 
     fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
-        let Wait { slot, what, held, .. } = wait;
+        let Wait { slot, came, what, held, .. } = wait;
+        self.waits.came = Some(came);
+        self.waits.entrant = match &verdict {
+            Verdict::User(vouched) => Some(Entrant { user: vouched.user.name.clone(), closed: None }),
+            _ => None,
+        };
+        // Events that are on their way were published before it was in any room, and mail may end it.
+        self.deliver(now);
         let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && !conn.doomed);
         match (conn.map(|conn| conn.stage), what) {
             (Some(Stage::Http), What::Request) => {
@@ -388,25 +467,24 @@ impl Shard {
             }
             _ => {}
         }
-        if let Some(Held { lease, pieces }) = held {
-            self.carry_out_held(slot, stamp, &lease, &pieces, now);
+        if let Some(Entrant { user, closed: Some((code, reason)) }) = self.waits.entrant.take() {
+            // On the way in, mail was carried out, and an order in it came too early for this one: the others of the user are closed already.
+            for slot in self.connections_of(&user, ANYWHERE).collect::<Vec<_>>() {
+                self.dismiss(slot, code, &reason, now);
+            }
+        }
+        if let Some(Held { lease, .. }) = held {
+            self.carry_out_held(slot, stamp, lease.bytes(), now);
             self.pool.give_back(lease);
         }
+        self.waits.came = None;
     }
 
     /// Carries out what came behind a message that waited.
-    fn carry_out_held(
-        &mut self,
-        slot: Slot,
-        stamp: u32,
-        lease: &Lease,
-        pieces: &[(Piece, usize)],
-        now: Time,
-    ) {
-        let mut begin = 0;
-        for (piece, end) in pieces {
-            let bytes = &lease.bytes()[begin..*end];
-            begin = *end;
+    fn carry_out_held(&mut self, slot: Slot, stamp: u32, mut held: &[u8], now: Time) {
+        while let Some((piece, came, bytes, behind)) = Piece::first(held) {
+            held = behind;
+            self.waits.came = Some(came);
             let conn = self.conns.get(slot as usize).filter(|conn| conn.stamp == stamp && conn.is_open());
             let Some(conn) = conn else { return };
             let is_native = conn.stage == Stage::Open(Dialect::Native);
@@ -414,7 +492,7 @@ impl Shard {
             let text = || std::str::from_utf8(bytes).unwrap_or_default();
             match piece {
                 // It has asked again.
-                _ if self.awaits(slot) => self.hold(slot, *piece, bytes, now),
+                _ if self.awaits(slot) => self.hold(slot, piece, bytes, now),
                 Piece::Text if is_native => self.native_text(slot, text(), now),
                 Piece::Binary if is_native => self.native_binary(slot, bytes, now),
                 Piece::Connect => {
@@ -454,21 +532,24 @@ impl Shard {
 }
 
 /// What a client of Socket.IO says for itself, without what is there for the recovery of its session; `None` when that is nothing.
-pub(super) fn auth_of_application(auth: &str) -> Option<Box<RawValue>> {
-    let mut auth: serde_json::Value = serde_json::from_str(auth).ok()?;
+///
+/// # Errors
+/// When it is JSON and cannot be told apart from nothing: a number that is out of range, or it nests too deep.
+pub(super) fn auth_of_application(auth: &str) -> Result<Option<Box<RawValue>>, TokenFault> {
+    let mut auth: serde_json::Value = serde_json::from_str(auth).map_err(|_| TokenFault::Malformed)?;
     match &mut auth {
-        serde_json::Value::Null => return None,
+        serde_json::Value::Null => return Ok(None),
         serde_json::Value::Object(fields) => {
             // They are new each time, and the backend would be asked each time.
             fields.remove("pid");
             fields.remove("offset");
             if fields.is_empty() {
-                return None;
+                return Ok(None);
             }
         }
         _ => {}
     }
-    RawValue::from_string(auth.to_string()).ok()
+    Ok(RawValue::from_string(auth.to_string()).ok())
 }
 
 /// A query without the token, and without what Engine.IO says there, of which some is new each time.
@@ -486,6 +567,132 @@ fn query_of_application(query: &str, dialect: Dialect, token_parameter: &str) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::{Gate, Rules, User, Vouched};
+    use crate::bus::Bus;
+    use crate::bus::callouts::{Callouts, Forget, Whose};
+    use crate::bus::mailbox::Mail;
+    use crate::config::Config;
+    use crate::server;
+    use crate::shard::users::Access;
+    use crate::stats::Stats;
+    use crate::token::{self, Tokens};
+    use std::net::Ipv4Addr;
+
+    const NOW: Time = Time::from_ms(1_000);
+
+    /// A shard that has the backend asked.
+    fn asking_shard() -> (Shard, Arc<Bus>) {
+        let bus = Arc::new(Bus::new(1, 100).with_callouts(Arc::new(Callouts::new(10))));
+        let config = Config::default();
+        let mut settings = server::settings(&config, 1, 10);
+        let tokens = Tokens::new(token::Settings {
+            token_bytes_max: 1_000,
+            issuers: Vec::new(),
+            audiences: Vec::new(),
+            leeway_ms: 0,
+            expiry_required: false,
+            grace_ms: 0,
+            user_claim: String::new(),
+            rooms_max: 10,
+            room_name_bytes_max: 100,
+            keys: Vec::new(),
+            key_set: None,
+            refresh_ms: 1_000,
+            retry_ms: 1_000,
+        });
+        settings.access = Arc::new(Access {
+            tokens: Some(Arc::new(tokens)),
+            required: true,
+            timeout_ms: 5_000,
+            query_parameter: "token".to_owned(),
+            permissions: config.permissions.clone(),
+            callout: Some(Callout::default()),
+        });
+        let gate = Gate::new(Rules { connections_max: 10, sockets_max: 10, ..Rules::default() });
+        let shard = Shard::new(0, settings, bus.clone(), Arc::new(gate), Arc::new(Stats::new(1)), NOW);
+        (shard, bus)
+    }
+
+    /// A client that sends this request.
+    fn request(shard: &mut Shard, target: &str) -> Slot {
+        let slot = shard.accept(Ipv4Addr::LOCALHOST.into(), NOW);
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let upgrade = if target.starts_with("/ws") { upgrade } else { "" };
+        let mut head = format!("GET {target} HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n").into_bytes();
+        shard.receive(slot, &mut head, NOW);
+        slot
+    }
+
+    /// The backend says that all who wait are `anna`.
+    fn answer(bus: &Bus) {
+        let callouts = bus.callouts().expect("there are some");
+        for question in callouts.take().questions {
+            let vouched = Vouched { user: User::named("anna"), rooms: Vec::new() };
+            let verdict = Verdict::User(Arc::new(vouched));
+            bus.post(
+                0,
+                Mail::Callout(Box::new(Answer { to: question.from, number: question.number, verdict })),
+            );
+        }
+    }
+
+    #[test]
+    fn who_is_signed_out_while_the_word_of_the_backend_waits_is_not_let_in() {
+        type Begin = fn(&mut Shard);
+        let by_request: Begin = |shard| {
+            request(shard, "/ws?token=x");
+        };
+        let by_polling: Begin = |shard| {
+            request(shard, "/socket.io/?EIO=4&transport=polling&token=x");
+        };
+        let by_message: Begin = |shard| {
+            let slot = request(shard, "/ws");
+            let what = What::Message { id: None };
+            shard.call_out_for_message(slot, what, (Some("x"), None), NOW).expect("it may ask");
+        };
+        // `at_once`: the order is in the mail with the answer; otherwise it comes while the client is let in.
+        let check = |begin: Begin, at_once: bool, whose: &str, expected: usize| {
+            let (mut shard, bus) = asking_shard();
+            begin(&mut shard);
+            let sign_out = || {
+                let forget = Forget { whose: Whose::User(whose.into()), disconnect: true };
+                bus.dismiss_forgotten(&forget).expect("there is room");
+            };
+            answer(&bus);
+            shard.begin_turn(NOW);
+            if at_once {
+                sign_out();
+            }
+            shard.deliver(NOW);
+            if !at_once {
+                sign_out();
+            }
+            shard.advance(NOW);
+            let open = shard.conns.iter().filter(|(_, conn)| conn.is_open()).count();
+            assert_eq!((shard.users.connections(), open), (expected, expected), "{at_once} {whose}");
+            assert!(shard.waits.waits.is_empty() && shard.waits.entrant.is_none());
+        };
+        for begin in [by_request, by_polling, by_message] {
+            for at_once in [true, false] {
+                check(begin, at_once, "anna", 0);
+                check(begin, at_once, "bert", 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_is_wanted_as_long_as_its_client_is_there() {
+        let (mut shard, bus) = asking_shard();
+        let slots = [0, 1].map(|_| request(&mut shard, "/ws?token=x"));
+        let questions = bus.callouts().expect("there are some").take().questions;
+        let wanted = || questions.iter().map(|question| question.is_wanted()).collect::<Vec<bool>>();
+        assert_eq!(wanted(), [true, true]);
+        shard.release(slots[0]);
+        assert_eq!(wanted(), [false, true]);
+        shard.begin_turn(NOW);
+        shard.advance(NOW.plus_ms(60_000));
+        assert_eq!(wanted(), [false, false], "it has waited long enough");
+    }
 
     #[test]
     fn the_backend_gets_the_cookies_that_are_listed() {
@@ -509,14 +716,36 @@ mod tests {
     }
 
     #[test]
+    fn pieces_are_kept_with_when_they_came() {
+        let kept =
+            [(Piece::Text, 1, "a".as_bytes()), (Piece::Connect, 1 << 60, b""), (Piece::Binary, 7, &[0; 300])];
+        let mut held = Vec::new();
+        for (piece, came, bytes) in kept {
+            held.extend(piece.head(Time::from_ns(came), bytes.len()));
+            held.extend(bytes);
+        }
+        let mut rest = held.as_slice();
+        for (piece, came, bytes) in kept {
+            let (first, at, it, behind) = Piece::first(rest).expect("there is another");
+            assert_eq!((first, at.ns(), it), (piece, came, bytes));
+            rest = behind;
+        }
+        assert!(Piece::first(rest).is_none());
+    }
+
+    #[test]
     fn what_is_new_each_time_is_left_out() {
         let query = |query, dialect| query_of_application(query, dialect, "token");
         assert_eq!(query("EIO=4&transport=polling&t=abc&a=b&token=x&c", Dialect::SocketIo), "a=b&c");
         assert_eq!(query("t=abc&token=x", Dialect::Native), "t=abc");
-        let auth = |text| auth_of_application(text).map(|auth| auth.get().to_owned());
+        let auth =
+            |text| auth_of_application(text).map_or(None, |auth| auth.map(|auth| auth.get().to_owned()));
         assert_eq!(auth(r#"{"b":1,"pid":"x","offset":"y","a":{}}"#).as_deref(), Some(r#"{"a":{},"b":1}"#));
         assert_eq!(auth(r#"{"pid":"x"}"#), None);
-        assert_eq!((auth("{}"), auth("null"), auth("x")), (None, None, None));
+        assert_eq!((auth("{}"), auth("null")), (None, None));
+        for unreadable in ["x", r#"{"key":1e999}"#, &"[".repeat(200)] {
+            assert_eq!(auth_of_application(unreadable).map(drop), Err(TokenFault::Malformed), "{unreadable}");
+        }
         assert_eq!(auth(r#""abc""#).as_deref(), Some(r#""abc""#));
     }
 }

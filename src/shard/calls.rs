@@ -9,7 +9,7 @@ use super::conn::{Conn, Stage};
 use super::socketio::Barred;
 use super::{Ending, OVERLOAD_RETRY_MS, Shard};
 use crate::bus::calls::{
-    Answer, Answered, Asked, Busy, Call, Emit, End, Failure, From, Refusal as NotIn, What,
+    Answer, Answered, Asked, Busy, Call, Client, Emit, End, Failure, Refusal as NotIn, What,
 };
 use crate::bus::directory::room_key;
 use crate::bus::mailbox::Mail;
@@ -30,6 +30,8 @@ use std::sync::Arc;
 const FAILED: &str = "the backend did not answer";
 /// What it is told when as many calls wait as may.
 const BUSY: &str = "too much waits for the backend";
+/// What it is told when not all could be sent that the backend has sent for its event.
+const LOST: &str = "too many events are on their way: not all that the backend answered was sent";
 /// Of the bytes that may wait in all, the part that one connection may have.
 const SHARE_OF_ONE: usize = 16;
 
@@ -199,10 +201,10 @@ impl Shard {
         }
         let stamp = self.conns[slot as usize].stamp;
         let is_in = |conn: &Conn| conn.session.as_ref().is_some_and(|it| it.joined(namespace).is_some());
-        if self.concerns(namespace).disconnect && is_in(&self.conns[slot as usize]) {
+        if self.concerns(namespace).disconnected && is_in(&self.conns[slot as usize]) {
             let id = self.id_in(slot, namespace);
             // As above.
-            self.call(slot, namespace, id, None, What::Disconnect { reason }).ok();
+            self.call(slot, namespace, id, None, What::Disconnected { reason }).ok();
         }
         if let Some(handshake) = self.calls.handshakes.get_mut(&stamp) {
             handshake.auths.retain(|(name, _)| name != namespace);
@@ -246,7 +248,7 @@ impl Shard {
             let found = handshake.auths.iter().find(|(name, _)| name == namespace);
             found.map(|(_, auth)| auth.clone())
         };
-        let from = From {
+        let client = Client {
             conn: ConnId { shard: self.id, slot, stamp },
             id,
             namespace: namespace.into(),
@@ -255,7 +257,7 @@ impl Shard {
             bytes: 0,
         };
         let call = Call {
-            from,
+            client,
             query: handshake.map(|handshake| handshake.query.clone()),
             auth: auth.map(Arc::from).or_else(|| handshake.and_then(kept)),
             what,
@@ -287,7 +289,7 @@ impl Shard {
 
     /// The backend has answered.
     pub(super) fn note_answered(&mut self, answered: Answered, now: Time) {
-        let stamp = answered.from.conn.stamp;
+        let stamp = answered.client.conn.stamp;
         let Some(waiting) = self.calls.waiting.get_mut(&stamp) else { return };
         if answered.is_rest {
             waiting.rests -= 1;
@@ -306,17 +308,17 @@ impl Shard {
 
     /// What an answer publishes comes first, and the rest of it when that has been delivered.
     fn carry_out_answer(&mut self, mut answered: Answered, now: Time) {
-        let stamp = answered.from.conn.stamp;
+        let stamp = answered.client.conn.stamp;
         let Some(waiting) = self.calls.waiting.get_mut(&stamp) else { return };
         let slot = waiting.slot;
-        let namespace = answered.from.namespace.clone();
+        let namespace = answered.client.namespace.clone();
         waiting.joining.retain(|name| *name != namespace || !matches!(answered.what, Asked::Connect { .. }));
         let is_connect = matches!(answered.what, Asked::Connect { .. });
         if is_connect && !self.let_in(slot, &answered, now) {
-            return self.settle_call(&answered.from);
+            return self.settle_call(&answered.client);
         }
         let Some(answer) = &mut answered.answer else { return self.finish_call(answered, now) };
-        let is_there = self.is_there(slot, &answered.from);
+        let is_there = self.is_there(slot, &answered.client);
         let (join, leave) = (std::mem::take(&mut answer.join), std::mem::take(&mut answer.leave));
         if is_there {
             let keys: Vec<Cow<'_, str>> = join.iter().map(|room| room.as_str().into()).collect();
@@ -330,10 +332,18 @@ impl Shard {
         }
         let emits = std::mem::take(&mut answer.emit);
         self.work_done += 1 + join.len() + leave.len() + emits.len();
+        let mut is_lost = false;
         for emit in &emits {
             if is_there || !emit.rooms.is_empty() {
-                self.emit(&answered.from, emit, now);
+                is_lost |= !self.emit(&answered.client, emit, now);
             }
+        }
+        if is_lost
+            && is_there
+            && let Asked::Event { ack } = std::mem::replace(&mut answered.what, Asked::Nothing)
+        {
+            // No ack is to say that all has been done. Not when to try again: some of it has been.
+            self.answer_call(slot, &namespace, ack.as_deref(), &Refusal::new(Code::Overloaded, LOST));
         }
         if emits.is_empty() {
             return self.finish_call(answered, now);
@@ -347,18 +357,20 @@ impl Shard {
 
     /// True when a client that asked for a namespace is in it now, and the rest of the answer is to be carried out.
     fn let_in(&mut self, slot: Slot, answered: &Answered, now: Time) -> bool {
-        let Answered { from, what: Asked::Connect { auth }, answer, .. } = answered else { return false };
-        let namespace = from.namespace.as_str();
-        let is_open =
-            self.conns.get(slot as usize).is_some_and(|conn| conn.stamp == from.conn.stamp && conn.is_open());
+        let Answered { client, what: Asked::Connect { auth }, answer, .. } = answered else { return false };
+        let namespace = client.namespace.as_str();
+        let is_open = self
+            .conns
+            .get(slot as usize)
+            .is_some_and(|conn| conn.stamp == client.conn.stamp && conn.is_open());
         let refusal = match answer {
             Some(Answer { refusal: None, .. }) => {
-                let is_in = is_open && self.join_as(slot, namespace, auth.as_deref(), from.id, now);
-                if !is_in && self.concerns(namespace).disconnect {
+                let is_in = is_open && self.join_as(slot, namespace, auth.as_deref(), client.id, now);
+                if !is_in && self.concerns(namespace).disconnected {
                     // It has gone meanwhile, or there is no place for it, and the backend thinks that it is there.
                     let reason = if is_open { SERVER_LEFT } else { reason_of(Ending::Lost) };
-                    let what = What::Disconnect { reason };
-                    self.call_again(Call { from: from.clone(), query: None, auth: auth.clone(), what });
+                    let what = What::Disconnected { reason };
+                    self.call_again(Call { client: client.clone(), query: None, auth: auth.clone(), what });
                 }
                 return is_in;
             }
@@ -373,7 +385,7 @@ impl Shard {
 
     /// Makes a call for a connection that may have gone, behind those that it has made.
     fn call_again(&mut self, call: Call) {
-        let (stamp, bytes) = (call.from.conn.stamp, call.size());
+        let (stamp, bytes) = (call.client.conn.stamp, call.size());
         if let (Some(calls), Some(waiting)) = (self.bus.calls(), self.calls.waiting.get_mut(&stamp))
             && calls.push(call).is_ok()
         {
@@ -381,13 +393,14 @@ impl Shard {
         }
     }
 
-    fn emit(&mut self, from: &From, emit: &Emit, now: Time) {
+    /// Publishes an event of the backend. False when it is lost, because too many are on their way.
+    fn emit(&mut self, client: &Client, emit: &Emit, now: Time) -> bool {
         let own: Cow<'_, str>;
-        let id = write_socket_id(&from.id);
+        let id = write_socket_id(&client.id);
         let (room, more): (&str, &[CompactString]) = match emit.rooms.split_first() {
             Some((room, more)) => (room, more),
             None => {
-                own = room_key(&from.namespace, &id);
+                own = room_key(&client.namespace, &id);
                 (&own, &[])
             }
         };
@@ -416,16 +429,17 @@ impl Shard {
             }
             Err(crate::bus::Overloaded) => self.stats().overloads.add(1),
         }
+        published.is_ok()
     }
 
     /// The end of an answer: the ack, and perhaps the connection's.
     fn finish_call(&mut self, answered: Answered, now: Time) {
-        let Answered { from, what, answer, .. } = answered;
-        let stamp = from.conn.stamp;
-        let slot = self.calls.waiting.get(&stamp).map_or(from.conn.slot, |waiting| waiting.slot);
-        self.settle_call(&from);
-        let namespace = from.namespace.as_str();
-        if !self.is_there(slot, &from) {
+        let Answered { client, what, answer, .. } = answered;
+        let stamp = client.conn.stamp;
+        let slot = self.calls.waiting.get(&stamp).map_or(client.conn.slot, |waiting| waiting.slot);
+        self.settle_call(&client);
+        let namespace = client.namespace.as_str();
+        if !self.is_there(slot, &client) {
             return;
         }
         let Some(Answer { ack: args, attachments, end, .. }) = answer else {
@@ -478,23 +492,23 @@ impl Shard {
         }
     }
 
-    fn settle_call(&mut self, from: &From) {
+    fn settle_call(&mut self, client: &Client) {
         if let Some(calls) = self.bus.calls() {
-            calls.settle(from.bytes);
+            calls.settle(client.bytes);
         }
-        let stamp = from.conn.stamp;
+        let stamp = client.conn.stamp;
         let Some(waiting) = self.calls.waiting.get_mut(&stamp) else { return };
-        (waiting.calls, waiting.bytes) = (waiting.calls - 1, waiting.bytes - from.bytes);
+        (waiting.calls, waiting.bytes) = (waiting.calls - 1, waiting.bytes - client.bytes);
         if waiting.calls == 0 {
             self.calls.waiting.remove(&stamp);
         }
     }
 
     /// True when whom a call was about is still in the namespace, and the same there.
-    fn is_there(&self, slot: Slot, from: &From) -> bool {
-        self.conns.get(slot as usize).is_some_and(|conn| conn.stamp == from.conn.stamp)
-            && self.is_in(slot, &from.namespace)
-            && self.id_in(slot, &from.namespace) == from.id
+    fn is_there(&self, slot: Slot, client: &Client) -> bool {
+        self.conns.get(slot as usize).is_some_and(|conn| conn.stamp == client.conn.stamp)
+            && self.is_in(slot, &client.namespace)
+            && self.id_in(slot, &client.namespace) == client.id
     }
 }
 
@@ -513,5 +527,70 @@ fn reason_of(ending: Ending) -> &'static str {
         Ending::Server => SERVER_LEFT,
         Ending::Shutdown => "server shutting down",
         Ending::Slow | Ending::Limit | Ending::Token => "forced close",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Gate, Rules};
+    use crate::bus::Bus;
+    use crate::bus::calls::{self, Kind};
+    use crate::config::Config;
+    use crate::server;
+    use crate::shard::turn::Gathered;
+    use crate::stats::Stats;
+
+    /// A shard with one native client, which is in the room `hall`.
+    fn shard() -> (Shard, Slot) {
+        let calls = calls::Calls::new(calls::Settings {
+            waiting_max: 10,
+            waiting_bytes_max: 1 << 20,
+            waiting_per_connection_max: 10,
+            handshake_bytes_max: 0,
+            failure: Failure::Error,
+        });
+        let bus = Arc::new(Bus::new(1, 100).with_calls(Arc::new(calls)));
+        let settings = server::settings(&Config::default(), 1, 100);
+        let gate = Arc::new(Gate::new(Rules::default()));
+        let mut shard = Shard::new(0, settings, bus, gate, Arc::new(Stats::new(1)), Time::default());
+        let mut conn = Conn::new(7, Default::default(), Time::default());
+        conn.stage = Stage::Open(Dialect::Native);
+        let slot = shard.conns.insert(conn) as Slot;
+        shard.join(slot, &["hall".into()]).expect("there is room");
+        (shard, slot)
+    }
+
+    fn said(shard: &mut Shard) -> String {
+        let Some(slot) = shard.next_dirty() else { return String::new() };
+        let Gathered::One(bytes) = shard.gather(slot) else { return String::new() };
+        String::from_utf8_lossy(bytes).into_owned()
+    }
+
+    #[test]
+    fn an_ack_does_not_say_that_all_is_done_when_events_were_lost() {
+        let check = |is_full: bool, expected: &str| {
+            let (mut shard, slot) = shard();
+            shard.begin_turn(Time::default());
+            shard.ask_about(slot, "/", ("e", "1"), Some("5"), &[]).expect("there is room");
+            let taken = shard.bus.calls().map(|calls| calls.take()).unwrap_or_default();
+            let [Call { client, what, .. }] = taken.as_slice() else { panic!("one call") };
+            assert_eq!(what.kind(), Kind::Event);
+            while is_full && shard.bus.publish(&Draft::new("hall", "e", b"1", Time::default())).is_ok() {}
+            let emit = Emit { rooms: vec!["hall".into()], event: "e".into(), ..Emit::default() };
+            let answer = Some(Answer { emit: vec![emit], ack: "1".into(), ..Answer::default() });
+            let what = Asked::Event { ack: Some("5".into()) };
+            let client = client.clone();
+            shard.note_answered(Answered { client, what, answer, is_rest: false }, Time::default());
+            for _ in 0..100 {
+                shard.deliver(Time::default());
+            }
+            let said = said(&mut shard);
+            assert!(said.contains(expected), "{said}");
+            assert_ne!(said.contains(r#""type":"ack""#), is_full, "{said}");
+            assert_eq!(shard.bus.calls().map(|calls| calls.waiting()), Some(0), "it is settled");
+        };
+        check(false, r#""type":"ack","id":5"#);
+        check(true, r#""type":"error","code":"overloaded","id":5"#);
     }
 }

@@ -139,7 +139,9 @@ impl Shard {
             Ok(Command::Join { rooms, id } | Command::Leave { rooms, id })
                 if self.names_too_many(slot, &rooms, id) => {}
             Ok(Command::Join { rooms, id }) => {
-                self.deliver(now);
+                if !self.catch_up(slot, now) {
+                    return;
+                }
                 let forbidden = self.forbid(slot, &rooms, Act::Join);
                 match (forbidden.map_or_else(|| self.join(slot, &rooms), Err), id) {
                     (Ok(members), Some(id)) => {
@@ -151,7 +153,9 @@ impl Shard {
                 }
             }
             Ok(Command::Leave { rooms, id }) => {
-                self.deliver(now);
+                if !self.catch_up(slot, now) {
+                    return;
+                }
                 for name in &rooms {
                     if let Some(room) = self.bus.find(name) {
                         self.leave(slot, room);
@@ -176,7 +180,9 @@ impl Shard {
 
     /// A native client brings a token.
     fn token_message(&mut self, slot: Slot, token: &str, id: Option<Id<'_>>, now: Time) {
-        self.deliver(now);
+        if !self.catch_up(slot, now) {
+            return;
+        }
         let accepted = if self.is_for_backend(Some(token)) {
             let what = What::Message { id: id.map(str::to_owned) };
             match self.call_out_for_message(slot, what, (Some(token), None), now) {
@@ -212,10 +218,7 @@ impl Shard {
         slot: Slot,
         rooms: &[Cow<'_, str>],
     ) -> Result<SmallVec<[u32; 8]>, Refusal<'static>> {
-        if !self.conns[slot as usize].is_open() {
-            // What was delivered before this may have ended it.
-            return Err(Refusal::new(Code::Forbidden, "the connection has ended"));
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over joins nothing");
         // The rooms that stand for its namespaces are not counted.
         let namespaces =
             self.conns[slot as usize].session.as_ref().map_or(0, |session| session.namespaces.len());
@@ -391,7 +394,8 @@ impl Shard {
         let conn = &self.conns[slot as usize];
         let who = (conn.stamp, conn.ip, self.users.of(slot));
         let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
-        let Err(Excess { retry_ms, over }) = tally.take(limits, &mut self.event_windows, who, bytes, now)
+        let Err(Excess { retry_ms, over }) =
+            tally.take(limits, &mut self.event_windows, who, bytes, self.waits.came(now))
         else {
             return Ok(());
         };
@@ -462,6 +466,7 @@ impl Shard {
     }
 
     fn take_measured(&mut self, slot: Slot, bytes: usize, now: Time) -> Result<(), TooMuch> {
+        let now = self.waits.came(now);
         let (byte_rate, byte_burst) = self.byte_rate(slot);
         let meter = self.meters.get(slot as usize).copied().unwrap_or_default();
         if byte_rate > 0 {
@@ -480,5 +485,43 @@ impl Shard {
             self.meters[slot as usize].take(bytes, byte_rate, now);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Gate, Rules};
+    use crate::bus::Bus;
+    use crate::bus::outside::Deed;
+    use crate::config::Config;
+    use crate::server;
+    use crate::shard::{Gathered, Settings};
+    use crate::stats::Stats;
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    #[test]
+    fn nothing_more_is_carried_out_of_what_a_client_says_that_is_over_by_then() {
+        let now = Time::default();
+        let bus = Arc::new(Bus::new(1, 100));
+        let settings = Settings { linger_ms: 0, ..server::settings(&Config::default(), 1, 10) };
+        let gate = Arc::new(Gate::new(Rules::default()));
+        let mut shard = Shard::new(0, settings, bus.clone(), gate, Arc::new(Stats::new(1)), now);
+        let slot = shard.accept(Ipv4Addr::LOCALHOST.into(), now);
+        shard.conns[slot as usize].stage = Stage::Open(Dialect::Native);
+        shard.text(slot, r#"{"type":"join","rooms":["a"]}"#, now);
+        bus.order("/", &["a"], &[], Deed::Disconnect { close: true }).expect("there is room");
+        shard.text(
+            slot,
+            r#"[{"type":"ping","id":1},{"type":"join","rooms":["b"],"id":2},{"type":"ping","id":3}]"#,
+            now,
+        );
+        shard.text(slot, r#"{"type":"ping","id":4}"#, now);
+        assert_eq!(bus.rooms(), 0, "it is in no room");
+        let Gathered::One(said) = shard.gather(slot) else { panic!("it is told one thing after another") };
+        let said = String::from_utf8_lossy(said);
+        assert_eq!(said.matches("\"pong\"").count(), 1, "{said}");
+        assert!(!said.contains("joined") && !said.contains("error"), "{said}");
     }
 }

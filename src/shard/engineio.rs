@@ -428,7 +428,9 @@ impl Shard {
     /// A polling session moves to the WebSocket in `to`, with all that waits for it.
     fn move_session(&mut self, from: Slot, to: Slot, now: Time) {
         // What it published itself knows it by its old place.
-        self.deliver(now);
+        if !self.catch_up(from, now) {
+            return;
+        }
         if !self.conns[from as usize].pending.is_none() {
             self.absorb(from, 0);
         }
@@ -683,7 +685,9 @@ impl Shard {
         }
         if let Some(identity) = identity {
             // Events that are on their way were published before it was in any room.
-            self.deliver(now);
+            if !self.catch_up(slot, now) {
+                return self.gate.dismiss_user(&identity.user);
+            }
             self.assume(slot, identity, now);
         }
         self.note_open(slot);

@@ -622,6 +622,15 @@ impl Shard {
         }
     }
 
+    /// Before a connection joins something, or is somebody: what is on its way was published before, and is delivered first. False when
+    /// the connection is over by that: then nothing more of what it says is carried out, neither the rest of this message nor what follows
+    /// it in the same body or read. The one place where mail is carried out while a connection is heard.
+    #[must_use]
+    fn catch_up(&mut self, slot: Slot, now: Time) -> bool {
+        self.deliver(now);
+        self.conns[slot as usize].is_open()
+    }
+
     fn carry_out_mail(&mut self, now: Time) {
         let mut mail = std::mem::take(&mut self.mail);
         let mut collected = false;
@@ -1012,7 +1021,6 @@ impl Shard {
         self.end(slot, Ending::Lost);
         self.wheel.disarm(slot);
         debug_assert!(self.conns[slot as usize].memberships.is_empty(), "who has ended is in no room");
-        self.leave_all(slot);
         let mut conn = self.conns.remove(slot as usize);
         self.forget_wait(slot, conn.stamp);
         self.calls.forget(conn.stamp, slot);
@@ -1345,7 +1353,6 @@ impl Shard {
         }
         self.send_close(slot, code, reason);
         self.note_ended(slot, ending);
-        self.tell_of_end(slot, ending);
         self.forget_sockets(slot);
         self.lose_user(slot);
         self.leave_all(slot);
@@ -1389,7 +1396,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(slot as usize) else { return };
         let ending = match conn.stage {
             Stage::Open(_) => {
-                self.tell_of_end(slot, ending);
+                self.note_ended(slot, ending);
                 ending
             }
             Stage::Closing(_, because) => because,
@@ -1406,7 +1413,6 @@ impl Shard {
         let conn = &mut self.conns[slot as usize];
         conn.stage = Stage::Finishing { at_once: false };
         let is_polling = !conn.has_socket;
-        self.note_ended(slot, ending);
         let conn = &mut self.conns[slot as usize];
         if let Some(partial) = conn.partial.take() {
             self.pool.give_back(partial.lease);

@@ -56,8 +56,9 @@ impl Shard {
         }
     }
 
-    /// A connection is about to be no more, and with it its namespaces.
+    /// An open connection is about to be no more, and with it its namespaces: the backend is told where it wants to know.
     pub(super) fn note_ended(&mut self, slot: Slot, ending: Ending) {
+        self.tell_of_end(slot, ending);
         if self.told.0.is_empty() {
             return;
         }

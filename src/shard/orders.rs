@@ -54,6 +54,7 @@ impl Shard {
     }
 
     fn begin(&mut self, order: &Order) -> UnderWay {
+        self.revoke_verdicts(order);
         let Order { namespace, audience, .. } = order;
         let of_rooms = audience.rooms.iter().map(|(room, _)| room).chain(&audience.except);
         let looked_at: usize = of_rooms.map(|room| 1 + self.rooms.members(*room).len()).sum();

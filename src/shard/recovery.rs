@@ -18,7 +18,7 @@ use crate::bus::directory::{namespace_of, room_key};
 use crate::bus::mailbox::{Mail, Missed, Recovery};
 use crate::dialect::socketio;
 use crate::message::{
-    ConnId, Publication, RoomId, ShardId, ShardSet, Slot, SocketId, read_socket_id, write_socket_id,
+    ConnId, Publication, RoomId, ShardId, ShardSet, Slot, SocketId, read_socket_id, user_key, write_socket_id,
 };
 use crate::stats::Recovered;
 use crate::time::Time;
@@ -349,9 +349,7 @@ impl Shard {
             return false;
         }
         // Events that are on their way were missed as well.
-        self.deliver(now);
-        if !self.conns[slot as usize].is_open() {
-            // That has ended it.
+        if !self.catch_up(slot, now) {
             return true;
         }
         let found = self.look_up(pid, namespace, offset.as_deref());
@@ -578,6 +576,7 @@ impl Shard {
             }
             Recovery::Fetch { from, pid, namespace, since } => {
                 let ghost = self.history.ghosts.get(&pid);
+                let user = ghost.and_then(|ghost| ghost.user.clone());
                 let missed = ghost.map_or_else(Missed::new, |ghost| {
                     let rooms = self.rooms_of(ghost.slot, &namespace).into_iter().collect();
                     let session = self.conns[ghost.slot as usize].session.as_ref();
@@ -587,7 +586,15 @@ impl Shard {
                         self.history.missed(since, &namespace, (sid, pid), ghost.was(), &rooms, bytes_max);
                     missed.unwrap_or_default()
                 });
-                self.give_up(pid);
+                // Who publishes puts that into one mailbox after another, inside the stripes of the names that it is for. What has come here
+                // and is in the rest is there, too, when these have been free once: it would be new to the session behind the rest. Those of
+                // its rooms are taken as they are left; those of its id and its user are no rooms.
+                if let Some(sid) = self.give_up(pid) {
+                    self.bus.find(&room_key(&namespace, &write_socket_id(&sid)));
+                }
+                if let Some(user) = user {
+                    self.bus.find(&room_key(&namespace, &user_key(&user.name)));
+                }
                 self.bus.post(from.shard, Mail::Recovery(Box::new(Recovery::Rest { to: from, missed })));
             }
             Recovery::Rest { to, missed } => {
@@ -658,12 +665,222 @@ impl Recovering {
         true
     }
 
+    /// True when it was in this namespace, and will be.
+    pub(super) fn is_of(&self, namespace: &str) -> bool {
+        self.namespace == namespace
+    }
+
     /// Holds back events of a room that are delivered meanwhile. False when the room is of another namespace.
     pub(super) fn hold(&mut self, room: &str, publications: &[Arc<Publication>]) -> bool {
-        let is_here = namespace_of(room) == self.namespace;
+        let is_here = self.is_of(namespace_of(room));
         if is_here {
             self.held.extend_from_slice(publications);
         }
         is_here
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::{Gate, Rules, Vouched};
+    use crate::bus::Bus;
+    use crate::bus::directory::room_of;
+    use crate::config::Config;
+    use crate::message::{Audience, Draft};
+    use crate::server;
+    use crate::shard::{Farewell, Gathered, SocketIo};
+    use crate::stats::Stats;
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    const NOW: Time = Time::from_ms(1_000);
+
+    /// Shards that recover sessions.
+    struct World {
+        bus: Arc<Bus>,
+        shards: Vec<Shard>,
+    }
+
+    /// A client on a WebSocket: its shard and its slot.
+    type Client = (usize, Slot);
+
+    impl World {
+        fn new(shards: usize) -> World {
+            let bus = Arc::new(Bus::new(shards, 100));
+            let mut settings = server::settings(&Config::default(), 1, 10);
+            settings.paths.socketio = Some("/socket.io/".to_owned());
+            settings.socketio = Arc::new(SocketIo { recovery_ms: 10_000, ..SocketIo::default() });
+            let gate =
+                Arc::new(Gate::new(Rules { connections_max: 10, sockets_max: 10, ..Rules::default() }));
+            let stats = Arc::new(Stats::new(shards));
+            let shards = (0..shards as ShardId)
+                .map(|id| Shard::new(id, settings.clone(), bus.clone(), gate.clone(), stats.clone(), NOW))
+                .collect();
+            World { bus, shards }
+        }
+
+        fn connect(&mut self, shard: usize) -> Client {
+            let slot = self.shards[shard].accept(Ipv4Addr::LOCALHOST.into(), NOW);
+            let mut head =
+                b"GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\
+                Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+                    .to_vec();
+            self.shards[shard].receive(slot, &mut head, NOW);
+            (shard, slot)
+        }
+
+        /// A text of at most 125 bytes.
+        fn say(&mut self, (shard, slot): Client, text: &str) {
+            let mut frame = vec![0x81, 0x80 | text.len() as u8, 0, 0, 0, 0];
+            frame.extend_from_slice(text.as_bytes());
+            self.shards[shard].receive(slot, &mut frame, NOW);
+        }
+
+        /// A turn of one shard. Answers all that it says.
+        fn turn(&mut self, shard: usize) -> String {
+            let shard = &mut self.shards[shard];
+            shard.begin_turn(NOW);
+            shard.deliver(NOW);
+            shard.advance(NOW);
+            let mut said = Vec::new();
+            while let Some(slot) = shard.next_dirty() {
+                let before = said.len();
+                match shard.gather(slot) {
+                    Gathered::Nothing => {}
+                    Gathered::One(bytes) => said.extend_from_slice(bytes),
+                    Gathered::Many(slices) => slices.iter().for_each(|slice| said.extend_from_slice(slice)),
+                }
+                let count = said.len() - before;
+                shard.sent(slot, count, count);
+            }
+            while let Some(farewell) = shard.next_farewell() {
+                if let Farewell::Close(slot) = farewell {
+                    shard.release(slot);
+                }
+            }
+            shard.end_turn(NOW);
+            String::from_utf8_lossy(&said).into_owned()
+        }
+
+        fn drop_out(&mut self, (shard, slot): Client) {
+            self.shards[shard].hang_up(slot);
+            self.turn(shard);
+        }
+    }
+
+    /// What stands behind `mark`, up to the next quote.
+    fn after<'a>(mark: &str, said: &'a str) -> &'a str {
+        said.rsplit_once(mark)
+            .unwrap_or_else(|| panic!("{mark} in {said}"))
+            .1
+            .split('"')
+            .next()
+            .expect("split has a first part")
+    }
+
+    fn for_socket(sid: SocketId) -> Arc<Publication> {
+        let audience = Audience { sockets: vec![sid], ..Audience::default() };
+        Arc::new(Publication::for_several(audience, &Draft::new("x", "secret", b"1", NOW)))
+    }
+
+    #[test]
+    fn what_is_for_an_id_comes_once_while_its_session_changes_shard() {
+        let mut world = World::new(2);
+        let client = world.connect(0);
+        world.say(client, "40");
+        let said = world.turn(0);
+        let (pid, sid) = (after("\"pid\":\"", &said), after("\"sid\":\"", &said));
+        world.drop_out(client);
+        let client = world.connect(1);
+        world.say(client, &format!(r#"40{{"pid":"{pid}"}}"#));
+        world.turn(0);
+        world.turn(1);
+        // It has entered the room of its id, and asks for the rest. Before that, somebody has begun to publish.
+        let mut mail = VecDeque::new();
+        world.bus.mailbox(0).collect(&mut mail);
+        assert!(matches!(mail.front(), Some(Mail::Recovery(_))), "{mail:?}");
+        let publication = for_socket(read_socket_id(sid).expect("an id"));
+        let (bus, (told, begins), (done, is_done)) = (world.bus.clone(), mpsc::channel(), mpsc::channel());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (is_done, told) = (is_done, told);
+                let mut place = Some(0);
+                while let Some(from) = place {
+                    // Inside the stripe, as `Bus::publish`.
+                    place = bus.walk(from, 100, |name, _| {
+                        if room_of(name) == sid {
+                            bus.post(0, Mail::Publication(publication.clone()));
+                            told.send(()).expect("somebody listens");
+                            // For the other shard to be done, or to wait for this.
+                            is_done.recv_timeout(Duration::from_millis(300)).ok();
+                            bus.post(1, Mail::Publication(publication.clone()));
+                        }
+                        true
+                    });
+                }
+            });
+            begins.recv().expect("it has a room");
+            mail.into_iter().for_each(|mail| world.bus.post(0, mail));
+            world.turn(0);
+            done.send(()).ok();
+        });
+        let said = world.turn(1) + &world.turn(1);
+        assert!(said.contains(&format!("\"pid\":\"{pid}\"")), "it is recovered: {said}");
+        assert_eq!(said.matches("secret").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn what_is_for_a_user_is_not_lost_while_its_session_changes_shard() {
+        let mut world = World::new(2);
+        let vouched = || {
+            let user = User { name: "ann".into(), expires_at_s: u64::MAX, granted: None };
+            Vouched { user, rooms: Vec::new() }
+        };
+        let client = world.connect(0);
+        world.shards[0].identify(client.1, vouched(), NOW).expect("it is nobody yet");
+        world.say(client, "40");
+        let said = world.turn(0);
+        let pid = after("\"pid\":\"", &said);
+        world.drop_out(client);
+        let client = world.connect(1);
+        world.shards[1].identify(client.1, vouched(), NOW).expect("it is nobody yet");
+        world.say(client, &format!(r#"40{{"pid":"{pid}"}}"#));
+        world.turn(0);
+        world.turn(1);
+        // The other shard looks at this behind the question for the rest: there it is for nobody.
+        world.bus.publish(&Draft::new(&user_key("ann"), "secret", b"1", NOW)).expect("there is room");
+        world.turn(1);
+        world.turn(0);
+        let said = world.turn(1);
+        assert!(said.contains(&format!("\"pid\":\"{pid}\"")), "it is recovered: {said}");
+        assert_eq!(said.matches("secret").count(), 1, "{said}");
+    }
+
+    #[test]
+    fn a_volatile_event_that_ends_with_a_text_has_an_offset_behind_it() {
+        let mut world = World::new(1);
+        let client = world.connect(0);
+        world.say(client, "40");
+        let said = world.turn(0);
+        let (pid, room) = (after("\"pid\":\"", &said), "news");
+        world.say(client, r#"42["join","news"]"#);
+        world.turn(0);
+        world.bus.publish(&Draft::new(room, "heard", b"1", NOW)).expect("there is room");
+        world.turn(0);
+        let volatile = Draft { volatile: true, ..Draft::new(room, "volatile", b"\"a text\"", NOW) };
+        world.bus.publish(&volatile).expect("there is room");
+        let said = world.turn(0);
+        assert!(said.contains("volatile"), "{said}");
+        // As the client does it: the last argument, if that is a text.
+        let offset = said.trim_end_matches(['"', ']']).rsplit_once('"').expect("a text").1.to_owned();
+        world.drop_out(client);
+        let client = world.connect(0);
+        world.say(client, &format!(r#"40{{"pid":"{pid}","offset":"{offset}"}}"#));
+        let said = world.turn(0);
+        assert!(said.contains(&format!("\"pid\":\"{pid}\"")), "it is recovered: {said}");
+        assert!(!said.contains("heard"), "it has heard that: {said}");
     }
 }

@@ -299,10 +299,7 @@ impl Shard {
     /// # Errors
     /// Why it may not be in it.
     pub(super) fn enter_namespace(&mut self, slot: Slot, namespace: &str) -> Result<u16, Barred> {
-        if !self.conns[slot as usize].is_open() {
-            // What was delivered before this may have ended it.
-            return Err(Barred::of("The connection has ended"));
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over joins nothing");
         let settings = &self.settings.socketio;
         let Some((pattern, allowance)) = settings.namespaces.find(namespace) else {
             return Err(Barred::of("Invalid namespace"));
@@ -460,19 +457,19 @@ impl Shard {
     /// A client brings a newer token of its user, or its first.
     fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
         let first = builtin::split(args).first().copied().unwrap_or_default();
-        let token = token_in(first);
+        let token = token_in(first).unwrap_or_default();
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),
             (_, true) => match auth_of_application(first) {
-                said @ Some(_) => {
+                Ok(said @ Some(_)) => {
                     let what = What::Event { namespace: namespace.to_owned(), id: id.map(str::to_owned) };
                     match self.call_out_for_message(slot, what, (token.as_deref(), said), now) {
                         Ok(()) => return,
                         Err(denial) => Err(denial),
                     }
                 }
-                None => Err(TokenFault::Malformed.into()),
+                Ok(None) | Err(_) => Err(TokenFault::Malformed.into()),
             },
         };
         self.answer_token_event(slot, namespace, accepted, id);
@@ -507,7 +504,9 @@ impl Shard {
     ) -> bool {
         let result = match command {
             Command::Join { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 let keys: Vec<Cow<'_, str>> = rooms.iter().map(|room| room_key(namespace, room)).collect();
                 let forbidden = self.forbid(slot, &keys, Act::Join);
                 forbidden.map_or_else(|| self.join(slot, &keys), Err).map(|members| {
@@ -523,7 +522,9 @@ impl Shard {
                 })
             }
             Command::Leave { rooms, .. } => {
-                self.deliver(now);
+                if !self.catch_up_in(slot, namespace, now) {
+                    return false;
+                }
                 for room in rooms {
                     if let Some(room) = self.bus.find(&room_key(namespace, room)) {
                         self.leave(slot, room);
@@ -563,6 +564,12 @@ impl Shard {
             (Err(refusal), id) => self.answer_refusal(slot, namespace, id, &refusal),
         }
         is_done
+    }
+
+    /// As [`Shard::catch_up`]. False as well when the connection was put out of the namespace by that: it would be in a room of a namespace
+    /// in which it is not.
+    fn catch_up_in(&mut self, slot: Slot, namespace: &str, now: Time) -> bool {
+        self.catch_up(slot, now) && self.is_in(slot, namespace)
     }
 
     fn publish_from(

@@ -19,11 +19,12 @@ impl Shard {
         let ask = special.ask.filter(|ask| ask.until > now);
         // What is lost is lost, and an answer could only come too late.
         let is_kept = !special.volatile && special.ask.is_none();
-        let mut offset = None;
         if is_kept {
             self.remember(publication);
-            offset = self.offset(self.history.end());
         }
+        // One that is not kept has one as well: clients take a text that an event ends with for its offset. Not where they end it with
+        // the function that answers.
+        let offset = if ask.is_none() { self.offset(self.history.end()) } else { None };
         let recipients = match &special.audience {
             None => self.rooms.members(publication.room).iter().map(|member| (member.slot, 0)).collect(),
             Some(audience) => self.recipients(audience, namespace_of(publication.room_name())),

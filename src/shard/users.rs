@@ -18,6 +18,7 @@ use crate::wire::http::Request;
 use compact_str::CompactString;
 use hashbrown::HashTable;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -44,7 +45,7 @@ pub struct Access {
 /// Whose a connection is to be, counted by the gate or about to be.
 #[derive(Debug)]
 pub(super) struct Identity {
-    user: Arc<User>,
+    pub(super) user: Arc<User>,
     /// Rooms that it joins at once.
     rooms: Vec<Room>,
 }
@@ -210,11 +211,17 @@ impl Shard {
         if let Some(verdict) = self.take_verdict() {
             return self.accept_verdict(slot, &verdict, now).map(Checked::Known);
         }
-        let token = auth.and_then(token_in);
+        let token = match auth.map_or(Ok(None), token_in) {
+            Ok(token) => token,
+            Err(fault) => return Err(self.denied(fault)),
+        };
         // Of somebody who is known already, what is no token is the application's.
         let may_be_credential = token.is_some() || self.users.of(slot).is_none();
         if may_be_credential && auth.is_some() && self.is_for_backend(token.as_deref()) {
-            let said = auth.and_then(auth_of_application);
+            let said = match auth.map_or(Ok(None), auth_of_application) {
+                Ok(said) => said,
+                Err(fault) => return Err(self.denied(fault)),
+            };
             if token.is_some() || said.is_some() {
                 let (namespace, auth) = (namespace.to_owned(), auth.map(str::to_owned));
                 let what = What::Connect { namespace, auth };
@@ -308,10 +315,7 @@ impl Shard {
     /// with its own.
     pub(super) fn assume(&mut self, slot: Slot, identity: Identity, now: Time) {
         let Identity { user, rooms } = identity;
-        if !self.conns[slot as usize].is_open() {
-            // It ended as it began.
-            return self.gate.dismiss_user(&user);
-        }
+        debug_assert!(self.conns[slot as usize].is_open(), "who is over has no user");
         let tag = self.tag(&user.name);
         let is_new = self.users.of(slot).is_none();
         if is_new {
@@ -391,13 +395,16 @@ impl Shard {
         self.users.from(self.users.head(self.tag(name), name))
     }
 
-    /// The connections here of the user called `name` that are in a namespace, or [anywhere](ANYWHERE).
+    /// The connections here of the user called `name` that are in a namespace or on their way back into it, or [anywhere](ANYWHERE).
     pub(super) fn connections_of(&self, name: &str, namespace: &str) -> impl Iterator<Item = Slot> {
         self.all_of(name).filter(move |slot| {
             let conn = &self.conns[*slot as usize];
             match &conn.session {
                 _ if namespace == ANYWHERE => true,
-                Some(session) => session.joined(namespace).is_some(),
+                Some(session) => {
+                    session.joined(namespace).is_some()
+                        || session.recovering.as_ref().is_some_and(|recovering| recovering.is_of(namespace))
+                }
                 None => conn.stage == Stage::Open(Dialect::Native) && namespace == "/",
             }
         })
@@ -535,22 +542,29 @@ pub(super) fn close_code(fault: TokenFault) -> CloseCode {
     }
 }
 
-/// The token in an object with a field `token`, or in a text alone, in JSON.
-pub fn token_in(json: &str) -> Option<Cow<'_, str>> {
+/// The token in an object with a field `token`, or in a text alone, in JSON; `None` where there is neither.
+///
+/// # Errors
+/// When an object has several such fields.
+pub fn token_in(json: &str) -> Result<Option<Cow<'_, str>>, TokenFault> {
     #[derive(Deserialize)]
     struct Object<'a> {
         #[serde(borrow)]
-        token: Text<'a>,
+        token: Option<&'a RawValue>,
     }
     #[derive(Deserialize)]
     #[serde(transparent)]
     struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-    let Text(token) = if json.trim_ascii_start().starts_with('"') {
-        serde_json::from_str(json).ok()?
-    } else {
-        serde_json::from_str::<Object<'_>>(json).ok()?.token
+    let json = json.trim_ascii_start();
+    let token = match json.as_bytes().first() {
+        Some(b'{') => {
+            let said: Object<'_> = serde_json::from_str(json).map_err(|_| TokenFault::Malformed)?;
+            said.token.map_or("", RawValue::get)
+        }
+        _ => json,
     };
-    Some(token)
+    // What is no text is no token, but the application's.
+    Ok(serde_json::from_str(token).ok().map(|Text(token)| token))
 }
 
 #[cfg(test)]

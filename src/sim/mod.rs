@@ -11,11 +11,13 @@
 //!
 //! A seed that fails is printed. `THRONG_SIM_SEED=n cargo test --lib sim` runs only that one, and with `THRONG_SIM_LOG=1` it tells
 //! what happens. Read in this order: `plan`, the world here, `clients`, `model`, `said`, `checks`; then
-//! what speaks Socket.IO: `talk`, `sessions`, `pollers`; then what is not simply for one room: `special`.
+//! what speaks Socket.IO: `talk`, `sessions`, `pollers`; then what is not simply for one room: `special`; and what others want done to
+//! clients: `orders`.
 
 mod checks;
 mod clients;
 mod model;
+mod orders;
 mod plan;
 #[cfg(test)]
 mod policies;
@@ -136,6 +138,10 @@ pub struct Report {
     pub missing: u64,
     /// Volatile events that somebody did not get.
     pub volatile_drops: u64,
+    /// Orders that found their client.
+    pub orders: u64,
+    /// Sessions that ended in the middle of a POST, of which the rest was not carried out.
+    pub cut_posts: u64,
 }
 
 impl Report {
@@ -174,6 +180,8 @@ impl Report {
             (&mut self.answers, other.answers),
             (&mut self.missing, other.missing),
             (&mut self.volatile_drops, other.volatile_drops),
+            (&mut self.orders, other.orders),
+            (&mut self.cut_posts, other.cut_posts),
         ];
         for (mine, theirs) in pairs {
             *mine += theirs;
@@ -217,6 +225,8 @@ struct World {
     /// Events composed so far; each has its number in its name.
     events: u64,
     report: Report,
+    /// What orders are drawn with, where there are any.
+    orders: Option<Random>,
     loud: bool,
 }
 
@@ -343,6 +353,7 @@ impl World {
             })
             .collect();
         let loud = std::env::var_os("THRONG_SIM_LOG").is_some();
+        let orders = plan.orders.map(Random);
         let world = World {
             now: plan.start,
             model: Model::new(&plan),
@@ -358,6 +369,7 @@ impl World {
             stories: Stories::default(),
             events: 0,
             report: Report::default(),
+            orders,
             loud,
         };
         world.note(|| format!("{:#?}", world.plan));
@@ -373,6 +385,7 @@ impl World {
                 self.begin_drain(spread_ms, timeout_ms);
             }
             self.step();
+            self.give_orders();
         }
         self.settle();
         for _ in 0..100 {
@@ -407,6 +420,8 @@ impl World {
             answers: counts.answers,
             missing: counts.missing,
             volatile_drops: counts.volatile_drops,
+            orders: counts.orders,
+            cut_posts: counts.cut_posts,
             ..self.report
         }
     }
@@ -834,11 +849,15 @@ impl World {
 
     fn deliver_all(&mut self, shard: usize) {
         self.report.late_mail += u64::from(self.model.mail[shard].len() > 1);
+        let slow_endings = self.slow_endings(shard);
         let seat = &mut self.seats[shard].shard;
         let before = seat.mail_taken();
         seat.deliver(self.now);
         self.model.takes += seat.mail_taken() - before;
+        self.model.slow_endings = self.slow_endings(shard) - slow_endings;
         self.model.deliver(shard, self.now);
+        assert_eq!(self.model.slow_endings, 0, "shard {shard} has ended somebody as too slow");
+        let seat = &self.seats[shard].shard;
         // What a shard posts to itself meanwhile is for the next turn.
         let is_left = self.model.collected[shard] > 0 || (seat.has_mail() && seat.is_spent());
         assert!(!is_left || seat.is_full(), "mail is left though there is room");
@@ -1230,6 +1249,8 @@ mod tests {
                 answers,
                 missing,
                 volatile_drops,
+                orders,
+                cut_posts,
             } = total;
             for (happened, what) in [
                 (turns, "turns"),
@@ -1263,11 +1284,13 @@ mod tests {
                 (answers, "answers"),
                 (missing, "missing answers"),
                 (volatile_drops, "volatile events that were dropped"),
+                (orders, "orders that found their client"),
+                (cut_posts, "ends in the middle of a POST"),
             ] {
                 assert!(happened >= 10, "{what} happened {happened} times: too seldom to prove anything");
             }
-            // No other process is simulated, and only those have connections closed; nor are tokens, which the fuzzer has.
-            let is_simulated = |label: &str| !matches!(label, "server" | "token");
+            // Tokens are not simulated: the fuzzer has them.
+            let is_simulated = |label: &str| label != "token";
             let endings = Ending::LABELS.iter().zip(endings).filter(|(label, _)| is_simulated(label));
             for (label, happened) in endings {
                 assert!(happened >= 10, "{happened} connections ended as {label}");
@@ -1297,6 +1320,7 @@ mod tests {
             (256, "the error for a binary frame with a wrong field did not have its id"),
             (262, "a HEAD of Engine.IO was answered with a body"),
             (318, "a GET that waited kept its connection in a drain"),
+            (1082, "the clock jumped over the end of a move and that of the session"),
             (283, "a session was told things on its WebSocket before what that was told itself"),
             (367, "a packet was left out, and its attachments were not"),
             (327, "a ping of Engine.IO was left out, and the session ended as silent"),
@@ -1304,6 +1328,8 @@ mod tests {
             (292, "what stood in the body of a request that has none was taken for the next request"),
             (347, "a session that polled was ended as too slow by the frame that was to say why it ends"),
             (468, "a stream was ended after its connection was closed"),
+            (8, "who was put out in the middle of a POST joined a room all the same, and was in it for ever"),
+            (23, "who was put out in the middle of what it said was told of the rest behind its close"),
             (2529, "who had been told that the server shuts down was sent events for its id behind that"),
         ] {
             run(seed);

@@ -8,6 +8,7 @@ use super::sessions::{Members, Session, counted, told_of};
 use super::special::{Asks, Flight, Socket};
 use super::talk::Word;
 use crate::auth::Rules;
+use crate::bus::outside::Deed;
 use crate::dialect::Dialect;
 use crate::message::{Reject, Slot};
 use crate::shard::conn::Due;
@@ -52,6 +53,8 @@ pub(super) struct Model {
     pub(super) takes: u64,
     /// Connections that the shard has just ended as too slow, and the model has not followed yet.
     pub(super) slow_endings: u64,
+    /// True when one of several was ended as too slow, and the model took any of them for it.
+    pub(super) is_unsure_who_was_slow: bool,
     pub(super) open: usize,
     pub(super) sockets: usize,
     /// Rooms made, and publications taken, so far: numbers that are used once.
@@ -85,6 +88,9 @@ pub(super) struct Counts {
     pub(super) asks: u64,
     pub(super) answers: u64,
     pub(super) missing: u64,
+    /// Orders that found their client, and POSTs of which a part was not carried out because the session was over.
+    pub(super) orders: u64,
+    pub(super) cut_posts: u64,
     /// Bytes that a shard was given together with a socket.
     pub(super) bytes_handed: u64,
 }
@@ -102,6 +108,7 @@ pub(super) enum Letter {
     Special(Box<Flight>),
     Asked { number: u64, sockets: u64 },
     Answer { number: u64, value: String },
+    Order { socket: usize, deed: Deed },
     Drain { spread_ms: u32, timeout_ms: u32 },
 }
 
@@ -341,6 +348,7 @@ impl Model {
             gate_draining: false,
             takes: 0,
             slow_endings: 0,
+            is_unsure_who_was_slow: false,
             open: 0,
             sockets: 0,
             incarnations: 0,
@@ -451,6 +459,7 @@ impl Model {
                 Letter::Special(flight) => self.deliver_special(shard, *flight, now),
                 Letter::Asked { number, sockets } => self.note_asked(number, sockets, now),
                 Letter::Answer { number, value } => self.note_answer(number, value, now),
+                Letter::Order { socket, deed } => self.carry_out(socket, &deed, now),
                 Letter::Drain { spread_ms, timeout_ms } => {
                     self.drains[shard].get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
                 }
@@ -479,7 +488,12 @@ impl Model {
 
     /// Timers fire, and a drain goes on.
     pub(super) fn advance(&mut self, shard: usize, now: Time, clients: &[Client], links: &[Link]) {
-        for number in 0..self.peers.len() {
+        // When the clock has jumped, what was due first comes first: one of them may end another.
+        let mut due: Vec<(u64, usize)> =
+            (0..self.peers.len()).map(|number| (self.peers[number].due_ms, number)).collect();
+        due.retain(|(due_ms, _)| *due_ms <= now.ms());
+        due.sort_unstable();
+        for (_, number) in due {
             let peer = &mut self.peers[number];
             if peer.shard != shard || !peer.is_live() || peer.doomed || peer.due_ms > now.ms() {
                 continue;
@@ -558,9 +572,14 @@ impl Model {
 
     /// A WebSocket is told that the server shuts down.
     pub(super) fn shut_down(&mut self, number: usize, now: Time) {
+        self.close_socket(number, 1001, Ending::Shutdown, now);
+    }
+
+    /// A WebSocket is closed from the server's side.
+    pub(super) fn close_socket(&mut self, number: usize, code: u16, ending: Ending, now: Time) {
         let peer = &mut self.peers[number];
-        peer.expect(Said::Close(Some(1001)), now);
-        peer.stage = Stage::Closing(Ending::Shutdown);
+        peer.expect(Said::Close(Some(code)), now);
+        peer.stage = Stage::Closing(ending);
         peer.arm(now, CLOSE_TIMEOUT_MS);
         self.leave_all(number);
     }

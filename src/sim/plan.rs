@@ -92,6 +92,8 @@ pub(super) struct Plan {
     pub(super) pollers_max: Option<usize>,
     /// True when they and the others publish to several rooms, and ask.
     pub(super) special: bool,
+    /// Of the orders that others give about clients, what they are drawn with; `None` when nobody gives any.
+    pub(super) orders: Option<u64>,
     /// The step at which the shards are told to drain, with the spread and the timeout.
     pub(super) drain: Option<(u64, u32, u32)>,
     pub(super) start: Time,
@@ -105,6 +107,8 @@ impl Plan {
         if plan.special || matches!(seed % 5, 2 | 3) {
             plan.draw_socketio(&mut Random(mix(seed ^ 0x696f)));
         }
+        // Likewise, in some that speak Socket.IO and are none of those that are kept.
+        plan.orders = matches!((seed % 15, seed % 20), (8, _) | (_, 14)).then(|| mix(seed ^ 0x6f72));
         plan
     }
 
@@ -199,6 +203,7 @@ impl Plan {
             stops_early: seed % 8 == 5,
             pollers_max: None,
             special: false,
+            orders: None,
             drain: random.chance(30).then(|| {
                 let spread_ms = if random.chance(50) { 0 } else { random.below(2_000) as u32 };
                 (drain_step, spread_ms, spread_ms + *random.pick(&[100, 8_000]))

@@ -72,6 +72,11 @@ impl Poller {
     pub(super) fn is_well(&self) -> bool {
         self.temper == Temper::Well
     }
+
+    /// The connection on which what it says is on its way.
+    pub(super) fn post(&self) -> Option<usize> {
+        self.post
+    }
 }
 
 impl World {
@@ -430,7 +435,9 @@ impl World {
                 self.say_packet(number, pong);
             }
             Packet::Joined { namespace, .. } => self.clients[number].talk.hear(namespace, true),
-            Packet::Refused { namespace } => self.clients[number].talk.hear(namespace, false),
+            Packet::Refused { namespace } | Packet::PutOut { namespace } => {
+                self.clients[number].talk.hear(namespace, false);
+            }
             Packet::Event { namespace, id: Some(id), .. } => {
                 let questions = self.ponder(namespace, id);
                 self.clients[number].talk.questions.extend(questions);
@@ -466,7 +473,9 @@ impl World {
                             }
                         }
                         Packet::Joined { namespace, .. } => poller.talk.hear(namespace, true),
-                        Packet::Refused { namespace } => poller.talk.hear(namespace, false),
+                        Packet::Refused { namespace } | Packet::PutOut { namespace } => {
+                            poller.talk.hear(namespace, false);
+                        }
                         Packet::Event { namespace, id: Some(id), .. } => {
                             let questions = self.ponder(namespace, id);
                             self.pollers[at].talk.questions.extend(questions);

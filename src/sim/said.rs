@@ -97,6 +97,10 @@ pub(super) enum Packet {
     Refused {
         namespace: String,
     },
+    /// The client was put out of it.
+    PutOut {
+        namespace: String,
+    },
     Event {
         namespace: String,
         name: String,
@@ -215,7 +219,9 @@ impl Packet {
         match self {
             Packet::Open { .. } => 300,
             Packet::Close | Packet::Ping | Packet::Noop | Packet::Probed => 10,
-            Packet::Joined { namespace, .. } | Packet::Refused { namespace } => 150 + namespace.len(),
+            Packet::Joined { namespace, .. }
+            | Packet::Refused { namespace }
+            | Packet::PutOut { namespace } => 150 + namespace.len(),
             Packet::Event { namespace, name, args, attachments, .. } => {
                 60 + namespace.len() + name.len() + args.len() + of(attachments)
             }
@@ -545,6 +551,9 @@ fn decode_packet(text: &str, attachments: Vec<Bytes>) -> Packet {
     };
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (id, json) = rest.split_at(digits);
+    if (kind, rest) == ("1", "") {
+        return Packet::PutOut { namespace };
+    }
     let array = || json.strip_prefix('[').and_then(|json| json.strip_suffix(']')).expect("an array");
     serde_json::from_str::<&RawValue>(json).unwrap_or_else(|error| panic!("{text} has no JSON: {error}"));
     let id = Some(id.to_owned()).filter(|id| !id.is_empty());

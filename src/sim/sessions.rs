@@ -433,11 +433,12 @@ impl Model {
             return Err((3, false));
         }
         self.heard(session, now);
-        for word in words {
+        for (at, word) in words.iter().enumerate() {
             if !self.word(session, word, now) {
                 return Err((3, false));
             }
             if self.peers[session].stage != Stage::Open {
+                self.counts.cut_posts += u64::from(at + 1 < words.len());
                 break;
             }
         }
@@ -542,7 +543,10 @@ impl Model {
             let origin = match letter {
                 Letter::Event { origin, .. } => origin,
                 Letter::Special(flight) => &mut flight.origin,
-                Letter::Asked { .. } | Letter::Answer { .. } | Letter::Drain { .. } => continue,
+                Letter::Asked { .. }
+                | Letter::Answer { .. }
+                | Letter::Order { .. }
+                | Letter::Drain { .. } => continue,
             };
             if origin.publisher == from {
                 origin.publisher = to;
@@ -590,12 +594,20 @@ impl Model {
 
     /// True when the shard has just ended a session since too much waits for it, and this can be the one.
     pub(super) fn is_slow_now(&mut self, session: usize) -> bool {
-        let peer = &self.peers[session];
-        let is_slow = self.slow_endings > 0
-            && !peer.droppable
-            && peer.stage == Stage::Open
-            && self.may_be_full(session);
-        self.slow_endings -= u64::from(is_slow);
+        let can_be = |session: usize| {
+            let peer = &self.peers[session];
+            !peer.droppable && peer.stage == Stage::Open && self.may_be_full(session)
+        };
+        let is_slow = self.slow_endings > 0 && can_be(session);
+        if is_slow {
+            let shard = self.peers[session].shard;
+            let others = (0..self.peers.len()).filter(|other| *other != session);
+            let mut polled =
+                others.filter(|other| self.peers[*other].shard == shard && self.peers[*other].is_polled());
+            // Then it was this one or another that ends in the same turn, for whatever reason.
+            self.is_unsure_who_was_slow |= polled.any(can_be);
+            self.slow_endings -= 1;
+        }
         is_slow
     }
 
@@ -732,18 +744,8 @@ impl Model {
                 self.connect(number, namespace, auth.as_deref(), now);
             }
             (Word::Disconnect { namespace }, None) if session.namespaces.contains(namespace) => {
-                if !self.has_token(number, now) {
-                    return;
-                }
-                let session = self.peers[number].session.as_mut().expect("it is a session");
-                session.namespaces.retain(|joined| joined != namespace);
-                self.forget_socket(number, namespace);
-                let session = self.peers[number].session.as_mut().expect("it is a session");
-                let is_last = session.namespaces.is_empty();
-                for key in self.peers[number].rooms.clone() {
-                    if is_last || namespace_of(&key) == namespace {
-                        self.leave(number, &key);
-                    }
+                if self.has_token(number, now) {
+                    self.leave_namespace(number, namespace);
                 }
             }
             (Word::Ack { namespace, answer }, None) if session.namespaces.contains(namespace) => {
@@ -755,6 +757,18 @@ impl Model {
             }
             // Also what comes before the attachments that were promised, and an attachment that nobody promised.
             _ => self.break_off(number, now),
+        }
+    }
+
+    pub(super) fn leave_namespace(&mut self, number: usize, namespace: &str) {
+        self.forget_socket(number, namespace);
+        let session = self.peers[number].session.as_mut().expect("it is a session");
+        session.namespaces.retain(|joined| joined != namespace);
+        let is_last = session.namespaces.is_empty();
+        for key in self.peers[number].rooms.clone() {
+            if is_last || namespace_of(&key) == namespace {
+                self.leave(number, &key);
+            }
         }
     }
 
@@ -814,6 +828,13 @@ impl Model {
         peer.arm_session(now);
     }
 
+    /// The mail is carried out. False when the client is in the namespace no longer.
+    fn catch_up(&mut self, number: usize, namespace: &str, now: Time) -> bool {
+        self.deliver(self.peers[number].shard, now);
+        let peer = &self.peers[number];
+        peer.stage == Stage::Open && peer.is_in(namespace)
+    }
+
     fn event(
         &mut self,
         number: usize,
@@ -843,7 +864,9 @@ impl Model {
         let (args, attachments) = match deed {
             // What was published before is for the members of then.
             Deed::Join(rooms) => {
-                self.deliver(self.peers[number].shard, now);
+                if !self.catch_up(number, namespace, now) {
+                    return;
+                }
                 let keys: Vec<String> = rooms.iter().map(key).collect();
                 let Some(members) = self.join_all(number, &keys) else {
                     return error(self, "too_many_rooms", None);
@@ -856,7 +879,9 @@ impl Model {
                 (format!("{{\"rooms\":{{{}}}}}", counts.join(",")), Vec::new())
             }
             Deed::Leave(rooms) => {
-                self.deliver(self.peers[number].shard, now);
+                if !self.catch_up(number, namespace, now) {
+                    return;
+                }
                 rooms.iter().map(key).for_each(|key| self.leave(number, &key));
                 ("{}".to_owned(), Vec::new())
             }

@@ -28,11 +28,11 @@ pub(super) struct Special {
 #[derive(Clone, Debug)]
 pub(super) struct Socket {
     /// What the directory would call that room.
-    key: String,
+    pub(super) key: String,
     /// Whose it is.
-    peer: usize,
+    pub(super) peer: usize,
     /// True until it has left the namespace.
-    is_in: bool,
+    pub(super) is_in: bool,
 }
 
 /// A room with its incarnation.
@@ -271,17 +271,13 @@ impl Model {
             let room = model.rooms.get(name).filter(|room| room.incarnation == *incarnation);
             room.map(|room| room.members.clone()).unwrap_or_default()
         };
-        let owner = |model: &Model, socket: &usize| {
-            let Socket { peer, is_in, .. } = model.sockets_told[*socket];
-            (is_in && model.peers[peer].stage == Stage::Open).then_some(peer)
-        };
         let mut done: BTreeSet<usize> = except.iter().flat_map(|found| members(self, found)).collect();
-        done.extend(except_sockets.iter().filter_map(|socket| owner(self, socket)));
+        done.extend(except_sockets.iter().filter_map(|socket| self.owner(*socket)));
         if !echo {
             done.insert(origin.publisher);
         }
         let mut asked = BTreeSet::new();
-        let owners = sockets.iter().filter_map(|socket| owner(self, socket)).collect();
+        let owners = sockets.iter().filter_map(|socket| self.owner(*socket)).collect();
         let of_rooms = rooms.iter().map(|found| (&found.0, members(self, found)));
         let recipients: Vec<(&String, BTreeSet<usize>)> =
             of_rooms.chain([(&origin.event.room, owners)]).collect();
@@ -383,6 +379,12 @@ impl Model {
     pub(super) fn forget_socket(&mut self, peer: usize, namespace: &str) {
         let of_it = |socket: &&mut Socket| socket.peer == peer && namespace_of(&socket.key) == namespace;
         self.sockets_told.iter_mut().filter(of_it).for_each(|socket| socket.is_in = false);
+    }
+
+    /// Whose an id is, if that is still there.
+    pub(super) fn owner(&self, socket: usize) -> Option<usize> {
+        let Socket { peer, is_in, .. } = self.sockets_told[socket];
+        (is_in && self.peers[peer].stage == Stage::Open).then_some(peer)
     }
 
     /// Those of the names that are ids.

@@ -24,6 +24,7 @@ impl Talk {
     /// It is in the namespace, or not, and knows it now.
     pub(super) fn hear(&mut self, namespace: &str, is_in: bool) {
         self.asked.retain(|asked| asked != namespace);
+        self.joined.retain(|joined| joined != namespace);
         if is_in {
             self.joined.push(namespace.to_owned());
         }

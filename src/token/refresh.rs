@@ -93,7 +93,7 @@ async fn fetch(url: &str) -> Result<Vec<u8>, String> {
     // Seldom enough that no connection is kept.
     let answer = HttpClient::new(0).send(request, FETCH_MAX, KEY_BYTES_MAX).await;
     match answer.map_err(|unanswered| unanswered.to_string())? {
-        Answer { status: StatusCode::OK, body } => Ok(body.to_vec()),
+        Answer { status: StatusCode::OK, body, .. } => Ok(body.to_vec()),
         Answer { status, .. } => Err(format!("the answer was {status}")),
     }
 }

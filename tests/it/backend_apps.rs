@@ -3,8 +3,10 @@
 //! And what the hooks do beyond that: native clients, bounds, what is kept and told.
 
 use crate::foreign::{NODE, PATIENT, PYTHON, check, node, python};
+use crate::harness::clock::rest;
 use crate::harness::redis::Redis;
 use crate::harness::{Heard, Raw, Server, WAIT, eventually, frame};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
@@ -13,6 +15,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/backend");
 
@@ -265,9 +268,9 @@ fn native_clients_ask_the_backend() {
     ben.join(&["lobby"]);
     anna.say(&json!({"type": "call", "event": "hello", "data": {"a": [1]}, "id": "x"}));
     let call = backend.next("/event");
-    let id = call.body["id"].as_str().expect("an id").to_owned();
+    let id = call.body["connection"].as_str().expect("an id").to_owned();
     let handshake = json!({"auth": null, "query": {}, "address": "127.0.0.1"});
-    let expected = json!({"id": id, "namespace": "/", "user": null, "event": "hello", "args": [{"a": [1]}],
+    let expected = json!({"connection": id, "namespace": "/", "user": null, "event": "hello", "args": [{"a": [1]}],
         "attachments": [], "wants_ack": true, "handshake": handshake});
     assert_eq!(call.body, expected);
     assert!(call.signature.is_some_and(|signature| signature.starts_with("t=")), "it is signed");
@@ -444,7 +447,7 @@ impl Socket {
 /// The namespaces that concern the backend in every way, with all events.
 fn all_of(name: &str) -> String {
     format!(
-        "{EVENTS}[[namespaces]]\nname = \"{name}\"\nbackend = [\"connect\", \"connected\", \"disconnect\"]\n"
+        "{EVENTS}[[namespaces]]\nname = \"{name}\"\nbackend = [\"connect\", \"connected\", \"disconnected\"]\n"
     )
 }
 
@@ -462,7 +465,7 @@ fn what_a_client_said_when_it_connected_is_told_as_far_as_it_is_kept() {
         socket.say(&format!("40{namespace},{auth}"));
         let asked = backend.answers("/connect", json!({"emit": [{"event": "welcome"}], "join": ["lobby"]}));
         assert_eq!(told(&asked), (auth.clone(), query.clone()), "{namespace}");
-        let id = asked["id"].as_str().expect("an id");
+        let id = asked["connection"].as_str().expect("an id");
         assert_eq!(socket.hears(), format!("40{namespace},{{\"sid\":\"{id}\"}}"), "the id that was told");
         assert_eq!(socket.hears(), format!("42{namespace},[\"welcome\"]"));
         let connected = backend
@@ -474,11 +477,11 @@ fn what_a_client_said_when_it_connected_is_told_as_far_as_it_is_kept() {
         assert_eq!(socket.hears(), format!("43{namespace},7[]"), "an ack without values");
     }
     socket.say("41/a,");
-    let left = backend.answers("/disconnect", json!({}));
+    let left = backend.answers("/disconnected", json!({}));
     assert_eq!((&left["namespace"], &left["reason"]), (&json!("/a"), &json!("client namespace disconnect")));
     assert_eq!(left["handshake"]["auth"], json!({"a": 1}));
     drop(socket);
-    assert_eq!(backend.answers("/disconnect", json!({}))["reason"], "transport close");
+    assert_eq!(backend.answers("/disconnected", json!({}))["reason"], "transport close");
     server.wait_for_number("connections", 0);
 }
 
@@ -506,7 +509,7 @@ fn a_client_that_waits_for_a_namespace_waits_as_with_node() {
     assert_eq!((code, reason.as_str()), (1002, "a packet for a namespace that was not joined"));
     // It is gone when the backend lets it in, which is told so.
     waiting.answer(json!({"emit": [{"event": "welcome"}]}));
-    assert_eq!(backend.answers("/disconnect", json!({}))["namespace"], "/a");
+    assert_eq!(backend.answers("/disconnected", json!({}))["namespace"], "/a");
     let mut socket = Socket::open(&server, "");
     socket.say("40/a,");
     let waiting = backend.next("/connect");
@@ -526,13 +529,13 @@ fn who_comes_back_is_told_of_as_such() {
     let (server, _file) = backend.server("recovered", &all_of("/"), &settings);
     let mut socket = Socket::open(&server, "");
     socket.say("40");
-    let id = backend.answers("/connect", json!({"join": ["lobby"]}))["id"].clone();
+    let id = backend.answers("/connect", json!({"join": ["lobby"]}))["connection"].clone();
     backend.answers("/connected", json!({}));
     let connect: Value = serde_json::from_str(&socket.hears()[2..]).expect("JSON");
     drop(socket);
-    let left =
-        backend.answers("/disconnect", json!({"emit": [{"event": "missed", "args": [1], "room": "lobby"}]}));
-    assert_eq!((&left["id"], &left["reason"]), (&id, &json!("transport close")));
+    let left = backend
+        .answers("/disconnected", json!({"emit": [{"event": "missed", "args": [1], "room": "lobby"}]}));
+    assert_eq!((&left["connection"], &left["reason"]), (&id, &json!("transport close")));
     let is_published = || server.metrics().sum("throng_publications_total", &[]) == 1.0;
     eventually("the event is published", || is_published().then_some(()));
     let mut socket = Socket::open(&server, "");
@@ -540,10 +543,117 @@ fn who_comes_back_is_told_of_as_such() {
     assert!(socket.hears().starts_with(r#"42["missed",1,""#), "it is not asked for again");
     assert!(socket.hears().contains(id.as_str().expect("an id")), "it is the same one");
     let back = backend.answers("/connected", json!({"emit": [{"event": "welcome back"}]}));
-    assert_eq!((&back["id"], &back["recovered"]), (&id, &json!(true)));
+    assert_eq!((&back["connection"], &back["recovered"]), (&id, &json!(true)));
     assert_eq!(back["handshake"]["auth"]["b"], 2);
     assert!(socket.hears().starts_with(r#"42["welcome back""#));
     socket.say(r#"420["e"]"#);
     assert_eq!(backend.answers("/event", json!({"ack": [5]}))["handshake"]["auth"]["b"], 2);
     assert_eq!(socket.hears(), "430[5]");
+}
+
+#[test]
+fn the_last_ones_to_leave_are_told_of_before_the_end() {
+    let backend = Backend::start();
+    for spread in ["drain.spread_ms=0", "drain.spread_ms=300"] {
+        let (mut server, _file) = backend.server("drained", &all_of("/*"), &[spread, "server.shards=2"]);
+        let sockets: Vec<Socket> = (0..4)
+            .map(|_| {
+                let mut socket = Socket::open(&server, "");
+                // One connection's are told one after the other.
+                for namespace in ["/a", "/b"] {
+                    socket.say(&format!("40{namespace},"));
+                    backend.answers("/connect", json!({}));
+                    assert!(socket.hears().starts_with(&format!("40{namespace},")));
+                    backend.answers("/connected", json!({}));
+                }
+                socket
+            })
+            .collect();
+        server.signal(Signal::TERM);
+        let count = sockets.len();
+        sockets.into_iter().for_each(|mut socket| drop(socket.0.frame()));
+        // Nobody is there any more, and the backend takes its time.
+        rest(Duration::from_millis(200));
+        for _ in 0..2 * count {
+            assert_eq!(backend.answers("/disconnected", json!({}))["reason"], "server shutting down");
+        }
+        assert!(server.wait_for_exit().success());
+        assert!(!server.log().contains("may not have heard"));
+    }
+    // One that does not answer is not waited for.
+    let (mut server, _file) =
+        backend.server("undrained", &all_of("/*"), &["drain.timeout_ms=500", "drain.spread_ms=0"]);
+    let mut socket = Socket::open(&server, "");
+    socket.say("40/a,");
+    backend.answers("/connect", json!({}));
+    backend.answers("/connected", json!({}));
+    server.signal(Signal::TERM);
+    let _silent = backend.next("/disconnected");
+    assert!(server.wait_for_exit().success());
+    assert!(server.log().contains("the backend may not have heard who left"));
+}
+
+#[test]
+fn what_waits_for_a_verdict_counts_as_of_when_it_came() {
+    let backend = Backend::start();
+    let limits = ["auth.callout=true", "limits.messages_per_second_max=10", "limits.messages_burst_max=5"];
+    let (server, _file) = backend.server("verdict", "", &limits);
+    // Within the limit, though it is carried out at once.
+    let mut anna = server.client();
+    anna.say(&json!({"type": "auth", "token": "a", "id": "auth"}));
+    let question = backend.next("/authenticate");
+    for number in 0..8 {
+        rest(Duration::from_millis(150));
+        anna.say(&json!({"type": "ping", "id": number}));
+    }
+    question.answer(json!({"user": "anna"}));
+    assert_eq!(anna.answer_to(&json!("auth"))["type"], "ack");
+    for number in 0..8 {
+        assert_eq!(anna.answer_to(&json!(number))["type"], "pong", "{number}");
+    }
+    // Beyond it, though it waits long.
+    let mut ben = server.client();
+    ben.say(&json!({"type": "auth", "token": "b", "id": "auth"}));
+    let question = backend.next("/authenticate");
+    (0..20).for_each(|number| ben.say(&json!({"type": "ping", "id": number})));
+    rest(Duration::from_millis(1_500));
+    question.answer(json!({"user": "ben"}));
+    assert_eq!(ben.answer_to(&json!("auth"))["type"], "ack");
+    let answers: Vec<Value> = (0..20).map(|number| ben.answer_to(&json!(number))).collect();
+    let refused = answers.iter().filter(|answer| answer["code"] == "rate_limited").count();
+    assert!((10..=16).contains(&refused), "{refused}");
+    ben.ask(json!({"type": "ping"}));
+}
+
+#[test]
+fn an_auth_that_cannot_be_read_is_none_that_lets_anybody_in() {
+    let backend = Backend::start();
+    let (asking, _file) = backend.server("auth", "", &["auth.callout=true"]);
+    let secret = format!("auth.secret={}", crate::access::SECRET);
+    let (checking, _other) = backend.server("auth-of-tokens", "", &[&secret]);
+    let is_refused = |server: &Server, auth: &str| {
+        let mut socket = Socket::open(server, "");
+        socket.say(&format!("40{auth}"));
+        let heard = socket.hears();
+        assert!(heard.starts_with("44{") && heard.contains("this is no token"), "{auth}: {heard}");
+    };
+    is_refused(&asking, r#"{"session":"x","number":1e999}"#);
+    is_refused(&asking, r#"{"token":"x","token":"y"}"#);
+    is_refused(&checking, r#"{"token":"x","token":"y"}"#);
+    let mut socket = Socket::open(&checking, "");
+    socket.say(r#"40{"token":7,"number":1e999}"#);
+    assert!(socket.hears().starts_with("40{"), "what is no token is the application's");
+}
+
+#[test]
+fn what_the_backend_says_wrong_is_logged_briefly() {
+    let backend = Backend::start();
+    let (mut server, _file) = backend.server("brief", EVENTS, &[]);
+    let mut anna = server.client();
+    anna.say(&json!({"type": "call", "event": "e", "id": 1}));
+    let long = "k".repeat(50_000);
+    backend.answers("/event", json!({ long: 1 }));
+    assert_eq!(anna.answer_to(&json!(1))["code"], "backend_failed");
+    let line = server.wait_for_log("a call to the backend failed");
+    assert!(line.to_string().len() < 400, "{line}");
 }

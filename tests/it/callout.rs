@@ -10,6 +10,7 @@ use crate::harness::redis::Redis;
 use crate::harness::{Client, Heard, Raw, Response, Server, eventually, frame};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -70,6 +71,14 @@ impl Backend {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("it is our child");
+        if signal == Signal::STOP {
+            // Until one of its threads has taken the signal, the others go on.
+            eventually("it has stopped", || {
+                let stat =
+                    fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it is there");
+                stat.contains(") T ").then_some(())
+            });
+        }
     }
 }
 
@@ -489,6 +498,52 @@ fn what_the_backend_has_said_is_forgotten_in_all_processes() {
         202,
         "there is nothing to forget"
     );
+}
+
+#[test]
+fn a_question_is_asked_anew_when_its_answer_is_to_be_forgotten_and_only_then() {
+    let backend = Backend::start();
+    let server = backend.server(&[]);
+    backend.mode("slow");
+    let check = |user: &str, expected: usize| {
+        let before = backend.asked().len();
+        let mut raw = server.raw();
+        raw.send(upgrade_head("/ws", &format!("Authorization: Bearer user:anna{before}\r\n")));
+        eventually("it is asked", || (backend.asked().len() > before).then_some(()));
+        assert_eq!(
+            forget(&server, &json!({"user": user.replace('*', &before.to_string()), "disconnect": true})),
+            202
+        );
+        assert_eq!(raw.response().status, 101);
+        assert_eq!(backend.asked().len() - before, expected, "{user}");
+    };
+    check("bert", 1);
+    check("anna*", 2);
+    assert_eq!(server.metrics().sum("throng_callout_repeats_total", &[]), 1.0);
+}
+
+#[test]
+fn who_is_gone_is_not_asked_about() {
+    let backend = Backend::start();
+    // One of them is for such questions.
+    let server = backend.server(&["backend.requests_max=2", "backend.timeout_ms=20s"]);
+    backend.signal(Signal::STOP);
+    let mut raws: Vec<Raw> = Vec::new();
+    for number in 0..4 {
+        let mut raw = server.raw();
+        raw.send(upgrade_head("/ws", &format!("Authorization: Bearer user:{number}\r\n")));
+        server.wait_for_number("callouts/waiting", number + 1);
+        raws.push(raw);
+    }
+    let (mut last, mut first) = (raws.pop().expect("the last"), raws.swap_remove(0));
+    drop(raws);
+    server.wait_for_number("sockets", 2);
+    backend.signal(Signal::CONT);
+    assert_eq!((first.response().status, last.response().status), (101, 101));
+    let asked: Vec<Value> = backend.asked().iter().map(|question| question["token"].clone()).collect();
+    assert_eq!(asked, ["user:0", "user:3"]);
+    assert_eq!(server.metrics().sum("throng_backend_problems_total", &["reason=\"unwanted\""]), 2.0);
+    server.wait_for_number("callouts/waiting", 0);
 }
 
 #[test]

@@ -14,6 +14,7 @@ const BESIDES: &[(&str, &[&str])] = &[
         "fuzzing",
         &[
             "shard",
+            "reactor",
             "dialect",
             "rules",
             "wire",

@@ -230,7 +230,7 @@ fn the_backend_is_told_who_comes_and_goes_and_what_is_said() {
                 "event",
                 json!({
                     "event": "file",
-                    "data": [{"_placeholder": true, "num": 0}, {"a": {"_placeholder": true, "num": 1}}],
+                    "args": [{"_placeholder": true, "num": 0}, {"a": {"_placeholder": true, "num": 1}}],
                     "attachments": ["b25l", "//4="],
                 }),
             ),
@@ -238,18 +238,18 @@ fn the_backend_is_told_who_comes_and_goes_and_what_is_said() {
         ],
         vec![
             native("connected", json!({"address": "127.0.0.1"})),
-            native("event", json!({"event": "bid", "rooms": ["auction:7"], "data": [{"amount": 1}]})),
+            native("event", json!({"event": "bid", "rooms": ["auction:7"], "args": [{"amount": 1}]})),
             native(
                 "event",
                 json!({"event": "bid", "rooms": ["auction:7"],
-                "data": [{"_placeholder": true, "num": 0}], "attachments": ["AAH/"]}),
+                "args": [{"_placeholder": true, "num": 0}], "attachments": ["AAH/"]}),
             ),
             native("disconnected", json!({"reason": "client", "code": 4321})),
         ],
         vec![
             chat("connected", json!({"address": "127.0.0.1"})),
-            chat("event", json!({"event": "join", "data": ["hall"]})),
-            chat("event", json!({"event": "say", "data": [{"text": "hi \"you\""}, [1, 2.5, null]]})),
+            chat("event", json!({"event": "join", "args": ["hall"]})),
+            chat("event", json!({"event": "say", "args": [{"text": "hi \"you\""}, [1, 2.5, null]]})),
             chat("disconnected", json!({"reason": "lost"})),
         ],
     ];
@@ -374,7 +374,7 @@ fn a_backend_that_fails_is_told_everything_in_order_when_it_is_well() {
     assert_eq!(stories.len(), ended);
     for (id, story) in stories {
         let steps: Vec<String> =
-            story.iter().map(|it| format!("{} {}", it["kind"].as_str().unwrap_or(""), it["data"])).collect();
+            story.iter().map(|it| format!("{} {}", it["kind"].as_str().unwrap_or(""), it["args"])).collect();
         let expected =
             ["connected null", "event [0]", "event [1]", "event [2]", "event [3]", "disconnected null"];
         assert_eq!(steps, expected, "{id}");
@@ -425,8 +425,93 @@ fn what_does_not_fit_is_counted_and_told() {
         client.ask(json!({"type": "publish", "room": "a", "event": "e"}));
         eventually("the loss is told", || (backend.told_lost() - before.1 == lost as u64).then_some(()));
         let notices = backend.notices();
-        assert_eq!(notices[before.0]["data"][0][0], 0);
+        assert_eq!(notices[before.0]["args"][0][0], 0);
     }
+}
+
+/// Has a client publish so many events, some of which are poison for the backend.
+fn publish_poison(server: &Server, count: usize, poison: &[usize]) {
+    let mut client = server.client();
+    for number in 0..count {
+        let data = if poison.contains(&number) { json!("poison") } else { json!(number) };
+        client.say(&json!({"type": "publish", "room": "nobody", "event": "step", "data": data}));
+    }
+    client.ask(json!({"type": "ping"}));
+}
+
+#[test]
+fn a_notice_that_the_backend_cannot_stand_is_lost_alone() {
+    let events = "[[webhooks.events]]\nevent = \"step\"\n";
+    let check = |behaviour: &str, reason: &str, age_max_ms: u32, poison: &[usize]| {
+        let backend = Backend::start();
+        let age = format!("webhooks.age_max_ms={age_max_ms}");
+        let server = backend.server(events, &["webhooks.batches_under_way_max=1", &age]);
+        // They gather behind the first one.
+        backend.behaves("500");
+        publish_poison(&server, 100, poison);
+        let before = backend.seen()["posts"].as_u64().expect("a number");
+        backend.behaves(behaviour);
+        let told = eventually("the others come", || {
+            let notices = backend.notices();
+            (notices.len() == 100 - poison.len()).then_some(notices)
+        });
+        let numbers: Vec<u64> = told.iter().filter_map(|notice| notice["args"][0].as_u64()).collect();
+        assert!(numbers.is_sorted() && numbers.len() == told.len(), "{numbers:?}");
+        let reason = format!("reason=\"{reason}\"");
+        let lost = || server.metrics().sum("throng_webhooks_lost_total", &[&reason]) as usize;
+        eventually("they are lost", || (lost() == poison.len()).then_some(()));
+        let posts = backend.seen()["posts"].as_u64().expect("a number") - before;
+        // A hundred can be halved seven times, and perhaps it was more than one batch.
+        assert!(posts <= 14 * poison.len() as u64 + 40, "{posts}");
+        backend.behaves("well");
+        publish_poison(&server, 1, &[]);
+        eventually("the loss is told", || (backend.told_lost() == poison.len() as u64).then_some(()));
+        assert_eq!(server.metrics().sum("throng_webhooks_lost_total", &[]) as usize, poison.len());
+    };
+    check("poison-400", "refused", 600_000, &[37]);
+    check("poison-400", "refused", 600_000, &[0, 50, 51, 52, 99]);
+    check("poison-500", "expired", 2_000, &[63]);
+}
+
+#[test]
+fn a_backend_that_fails_at_all_is_not_asked_for_each_notice() {
+    let backend = Backend::start();
+    let events = "[[webhooks.events]]\nevent = \"step\"\n";
+    let server = backend.server(events, &["webhooks.batches_under_way_max=1", "webhooks.age_max_ms=500"]);
+    backend.behaves("500");
+    publish_poison(&server, 400, &[]);
+    let lost = || server.metrics().sum("throng_webhooks_lost_total", &[r#"reason="expired""#]) as u64;
+    eventually("all are too old", || (lost() == 400).then_some(()));
+    let posts = backend.seen()["posts"].as_u64().expect("a number");
+    assert!(posts < 100, "{posts}");
+    assert!(backend.notices().is_empty());
+}
+
+#[test]
+fn a_backend_that_says_when_is_asked_then() {
+    let backend = Backend::start();
+    let (url, secret) = (backend.url(), format!("backend.secret={SECRET}"));
+    let with = |backoff_max: &str| {
+        let kinds = r#"webhooks.kinds=["connected"]"#;
+        server("", &[&url, &secret, kinds, "webhooks.linger_ms=5", backoff_max])
+    };
+    let posts = || backend.seen()["posts"].as_u64().expect("a number");
+    let patient = with("webhooks.backoff_max_ms=10000");
+    backend.behaves("429-2");
+    let _one = patient.client();
+    eventually("it is asked", || (posts() > 0).then_some(()));
+    backend.behaves("well");
+    rest(Duration::from_millis(1_000));
+    assert_eq!((posts(), backend.notices().len()), (1, 0), "otherwise it would be asked after 100 ms");
+    backend.wait_for("connected", 1);
+    drop(patient);
+    // But not never.
+    let eager = with("webhooks.backoff_max_ms=300");
+    backend.behaves("503-3600");
+    let _two = eager.client();
+    eventually("it is asked", || (posts() > 2).then_some(()));
+    backend.behaves("well");
+    backend.wait_for("connected", 2);
 }
 
 #[test]
@@ -524,7 +609,7 @@ fn consumers_of_a_stream_share_the_work_and_take_over_from_each_other() {
     let ids: BTreeSet<&str> = all.iter().filter_map(|notice| notice["id"].as_str()).collect();
     assert_eq!((all.len(), ids.len()), (64, 64), "each once");
     for number in 0..60 {
-        assert!(all.iter().any(|notice| notice["data"] == json!([number])), "{number}");
+        assert!(all.iter().any(|notice| notice["args"] == json!([number])), "{number}");
     }
 
     // A Redis that is away for a while: what happens meanwhile comes later, in order. It begins anew, and the group with it.
@@ -534,14 +619,14 @@ fn consumers_of_a_stream_share_the_work_and_take_over_from_each_other() {
     rest(Duration::from_millis(300));
     redis.go_on();
     let read = |redis: &Redis| redis.cli(&["XRANGE", "throng:webhooks", "-", "+"]);
-    eventually("they are there", || read(&redis).contains("\"data\":[69]").then_some(()));
+    eventually("they are there", || read(&redis).contains("\"args\":[69]").then_some(()));
     redis.kill();
     publish(&server, 70..80);
     redis.start_again();
     eventually("they are there", || read(&redis).contains("\"reason\"").then_some(()));
     let entries = read(&redis);
     let at: Vec<usize> =
-        (70..80).map(|n| entries.find(&format!("\"data\":[{n}]")).expect("it is there")).collect();
+        (70..80).map(|n| entries.find(&format!("\"args\":[{n}]")).expect("it is there")).collect();
     assert!(at.is_sorted());
     assert_eq!(server.metrics().sum("throng_webhooks_lost_total", &[]), 0.0);
     server.wait_for_log("notices do not go out: they wait and are sent again");

@@ -12,18 +12,18 @@ function connect({ namespace, handshake: { auth, query } }) {
   return { emit: [{ event: "auth", args: [auth ?? {}, query.name ?? null] }] };
 }
 
-function disconnect({ id, reason }) {
-  return { emit: [{ event: "left", args: [id, reason], room: "watchers" }] };
+function disconnected({ connection, reason }) {
+  return { emit: [{ event: "left", args: [connection, reason], room: "watchers" }] };
 }
 
 // What events do. With their arguments are their attachments, and the same goes for what is sent.
 const events = {
   message: ({ args, attachments }) => ({ emit: [{ event: "message-back", args, attachments }] }),
   "message-with-ack": ({ args, attachments }) => ({ ack: args, attachments }),
-  join: ({ id, args: [rooms] }) => ({ join: rooms, emit: [{ event: "joined", args: [id], rooms }], ack: ["ok"] }),
+  join: ({ connection, args: [rooms] }) => ({ join: rooms, emit: [{ event: "joined", args: [connection], rooms }], ack: ["ok"] }),
   leave: ({ args: [rooms] }) => ({ leave: rooms, ack: ["ok"] }),
-  say: ({ id, args: [room, ...args], attachments }) => ({
-    emit: [{ event: "said", args, attachments, room, except: [id] }],
+  say: ({ connection, args: [room, ...args], attachments }) => ({
+    emit: [{ event: "said", args, attachments, room, except: [connection] }],
     ack: ["ok"],
   }),
   bye: () => ({ ack: ["bye"], disconnect: true }),
@@ -35,7 +35,7 @@ function event(call) {
   return events[call.event](call);
 }
 
-const handlers = { "/connect": connect, "/disconnect": disconnect, "/event": event };
+const handlers = { "/connect": connect, "/disconnected": disconnected, "/event": event };
 
 createServer((request, response) => {
   const chunks = [];

@@ -18,8 +18,8 @@ def connect(call):
     return {"emit": [{"event": "auth", "args": [handshake["auth"] or {}, handshake["query"].get("name")]}]}
 
 
-def disconnect(call):
-    return {"emit": [{"event": "left", "args": [call["id"], call["reason"]], "room": "watchers"}]}
+def disconnected(call):
+    return {"emit": [{"event": "left", "args": [call["connection"], call["reason"]], "room": "watchers"}]}
 
 
 def event(call):
@@ -30,13 +30,13 @@ def event(call):
     if name == "message-with-ack":
         return {"ack": args, "attachments": attachments}
     if name == "join":
-        return {"join": args[0], "emit": [{"event": "joined", "args": [call["id"]], "rooms": args[0]}], "ack": ["ok"]}
+        return {"join": args[0], "emit": [{"event": "joined", "args": [call["connection"]], "rooms": args[0]}], "ack": ["ok"]}
     if name == "leave":
         return {"leave": args[0], "ack": ["ok"]}
     if name == "say":
         room, *said = args
         said = {"event": "said", "args": said, "attachments": attachments, "room": room}
-        return {"emit": [said | {"except": [call["id"]]}], "ack": ["ok"]}
+        return {"emit": [said | {"except": [call["connection"]]}], "ack": ["ok"]}
     if name == "bye":
         return {"ack": ["bye"], "disconnect": True}
     if name == "close":
@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         call = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        handlers = {"/connect": connect, "/disconnect": disconnect, "/event": event}
+        handlers = {"/connect": connect, "/disconnected": disconnected, "/event": event}
         try:
             status, answer = 200, json.dumps(handlers[self.path](call)).encode()
         except Exception as error:

@@ -1,12 +1,11 @@
 //! What the backend has said of clients is forgotten here, when it knows better: the next time it is asked anew.
 
-use super::keys::{MayAdmin, sha256};
+use super::keys::MayAdmin;
 use super::request::{Query, Text, check_type, object, present, whole};
-use crate::bus::callouts::{Forget, Whose};
+use crate::backend::said::check_user;
+use crate::bus::callouts::{Forget, Whose, sha256};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
-use crate::dialect::native::name_fault;
-use crate::token::claims::NAME_BYTES_MAX;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
@@ -41,9 +40,7 @@ pub(super) async fn forget(
     let disconnect = disconnect.unwrap_or(false);
     let whose = match (user, credential, all.unwrap_or(false)) {
         (Some(Text(name)), None, false) => {
-            if let Some(fault) = name_fault(&name, NAME_BYTES_MAX) {
-                return Err(Refusal::wrong(format!("`user` {fault}")));
-            }
+            check_user(&name)?;
             Whose::User((&*name).into())
         }
         (None, Some(Text(credential)), false) => Whose::Credential(sha256(&[credential.as_bytes()])),
@@ -54,6 +51,9 @@ pub(super) async fn forget(
         return Err(Refusal::wrong("`disconnect` is for a `user`"));
     }
     tracing::debug!(key = control.api.key_name(key), disconnect, "ordered to forget who clients are");
-    control.bus.forget_everywhere(Forget { whose, disconnect });
+    control
+        .bus
+        .forget_everywhere(Forget { whose, disconnect })
+        .map_err(|_| Refusal::busy("as many orders wait as may"))?;
     Ok(StatusCode::ACCEPTED.into_response())
 }

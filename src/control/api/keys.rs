@@ -1,12 +1,12 @@
 //! Who may use the API, and for what.
 
+use crate::bus::callouts::{Digest, sha256};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
 use crate::control::seat::Seat;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use ring::digest::{Context, SHA256};
 use std::sync::Arc;
 use subtle::{ConstantTimeEq, ConstantTimeLess};
 
@@ -30,13 +30,13 @@ pub enum Scope {
 pub struct Key {
     /// What it is called.
     pub name: String,
-    digest: [u8; 32],
+    digest: Digest,
     scopes: u8,
 }
 
 impl Key {
     /// A key by its SHA-256.
-    pub fn new(name: String, digest: [u8; 32], scopes: &[Scope]) -> Key {
+    pub fn new(name: String, digest: Digest, scopes: &[Scope]) -> Key {
         Key { name, digest, scopes: scopes.iter().fold(0, |all, scope| all | *scope as u8) }
     }
 
@@ -44,13 +44,6 @@ impl Key {
     pub fn of(name: String, key: &str, scopes: &[Scope]) -> Key {
         Key::new(name, sha256(&[key.as_bytes()]), scopes)
     }
-}
-
-/// The SHA-256 of some bytes, one piece behind the other.
-pub(super) fn sha256(pieces: &[&[u8]]) -> [u8; 32] {
-    let mut context = Context::new(&SHA256);
-    pieces.iter().for_each(|piece| context.update(piece));
-    context.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
 /// Why nobody was let in. Each is counted.

@@ -1,9 +1,10 @@
 //! Events from backends: one, or a list of them, as JSON; or bytes.
 
-use super::keys::{MayPublish, sha256};
+use super::keys::MayPublish;
 use super::replays::{Known, Name};
 use super::request::{Query, Text, check_namespace, check_type, object, present, whole};
 use crate::backend::said::{NOBODY, Whom, check_event, keys};
+use crate::bus::callouts::sha256;
 use crate::control::Control;
 use crate::control::refusal::Refusal;
 use crate::dialect::native::{DEPTH_MAX, is_too_deep};

@@ -5,20 +5,20 @@ use super::keys::{MayAdmin, MayRead};
 use super::look::{Whole, gather};
 use super::request::{Query, path, write_cursor};
 use super::{ANSWER_TIMEOUT, ask, check_mailbox};
+use crate::backend::said::check_user;
 use crate::bus::directory::room_key;
 use crate::bus::inquiry::{Answer, LISTED_MAX, Question};
 use crate::bus::outside::{ANYWHERE, Deed};
 use crate::control::Control;
 use crate::control::refusal::Refusal;
-use crate::dialect::native::name_fault;
 use crate::message::{ShardId, user_key};
-use crate::token::claims::NAME_BYTES_MAX;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use compact_str::CompactString;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -133,10 +133,7 @@ pub(super) async fn user_join(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
-    let rooms = rooms(&control, &headers, body).await?;
-    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
-    order(&control, key, &user, &namespace, Deed::Join(keys.collect())).await
+    order_rooms(&control, key, (user, uri), &headers, body, Deed::Join).await
 }
 
 /// `POST /v1/users/{user}/leave`.
@@ -148,10 +145,7 @@ pub(super) async fn user_leave(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
-    let rooms = rooms(&control, &headers, body).await?;
-    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
-    order(&control, key, &user, &namespace, Deed::Leave(keys.collect())).await
+    order_rooms(&control, key, (user, uri), &headers, body, Deed::Leave).await
 }
 
 /// `POST /v1/users/{user}/disconnect`.
@@ -167,6 +161,21 @@ pub(super) async fn disconnect_user(
     Query::read(&uri)?.end()?;
     let Close { code, reason } = close(&control, &headers, body).await?;
     order(&control, key, &user, ANYWHERE, Deed::Close { code, reason }).await
+}
+
+/// Has a user's connections do something with the rooms that the body names.
+async fn order_rooms(
+    control: &Control,
+    key: usize,
+    (user, uri): (RawPath, Uri),
+    headers: &HeaderMap,
+    body: Body,
+    deed: fn(Vec<CompactString>) -> Deed,
+) -> Result<Response, Refusal> {
+    let (user, namespace) = (user_name(user)?, namespace_in(&uri)?);
+    let rooms = rooms(control, headers, body).await?;
+    let keys = rooms.iter().map(|room| room_key(&namespace, room).as_ref().into());
+    order(control, key, &user, &namespace, deed(keys.collect())).await
 }
 
 /// Tells all shards, and other processes.
@@ -222,13 +231,8 @@ fn all_shards(control: &Control) -> Vec<ShardId> {
 /// The part of the path that a user's name is, checked.
 fn user_name(user: RawPath) -> Result<Box<str>, Refusal> {
     let user = path(user)?;
-    match name_fault(&user, NAME_BYTES_MAX) {
-        None => Ok(user.into()),
-        Some(fault) => {
-            let message = format!("a user's name {fault}");
-            Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "bad_user", message))
-        }
-    }
+    check_user(&user)?;
+    Ok(user.into())
 }
 
 fn namespace_in(uri: &Uri) -> Result<String, Refusal> {

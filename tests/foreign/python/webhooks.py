@@ -16,7 +16,7 @@ TOLERANCE_S = 300
 lock = threading.Lock()
 batches = []
 known = set()
-state = {"as": "well", "refused": 0, "repeated": 0, "ahead_s": 0, "under_way": 0, "under_way_max": 0, "last": None}
+state = {"as": "well", "refused": 0, "repeated": 0, "ahead_s": 0, "under_way": 0, "under_way_max": 0, "posts": 0, "last": None}
 
 
 def remember(batch):
@@ -71,6 +71,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         with lock:
+            state["posts"] += 1
             state["under_way"] += 1
             state["under_way_max"] = max(state["under_way_max"], state["under_way"])
         try:
@@ -88,6 +89,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.2)
         elif behaviour in ("404", "500", "503", "429"):
             return self.answer(int(behaviour), b"<html>no</html>", "text/html")
+        elif behaviour in ("429-2", "503-3600"):
+            status, seconds = behaviour.split("-")
+            return self.answer(int(status), headers=[("Retry-After", seconds)])
+        elif behaviour in ("poison-400", "poison-500") and b'"poison"' in body:
+            return self.answer(int(behaviour.split("-")[1]))
         elif behaviour == "302":
             return self.answer(302, headers=[("Location", f"http://127.0.0.1:{port}/elsewhere")])
         elif behaviour == "long":

@@ -14,7 +14,9 @@ use crate::dialect::native::{self, Command};
 use crate::dialect::socketio::{self, Body};
 use crate::dialect::{Paths, attachments, msgpack, plain};
 use crate::message::{Ask, Asker, Draft, Publication, RoomId, SOCKET_ID_CHARS, ShardId, Slot, user_key};
-use crate::permissions::{Act, Grant, Permission, Permissions, Who};
+use crate::permissions::{Act, Grant, Permission, Permissions, RoomPattern, Who};
+use crate::policy::field::FieldPath;
+use crate::policy::{self, Batch, Burst, Changes, Conflate, Dedupe, Merge, Policies, Policy};
 use crate::reactor::tls::{CUT_BYTES_MAX, Files, Session, Tls};
 use crate::rules::{Coding, EventLimit, EventLimits, Namespaces, Over, Pattern, Per, Unit};
 use crate::shard::callouts::Callout;
@@ -761,6 +763,32 @@ fn access(required: bool, ruled: bool, is_asked: bool) -> Access {
     }
 }
 
+/// Rooms with all that may happen to their events, and little place for it.
+fn policies() -> Policies {
+    let room = |name| Policy { window_ms: 300, ..Policy::new(RoomPattern::parse(name).expect("a pattern")) };
+    let field = |name| FieldPath::parse(name).expect("a path");
+    let burst = |disconnects| Some(Burst { bytes: 300, disconnects });
+    let a = Policy {
+        batch: Some(Batch { most: 3, event: "batch".into(), data_only: false }),
+        conflate: Some(Conflate { field: field("a"), events: None }),
+        changes: Some(Changes { event: "e".into(), always: Box::default() }),
+        burst: burst(false),
+        ..room("a")
+    };
+    let merge = Merge { event: "both".into(), fields: Box::new([("e".into(), "x".into())]) };
+    let b = Policy { merge: Some(merge), burst: burst(true), ..room("b") };
+    let d = Policy { dedupe: Some(Dedupe { field: field("a"), window_ms: 500 }), ..room("*") };
+    let settings = policy::Settings {
+        states_max: 1,
+        state_bytes_max: 10,
+        state_idle_ms: 1_000,
+        waiting_bytes_max: 2_000,
+        dedupe_ids_max: 2,
+        ..policy::Settings::default()
+    };
+    Policies::new(vec![a, b, d], settings)
+}
+
 /// A request that is to begin something, with a token in its query where `arg` says so.
 fn with_token(request: Vec<u8>, arg: u8, tokens: &[String; 2]) -> Vec<u8> {
     if arg & 8 == 0 || !request.starts_with(b"GET ") {
@@ -888,6 +916,9 @@ impl World {
         let mut bus = Bus::new(2, 6).with_namespaces(namespaces());
         if kind & 0x30 == 0x20 {
             bus = bus.with_callouts(Arc::new(Callouts::new(5)));
+        }
+        if kind & 0x30 == 0x10 {
+            bus = bus.with_policies(Arc::new(policies()));
         }
         let bus = Arc::new(bus);
         let gate = Arc::new(Gate::new(rules));
@@ -1110,6 +1141,9 @@ impl World {
             assert_eq!(it.holdings(), Holdings::default());
             for gauge in [&stats.open_asks, &stats.recoverable, &stats.recovery_bytes] {
                 assert_eq!(gauge.value(), 0, "nothing that was to be answered or missed is left");
+            }
+            for gauge in [&stats.policy_waiting_bytes, &stats.room_states, &stats.dedupe_ids] {
+                assert_eq!(gauge.value(), 0, "nothing waits, and nothing is known");
             }
         }
         assert_eq!((self.bus.rooms(), self.gate.open()), (0, 0));

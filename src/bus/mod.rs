@@ -321,7 +321,7 @@ impl Bus {
         self.directory.with_room(&name, |found| {
             let (room, shards) = found.unwrap_or((RoomId::NOWHERE, ShardSet::default()));
             for publication in publications.iter_mut() {
-                if publication.room != room {
+                if publication.room != room && !shards.is_empty() {
                     // The room that it was published to has ended, and this is another of the name.
                     Arc::make_mut(publication).room = room;
                 }

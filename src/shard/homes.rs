@@ -19,12 +19,11 @@ use smallvec::SmallVec;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// After how many milliseconds those who have joined are told the state of their room when too much waited for their shard.
-const RETRY_MS: u64 = 10;
-
 impl Shard {
     /// An event has come for a room that has its home here.
     pub(super) fn take_in(&mut self, publication: Arc<Publication>, policy: u16, now: Time) {
+        // Who has joined before this is told what was known then, and not what may leave now once more.
+        self.tell_states(now);
         let Some(homes) = &mut self.homes else { return };
         let mut out = Vec::new();
         homes.take(publication, policy, now, &mut out);
@@ -34,22 +33,18 @@ impl Shard {
 
     /// Time has come this far: what has waited long enough leaves, and those who have joined are told the state of their rooms.
     pub(super) fn tend_homes(&mut self, now: Time) {
+        self.tell_states(now);
         let Some(homes) = &mut self.homes else { return };
         let mut out = Vec::new();
         homes.flush_due(now, &mut out);
         let bus = &self.bus;
         homes.sweep(now, |room| bus.look_up(room).is_some_and(|(_, _, members)| members > 0));
         self.let_out(out);
-        if !self.joined.is_empty() {
-            self.tell_states(now);
-        }
     }
 
     /// When [`Shard::tend_homes`] has something to do next.
-    pub(super) fn next_of_homes(&self, now: Time) -> Option<Time> {
-        let retry = (!self.joined.is_empty()).then(|| now.plus_ms(RETRY_MS));
-        let due = self.homes.as_ref().and_then(|homes| homes.next_due());
-        [retry, due].into_iter().flatten().min()
+    pub(super) fn next_of_homes(&self) -> Option<Time> {
+        self.homes.as_ref().and_then(|homes| homes.next_due())
     }
 
     /// All that waits leaves, and nothing waits any more: the server is about to end.
@@ -96,20 +91,17 @@ impl Shard {
 
     /// Tells those who have joined since the last time, each room's state in one piece for each shard.
     fn tell_states(&mut self, now: Time) {
-        let Some(homes) = &self.homes else { return };
+        let Some(homes) = self.homes.as_ref().filter(|_| !self.joined.is_empty()) else { return };
         let mut joined = std::mem::take(&mut self.joined);
         joined.sort_unstable_by(|a, b| (&a.room, a.shard).cmp(&(&b.room, b.shard)));
         for those in joined.chunk_by(|a, b| (&a.room, a.shard) == (&b.room, b.shard)) {
             let Some(Joined { room, shard, .. }) = those.first() else { continue };
-            if self.bus.mailbox(*shard).is_full() {
-                self.joined.extend_from_slice(those);
-                continue;
-            }
             let Some(mut whole) = homes.whole(room, now) else { continue };
             let sockets = those.iter().map(|joined| joined.id).collect();
             let special = whole.special.get_or_insert_default();
             special.audience = Some(Audience { sockets, ..Audience::default() });
             special.of_room = true;
+            // Whatever the bound of its mailbox: a shard whose mailbox is full reads no more joins.
             self.bus.post(*shard, Mail::Publication(Arc::new(whole)));
         }
     }
@@ -165,13 +157,14 @@ impl Shard {
         let mut deliveries = 0;
         for member in members {
             let conn = &mut conns[member.slot as usize];
-            if conn.muted && conn.stage == Stage::Ghost {
-                continue;
-            }
-            if let Some(recovering) = conn.session.as_mut().and_then(|session| session.recovering.as_mut())
-                && recovering.hold(publication.room_name(), std::slice::from_ref(publication))
-            {
-                continue;
+            if conn.muted {
+                // A ghost, or somebody who is on the way back.
+                let recovering = conn.session.as_mut().and_then(|session| session.recovering.as_mut());
+                let is_held = recovering
+                    .is_some_and(|it| it.hold(publication.room_name(), std::slice::from_ref(publication)));
+                if conn.stage == Stage::Ghost || is_held {
+                    continue;
+                }
             }
             if burst.is_some_and(|burst| is_over(conn, burst)) {
                 slow.push(member.slot);

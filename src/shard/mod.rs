@@ -1101,7 +1101,7 @@ impl Shard {
         let drain = self.drain.as_ref().map(|_| DRAIN_STEP_MS as u32);
         let asks = self.asks.next_end().map(ahead_ms);
         let waits = self.waits.next_end().map(ahead_ms);
-        let homes = self.next_of_homes(now).map(ahead_ms);
+        let homes = self.next_of_homes().map(ahead_ms);
         [self.wheel.next_ms(now), linger_end.map(ahead_ms), drain, asks, waits, homes]
             .into_iter()
             .flatten()

@@ -53,6 +53,8 @@ pub(super) struct Model {
     pub(super) takes: u64,
     /// Connections that the shard has just ended as too slow, and the model has not followed yet.
     pub(super) slow_endings: u64,
+    /// True when one of several was ended as too slow, and the model took any of them for it.
+    pub(super) is_unsure_who_was_slow: bool,
     pub(super) open: usize,
     pub(super) sockets: usize,
     /// Rooms made, and publications taken, so far: numbers that are used once.
@@ -346,6 +348,7 @@ impl Model {
             gate_draining: false,
             takes: 0,
             slow_endings: 0,
+            is_unsure_who_was_slow: false,
             open: 0,
             sockets: 0,
             incarnations: 0,

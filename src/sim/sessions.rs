@@ -594,12 +594,20 @@ impl Model {
 
     /// True when the shard has just ended a session since too much waits for it, and this can be the one.
     pub(super) fn is_slow_now(&mut self, session: usize) -> bool {
-        let peer = &self.peers[session];
-        let is_slow = self.slow_endings > 0
-            && !peer.droppable
-            && peer.stage == Stage::Open
-            && self.may_be_full(session);
-        self.slow_endings -= u64::from(is_slow);
+        let can_be = |session: usize| {
+            let peer = &self.peers[session];
+            !peer.droppable && peer.stage == Stage::Open && self.may_be_full(session)
+        };
+        let is_slow = self.slow_endings > 0 && can_be(session);
+        if is_slow {
+            let shard = self.peers[session].shard;
+            let others = (0..self.peers.len()).filter(|other| *other != session);
+            let mut polled =
+                others.filter(|other| self.peers[*other].shard == shard && self.peers[*other].is_polled());
+            // Then it was this one or another that ends in the same turn, for whatever reason.
+            self.is_unsure_who_was_slow |= polled.any(can_be);
+            self.slow_endings -= 1;
+        }
         is_slow
     }
 

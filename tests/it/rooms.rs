@@ -363,7 +363,6 @@ fn a_process_that_nobody_was_in_the_room_of_tells_no_old_state() {
     // What comes behind it has come, so it has gone by.
     one.publish("marker", "marker", json!(1));
     two.hears("marker", "marker", json!(1));
-    one.hears("marker", "marker", json!(1));
     two.join(&["state"]);
     fleet.is_heard_by("throng:room:state", 2);
     one.publish("state", "state", json!({"a": 3, "b": 1}));

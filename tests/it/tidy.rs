@@ -21,6 +21,7 @@ const BESIDES: &[(&str, &[&str])] = &[
             "auth",
             "token",
             "permissions",
+            "policy",
             "bus",
             "cluster",
             "stats",

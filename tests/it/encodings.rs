@@ -174,7 +174,7 @@ fn who_shares_rooms_with_an_encoded_namespace_has_json() {
 fn the_backend_has_json() {
     let backend = Backend::start();
     let rules = format!(
-        "{FILE}\n[[routes]]\non = \"play\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"same\"\n"
+        "{FILE}\n[[routes]]\non = \"play\"\nbackend = true\n\n[[webhooks.events]]\nevent = \"same\"\n"
     );
     let settings = ["webhooks.linger_ms=0"];
     let (server, _file) = backend.server("encodings", &rules, &settings);

@@ -352,7 +352,7 @@ fn limits_are_told_in_the_words_that_applications_use() {
 fn backends_see_and_reach_plain_clients() {
     let backend = Backend::start();
     let rules = format!(
-        "{RULES}\n[[routes]]\non = \"bid\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"seen\"\n"
+        "{RULES}\n[[routes]]\non = \"bid\"\nbackend = true\n\n[[webhooks.events]]\nevent = \"seen\"\n"
     );
     let kinds = r#"webhooks.kinds=["connected"]"#;
     let (server, _file) =

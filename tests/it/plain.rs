@@ -365,7 +365,7 @@ fn backends_see_and_reach_plain_clients() {
     let notice = backend.answers("/webhooks", Value::Null);
     let event = &notice["notices"][0];
     assert_eq!(
-        (&event["event"], &event["data"]),
+        (&event["event"], &event["args"]),
         (&json!("seen"), &json!([{"type": "seen", "n": 1}])),
         "{notice}"
     );

@@ -3,6 +3,7 @@
 
 use crate::foreign::{self, NODE};
 use crate::harness::redis::{Redis, free_port};
+use crate::harness::server::run;
 use crate::harness::{Server, eventually};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
@@ -81,4 +82,18 @@ fn the_auctions_document_holds_with_two_processes() {
     let port = free_port();
     let [one, other] = [server(port, &[&urls]), server(port, &[&urls])];
     check(&[&one, &other], port);
+}
+
+#[test]
+fn the_configurations_are_sound_and_explained() {
+    for (name, says) in [
+        ("auction/throng.toml", r#"On "bid" a user"#),
+        ("auction/load.toml", r#"On "auctionUpdate" a client"#),
+        ("chat/throng.toml", r#"On "authenticated" a client"#),
+        ("chat/load.toml", r#"On "send_message" a client"#),
+    ] {
+        let outcome = run(&[], &["check", &format!("{EXAMPLES}/{name}")]);
+        assert_eq!(outcome.code, Some(0), "{name}: {}", outcome.stderr);
+        assert!(outcome.stdout.contains(says), "{name}: {}", outcome.stdout);
+    }
 }

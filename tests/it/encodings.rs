@@ -192,7 +192,7 @@ fn the_backend_has_json() {
     assert_eq!(hear(&mut client), format!("43/guild/7,0[{}]", base64(r#"{"done":true}"#)));
     say(&mut client, format!("42/guild/7,[\"same\",{}]", base64("[1]")));
     let notice = backend.answers("/webhooks", Value::Null);
-    assert_eq!(notice["notices"][0]["data"], json!([[1]]), "{notice}");
+    assert_eq!(notice["notices"][0]["args"], json!([[1]]), "{notice}");
 }
 
 #[test]

@@ -194,6 +194,7 @@ fn messages_of_an_array_are_carried_out_in_their_order() {
     );
     client.hears(r#"{"type":"ack","id":1,"rooms":{"1":{"members":0},"2":{"members":0}}}"#);
     client.hears(r#"{"type":"pong","n":1,"id":2}"#);
+    client.hears(r#"{"type":"ack","id":2}"#);
     assert_eq!(client.hear()["id"], 3);
     // The event goes by way of the room, and its answer does not wait for it.
     client.hears(r#"{"type":"ack","id":4}"#);
@@ -351,7 +352,7 @@ fn limits_are_told_in_the_words_that_applications_use() {
 fn backends_see_and_reach_plain_clients() {
     let backend = Backend::start();
     let rules = format!(
-        "{RULES}\n[[routes]]\non = \"bid\"\ndo = \"backend\"\n\n[[webhooks.events]]\nevent = \"seen\"\n"
+        "{RULES}\n[[routes]]\non = \"bid\"\nbackend = true\n\n[[webhooks.events]]\nevent = \"seen\"\n"
     );
     let kinds = r#"webhooks.kinds=["connected"]"#;
     let (server, _file) =
@@ -364,7 +365,7 @@ fn backends_see_and_reach_plain_clients() {
     let notice = backend.answers("/webhooks", Value::Null);
     let event = &notice["notices"][0];
     assert_eq!(
-        (&event["event"], &event["data"]),
+        (&event["event"], &event["args"]),
         (&json!("seen"), &json!([{"type": "seen", "n": 1}])),
         "{notice}"
     );

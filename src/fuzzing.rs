@@ -146,10 +146,9 @@ pub fn tls(data: &[u8]) {
             }
             6 if !client.is_handshaking() && key_changes < 8 && key_changes_in_all < 32 => {
                 // TLS 1.2 has no such thing.
-                if client.refresh_traffic_keys().is_ok() {
-                    key_changes += 1;
-                    key_changes_in_all += 1;
-                }
+                let changed = u32::from(client.refresh_traffic_keys().is_ok());
+                key_changes += changed;
+                key_changes_in_all += changed;
             }
             7 => hear_server(&mut client, &server.say(&vec![0; arg * 700]), is_changed),
             _ => {}

@@ -457,7 +457,10 @@ impl Shard {
     /// A client brings a newer token of its user, or its first.
     fn token_event(&mut self, slot: Slot, namespace: &str, args: &str, id: Option<&str>, now: Time) {
         let first = builtin::split(args).first().copied().unwrap_or_default();
-        let token = token_in(first).unwrap_or_default();
+        let token = match token_in(first) {
+            Ok(token) => token,
+            Err(fault) => return self.answer_token_event(slot, namespace, Err(fault.into()), id),
+        };
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),

@@ -351,20 +351,20 @@ async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio:
     notices.inspect(|notices| notices.hurry());
     let waiting = || {
         let (waiting, _) = notices.map_or((0, 0), Notices::waiting);
-        (waiting, calls.map_or(0, Calls::unanswered))
+        (waiting, calls.map_or(0, Calls::untold))
     };
     let end = end.max(tokio::time::Instant::now() + LAST_WORDS);
     while waiting() != (0, 0) && tokio::time::Instant::now() < end {
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    let (waiting, unanswered) = waiting();
+    let (waiting, untold) = waiting();
     if waiting > 0 {
         tracing::warn!(waiting, "notices are lost: they did not go out in the time to drain");
     }
-    if unanswered > 0 {
+    if untold > 0 {
         tracing::warn!(
-            unanswered,
-            "the backend may not have heard who left: it did not answer in the time to drain"
+            untold,
+            "the backend has not heard of all who left: it did not answer in the time to drain"
         );
     }
 }

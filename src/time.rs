@@ -99,17 +99,21 @@ impl Bucket {
         Bucket { level_milli: burst.min(Self::BURST_MAX) * 1000, filled_ms: now.ms32() }
     }
 
-    /// Takes one token.
+    /// Takes one token. What is counted as of a time before the last one brings nothing, and does not turn back the clock.
     ///
     /// # Errors
     /// When there is none: the milliseconds after which there will be one, at least 1.
     pub fn take(&mut self, per_second: u32, burst: u32, now: Time) -> Result<(), u32> {
         let elapsed_ms = now.ms32().wrapping_sub(self.filled_ms);
+        let is_earlier = elapsed_ms > u32::MAX / 2;
+        let elapsed_ms = if is_earlier { 0 } else { elapsed_ms };
         let ceiling = u64::from(burst.min(Self::BURST_MAX)) * 1000;
         // A token a second is a thousandth a millisecond, so the product needs no division.
         let level =
             (u64::from(self.level_milli) + u64::from(elapsed_ms) * u64::from(per_second)).min(ceiling);
-        self.filled_ms = now.ms32();
+        if !is_earlier {
+            self.filled_ms = now.ms32();
+        }
         if level >= 1000 {
             self.level_milli = (level - 1000) as u32;
             return Ok(());
@@ -172,6 +176,18 @@ mod tests {
             bucket.take(10, 3, later).expect("a long rest fills it to the burst");
         }
         assert!(bucket.take(10, 3, later).is_err(), "and no further");
+    }
+
+    #[test]
+    fn a_time_before_the_last_one_fills_no_bucket() {
+        let mut bucket = Bucket::full(2, Time::from_ms(5_000));
+        assert_eq!(
+            (bucket.take(1, 2, Time::from_ms(5_000)), bucket.take(1, 2, Time::from_ms(5_000))),
+            (Ok(()), Ok(()))
+        );
+        assert_eq!(bucket.take(1, 2, Time::from_ms(4_000)), Err(1_000), "earlier");
+        assert_eq!(bucket.take(1, 2, Time::from_ms(5_900)), Err(100), "and the clock is where it was");
+        assert_eq!(bucket.take(1, 2, Time::from_ms(6_000)), Ok(()));
     }
 
     #[test]

@@ -97,8 +97,9 @@ impl Asking {
     async fn follow(self: Arc<Asking>, lane: (ShardId, u32), first: Call) {
         let mut next = Some(first);
         while let Some(call) = next {
+            let kind = call.what.kind();
             let answered = self.ask(call).await;
-            self.calls.note_answer();
+            self.calls.note_answer(kind);
             self.bus.post(lane.0, Mail::Answered(Box::new(answered)));
             let mut lanes = self.lanes();
             next = lanes.get_mut(&lane).and_then(VecDeque::pop_front);
@@ -480,9 +481,9 @@ mod tests {
         runtime.block_on(async {
             tokio::spawn(asking.run());
             tokio::task::yield_now().await;
-            calls.push(call(What::Connect)).expect("there is room");
+            calls.push(call(What::Disconnected { reason: "gone" })).expect("there is room");
             let answered = async {
-                while calls.unanswered() > 0 {
+                while calls.untold() > 0 {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
             };

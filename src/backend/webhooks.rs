@@ -241,29 +241,31 @@ impl Post {
     ///
     /// What is not taken though the backend is there may be so for one notice alone: the batch goes in halves then, in their order, and
     /// what does not go in halves of these, down to single ones. For each notice that is lost in the end that is at most two requests more for each
-    /// time that the batch can be halved. A backend that answers 5xx to everything is asked for no more than one such notice.
+    /// time that the batch can be halved. A backend that takes nothing is asked for no more than one such
+    /// notice.
     async fn send(&self, notices: Vec<Written>, failures: &mut u32) {
         let halvings = notices.len().next_power_of_two().ilog2();
-        // Parts in a row that were too old to be sent once more, and how often something had not been taken before they were.
-        let (mut expired, mut failures_before) = (0, 0);
+        let begun = notices.first().map_or_else(Instant::now, |notice| notice.taken);
+        // Parts in a row that were not taken, and how often something had not been before they were too old.
+        let (mut missed, mut failures_before) = (0, 0);
         // The first one last.
         let mut parts = vec![notices];
         while let Some(part) = parts.pop() {
             let batch = self.batch(part);
-            let Err(Loss { reason, fault }) = self.send_batch(&batch, failures).await else {
+            let Err(Loss { reason, fault }) = self.send_batch(&batch, begun, failures).await else {
                 self.release(&batch.notices);
-                (expired, failures_before) = (0, 0);
+                (missed, failures_before) = (0, 0);
                 continue;
             };
             self.notices.put_untold(batch.lost);
             let mut notices = batch.notices;
+            missed += 1;
             if reason == Lost::Expired {
-                expired += 1;
                 failures_before = failures_before.max(*failures);
                 // The backend is there, and has been left in peace long enough.
                 *failures = 1;
             }
-            if fault.is_about_some && notices.len() > 1 && expired <= 2 * halvings {
+            if fault.is_about_some && notices.len() > 1 && missed <= 2 * halvings {
                 let second = notices.split_off(notices.len() / 2);
                 parts.extend([second, notices]);
                 self.notices.retries.add(1);
@@ -280,8 +282,8 @@ impl Post {
         *failures = failures_before.max(*failures);
     }
 
-    /// Sends a batch until it is taken, refused or too old.
-    async fn send_batch(&self, batch: &Batch, failures: &mut u32) -> Result<(), Loss> {
+    /// Sends a batch until it is taken, refused or too old, which is by when it has `begun`: when the first notice was taken of what it is a part of.
+    async fn send_batch(&self, batch: &Batch, begun: Instant, failures: &mut u32) -> Result<(), Loss> {
         let body = batch.json();
         let mut ending = self.notices.ending();
         let mut rest = Duration::ZERO;
@@ -314,7 +316,7 @@ impl Post {
                 let why = brief(&fault.why);
                 tracing::warn!(%why, "notices do not go out: they wait and are sent again");
             }
-            if batch.notices.first().is_some_and(|it| it.taken.elapsed() >= self.settings.age_max) {
+            if begun.elapsed() >= self.settings.age_max {
                 return Err(Loss { reason: Lost::Expired, fault });
             }
             rest = fault.rest.min(self.settings.backoff_max);

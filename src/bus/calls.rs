@@ -260,8 +260,8 @@ pub struct Calls {
     /// Calls without an answer that was carried out, in the queue or taken from it, and their bytes.
     waiting: AtomicUsize,
     waiting_bytes: AtomicUsize,
-    /// Of these, how many the backend has not answered.
-    unanswered: AtomicUsize,
+    /// Of these, how many tell that a client has gone, and were not answered.
+    untold: AtomicUsize,
     /// True when something waits and the bell has not been rung for it.
     has_news: AtomicBool,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -283,7 +283,7 @@ impl Calls {
             queue: Mutex::default(),
             waiting: AtomicUsize::new(0),
             waiting_bytes: AtomicUsize::new(0),
-            unanswered: AtomicUsize::new(0),
+            untold: AtomicUsize::new(0),
             has_news: AtomicBool::new(false),
             bell: OnceLock::new(),
             refused: Counter::default(),
@@ -324,7 +324,7 @@ impl Calls {
         }
         self.waiting.fetch_add(1, Ordering::Relaxed);
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.unanswered.fetch_add(1, Ordering::Relaxed);
+        self.untold.fetch_add(usize::from(call.what.kind() == Kind::Disconnected), Ordering::Relaxed);
         queue.push(call);
         drop(queue);
         self.has_news.store(true, Ordering::Release);
@@ -337,14 +337,14 @@ impl Calls {
         self.refused.add(1);
     }
 
-    /// The backend has answered a call, or will not.
-    pub fn note_answer(&self) {
-        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+    /// The backend has answered a call of this kind, or will not.
+    pub fn note_answer(&self, kind: Kind) {
+        self.untold.fetch_sub(usize::from(kind == Kind::Disconnected), Ordering::Relaxed);
     }
 
-    /// Calls that the backend has not answered.
-    pub fn unanswered(&self) -> usize {
-        self.unanswered.load(Ordering::Relaxed)
+    /// Clients that have gone and of whom the backend has not heard that.
+    pub fn untold(&self) -> usize {
+        self.untold.load(Ordering::Relaxed)
     }
 
     /// A call of so many bytes has been answered, and that is carried out.

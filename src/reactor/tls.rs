@@ -1,8 +1,9 @@
 //! TLS without a socket: certificates that can be loaded anew, and sessions that turn records into bytes and bytes into records.
 //!
-//! A session holds no buffer. A handshake is carried out by rustls. When it is done and the version is 1.3, rustls hands over the keys
-//! (as it would to a kernel that does TLS), and what remains is 128 bytes of those and what is needed to change them: less than a third of
-//! what rustls keeps. Records are then protected here with the same ciphers of `ring`, in place. With version 1.2 rustls stays.
+//! A session holds no buffer. A handshake is carried out by rustls, and so is what comes up to our first word after it. With version 1.3
+//! rustls then hands over the keys (as it would to a kernel that does TLS), and what remains is 128 bytes of those and what is needed to
+//! change them: less than a third of what rustls keeps. Records are then protected here with the same ciphers of `ring`, in place. With
+//! version 1.2 rustls stays.
 
 use crate::stats::TransportFault as Fault;
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -173,9 +174,9 @@ const ILLEGAL_PARAMETER: [u8; 2] = [2, 47];
 
 /// A client's session. It holds no bytes: what has not come whole is handed in again.
 pub(crate) enum Session {
-    /// rustls has it: in the handshake, and with TLS 1.2 to the end.
+    /// rustls has it: up to our first word after the handshake, and with TLS 1.2 to the end.
     Full(Box<UnbufferedServerConnection>),
-    /// TLS 1.3 after the handshake.
+    /// TLS 1.3 from then on.
     Light(Box<Light>),
     /// It has failed.
     Over,
@@ -220,12 +221,7 @@ impl Session {
             Session::Full(conn) => open_full(conn, bytes, plain, out),
             Session::Over => Err(Fault::Malformed),
         };
-        let opened = opened.inspect_err(|_| *self = Session::Over)?;
-        // With bytes left rustls may have a part of a message among them. An idle session has none.
-        if opened.used == bytes.len() && !opened.ended {
-            self.lighten(out)?;
-        }
-        Ok(opened)
+        opened.inspect_err(|_| *self = Session::Over)
     }
 
     /// Appends records with these bytes to `out`. `cut` is what [`Session::open`] has left.
@@ -235,7 +231,11 @@ impl Session {
     pub(crate) fn seal(&mut self, plain: &[u8], cut: &mut [u8], out: &mut Vec<u8>) -> Result<(), Fault> {
         match self {
             Session::Light(light) => light.seal(plain, out),
-            Session::Full(conn) => write_full(conn, Some(plain), cut, out),
+            Session::Full(conn) => {
+                write_full(conn, Some(plain), cut, out)?;
+                // With bytes left rustls may have a part of a message among them. An idle session has none.
+                if plain.is_empty() || !cut.is_empty() { Ok(()) } else { self.lighten() }
+            }
             Session::Over => Err(Fault::Malformed),
         }
     }
@@ -252,16 +252,11 @@ impl Session {
         }
     }
 
-    /// Lets go of what rustls keeps, where that is possible. Nothing may be under way.
-    fn lighten(&mut self, out: &mut Vec<u8>) -> Result<(), Fault> {
+    /// Lets go of what rustls keeps, where that is possible. It must just have made a record: a client may want our key changed right behind
+    /// its handshake, and rustls, which has changed it then, keeps the message that says so until there is something to send.
+    fn lighten(&mut self) -> Result<(), Fault> {
         match self {
-            Session::Full(conn)
-                if !conn.is_handshaking() && conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) =>
-            {
-                // A client may want our key changed right behind its handshake. rustls has changed it then, and keeps the record that says so
-                // until there is something to write.
-                write_full(conn, Some(&[]), &mut [], out)?;
-            }
+            Session::Full(conn) if conn.protocol_version() == Some(ProtocolVersion::TLSv1_3) => {}
             _ => return Ok(()),
         }
         if let Session::Full(conn) = mem::replace(self, Session::Over) {
@@ -707,9 +702,9 @@ mod tests {
             assert!(pair.session.is_handshaking());
             pair.exchange(piece);
             assert!(pair.session.is_open() && pair.shook == Some(HandshakeKind::Full), "{suite:?}, {piece}");
+            assert_eq!(pair.send(b"hello"), b"hello");
             let is_light = matches!(pair.session, Session::Light(_));
             assert_eq!(is_light, suite.version() == &version::TLS13, "{suite:?}");
-            assert_eq!(pair.send(b"hello"), b"hello");
             pair.client.writer().write_all(b"hello to you").expect("it is buffered");
             pair.exchange(piece);
             assert_eq!(pair.plain, b"hello to you");
@@ -744,6 +739,7 @@ mod tests {
         for suite in &SUITES[..3] {
             let mut pair = Pair::new(&tls, &folder.client(*suite));
             pair.exchange(usize::MAX);
+            assert_eq!(pair.send(b"hello"), b"hello");
             for round in 0..20 {
                 pair.client.refresh_traffic_keys().expect("the handshake is done");
                 pair.client.writer().write_all(&[round]).expect("it is buffered");
@@ -765,6 +761,30 @@ mod tests {
             pair.client.refresh_traffic_keys().expect("the handshake is done");
             let bytes = pair.sent_by_client();
             assert_eq!(pair.receive(&bytes), Err(Fault::Malformed));
+        }
+    }
+
+    /// The session once took the keys at the end of the handshake. rustls had changed ours and not said so yet: it never was, and the client
+    /// could read nothing more.
+    #[test]
+    fn a_client_may_want_our_key_changed_right_behind_its_handshake() {
+        let folder = Folder::new("hasty");
+        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        for (suite, piece) in
+            SUITES[..3].iter().flat_map(|suite| [1, 40, usize::MAX].map(|piece| (suite, piece)))
+        {
+            let mut pair = Pair::new(&tls, &folder.client(*suite));
+            let hello = pair.sent_by_client();
+            let answer = pair.receive(&hello).expect("the client speaks TLS");
+            pair.give_client(&answer);
+            for said in [&b"hello to you"[..], b"hello again"] {
+                pair.client.refresh_traffic_keys().expect("its part is done");
+                pair.client.writer().write_all(said).expect("it is buffered");
+                pair.exchange(piece);
+                assert!(mem::take(&mut pair.plain) == said && pair.cut.is_empty(), "{suite:?}, {piece}");
+                assert_eq!(pair.send(b"hello"), b"hello", "{suite:?}, {piece}");
+                assert!(matches!(pair.session, Session::Light(_)), "{suite:?}, {piece}");
+            }
         }
     }
 
@@ -793,12 +813,16 @@ mod tests {
                         to_server.extend_from_slice(&bytes[..count]);
                     }
                     ConnectionState::TransmitTlsData(data) => data.done(),
+                    ConnectionState::ReadTraffic(mut traffic) => while traffic.next_record().is_some() {},
                     _ => {
                         let mut bytes = std::mem::take(&mut to_server);
                         from_server.drain(..discard);
                         session
                             .open(&mut bytes, &mut Vec::new(), &mut from_server)
                             .expect("the client speaks TLS");
+                        if session.is_open() && matches!(session, Session::Full(_)) {
+                            session.seal(b"hello", &mut [], &mut from_server).expect("it is open");
+                        }
                         continue;
                     }
                 }
@@ -1084,6 +1108,7 @@ mod tests {
             for place in [0, 5, 12, 20, 36] {
                 let mut pair = Pair::new(&tls, &folder.client(suite));
                 pair.exchange(usize::MAX);
+                assert_eq!(pair.send(b"hello"), b"hello");
                 pair.client.writer().write_all(b"something longer").expect("it is buffered");
                 let mut bytes = pair.sent_by_client();
                 bytes[place] ^= 1;

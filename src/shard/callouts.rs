@@ -196,6 +196,15 @@ impl Waits {
         self.came.unwrap_or(now)
     }
 
+    /// Something else is carried out in between, until it is put back.
+    pub(super) fn put_came_aside(&mut self) -> Option<Time> {
+        self.came.take()
+    }
+
+    pub(super) fn put_came_back(&mut self, came: Option<Time>) {
+        self.came = came;
+    }
+
     /// How many wait.
     pub(super) fn len(&self) -> usize {
         self.waits.len()

@@ -76,6 +76,16 @@ impl Calls {
         self.waiting.get(&stamp).is_some_and(|waiting| waiting.joining.iter().any(|name| name == namespace))
     }
 
+    /// True when the backend is asked just now whether somebody may be in a namespace, who may have gone meanwhile.
+    pub(super) fn may_let_in(&self) -> bool {
+        self.waiting.values().any(|waiting| !waiting.joining.is_empty())
+    }
+
+    /// Nothing is waited for any more.
+    pub(super) fn give_up(&mut self) {
+        self.waiting.clear();
+    }
+
     /// The connection with this stamp has moved.
     pub(super) fn moved(&mut self, stamp: u32, to: Slot) {
         if let Some(waiting) = self.waiting.get_mut(&stamp) {

@@ -648,12 +648,15 @@ impl Shard {
     /// Collects the shard's mail and carries it out, in order. Stops when the arena is full, or enough was done for others; [`Shard::has_mail`]
     /// tells whether some is left for the next turn.
     pub fn deliver(&mut self, now: Time) {
+        // What others want is of now, whatever it is delivered for.
+        let came = self.waits.put_came_aside();
         self.carry_out_mail(now);
         // Joining looks at the mail again, and that must not come back here.
         if !std::mem::replace(&mut self.rejoins, true) {
             self.join_those_that_waited(now);
             self.rejoins = false;
         }
+        self.waits.put_came_back(came);
     }
 
     /// Before a connection joins something, or is somebody: what is on its way was published before, and is delivered first. False when
@@ -1113,11 +1116,12 @@ impl Shard {
         self.drain.is_some()
     }
 
-    /// True when a drain has come to its end and the reactor may stop.
+    /// True when a drain has come to its end and the reactor may stop: nobody is there, and nobody is about to be let in by the backend, which
+    /// would have to be told that it has gone.
     pub fn is_drained(&self) -> bool {
         // Where rooms have their homes here, clients of other shards may still publish to them.
         let is_home = || self.homes.is_some() && self.stats.sum(|shard| shard.connections.value()) > 0;
-        self.drain.is_some() && self.conns.is_empty() && !is_home()
+        self.drain.is_some() && self.conns.is_empty() && !self.calls.may_let_in() && !is_home()
     }
 
     /// What the shard holds now: for tests that look for leaks.
@@ -1547,6 +1551,7 @@ impl Shard {
             }
         }
         if timed_out {
+            self.calls.give_up();
             for slot in 0..self.slots {
                 if self.conns.get(slot).is_some_and(|conn| conn.stage == Stage::Ghost) {
                     self.end_ghost(slot as Slot);

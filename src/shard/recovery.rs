@@ -319,6 +319,10 @@ impl Shard {
         };
         let user = self.users.of(slot).map(|user| user.name.clone());
         if !self.history.ghosts.contains_key(&pid) && self.bus.shards() > 1 {
+            // What is in the mail may have been heard where it was before.
+            if !self.catch_up(slot, now) {
+                return true;
+            }
             let recovering = Recovering {
                 namespace: namespace.to_owned(),
                 pid,
@@ -886,5 +890,37 @@ mod tests {
         let said = world.turn(0);
         assert!(said.contains(&format!("\"pid\":\"{pid}\"")), "it is recovered: {said}");
         assert!(!said.contains("heard"), "it has heard that: {said}");
+    }
+
+    #[test]
+    fn what_a_user_has_heard_is_not_said_again() {
+        let mut world = World::new(2);
+        let vouched = || {
+            let user = User { name: "ann".into(), expires_at_s: u64::MAX, granted: None };
+            Vouched { user, rooms: Vec::new() }
+        };
+        let client = world.connect(0);
+        world.shards[0].identify(client.1, vouched(), NOW).expect("it is nobody yet");
+        world.say(client, "40");
+        let said = world.turn(0);
+        let pid = after("\"pid\":\"", &said).to_owned();
+        // The client has connected anew already.
+        let second = world.connect(1);
+        world.shards[1].identify(second.1, vouched(), NOW).expect("it is nobody yet");
+        world.turn(1);
+        world.bus.publish(&Draft::new(&user_key("ann"), "secret", b"\"x\"", NOW)).expect("there is room");
+        let heard = world.turn(0);
+        assert!(heard.contains("secret"), "{heard}");
+        let offset = heard.trim_end_matches(['"', ']']).rsplit_once('"').expect("a text").1.to_owned();
+        world.drop_out(client);
+        // Reads come before the mail of a turn.
+        world.say(second, &format!(r#"40{{"pid":"{pid}","offset":"{offset}"}}"#));
+        let mut said = world.turn(1);
+        for _ in 0..3 {
+            world.turn(0);
+            said += &world.turn(1);
+        }
+        assert!(said.contains(&format!("\"pid\":\"{pid}\"")), "it is recovered: {said}");
+        assert_eq!(said.matches("secret").count(), 0, "{said}");
     }
 }

@@ -497,12 +497,16 @@ impl Shard {
     pub(super) fn token_event(&mut self, origin: Origin<'_>, args: &str, now: Time) {
         let Origin { slot, namespace, id } = origin;
         let first = json::split(args).first().copied().unwrap_or_default();
-        let token = token_in(first).unwrap_or_default();
+        let (token, fault) = match token_in(first) {
+            Ok(token) => (token, None),
+            Err(fault) => (None, Some(fault)),
+        };
         // Events that are on their way were published before it was in any room.
         if namespace.is_none() && !self.catch_up(slot, now) {
             return;
         }
         let accepted = match (&token, self.is_for_backend(token.as_deref())) {
+            _ if let Some(fault) = fault => Err(fault.into()),
             (Some(token), false) => self.bring_token(slot, token, now),
             (None, false) => Err(TokenFault::Malformed.into()),
             (_, true) => match auth_of_application(first) {

@@ -320,7 +320,7 @@ impl Shard {
         if is_new {
             self.users.insert(tag, slot, user);
             let (_, burst) = self.rate(slot);
-            self.conns[slot as usize].bucket = Bucket::full(burst, now);
+            self.conns[slot as usize].bucket = Bucket::full(burst, self.waits.came(now));
             self.note_open(slot);
         } else {
             self.users.renew(slot, user);

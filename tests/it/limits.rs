@@ -686,7 +686,8 @@ fn who_reads_too_slowly_can_lose_messages_instead_and_is_told_how_many() {
         room.publish();
     }
     let waiting = room.server.number("outbox_bytes");
-    assert!((60 << 10..=64 << 10).contains(&waiting), "the outbox is full: {waiting}");
+    // What was left out is one event of some 4 KiB.
+    assert!((59 << 10..=64 << 10).contains(&waiting), "the outbox is full: {waiting}");
     let dropped = room.server.number("totals/dropped");
     // It reads again: the events from the beginning, then how many are missing.
     let mut next = 1;

@@ -9,8 +9,10 @@ use crate::harness::{Deadline, Raw, Server, WAIT, eventually};
 use rustix::process::Signal;
 use rustls::{HandshakeKind, version};
 use serde_json::json;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 use tungstenite::Message;
 
@@ -220,6 +222,48 @@ fn openssl_changes_keys_as_it_likes() {
         let status = client.wait().expect("it is our child");
         assert!(status.success(), "{suite}: {said}");
     }
+    server.wait_for_number("sockets", 0);
+    assert_eq!(server.metrics().sum("throng_transport_faults_total", &[]), 0.0);
+}
+
+/// The server once changed its key without a word then.
+#[test]
+fn openssl_may_change_keys_in_the_packet_that_ends_its_handshake() {
+    let certificate = Certificate::new();
+    let server = certificate.server(&["server.shards=1"]);
+    let relay = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mut client = Command::new("openssl")
+        .args(["s_client", "-tls1_3", "-connect", &relay.local_addr().expect("it is bound").to_string()])
+        .args(["-CAfile", &certificate.path("cert.pem"), "-verify_return_error", "-crlf"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("openssl is there (Debian and Ubuntu: apt-get install openssl)");
+    let mut input = client.stdin.take().expect("a pipe");
+    input.write_all(b"K\n").expect("it reads");
+    let (mut near, _) = relay.accept().expect("openssl connects");
+    let mut far = TcpStream::connect(server.address()).expect("the server is there");
+    let (mut from_far, mut to_near) =
+        (far.try_clone().expect("a handle"), near.try_clone().expect("a handle"));
+    let down = thread::spawn(move || io::copy(&mut from_far, &mut to_near));
+    // The hello goes on at once, what comes then together: the end of the handshake, the wish for new keys, and a request.
+    let mut bytes = [0; 8192];
+    let mut length = near.read(&mut bytes).expect("a hello");
+    far.write_all(&bytes[..length]).expect("it is taken");
+    length = near.read(&mut bytes).expect("the end of the handshake");
+    // A command is one if it stands at the beginning of what openssl reads at once.
+    rest(Duration::from_millis(500));
+    input.write_all(b"GET /health HTTP/1.1\nHost: throng\nConnection: close\n\n").expect("it reads");
+    rest(Duration::from_millis(500));
+    length += near.read(&mut bytes[length..]).expect("a request");
+    far.write_all(&bytes[..length]).expect("it is taken");
+    let mut said = String::new();
+    client.stdout.take().expect("a pipe").read_to_string(&mut said).expect("it says something, and ends");
+    assert!(said.contains("\"status\":\"ok\""), "{said}");
+    drop((near, far, input));
+    client.wait().expect("it is our child");
+    down.join().expect("it does not panic").ok();
     server.wait_for_number("sockets", 0);
     assert_eq!(server.metrics().sum("throng_transport_faults_total", &[]), 0.0);
 }

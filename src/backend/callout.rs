@@ -581,21 +581,7 @@ mod tests {
     }
 
     fn tokens() -> Arc<Tokens> {
-        Arc::new(Tokens::new(token::Settings {
-            token_bytes_max: 1_000,
-            issuers: Vec::new(),
-            audiences: Vec::new(),
-            leeway_ms: 0,
-            expiry_required: false,
-            grace_ms: 0,
-            user_claim: String::new(),
-            rooms_max: 10,
-            room_name_bytes_max: 100,
-            keys: Vec::new(),
-            key_set: None,
-            refresh_ms: 1_000,
-            retry_ms: 1_000,
-        }))
+        Arc::new(Tokens::new(token::Settings::without_keys()))
     }
 
     #[tokio::test]

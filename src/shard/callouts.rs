@@ -596,21 +596,7 @@ mod tests {
         let bus = Arc::new(Bus::new(1, 100).with_callouts(Arc::new(Callouts::new(10))));
         let config = Config::default();
         let mut settings = server::settings(&config, 1, 10);
-        let tokens = Tokens::new(token::Settings {
-            token_bytes_max: 1_000,
-            issuers: Vec::new(),
-            audiences: Vec::new(),
-            leeway_ms: 0,
-            expiry_required: false,
-            grace_ms: 0,
-            user_claim: String::new(),
-            rooms_max: 10,
-            room_name_bytes_max: 100,
-            keys: Vec::new(),
-            key_set: None,
-            refresh_ms: 1_000,
-            retry_ms: 1_000,
-        });
+        let tokens = Tokens::new(token::Settings::without_keys());
         settings.access = Arc::new(Access {
             tokens: Some(Arc::new(tokens)),
             required: true,

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use throng::auth::{Gate, Rules};
 use throng::bus::Bus;
-use throng::config::Config;
+use throng::config::{Args, Config, Said};
 use throng::dialect::Paths;
 use throng::message::Slot;
 use throng::policy::Policies;
@@ -46,6 +46,14 @@ impl DryReactor {
         DryReactor::with(connections, Access::default(), EventLimits::default(), Policies::default())
     }
 
+    /// The same as a configuration file says it.
+    pub(crate) fn configured(connections: usize, file: &str) -> DryReactor {
+        let said = Said::gather(&Args::default(), Some(("bench.toml", file)), &[]);
+        let config = said.meaning().expect("a good configuration");
+        let policies = config.policies();
+        DryReactor::on(connections, &config, Access::default(), EventLimits::default(), policies)
+    }
+
     /// The same where tokens are taken: those of [`token`].
     pub(crate) fn with_tokens(connections: usize) -> DryReactor {
         let tokens = Tokens::new(throng::token::Settings {
@@ -74,17 +82,28 @@ impl DryReactor {
     }
 
     fn with(connections: usize, access: Access, events: EventLimits, policies: Policies) -> DryReactor {
+        DryReactor::on(connections, &Config::default(), access, events, policies)
+    }
+
+    fn on(
+        connections: usize,
+        config: &Config,
+        access: Access,
+        events: EventLimits,
+        policies: Policies,
+    ) -> DryReactor {
         let now = Time::from_ms(1_000);
+        let said = throng::server::settings(config, 1, connections);
         let settings = Settings {
             process: 0,
             connections_reserved: connections,
-            paths: Paths { echo: true, ..Paths::default() },
+            paths: Paths { echo: true, ..said.paths },
             // More than the default, for a bench that puts many rooms on few connections.
             rooms_per_connection_max: 10_000,
             // Where windows pass, nobody is to be pinged for that.
             ping_interval_ms: if policies.is_empty() { PING_INTERVAL_MS } else { 1 << 30 },
             access: Arc::new(access),
-            ..throng::server::settings(&Config::default(), 1, connections)
+            ..said
         };
         let rules = Rules {
             connections_max: connections,

@@ -127,7 +127,7 @@ fn policies(criterion: &mut Criterion) {
     const EVENTS: usize = 10;
     let mut group = criterion.benchmark_group("event to a room");
     let rooms = || Policy::new(RoomPattern::parse("auction:*").expect("a pattern"));
-    let batch = Batch { most: EVENTS, event: "batch".into(), data_only: false };
+    let batch = Batch { most: EVENTS, event: "batch".into(), data_only: false, lone: false };
     let field = |name| FieldPath::parse(name).expect("a path");
     let most = if at_full_size() { 10_000 } else { 1_000 };
     for members in [1, 100, 10_000].into_iter().filter(|members| *members <= most) {

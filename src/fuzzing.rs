@@ -770,7 +770,7 @@ fn policies() -> Policies {
     let field = |name| FieldPath::parse(name).expect("a path");
     let burst = |disconnects| Some(Burst { bytes: 300, disconnects });
     let a = Policy {
-        batch: Some(Batch { most: 3, event: "batch".into(), data_only: false }),
+        batch: Some(Batch { most: 3, event: "batch".into(), data_only: false, lone: false }),
         conflate: Some(Conflate { field: field("a"), events: None }),
         changes: Some(Changes { event: "e".into(), always: Box::default() }),
         burst: burst(false),

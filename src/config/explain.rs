@@ -461,7 +461,8 @@ fn room_in_words(policy: &Policy) -> String {
         ));
     }
     if let Some(batch) = batch {
-        words.push(format!("what leaves together is one message, {:?} for Socket.IO clients", batch.event));
+        let what = if batch.lone { "what leaves" } else { "what leaves together" };
+        words.push(format!("{what} is one message, {:?} for Socket.IO clients", batch.event));
     }
     if let Some(merge) = merge {
         let fields: Vec<String> =

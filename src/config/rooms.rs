@@ -19,6 +19,7 @@ pub(super) const TABLES: Tables = Tables {
         "batch_max",
         "batch_event",
         "batch_items",
+        "batch_lone",
         "urgent",
         "conflate",
         "conflate_events",
@@ -80,6 +81,7 @@ fn policy(table: &mut Table<'_>) -> Option<Policy> {
     for (key, other) in [
         ("batch_event", "batch_max"),
         ("batch_items", "batch_max"),
+        ("batch_lone", "batch_max"),
         ("conflate_events", "conflate"),
         ("changes_always", "changes"),
         ("dedupe_window_ms", "dedupe"),
@@ -127,8 +129,9 @@ fn batch(table: &mut Table<'_>) -> Option<Batch> {
     let items = table.read("batch_items", &Kind::Word(&ITEMS).allowed(), |word| {
         ITEMS.iter().position(|known| *known == word)
     });
+    let lone = table.flag("batch_lone").unwrap_or(false);
     let most = most.filter(|most| *most > 1)? as usize;
-    Some(Batch { most, event: name.unwrap_or("batch".into()), data_only: items == Some(1) })
+    Some(Batch { most, event: name.unwrap_or("batch".into()), data_only: items == Some(1), lone })
 }
 
 fn merge(table: &mut Table<'_>) -> Option<Merge> {

@@ -126,6 +126,11 @@ impl<'a> Table<'a> {
         Some(pattern)
     }
 
+    /// The flag that `key` stands for, if it is there.
+    pub(super) fn flag(&mut self, key: &str) -> Option<bool> {
+        self.read_given(key, &Kind::Flag.allowed(), Given::flag)
+    }
+
     /// The number that `key` stands for, from `min` to `max`, if it is there.
     pub(super) fn number(&mut self, key: &str, min: u32, max: u32) -> Option<u32> {
         let allowed = Kind::Number { min: min.into(), max: max.into() }.allowed();

@@ -1309,7 +1309,7 @@ fn keys_and_permissions_are_read_from_their_tables() {
 
 #[test]
 fn rooms_are_read_from_their_tables_and_explained() {
-    let file = "[[rooms]]\nname = \"auction:*\"\nnamespace = \"/guild/*\"\nwindow_ms = \"50ms\"\nbatch_max = 10\nurgent = [\"end\"]\n\
+    let file = "[[rooms]]\nname = \"auction:*\"\nnamespace = \"/guild/*\"\nwindow_ms = \"50ms\"\nbatch_max = 10\nbatch_lone = true\nurgent = [\"end\"]\n\
                 conflate = \"a.id\"\nchanges = \"update\"\nchanges_always = [\"id\"]\ndedupe = \"id\"\nburst_bytes = \"64KiB\"\n\
                 [[rooms]]\nname = \"*\"\nmerge_event = \"both\"\nmerge = { a = \"fieldA\", b = \"fieldB\" }\nburst_bytes = 1\nburst = \"disconnect\"\n";
     let config = right(file, &[], "");
@@ -1323,7 +1323,7 @@ fn rooms_are_read_from_their_tables_and_explained() {
         "  [[rooms]], 2 in all  throng.toml:1\n",
         "  In rooms auction:* in /guild/*: an event with a \"id\" that was there within 60 s is left out; events wait up to 50 ms, or until there are 10, but not end; \
          of those that wait only the latest with each \"a.id\" leaves; of \"update\" only what has changed is sent, and always id; who joins gets the whole; \
-         what leaves together is one message, \"batch\" for Socket.IO clients; when 64 KiB or more wait for a slow client, they are dropped.\n",
+         what leaves is one message, \"batch\" for Socket.IO clients; when 64 KiB or more wait for a slow client, they are dropped.\n",
         "  In rooms *: events wait up to 100 ms; what leaves together is one event \"both\": a as fieldA, b as fieldB; \
          when 1 byte or more wait for a slow client, it is disconnected.\n",
     ] {
@@ -1340,6 +1340,7 @@ fn a_wrong_room_is_told() {
         ("batch_max = 2", format!("1: rooms.name is missing, it takes {names}")),
         ("name = \"{user}\"", format!("2: rooms.name: \"{{user}}\" is wrong, it takes {names}")),
         ("name = \"a\"\nbatch_max = 0", "3: rooms.batch_max: 0 is wrong, it takes a whole number from 1 to 10000".to_owned()),
+        ("name = \"a\"\nbatch_max = 2\nbatch_lone = 1", "4: rooms.batch_lone: 1 is wrong, it takes true or false".to_owned()),
         ("name = \"a\"\nbatch_event = \"b\"", "3: rooms.batch_event: what was given is wrong, it takes nothing where there is no `batch_max`".to_owned()),
         ("name = \"a\"\nwindow_ms = 7", "3: rooms.window_ms: what was given is wrong, it takes nothing where nothing waits: without `batch_max`, `conflate` and `merge`".to_owned()),
         ("name = \"a\"\nconflate = \"a..b\"", "3: rooms.conflate: \"a..b\" is wrong, it takes a field of the payload, like \"id\" or \"bid.id\", of at most 8 names".to_owned()),

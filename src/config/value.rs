@@ -352,7 +352,7 @@ impl Given {
         }
     }
 
-    fn flag(&self) -> Option<bool> {
+    pub(super) fn flag(&self) -> Option<bool> {
         if let Given::Flag(flag) = self { Some(*flag) } else { None }
     }
 

@@ -3,7 +3,7 @@
 //! An event goes through these stages: *dedupe* and *conflate* when it comes; when the room's window ends, or it cannot wait, *changes*, and then
 //! *batch* or *merge*. What leaves is appended to `out`, the publications of one room one behind the other, in their order.
 
-use super::{Changes, Policies, Policy, Settings, patch};
+use super::{Batch, Changes, Policies, Policy, Settings, patch};
 use crate::message::{Bundle, Draft, Publication, RoomId, Shape};
 use crate::time::Time;
 use compact_str::CompactString;
@@ -350,8 +350,10 @@ impl Homes {
                 items.into_iter().filter_map(|item| self.change(changes, room, item, now)).collect()
             }
         };
+        let is_lone = |batch: &Batch| batch.lone && items.first().is_some_and(|item| is_bundled(item));
         let shape = match (&policy.batch, &policy.merge) {
-            _ if items.len() < 2 => None,
+            (Some(batch), _) if items.len() < 2 && !is_lone(batch) => None,
+            (None, _) if items.len() < 2 => None,
             (Some(batch), _) => Some((&batch.event, Shape::Batch { data_only: batch.data_only })),
             (None, Some(merge)) => {
                 let field = |item: &Arc<Publication>| merge.field(item.event()).cloned().unwrap_or_default();
@@ -459,12 +461,8 @@ impl Policy {
         let is_of_merge = |publication| {
             self.merge.as_ref().is_none_or(|it| it.field(event).is_some() && is_one_value(publication))
         };
-        let is_plain = publication.special.as_ref().is_none_or(|special| {
-            special.attachments.is_empty() && !special.volatile && special.ask.is_none()
-        });
         self.waits()
-            && !publication.binary
-            && is_plain
+            && is_bundled(publication)
             && !self.urgent.iter().any(|urgent| urgent == event)
             && is_of_merge(publication)
     }
@@ -509,6 +507,14 @@ impl Room {
         }
         replaced.is_some()
     }
+}
+
+/// True when an event may be one of those of a message.
+fn is_bundled(publication: &Publication) -> bool {
+    !publication.binary
+        && publication.special.as_ref().is_none_or(|special| {
+            special.attachments.is_empty() && !special.volatile && special.ask.is_none()
+        })
 }
 
 /// True when the payload is one value of JSON and nothing else.

@@ -72,6 +72,8 @@ pub struct Batch {
     pub event: CompactString,
     /// True when an item is the payload alone for them, without the event's name.
     pub data_only: bool,
+    /// True when an event that leaves alone is a batch, too, even one that does not wait.
+    pub lone: bool,
 }
 
 /// See [`Policy::conflate`].

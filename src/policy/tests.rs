@@ -74,6 +74,7 @@ fn nothing_is_lost_out_of_order_or_late() {
             most: batch_max,
             event: "batch".into(),
             data_only: random.chance(50),
+            lone: random.chance(50),
         });
         let fields = || Box::new([("a".into(), "fieldA".into()), ("b".into(), "fieldB".into())]);
         let merge = (batch.is_none() && random.chance(50))
@@ -124,7 +125,8 @@ fn nothing_is_lost_out_of_order_or_late() {
         let mut last: HashMap<String, usize> = HashMap::new();
         for (at, publication) in &out {
             if let Some(bundle) = publication.as_bundle() {
-                assert!(bundle.items.len() >= 2, "seed {seed}: a lone event is no bundle");
+                let least = if policy.batch.as_ref().is_some_and(|batch| batch.lone) { 1 } else { 2 };
+                assert!(bundle.items.len() >= least, "seed {seed}: a lone event is no bundle");
                 match &bundle.shape {
                     Shape::Batch { .. } => assert!(bundle.items.len() <= batch_max, "seed {seed}"),
                     Shape::Merge { fields } => {
@@ -203,7 +205,8 @@ fn random_object(random: &mut Random, depth: u32) -> Value {
 fn changes_in_order_are_the_state_for_those_who_join_late_too() {
     for seed in 0..300 {
         let mut random = Random(seed);
-        let batch = random.chance(40).then(|| Batch { most: 3, event: "batch".into(), data_only: false });
+        let batch =
+            random.chance(40).then(|| Batch { most: 3, event: "batch".into(), data_only: false, lone: true });
         let conflate = random.chance(40).then(|| Conflate { field: path("id"), events: None });
         let changes = Changes { event: "state".into(), always: Box::new(["id".into()]) };
         let mut homes =
@@ -253,7 +256,7 @@ fn changes_in_order_are_the_state_for_those_who_join_late_too() {
 #[test]
 fn publishers_do_not_get_their_own_but_all_get_changes() {
     let conn = |stamp| Some(ConnId { shard: 0, slot: 0, stamp });
-    let batch = Some(Batch { most: 10, event: "batch".into(), data_only: false });
+    let batch = Some(Batch { most: 10, event: "batch".into(), data_only: false, lone: false });
     let conflate = Some(Conflate { field: path("id"), events: Some(Box::new(["e".into()])) });
     let changes = Some(Changes { event: "state".into(), always: Box::default() });
     let mut homes = homes(Policy { batch, conflate, changes, ..policy() }, Settings::default());
@@ -279,7 +282,7 @@ fn publishers_do_not_get_their_own_but_all_get_changes() {
 
 #[test]
 fn what_cannot_wait_goes_by_itself_behind_what_waits() {
-    let batch = Some(Batch { most: 10, event: "batch".into(), data_only: false });
+    let batch = Some(Batch { most: 10, event: "batch".into(), data_only: false, lone: false });
     let mut homes = homes(Policy { batch, ..policy() }, Settings::default());
     let now = Time::from_ms(1);
     let draft = Draft::new("r", "e", b"1", now);
@@ -310,6 +313,33 @@ fn what_cannot_wait_goes_by_itself_behind_what_waits() {
         &mut out,
     );
     assert!(out.is_empty() && homes.waiting_bytes() > 0);
+}
+
+#[test]
+fn one_alone_is_a_batch_where_that_is_wanted() {
+    let batch = Some(Batch { most: 10, event: "batch".into(), data_only: false, lone: true });
+    let changes = Some(Changes { event: "state".into(), always: Box::default() });
+    let urgent = Box::new(["urgent".into()]);
+    let mut homes = homes(Policy { batch, changes, urgent, ..policy() }, Settings::default());
+    let now = Time::from_ms(1);
+    let sizes = |out: &[Arc<Publication>]| -> Vec<Option<usize>> {
+        out.iter().map(|it| it.as_bundle().map(|bundle| bundle.items.len())).collect()
+    };
+    let mut out = take(&mut homes, "r", "e", json!(1), now);
+    homes.flush_due(now.plus_ms(100), &mut out);
+    assert_eq!(sizes(&out), [Some(1)]);
+    assert_eq!(sizes(&take(&mut homes, "r", "urgent", json!(1), now)), [Some(1)]);
+    // What may be in no batch is in none.
+    let bytes = Draft { binary: true, ..Draft::new("r", "e", b"1", now) };
+    let mut out = Vec::new();
+    homes.take(Arc::new(Publication::new(RoomId::NOWHERE, &bytes)), 0, now, &mut out);
+    assert_eq!(sizes(&out), [None]);
+    // Of a state that has not changed nothing is left, not an empty batch.
+    let mut out = take(&mut homes, "r", "state", json!({"a": 1}), now);
+    homes.flush_due(now.plus_ms(100), &mut out);
+    out.extend(take(&mut homes, "r", "state", json!({"a": 1}), now));
+    homes.flush_due(now.plus_ms(200), &mut out);
+    assert_eq!(sizes(&out), [Some(1)]);
 }
 
 #[test]

@@ -712,6 +712,8 @@ impl World {
     /// The model follows what the shard has been handed by now.
     fn carry_out(&mut self, shard: usize, number: usize) {
         let (now, handed) = (self.now, self.links[number].handed);
+        // Its time begins with the head, and no piece of it gives it more.
+        let mut has_new_body = false;
         while let Some(item) = self.clients[number].items.pop_front_if(|item| item.trigger <= handed) {
             // What came behind a request that waits: it has had its answer, or the connection is given up.
             self.resolve(shard, number);
@@ -724,7 +726,10 @@ impl World {
                     continue;
                 }
                 match self.model.head(number, target, length, now) {
-                    Heading::Stays => client.in_body = length.map(|_| target),
+                    Heading::Stays => {
+                        client.in_body = length.map(|_| target);
+                        has_new_body = length.is_some();
+                    }
                     Heading::Refused => {}
                     Heading::Leaves(_) => {
                         client.items.push_front(item);
@@ -750,7 +755,7 @@ impl World {
         let client = &self.clients[number];
         match (self.model.peers[number].stage, client.in_body) {
             (Stage::Waiting { .. }, _) if handed > client.carried_out => self.model.hang_up(number, now),
-            (Stage::Http, Some(target)) => self.model.await_body(number, target, now),
+            (Stage::Http, Some(target)) if has_new_body => self.model.await_body(number, target, now),
             _ => {}
         }
     }

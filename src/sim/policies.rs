@@ -69,7 +69,8 @@ fn policies(random: &mut Random, window_ms: u64) -> Policies {
     };
     let field = |name| FieldPath::parse(name).expect("a path");
     let most = 2 + random.up_to(8);
-    let batch = || Some(Batch { most, event: "batch".into(), data_only: false });
+    let lone = random.chance(30);
+    let batch = || Some(Batch { most, event: "batch".into(), data_only: false, lone });
     let conflate = || Some(Conflate { field: field("key"), events: None });
     let merge = Merge {
         event: "merged".into(),

@@ -14,6 +14,7 @@
 //! What is in a figure: everything between reading bytes and writing bytes, a turn's fixed part included. What is not: the
 //! kernel, and the cache misses that its work causes in ours.
 
+#[allow(dead_code, reason = "every bench takes from it what it needs")]
 mod dry;
 #[allow(dead_code, reason = "every bench takes from it what it needs")]
 mod measure;

@@ -18,15 +18,20 @@ pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
         }
 
         fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
-            while let Some(Key(key)) = map.next_key()? {
-                (self.0)(&key, map.next_value::<&RawValue>()?.get());
+            while let Some(key) = map.next_key::<&RawValue>()? {
+                let key = key.get();
+                let (bare, value) = (&key[1..key.len() - 1], map.next_value::<&RawValue>()?.get());
+                match key.contains('\\') {
+                    false => (self.0)(bare, value),
+                    // Half a surrogate pair is no text; what follows it counts all the same.
+                    true => {
+                        (self.0)(&serde_json::from_str::<Cow<'_, str>>(key).unwrap_or(bare.into()), value)
+                    }
+                }
             }
             Ok(())
         }
     }
-    #[derive(serde::Deserialize)]
-    #[serde(transparent)]
-    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
     // The arguments were checked when they came; what is no object is refused here, and has no members.
     let _refused = serde_json::Deserializer::from_str(json).deserialize_map(Members(each));
 }
@@ -66,10 +71,10 @@ mod tests {
     #[test]
     fn the_members_of_the_first_object_are_told_in_order() {
         let mut told = Vec::new();
-        each_member(r#"{"a": 1, "b\n":{"c":[]}, "a":null},{"d":2}"#, |key, value| {
+        each_member(r#"{"a": 1, "b\n":{"c":[]}, "\ud800":3, "a":null},{"d":2}"#, |key, value| {
             told.push((key.to_owned(), value))
         });
-        let expected = [("a", "1"), ("b\n", r#"{"c":[]}"#), ("a", "null")];
+        let expected = [("a", "1"), ("b\n", r#"{"c":[]}"#), ("\\ud800", "3"), ("a", "null")];
         assert_eq!(told, expected.map(|(key, value)| (key.to_owned(), value)));
         for no_object in ["", "1", "[{}]", "null"] {
             each_member(no_object, |key, _| panic!("{no_object} has no {key}"));

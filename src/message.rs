@@ -163,8 +163,9 @@ impl Publication {
         }
     }
 
-    /// By its stamp: a session may have moved to another place while it was this connection.
-    fn is_from(&self, was: ConnId) -> bool {
+    /// True when it comes from one connection that does not want it back: that one, by its shard and stamp. A session may have moved to another
+    /// place since.
+    pub fn is_from(&self, was: ConnId) -> bool {
         self.except.is_some_and(|except| (except.shard, except.stamp) == (was.shard, was.stamp))
     }
 

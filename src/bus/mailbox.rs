@@ -7,6 +7,7 @@ use super::outside::Order;
 use super::presence::Attendance;
 use crate::message::{ConnId, Publication, RoomId, ShardId, ShardSet, SocketId};
 use crate::stats::Recovered;
+use crate::time::Time;
 use compact_str::CompactString;
 use std::any::Any;
 use std::collections::VecDeque;
@@ -100,6 +101,8 @@ pub struct Joined {
     pub id: SocketId,
     /// True when nobody was in the room before.
     pub is_first: bool,
+    /// The time of the turn in which it has joined.
+    pub at: Time,
 }
 
 /// What one socket has answered to an [`Ask`](crate::message::Ask).

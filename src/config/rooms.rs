@@ -99,6 +99,12 @@ fn policy(table: &mut Table<'_>) -> Option<Policy> {
             "nothing where there is `batch_max`: what waits becomes one or the other",
         );
     }
+    if changes.is_some() && burst_bytes.is_some() && disconnects != Some(true) {
+        table.tell_conflict(
+            "burst_bytes",
+            "nothing beside `changes`, but with burst = \"disconnect\": who lacks one change makes nothing right of the next",
+        );
+    }
     let waits = ["batch_max", "conflate", "merge"].iter().any(|key| table.has(key));
     for key in ["window_ms", "urgent"] {
         if table.has(key) && !waits {

@@ -576,7 +576,7 @@ fn an_unknown_key_is_met_with_the_nearest_known_one() {
 fn does<'r>(routes: &'r Routes, namespace: &str, event: &str) -> Option<&'r Does> {
     match routes.find(namespace, event, |who| *who == Who::Anyone) {
         Found::Route(route) => Some(&route.does),
-        Found::Forbidden | Found::Nothing => None,
+        Found::Forbidden { .. } | Found::Nothing => None,
     }
 }
 
@@ -618,7 +618,7 @@ fn routes_are_read() {
         assert_eq!(does(&routes, "/guild/7", on), Some(&meant), "{on}");
         assert_eq!(does(&routes, "/", on).is_some(), on != "out", "{on}");
     }
-    assert!(matches!(routes.find("/", "kick", |who| *who == Who::Anyone), Found::Forbidden));
+    assert!(matches!(routes.find("/", "kick", |who| *who == Who::Anyone), Found::Forbidden { .. }));
     assert!(matches!(routes.find("/", "kick", |who| *who == Who::Role("admin".into())), Found::Route(_)));
     let inline = right("routes = [{ on = \"ping\", ack = true }]\n", &[], "").routes;
     assert_eq!(does(&inline, "/", "ping"), Some(&Does::ack()), "written in another way");
@@ -1310,8 +1310,8 @@ fn keys_and_permissions_are_read_from_their_tables() {
 #[test]
 fn rooms_are_read_from_their_tables_and_explained() {
     let file = "[[rooms]]\nname = \"auction:*\"\nnamespace = \"/guild/*\"\nwindow_ms = \"50ms\"\nbatch_max = 10\nbatch_lone = true\nurgent = [\"end\"]\n\
-                conflate = \"a.id\"\nchanges = \"update\"\nchanges_always = [\"id\"]\ndedupe = \"id\"\nburst_bytes = \"64KiB\"\n\
-                [[rooms]]\nname = \"*\"\nmerge_event = \"both\"\nmerge = { a = \"fieldA\", b = \"fieldB\" }\nburst_bytes = 1\nburst = \"disconnect\"\n";
+                conflate = \"a.id\"\nchanges = \"update\"\nchanges_always = [\"id\"]\ndedupe = \"id\"\nburst_bytes = \"64KiB\"\nburst = \"disconnect\"\n\
+                [[rooms]]\nname = \"*\"\nmerge_event = \"both\"\nmerge = { a = \"fieldA\", b = \"fieldB\" }\nburst_bytes = 1\n";
     let config = right(file, &[], "");
     let [first, second] = &config.rooms[..] else { panic!("two") };
     let batch = first.batch.as_ref().expect("it batches");
@@ -1323,9 +1323,9 @@ fn rooms_are_read_from_their_tables_and_explained() {
         "  [[rooms]], 2 in all  throng.toml:1\n",
         "  In rooms auction:* in /guild/*: an event with a \"id\" that was there within 60 s is left out; events wait up to 50 ms, or until there are 10, but not end; \
          of those that wait only the latest with each \"a.id\" leaves; of \"update\" only what has changed is sent, and always id; who joins gets the whole; \
-         what leaves is one message, \"batch\" for Socket.IO clients; when 64 KiB or more wait for a slow client, they are dropped.\n",
+         what leaves is one message, \"batch\" for Socket.IO clients; when 64 KiB or more wait for a slow client, it is disconnected.\n",
         "  In rooms *: events wait up to 100 ms; what leaves together is one event \"both\": a as fieldA, b as fieldB; \
-         when 1 byte or more wait for a slow client, it is disconnected.\n",
+         when 1 byte or more wait for a slow client, they are dropped.\n",
     ] {
         assert!(text.contains(line), "{line}is not in\n{text}");
     }
@@ -1347,6 +1347,7 @@ fn a_wrong_room_is_told() {
         ("name = \"a\"\nchanges = \"connect\"", "3: rooms.changes: \"connect\" is wrong, it takes the name of an event, but not one that Socket.IO reserves, like \"connect\"".to_owned()),
         ("name = \"a\"\nmerge_event = \"b\"", "3: rooms.merge_event: what was given is wrong, it takes nothing where there is no `merge`".to_owned()),
         ("name = \"a\"\nburst_bytes = 1\nburst = \"wait\"", "4: rooms.burst: \"wait\" is wrong, it takes \"drop\" or \"disconnect\"".to_owned()),
+        ("name = \"a\"\nchanges = \"b\"\nburst_bytes = 1", "4: rooms.burst_bytes: what was given is wrong, it takes nothing beside `changes`, but with burst = \"disconnect\": who lacks one change makes nothing right of the next".to_owned()),
         ("name = \"a\"\nbatches = 1", "3: rooms.batches: there is no such setting".to_owned()),
         ("name = \"a\"\nbatch_max = 2\nmerge_event = \"b\"\nmerge = { a = \"b\" }", "5: rooms.merge: what was given is wrong, it takes nothing where there is `batch_max`: what waits becomes one or the other".to_owned()),
     ] {

@@ -54,7 +54,7 @@ impl Config {
         }
         match self.routes.find(&trial.namespace, event, |who| who.is(&actor)) {
             Found::Nothing => say("  No route is for it: nothing happens."),
-            Found::Forbidden => say("  It is refused (forbidden): its routes are for others."),
+            Found::Forbidden { .. } => say("  It is refused (forbidden): its routes are for others."),
             Found::Route(route) => {
                 say(&format!("  {}", route_in_words(route)));
                 if let Does::Steps(steps) = &route.does {

@@ -36,17 +36,40 @@ pub fn is_any_in(json: &str) -> bool {
     !placeholders(json).is_empty()
 }
 
-/// Checks that whatever stands for an attachment names one of those that there are. `json` is well-formed: values with commas between
-/// them.
+/// Checks that whatever stands for an attachment names one of those that there are, each another. `json` is well-formed: values with commas
+/// between them.
 ///
 /// # Errors
-/// When an object with `"_placeholder":true` has no `num`, or one that is not a whole number below `attachments`.
+/// When an object with `"_placeholder":true` has no `num`, or one that is not a whole number below `attachments`, or that of another. No
+/// client writes that: a value that comes twice is two attachments. Written in many places, a few bytes would stand for as many copies.
 pub fn check(json: &str, attachments: usize) -> Result<(), Malformed> {
-    let is_good = |found: &Placeholder| found.num.as_ref().is_some_and(|(num, _)| *num < attachments);
-    if placeholders(json).iter().all(is_good) {
-        Ok(())
-    } else {
-        Err(Malformed("a placeholder names no attachment"))
+    let mut is_named = vec![false; attachments];
+    for found in placeholders(json) {
+        let named = found.num.and_then(|(num, _)| is_named.get_mut(num));
+        let named = named.ok_or(Malformed("a placeholder names no attachment"))?;
+        if std::mem::replace(named, true) {
+            return Err(Malformed("two placeholders name one attachment"));
+        }
+    }
+    Ok(())
+}
+
+/// The same JSON with those of the attachments that it names, in the order in which it does.
+pub fn named<'a>(json: &'a str, attachments: &'a [Vec<u8>]) -> (Cow<'a, str>, Cow<'a, [Vec<u8>]>) {
+    if attachments.is_empty() {
+        return (json.into(), attachments.into());
+    }
+    let mut order = Vec::new();
+    let renumbered = renumber(json, |num| {
+        attachments.get(num)?;
+        Some(order.iter().position(|named| *named == num).unwrap_or_else(|| {
+            order.push(num);
+            order.len() - 1
+        }))
+    });
+    match order.iter().copied().eq(0..attachments.len()) {
+        true => (json.into(), attachments.into()),
+        false => (renumbered.into(), order.iter().map(|num| attachments[*num].clone()).collect()),
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 /// Events of one room that wait to leave as one message leave early when they have so many bytes.
 pub const BUNDLE_BYTES_MAX: usize = 256 << 10;
 /// What a room that has something waiting costs besides, in bytes, by and large.
-const ROOM_BYTES: usize = 320;
+const ROOM_BYTES: usize = 640;
 /// What an event that waits costs besides, likewise.
 const ITEM_BYTES: usize = 64;
 /// How often values are looked for that have been known long enough, in milliseconds.
@@ -218,9 +218,10 @@ impl Homes {
         Some(Publication::new(RoomId::NOWHERE, &Draft::new(room, &changes.event, text.as_bytes(), now)))
     }
 
-    /// Forgets the state of a room, which may not be what it was.
-    pub fn forget(&mut self, room: &str) {
-        if let Some(state) = self.rooms.get(room).and_then(|room| room.state.as_ref()) {
+    /// Forgets the state of a room, which may not be what it was before `since`, unless it has changed after that.
+    pub fn forget_before(&mut self, room: &str, since: Time) {
+        let state = self.rooms.get(room).and_then(|room| room.state.as_ref());
+        if let Some(state) = state.filter(|state| state.entry.0 <= since) {
             self.states.remove(&state.entry);
             self.forget_state(room.into());
         }
@@ -385,16 +386,15 @@ impl Homes {
         let object = (is_one_value(&item) && !is_asking).then(|| patch::read(item.payload())).flatten();
         let Some(object) = object else {
             self.counts.stateless += 1;
+            // Whatever members make of it: the next one comes whole.
+            self.drop_state(room);
             return Some(item);
         };
         let write = |object: &patch::Object| serde_json::to_string(object).unwrap_or_default();
         let text = write(&object);
         if text.len() > self.settings.state_bytes_max {
             self.counts.stateless += 1;
-            if let Some(state) = room.state.take() {
-                self.states.remove(&state.entry);
-                self.states_bytes -= state.text.len();
-            }
+            self.drop_state(room);
             return Some(item);
         }
         let payload = match &room.state {
@@ -415,10 +415,7 @@ impl Homes {
             self.counts.unchanged += 1;
             return None;
         }
-        if let Some(state) = room.state.take() {
-            self.states.remove(&state.entry);
-            self.states_bytes -= state.text.len();
-        }
+        self.drop_state(room);
         let entry = self.new_entry(now);
         self.states.insert(entry, item.room_name().into());
         self.states_bytes += text.len();
@@ -426,6 +423,14 @@ impl Homes {
         // For everybody: who does not get a patch could not make sense of the next one.
         let draft = Draft::new(item.room_name(), item.event(), payload.as_bytes(), item.published_at);
         Some(Arc::new(Publication::new(item.room, &draft)))
+    }
+
+    /// Forgets the state of a room that has been taken out.
+    fn drop_state(&mut self, room: &mut Room) {
+        if let Some(state) = room.state.take() {
+            self.states.remove(&state.entry);
+            self.states_bytes -= state.text.len();
+        }
     }
 
     /// Forgets the state of a room whose entry in `states` is gone.

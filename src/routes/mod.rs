@@ -26,7 +26,10 @@ pub enum Found<'r> {
     /// This route.
     Route(&'r Route),
     /// Routes, but for others than who has sent it.
-    Forbidden,
+    Forbidden {
+        /// True when one of them names the event.
+        by_name: bool,
+    },
     /// None.
     Nothing,
 }
@@ -76,13 +79,13 @@ impl Routes {
     /// name whose pattern matches, or else the first for all others; both are stronger than what is built in. Who has sent native or plain
     /// messages is in namespace `/`. Costs a hash, then a comparison for each route with the name.
     pub fn find(&self, namespace: &str, event: &str, is: impl Fn(&Who) -> bool) -> Found<'_> {
-        let mut is_forbidden = false;
+        let (mut by_name, mut is_forbidden) = (false, false);
         let named = self.by_event.get(event).map_or(&[] as &[usize], Vec::as_slice);
         let (configured, built_in) = named.split_at(named.partition_point(|at| *at < self.configured));
         for at in configured.iter().chain(&self.for_others) {
             let route = &self.routes[*at];
             // A route for this event by name keeps those for all others off, even from whom it is not for.
-            if is_forbidden && route.on == Route::OTHERS {
+            if by_name && route.on == Route::OTHERS {
                 break;
             }
             if route.is_in(namespace) {
@@ -90,10 +93,11 @@ impl Routes {
                     return Found::Route(route);
                 }
                 is_forbidden = true;
+                by_name |= route.on != Route::OTHERS;
             }
         }
         match built_in.first() {
-            _ if is_forbidden => Found::Forbidden,
+            _ if is_forbidden => Found::Forbidden { by_name },
             Some(at) => Found::Route(&self.routes[*at]),
             None => Found::Nothing,
         }
@@ -404,7 +408,7 @@ mod tests {
             Found::Route(Route { does: Does::Steps(steps), .. }) => {
                 Some(steps.reply.as_ref().and_then(|reply| reply.event.as_deref()).unwrap_or("backend"))
             }
-            Found::Forbidden => Some("forbidden"),
+            Found::Forbidden { .. } => Some("forbidden"),
             Found::Nothing => None,
         }
     }

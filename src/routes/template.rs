@@ -367,7 +367,8 @@ impl Name {
                 }
                 Part::Place(Source::Id) => name.push_str(values.id),
                 Part::Place(Source::Socket) => name.push_str(values.socket),
-                Part::Place(Source::Event) => name.push_str(values.event),
+                // Whoever sends it names it.
+                Part::Place(Source::Event) => push_text(&mut name, values.event, &"{event}")?,
                 Part::Place(Source::Namespace) => name.push_str(values.namespace),
                 Part::Place(Source::Rooms) => {}
             }
@@ -395,6 +396,12 @@ fn push_value(name: &mut String, json: Option<&str>, path: &Path) -> Result<(), 
         }
         Some(_) => return fault("is neither a text nor a number"),
     };
+    push_text(name, &text, path)
+}
+
+/// Adds a text that a client has chosen to a name. `what` it is stands in the words of a fault.
+fn push_text(name: &mut String, text: &str, what: &impl Display) -> Result<(), Fault> {
+    let fault = |why: &str| Err(Fault(format!("`{what}` {why}")));
     if text.len() > VALUE_BYTES_MAX {
         return fault("is too long for a name");
     }
@@ -403,7 +410,7 @@ fn push_value(name: &mut String, json: Option<&str>, path: &Path) -> Result<(), 
     if !text.chars().all(is_allowed) || text.chars().all(|letter| letter == '.') {
         return fault("has letters that are not allowed in a name");
     }
-    name.push_str(&text);
+    name.push_str(text);
     Ok(())
 }
 

@@ -431,15 +431,7 @@ impl Shard {
         // What is for the client alone is for one that is here.
         let published =
             if emit.rooms.is_empty() { self.bus.publish_here(&draft) } else { self.bus.publish(&draft) };
-        match published {
-            Ok(shards) => {
-                self.bells.extend(shards);
-                self.bells.remove(self.id);
-                self.stats().publications.add(1);
-            }
-            Err(crate::bus::Overloaded) => self.stats().overloads.add(1),
-        }
-        published.is_ok()
+        self.see_off(published).is_ok()
     }
 
     /// The end of an answer: the ack, and perhaps the connection's.

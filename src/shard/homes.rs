@@ -69,7 +69,7 @@ impl Shard {
     /// A connection has joined a room: if its state is known, it is told by the room's home.
     pub(super) fn ask_for_state(&mut self, slot: Slot, room: &str, is_first: bool) {
         let id = || self.id_in(slot, namespace_of(room));
-        let joined = || Joined { room: room.into(), shard: self.id, id: id(), is_first };
+        let joined = || Joined { room: room.into(), shard: self.id, id: id(), at: self.turn.now(), is_first };
         if let Some(home) = self.bus.tell_home(joined, room)
             && home != self.id
         {
@@ -84,7 +84,7 @@ impl Shard {
             && let Some(homes) = &mut self.homes
         {
             // While nobody was there, nothing was heard of what other processes published.
-            homes.forget(&joined.room);
+            homes.forget_before(&joined.room, joined.at);
         }
         self.joined.push(joined);
     }
@@ -245,6 +245,10 @@ impl Shard {
     /// Closes a connection that reads too slowly: the close follows what waits for it.
     fn end_slow(&mut self, slot: Slot) {
         let now = self.turn.now();
+        // What it was given in this turn comes before the close.
+        if self.conns.get(slot as usize).is_some_and(|conn| conn.is_open() && !conn.pending.is_none()) {
+            self.absorb(slot, 0);
+        }
         let Some(conn) = self.conns.get_mut(slot as usize).filter(|conn| conn.is_open()) else { return };
         if conn.has_socket {
             let frame = close::frame(CloseCode::Slow, "too much waits to be read");

@@ -1208,7 +1208,7 @@ impl Shard {
             let encoding = Encoding::of(conn);
             run.whole(encoding, turn);
             for (publication, frame) in run.publications.iter().zip(&run.frames[encoding as usize]) {
-                if publication.except != Some(own) {
+                if !publication.is_from(own) {
                     turn.give(conn, slot, frame, true);
                     deliveries += 1;
                 }
@@ -1236,7 +1236,16 @@ impl Shard {
     /// The connection that must not get `publication`, if it is one of ours and still there.
     fn origin(&mut self, publication: &Publication) -> Option<&mut Conn> {
         let except = publication.except.filter(|except| except.shard == self.id)?;
-        self.conns.get_mut(except.slot as usize).filter(|conn| conn.stamp == except.stamp)
+        let is_it = |conns: &Slab<Conn>, slot: Slot| {
+            conns.get(slot as usize).is_some_and(|conn| conn.stamp == except.stamp)
+        };
+        let mut slot = Some(except.slot).filter(|slot| is_it(&self.conns, *slot));
+        if slot.is_none() && self.homes.is_some() {
+            // While its event waited, it has gone, or its session has moved to another place.
+            let mut members = self.rooms.members(publication.room).iter().map(|member| member.slot);
+            slot = members.find(|slot| is_it(&self.conns, *slot));
+        }
+        self.conns.get_mut(slot? as usize)
     }
 
     /// Sends one frame to one connection, at the end of this turn.

@@ -1,6 +1,7 @@
 //! The steps of routes: what a configuration makes of an event.
 
 use super::{OVERLOAD_RETRY_MS, Shard};
+use crate::bus::Overloaded;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::dialect::attachments;
 use crate::dialect::native::{Code, Names, Refusal, name_fault};
@@ -31,8 +32,10 @@ pub(super) struct Sent<'e> {
 pub(super) struct Told<'e> {
     /// The event that it is sent: its name and arguments.
     pub(super) reply: Option<(Cow<'e, str>, Cow<'e, str>)>,
-    /// The arguments of its acknowledgement; `None` where the backend answers.
+    /// The arguments of its acknowledgement; `None` where it wants none, or the backend answers.
     pub(super) ack: Option<Cow<'e, str>>,
+    /// Why the backend, which would answer, can't be asked.
+    pub(super) unasked: Option<Refusal<'static>>,
 }
 
 /// The most memory that is kept for the data of events between two of them, in bytes.
@@ -78,9 +81,12 @@ impl Shard {
             socket: &socket,
             rooms: "",
         };
-        for room in self.keys(sent, &steps.member, &values, steps)? {
-            let is_member = self.bus.find(&room).is_some_and(|room| self.rooms.has(&self.conns, slot, room));
-            if !is_member {
+        for name in &steps.member {
+            let rooms = self.keys(sent, std::slice::from_ref(name), &values, steps)?;
+            let is_in =
+                |room: &str| self.bus.find(room).is_some_and(|room| self.rooms.has(&self.conns, slot, room));
+            // Of an empty list there is no room that it could be in.
+            if rooms.is_empty() || !rooms.iter().all(|room| is_in(room)) {
                 return Err(Refusal::new(Code::Forbidden, "this client is not in this room"));
             }
         }
@@ -108,12 +114,15 @@ impl Shard {
         for publish in &steps.publish {
             self.publish_step(slot, sent, (publish, steps), &values, now)?;
         }
-        if steps.backend {
-            self.ask_about(slot, sent.namespace, (sent.event, sent.args), ack, sent.attachments)?;
-        }
-        let filled = |data: &Data| match data {
+        let unasked = match steps.backend {
+            true => {
+                self.ask_about(slot, sent.namespace, (sent.event, sent.args), ack, sent.attachments).err()
+            }
+            false => None,
+        };
+        let filled = |data: &'e Data| match data {
             Data::Args => Cow::Borrowed(sent.args),
-            Data::Fixed(json) => Cow::Owned(json.to_string()),
+            Data::Fixed(json) => Cow::Borrowed(&**json),
             data => {
                 let mut out = Vec::new();
                 data.fill(&values, &mut out);
@@ -123,8 +132,9 @@ impl Shard {
         let reply = steps.reply.as_ref().map(|Saying { event, data }| {
             (event.as_deref().map_or(Cow::Borrowed(sent.event), Cow::Borrowed), filled(data))
         });
-        let ack = (!steps.backend).then(|| steps.ack.as_ref().map_or(Cow::Borrowed("{}"), filled));
-        Ok(Told { reply, ack })
+        let ack =
+            (ack.is_some() && !steps.backend).then(|| steps.ack.as_ref().map_or(Cow::Borrowed("{}"), filled));
+        Ok(Told { reply, ack, unasked })
     }
 
     /// Publishes what one step says.
@@ -182,12 +192,18 @@ impl Shard {
             ..Draft::new(room, event, &payload, now)
         };
         let is_args = publish.saying.data == Data::Args;
-        let published = match sent.attachments {
+        // What the data does not name stays behind.
+        let (text, attachments) =
+            attachments::named(str::from_utf8(&payload).unwrap_or("null"), sent.attachments);
+        let published = match &*attachments {
             // Binary data alone is bytes for everybody, without a text around it.
-            [only] if is_args && attachments::is_placeholder(sent.args) => {
+            [only] if is_args && attachments::is_placeholder(&text) => {
                 self.send(&Draft { binary: true, payload: only, ..draft })
             }
-            attachments => self.send(&Draft { attachments, is_list: is_args && !is_one(sent.args), ..draft }),
+            attachments => {
+                let is_list = is_args && !is_one(sent.args);
+                self.send(&Draft { payload: text.as_bytes(), attachments, is_list, ..draft })
+            }
         };
         payload.shrink_to(KEPT_BYTES);
         self.payload = payload;
@@ -203,19 +219,26 @@ impl Shard {
     /// # Errors
     /// When too much is on its way already.
     pub(super) fn send(&mut self, draft: &Draft<'_>) -> Result<ShardSet, Refusal<'static>> {
-        match self.bus.publish(draft) {
+        let published = self.bus.publish(draft);
+        self.see_off(published).map_err(|Overloaded| {
+            Refusal::new(Code::Overloaded, "too many events are on their way").with_retry(OVERLOAD_RETRY_MS)
+        })
+    }
+
+    /// Counts what was published, or was not, and wakes the other shards that it goes to.
+    pub(super) fn see_off(
+        &mut self,
+        published: Result<ShardSet, Overloaded>,
+    ) -> Result<ShardSet, Overloaded> {
+        match published {
             Ok(shards) => {
                 self.bells.extend(shards);
                 self.bells.remove(self.id);
                 self.stats().publications.add(1);
-                Ok(shards)
             }
-            Err(crate::bus::Overloaded) => {
-                self.stats().overloads.add(1);
-                let refusal = Refusal::new(Code::Overloaded, "too many events are on their way");
-                Err(refusal.with_retry(OVERLOAD_RETRY_MS))
-            }
+            Err(Overloaded) => self.stats().overloads.add(1),
         }
+        published
     }
 
     /// The rooms that templates stand for, as the directory calls them.

@@ -445,7 +445,10 @@ impl Shard {
                 return self.token_event(origin, args, now);
             }
             Found::Nothing => return self.note_event(slot, namespace, (name, args), attachments),
-            Found::Forbidden => {
+            Found::Forbidden { by_name: false } if brings_token => {
+                return self.token_event(origin, args, now);
+            }
+            Found::Forbidden { .. } => {
                 let refusal = Refusal::new(Code::Forbidden, "this client may not send this event");
                 return self.answer_refusal(origin, &refusal);
             }
@@ -480,15 +483,17 @@ impl Shard {
                     self.note_event(slot, namespace, (name, args), attachments);
                 }
                 if let Some((event, args)) = told.reply {
-                    self.reply_to_event(origin, (&event, &args), attachments);
+                    let (args, attachments) = attachments::named(&args, attachments);
+                    self.reply_to_event(origin, (&event, &args), &attachments);
                 }
                 if let Some(args) = told.ack {
-                    let attachments = if steps.ack.is_some() { attachments } else { &[] };
-                    self.answer_event(origin, &args, attachments);
+                    let (args, attachments) = attachments::named(&args, attachments);
+                    self.answer_event(origin, &args, &attachments);
+                }
+                if let Some(refusal) = told.unasked {
+                    self.answer_call(slot, origin.place(), id, &refusal);
                 }
             }
-            // The backend is not there to answer.
-            Err(refusal) if steps.backend => self.answer_call(slot, origin.place(), id, &refusal),
             Err(refusal) => self.answer_refusal(origin, &refusal),
         }
     }
@@ -625,11 +630,12 @@ impl Shard {
         }
         let Origin { slot, id, .. } = origin;
         let namespace = origin.place();
-        // Binary data alone is bytes for everybody, without a text around it.
+        // What the data does not name stays behind. Binary data alone is bytes for everybody, without a text around it.
         let text = str::from_utf8(publish.payload).unwrap_or_default();
-        let (binary, payload, attachments) = match attachments {
-            [only] if attachments::is_placeholder(text) => (true, only.as_slice(), &[] as Attachments<'_>),
-            _ => (false, publish.payload, attachments),
+        let (text, attachments) = attachments::named(text, attachments);
+        let (binary, payload, attachments) = match &*attachments {
+            [only] if attachments::is_placeholder(&text) => (true, only.as_slice(), &[] as Attachments<'_>),
+            attachments => (false, text.as_bytes(), attachments),
         };
         let publish = Publish {
             rooms: keys(namespace, &publish.rooms),

@@ -41,7 +41,7 @@ impl Shard {
         for (slot, room) in recipients {
             let conn = &mut self.conns[slot as usize];
             let own = ConnId { shard: self.id, slot, stamp: conn.stamp };
-            if publication.except == Some(own) {
+            if publication.is_from(own) {
                 continue;
             }
             if conn.stage == Stage::Ghost {

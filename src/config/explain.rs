@@ -3,7 +3,7 @@
 use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
-use crate::policy::Policy;
+use crate::policy::{Conflate, Policy};
 use crate::routes::template::Data;
 use crate::routes::{BuiltIn, Does, Field, Publish, Route, Saying, Steps, Target};
 use crate::rules::{Allowance, Coding, EventLimit, Over, Pattern, Per, Unit};
@@ -193,6 +193,7 @@ impl Config {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
         lines.extend(self.rooms.iter().map(room_in_words));
+        lines.extend(self.cautions());
         lines.extend(self.redis_in_words());
         let keys = self.api_keys.len() + usize::from(!self.api.key.is_empty());
         if keys > 0 {
@@ -475,6 +476,24 @@ fn room_in_words(policy: &Policy) -> String {
     }
     let words = if words.is_empty() { "nothing happens to events".to_owned() } else { words.join("; ") };
     format!("In rooms {name}{namespace}: {words}.")
+}
+
+/// What a policy does with `event`, in few words; empty for nothing.
+pub(super) fn policy_in_brief(policy: &Policy, event: &str) -> String {
+    let Policy { batch, urgent, conflate, changes, dedupe, merge, burst, .. } = policy;
+    let has = |events: &[CompactString]| events.iter().any(|name| name == event);
+    let stays = !has(urgent);
+    let is_conflated = |conflate: &Conflate| conflate.events.as_deref().is_none_or(has);
+    let words = [
+        ("dedupe", dedupe.is_some()),
+        ("conflate", stays && conflate.as_ref().is_some_and(is_conflated)),
+        ("changes", changes.as_ref().is_some_and(|changes| changes.event == event)),
+        ("urgent", policy.waits() && !stays),
+        ("batch", batch.as_ref().is_some_and(|batch| stays || batch.lone)),
+        ("merge", stays && merge.as_ref().is_some_and(|merge| merge.field(event).is_some())),
+        ("burst", burst.is_some()),
+    ];
+    words.into_iter().filter_map(|(word, does)| does.then_some(word)).collect::<Vec<_>>().join(", ")
 }
 
 fn over_in_words(over: Over) -> &'static str {

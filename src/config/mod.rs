@@ -17,6 +17,7 @@ mod rooms;
 mod event_limits;
 mod webhook_events;
 mod explain;
+mod cautions;
 
 pub use api_keys::{ApiKey, KeySecret};
 pub use trial::Trial;

@@ -2,6 +2,7 @@
 
 use super::Kind;
 use super::tables::{Reading, Table, Tables};
+use crate::message::is_reserved_room;
 use crate::permissions::Who;
 use crate::routes::template::{Data, Name, Path, Paths};
 use crate::routes::{BuiltIn, Does, Field, FieldKind, Needs, Publish, Route, Routes, Saying, Steps, Target};
@@ -102,16 +103,22 @@ fn steps(table: &mut Table<'_>) -> Option<Steps> {
         table.refuse(key, "it goes with `do` alone; what is published is said in `publish`");
     }
     if !STEPS.iter().any(|key| table.has(key)) {
-        table.tell_missing(
-            "do",
-            &format!("one of \"{}\"; or there is one of {}", BUILT_IN.join("\", \""), STEPS.join(", ")),
-        );
+        // What is misspelled has been told, and is likely to be it.
+        if !table.has_unknown() {
+            table.tell_missing(
+                "do",
+                &format!("one of \"{}\"; or there is one of {}", BUILT_IN.join("\", \""), STEPS.join(", ")),
+            );
+        }
         return None;
     }
     let mut paths = Paths::default();
     let fields = table.json("fields", |value| self::fields(value, &mut paths)).unwrap_or_default();
     let refuse =
         table.read("refuse", REASON, |text| (1..=200).contains(&text.len()).then(|| text.to_owned()));
+    if refuse.as_ref().is_some_and(|reason| has_place(reason)) {
+        table.refuse("refuse", "a reason is no template: it would be told with its braces");
+    }
     let mut names = |key: &str| table.json(key, |value| self::names(value, &mut paths)).unwrap_or_default();
     let (member, join, leave) = (names("member"), names("join"), names("leave"));
     let publish = table.json("publish", |value| all_published(value, &mut paths)).unwrap_or_default();
@@ -160,6 +167,9 @@ impl Texts {
             Texts::One(text) => vec![text],
             Texts::Many(texts) => texts,
         };
+        if texts.is_empty() {
+            return Err("it takes at least one name".to_owned());
+        }
         if texts.len() > Steps::NAMES_MAX {
             return Err(format!("it takes at most {} names", Steps::NAMES_MAX));
         }
@@ -177,9 +187,10 @@ fn names(value: &Value, paths: &mut Paths) -> Result<Vec<Name>, String> {
 fn fields(value: &Value, paths: &mut Paths) -> Result<Vec<Field>, String> {
     let kinds =
         || format!("\"{}\", and behind it \"?\" when it may be missing", FieldKind::WORDS.join("\", \""));
-    let Some(members) = value.as_object().filter(|members| members.len() <= Steps::NAMES_MAX) else {
+    let is_right = |fields: usize| (1..=Steps::NAMES_MAX).contains(&fields);
+    let Some(members) = value.as_object().filter(|members| is_right(members.len())) else {
         return Err(format!(
-            "it takes a table of at most {} fields and what they are: {}",
+            "it takes a table of 1 to {} fields and what they are: {}",
             Steps::NAMES_MAX,
             kinds()
         ));
@@ -188,7 +199,7 @@ fn fields(value: &Value, paths: &mut Paths) -> Result<Vec<Field>, String> {
         let word = kind.as_str().unwrap_or_default();
         let (word, is_optional) = word.strip_suffix('?').map_or((word, false), |word| (word, true));
         let kind = FieldKind::parse(word).ok_or_else(|| format!("{name} takes {}", kinds()))?;
-        let path = Path::parse(name).ok_or_else(|| format!("{name:?} names no member of an event"))?;
+        let path = Path::parse(name).ok_or_else(|| Path::fault(&format!("{name:?}")))?;
         let place = paths.place(path).ok_or("it looks at too many members of events")?;
         Ok(Field { place, kind, is_optional })
     };
@@ -223,6 +234,9 @@ impl Said {
         if let Some(name) = event.as_ref().filter(|name| !is_event_name(name)) {
             return Err(format!("{name:?} is no name of an event"));
         }
+        if let Some(name) = event.as_ref().filter(|name| has_place(name)) {
+            return Err(format!("{name:?}: an event's name is no template, and would keep its braces"));
+        }
         let add = self.add.as_ref().map(|add| Data::parse(add, paths)).transpose()?;
         let data = match (&self.data, &self.pick, add) {
             (Some(data), None, None) => Data::parse(data, paths)?,
@@ -241,6 +255,7 @@ impl Said {
 
 fn all_published(value: &Value, paths: &mut Paths) -> Result<Vec<Publish>, String> {
     match value {
+        Value::Array(items) if items.is_empty() => Err("it takes at least one table".to_owned()),
         Value::Array(items) if items.len() <= Steps::PUBLISH_MAX => {
             items.iter().map(|item| published(item, paths)).collect()
         }
@@ -267,10 +282,26 @@ fn published(value: &Value, paths: &mut Paths) -> Result<Publish, String> {
     if to.is_empty() {
         return Err("it says to whom: `room`, `rooms`, `user` or `all = true`".to_owned());
     }
+    if let Some(name) = to.iter().find_map(reserved) {
+        return Err(format!("only the server publishes to {name}"));
+    }
     let except = said.except.take().map(|texts| texts.names(paths)).transpose()?.unwrap_or_default();
     let saying = said.saying(paths)?;
     let (echo, volatile) = (said.echo.unwrap_or(false), said.volatile.unwrap_or(false));
     Ok(Publish { to, except, saying, echo, volatile })
+}
+
+/// The name of a room that only the server publishes to, whatever may be in its places.
+fn reserved(target: &Target) -> Option<&Name> {
+    match target {
+        Target::Room(name) => Some(name).filter(|name| is_reserved_room(&name.to_string())),
+        Target::User(_) | Target::Everyone => None,
+    }
+}
+
+/// True when a text looks like a template with places in it.
+fn has_place(text: &str) -> bool {
+    text.split_once('{').is_some_and(|(_, behind)| behind.contains('}'))
 }
 
 fn reply(value: &Value, paths: &mut Paths) -> Result<Saying, String> {

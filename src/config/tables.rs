@@ -211,6 +211,11 @@ impl<'a> Table<'a> {
         self.entry(key).is_some()
     }
 
+    /// True when it says something that such a table may not say, which has been told.
+    pub(super) fn has_unknown(&self) -> bool {
+        self.content.keys().any(|name| !self.of.keys.contains(&name.get_ref().as_ref()))
+    }
+
     /// Tells that `key` must be there.
     pub(super) fn tell_missing(&mut self, key: &str, allowed: &str) {
         self.tell(key, self.start, Fault::Missing { allowed: allowed.to_owned() });

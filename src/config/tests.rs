@@ -743,6 +743,19 @@ fn a_wrong_route_names_its_key_its_line_and_what_is_allowed() {
         ),
         ("on = \"a\"\njoin = \"a{b\"\n", "4: routes.join: \"a{b\" has a brace without its other one; {{ is a brace".to_owned()),
         ("on = \"a\"\njoin = \"{a..b}\"\n", "4: routes.join: {a..b} names no member of an event".to_owned()),
+        ("on = \"a\"\njoin = \"{a.b.c.d.e.f.g.h.i}\"\n", "4: routes.join: {a.b.c.d.e.f.g.h.i} names a member with too many keys: at most 8".to_owned()),
+        ("on = \"a\"\njoin = \"a\\u0000b\"\n", "4: routes.join: \"a\\0b\" has a control character".to_owned()),
+        ("on = \"a\"\njoin = []\n", "4: routes.join: it takes at least one name".to_owned()),
+        ("on = \"a\"\npublish = []\n", "4: routes.publish: it takes at least one table".to_owned()),
+        ("on = \"a\"\npublish = { room = \"b\", rooms = [] }\n", "4: routes.publish: it takes at least one name".to_owned()),
+        ("on = \"a\"\npublish = { room = \"throng:{b}\" }\n", "4: routes.publish: only the server publishes to throng:{b}".to_owned()),
+        (
+            "on = \"a\"\npublish = { room = \"b\", event = \"c:{d}\" }\n",
+            "4: routes.publish: \"c:{d}\": an event's name is no template, and would keep its braces".to_owned(),
+        ),
+        ("on = \"a\"\nreply = \"{b}\"\n", "4: routes.reply: \"{b}\": an event's name is no template, and would keep its braces".to_owned()),
+        ("on = \"a\"\nrefuse = \"no {what}\"\n", "4: routes.refuse: a reason is no template: it would be told with its braces".to_owned()),
+        ("on = \"a\"\njoins = \"b\"\n", "4: routes.joins: there is no such setting; did you mean routes.join?".to_owned()),
         ("on = \"a\"\njoin = 1\n", "4: routes.join: it takes a name or a list of names".to_owned()),
         ("on = \"a\"\nleave = \"\"\n", "4: routes.leave: a name must not be empty".to_owned()),
         (
@@ -754,6 +767,12 @@ fn a_wrong_route_names_its_key_its_line_and_what_is_allowed() {
             "4: routes.publish: `data` goes without `pick` and `add`".to_owned(),
         ),
         ("on = \"a\"\npublish = { room = \"b\", add = 1 }\n", "4: routes.publish: `add` is a table".to_owned()),
+        (
+            "on = \"a\"\nfields = {}\n",
+            "4: routes.fields: it takes a table of 1 to 32 fields and what they are: \"string\", \"number\", \"boolean\", \"object\", \"array\", \"any\", \
+             and behind it \"?\" when it may be missing"
+                .to_owned(),
+        ),
         (
             "on = \"a\"\nfields = { b = \"text\" }\n",
             "4: routes.fields: b takes \"string\", \"number\", \"boolean\", \"object\", \"array\", \"any\", and behind it \
@@ -791,7 +810,141 @@ fn a_wrong_route_names_its_key_its_line_and_what_is_allowed() {
     );
     check_problem(&wrong("\nroutes = [\n 1,\n]\n", &[], ""), &format!("throng.toml:3: routes: 1 {tables}"));
     let several = wrong("[[routes]]\n[[routes]]\non = 1\nto = 1\n[log]\nlevel = 1\n", &[], "");
-    assert_eq!(several.len(), 6, "everything is told: {}", shown(&several));
+    assert_eq!(several.len(), 5, "everything is told: {}", shown(&several));
+}
+
+/// What would become of an event, by this file.
+fn tried(file: &str, words: &[&str]) -> String {
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        trial: Trial,
+    }
+    let line = Line::try_parse_from([&["check", "--event"], words].concat()).expect("right words");
+    right(file, &[], "").try_out(&line.trial).expect("right data").expect("an event")
+}
+
+#[test]
+fn an_event_is_tried_out() {
+    let secret = "[auth]\nsecret = \"a secret of thirty-two bytes or so\"\n";
+    let required = format!("{secret}required = true\n");
+    let staff = "[native]\npath = \"\"\n[socketio]\nnamespaces = [\"/\", \"/staff\"]\n\
+                 [[permissions]]\nnamespace = \"/staff\"\nwho = \"user\"\nallow = [\"connect\"]\n";
+    let rooms = "[[rooms]]\nname = \"auction:*\"\nbatch_max = 5\nconflate = \"id\"\nurgent = [\"end\"]\nchanges = \"update\"\n\
+                 [[routes]]\non = \"bid\"\npublish = [\n\
+                   { rooms = [\"auction:{n}\", \"log\"], event = \"update\" },\n\
+                   { room = \"auction:{n}\", event = \"end\" },\n\
+                   { room = \"auction:1\", except = \"b\" },\n\
+                 ]\n";
+    let limit = "[[limits.events]]\nevent = \"bid\"\nper = \"connection\"\ncount = 5\nwindow_ms = \"1m\"\n";
+    for (file, words, lines) in [
+        (&*required, &["a"][..], &["  Nobody gets in without a user: auth.required.\n"][..]),
+        (&*required, &["a", "--user", "ann"], &["  No route is for it: nothing happens.\n"]),
+        (secret, &["auth"], &["  It brings a token, which says who its client is.\n"]),
+        ("", &["auth", "--user", "ann"], &["  CAUTION: no client is a user here: ", "  No route is for it"]),
+        (
+            staff,
+            &["a", "--namespace", "/staff"],
+            &["  This client may not be in /staff: no [[permissions]] let it in.\n"],
+        ),
+        (
+            "[socketio]\nenabled = false\n",
+            &["a", "--namespace", "/b"],
+            &["  No client can be in /b: socketio.enabled is false.\n"],
+        ),
+        (
+            rooms,
+            &["bid", "--data", r#"{"n":7}"#],
+            &[
+                "  Published to members of auction:7, members of log (not its client): \"update\" {\"n\":7}\n  \
+                 [[rooms]] \"auction:*\" for auction:7: conflate, changes, batch.\n",
+                "\"end\" {\"n\":7}\n  [[rooms]] \"auction:*\" for auction:7: urgent.\n",
+                "  [[rooms]] \"auction:*\" for auction:1: conflate, batch, but not of this: it has `except`, or is for everyone.\n",
+            ],
+        ),
+        (
+            limit,
+            &["publish", "--data", r#"{"room":"a","event":"bid"}"#],
+            &[
+                "  Each connection may send 5 events \"bid\" in 60 s; ",
+                "  Published to members of a (not its client): \"bid\" null\n",
+            ],
+        ),
+        (
+            "",
+            &["presence", "--data", r#"{"room":"a","who":true}"#],
+            &[
+                "  It is refused (not_member) unless its client is in a.\n",
+                "  It is acknowledged with who is in a\n",
+            ],
+        ),
+    ] {
+        let text = tried(file, words);
+        for line in lines {
+            assert!(text.contains(line), "{line}is not in\n{text}");
+        }
+    }
+    let text = tried(&required, &["join", "--data", r#"{"room":"a"}"#]);
+    assert_eq!(text.lines().count(), 2, "nothing more is said: {text}");
+    let many: Vec<String> = (0..1100).map(|n| format!("\"{n}\"")).collect();
+    let data = format!("{{\"rooms\":[{}]}}", many.join(","));
+    let route = "[[routes]]\non = \"enter\"\njoin = \"{rooms_}\"\n";
+    let text = tried(route, &["enter", "--data", &data.replace("rooms", "rooms_")]);
+    assert!(text.contains("It is refused (bad_room): `rooms_` names more than 1024 rooms."), "{text}");
+    let text = tried("", &["join", "--data", &data]);
+    assert!(
+        text.contains("It is refused (too_many_rooms): a connection is in at most 1024 rooms."),
+        "{text}"
+    );
+}
+
+#[test]
+fn what_does_not_come_into_play_is_cautioned_about() {
+    let routes = "[[routes]]\non = \"a\"\nwho = \"user\"\nack = true\n\
+                  [[routes]]\non = \"a\"\nack = true\n\
+                  [[routes]]\non = \"a\"\nnamespace = \"/b\"\nwho = \"role:c\"\nack = true\n";
+    let rooms = "[[rooms]]\nname = \"a*\"\nbatch_max = 2\n[[rooms]]\nname = \"ab*\"\nbatch_max = 2\n\
+                 [[rooms]]\nname = \"b\"\n[[rooms]]\nname = \"b*\"\ndedupe = \"id\"\n[[rooms]]\nname = \"c\"\n";
+    let state = "[[rooms]]\nname = \"a:*\"\nchanges = \"b\"\n[[permissions]]\nrooms = \"*\"\nallow = [\"join\"]\n[[routes]]\non = \"b\"\n";
+    let past = "CAUTION: what the route for \"b\" publishes to a:{id} is not in its state: ";
+    let open = "CAUTION: there are no [[permissions]] about rooms: native clients, at /ws, join and publish as they like";
+    let tells = "[[routes]]\non = \"a\"\npublish = { room = \"b\" }\n";
+    for (file, cautions) in [
+        (
+            routes.to_owned(),
+            &["CAUTION: [[routes]] number 3, for \"a\", never counts: number 1 has all of its events."][..],
+        ),
+        (
+            rooms.to_owned(),
+            &[
+                "CAUTION: [[rooms]] number 2, for ab*, never counts: number 1 has all of its rooms.",
+                "CAUTION: [[rooms]] number 5, for c, does nothing.",
+            ],
+        ),
+        (format!("{state}publish = {{ room = \"a:{{id}}\", except = \"c\" }}\n"), &[past]),
+        (format!("{state}publish = {{ room = \"a:{{id}}\", all = true }}\n"), &[past]),
+        (format!("{state}publish = {{ rooms = [\"a:{{id}}\", \"c\"] }}\n"), &[]),
+        (tells.to_owned(), &[&format!("{open}, whatever the routes say.")]),
+        (format!("{tells}[native]\npath = \"\"\n"), &[]),
+        (format!("{tells}[[permissions]]\nrooms = \"b\"\nallow = [\"join\"]\n"), &[]),
+        (
+            format!(
+                "{tells}[[routes]]\non = \"join\"\nrefuse = \"no\"\n[[routes]]\non = \"publish\"\nrefuse = \"no\"\n"
+            ),
+            &[],
+        ),
+        ("[auth]\nsecret = \"a secret of thirty-two bytes or so\"\n".to_owned(), &[&format!("{open}.")]),
+        ("[[routes]]\non = \"a\"\nack = true\n".to_owned(), &[]),
+    ] {
+        let text = right(&file, &[], "").explain();
+        let said: Vec<&str> =
+            text.lines().map(str::trim).filter(|line| line.starts_with("CAUTION")).collect();
+        assert!(
+            said.len() == cautions.len()
+                && said.iter().zip(cautions).all(|(said, caution)| said.starts_with(caution)),
+            "{cautions:#?} is not\n{said:#?}"
+        );
+    }
 }
 
 #[test]

@@ -11,6 +11,9 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+/// The event with which a client brings a token, where there are keys and no route says otherwise by name.
+pub const TOKEN_EVENT: &str = "auth";
+
 /// The arguments of an event, each still JSON.
 type Args<'a> = SmallVec<[&'a str; 4]>;
 type Fields<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;

@@ -10,6 +10,7 @@ pub mod msgpack;
 pub mod native;
 pub mod plain;
 pub mod socketio;
+pub mod targets;
 
 use crate::wire::frame;
 

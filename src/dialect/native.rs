@@ -444,11 +444,17 @@ pub(crate) fn event_fault(name: &str) -> Option<String> {
 }
 
 /// What is wrong with the rooms that a client publishes to, if anything.
-pub(super) fn check_targets<'a>(rooms: &[Cow<'_, str>]) -> Result<(), Refusal<'a>> {
+pub(crate) fn check_targets<'a>(rooms: &[Cow<'_, str>]) -> Result<(), Refusal<'a>> {
     match rooms.iter().find(|room| is_reserved_room(room)) {
         Some(room) => Err(Refusal::new(Code::BadRoom, format!("only the server publishes to {room}"))),
         None => Ok(()),
     }
+}
+
+/// What is wrong with how many rooms a message names, if anything: a connection is in at most `rooms_max`.
+pub(crate) fn check_count(rooms: usize, rooms_max: usize) -> Result<(), Refusal<'static>> {
+    let message = || format!("{rooms} rooms in one message; a connection is in at most {rooms_max}");
+    if rooms > rooms_max { Err(Refusal::new(Code::TooManyRooms, message())) } else { Ok(()) }
 }
 
 pub(super) fn read_id(id: Option<&RawValue>) -> Result<Option<Id<'_>>, Refusal<'_>> {

@@ -103,6 +103,11 @@ impl Routes {
         }
     }
 
+    /// Those that are not built in, in the order of the configuration.
+    pub fn configured(&self) -> &[Route] {
+        &self.routes[..self.configured]
+    }
+
     /// All routes, from the strongest to the weakest.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
         self.routes.iter()

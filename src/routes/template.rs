@@ -77,6 +77,14 @@ impl Path {
             .then(|| Path { arg, keys: keys.into_iter().map(Box::from).collect() })
     }
 
+    /// What is wrong with `text`, which could not be read, in words.
+    pub fn fault(text: &str) -> String {
+        match text.split('.').count() > DEPTH_MAX {
+            true => format!("{text} names a member with too many keys: at most {DEPTH_MAX}"),
+            false => format!("{text} names no member of an event"),
+        }
+    }
+
     /// What the member is called: its last key; empty for a whole argument.
     pub fn name(&self) -> &str {
         self.keys.last().map_or("", |key| key)
@@ -255,7 +263,7 @@ fn source(place: &str, paths: &mut Paths) -> Result<Source, String> {
     if let Some((_, source)) = WORDS.iter().find(|(word, _)| *word == place) {
         return Ok(*source);
     }
-    let path = Path::parse(place).ok_or_else(|| format!("{{{place}}} names no member of an event"))?;
+    let path = Path::parse(place).ok_or_else(|| Path::fault(&format!("{{{place}}}")))?;
     let many = || format!("more than {PATHS_MAX} members of events in one route");
     paths.place(path).map(Source::Path).ok_or_else(many)
 }
@@ -287,6 +295,9 @@ impl Name {
         let parts = parts(template, paths)?;
         if parts.is_empty() {
             return Err("a name must not be empty".to_owned());
+        }
+        if template.contains(char::is_control) {
+            return Err(format!("{template:?} has a control character"));
         }
         match parts.contains(&Part::Place(Source::Rooms)) {
             true => Err("{rooms} is a list of names, and no part of one".to_owned()),
@@ -493,7 +504,7 @@ impl Data {
         let mut members = Vec::new();
         for text in picked {
             let path = Path::parse(text).filter(|path| !path.name().is_empty());
-            let path = path.ok_or_else(|| format!("{text:?} names no member of an event"))?;
+            let path = path.ok_or_else(|| Path::fault(&format!("{text:?}")))?;
             let key: Box<str> = quoted(path.name()).into();
             let many = || format!("more than {PATHS_MAX} members of events in one route");
             let place = paths.place(path).ok_or_else(many)?;

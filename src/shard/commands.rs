@@ -215,9 +215,7 @@ impl Shard {
     }
 
     fn too_many(&self, rooms: usize) -> Option<Refusal<'static>> {
-        let rooms_max = self.settings.rooms_per_connection_max;
-        let message = || format!("{rooms} rooms in one message; a connection is in at most {rooms_max}");
-        (rooms > rooms_max).then(|| Refusal::new(Code::TooManyRooms, message()))
+        native::check_count(rooms, self.settings.rooms_per_connection_max).err()
     }
 
     /// Makes a connection a member of all of the rooms or of none. Answers how many members each had before.

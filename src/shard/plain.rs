@@ -1,7 +1,8 @@
 //! What the messages of plain clients make a shard do: each is an event, and carried out as one of a Socket.IO client is.
 
 use super::Shard;
-use super::socketio::{Origin, TOKEN_EVENT};
+use super::socketio::Origin;
+use crate::dialect::builtin::TOKEN_EVENT;
 use crate::dialect::plain::{self, Message};
 use crate::message::Slot;
 use crate::time::Time;

@@ -4,9 +4,10 @@ use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::bus::Overloaded;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::dialect::attachments;
-use crate::dialect::native::{Code, Names, Refusal, name_fault};
+use crate::dialect::native::{Code, Names, Refusal, check_targets};
+use crate::dialect::targets::{self, Bounds};
 use crate::json::is_one;
-use crate::message::{ConnId, Draft, ShardSet, Slot, is_reserved_room, user_key, write_socket_id};
+use crate::message::{ConnId, Draft, ShardSet, Slot, user_key, write_socket_id};
 use crate::permissions::{Act, Who};
 use crate::routes::template::{Data, Fault, Name, Values};
 use crate::routes::{Publish, Saying, Steps, Target};
@@ -151,14 +152,10 @@ impl Shard {
         for target in &publish.to {
             match target {
                 Target::Room(name) => {
-                    let keys = self.keys(sent, std::slice::from_ref(name), values, steps)?;
-                    if let Some(room) = keys.iter().find(|key| is_reserved_room(key)) {
-                        return Err(Refusal::new(
-                            Code::BadRoom,
-                            format!("only the server publishes to {room}"),
-                        ));
-                    }
-                    rooms.extend(keys);
+                    let mut names = SmallVec::new();
+                    self.fill(name, values, steps, &mut names)?;
+                    check_targets(&names)?;
+                    rooms.extend(keys_of(sent.namespace, names));
                 }
                 Target::User(name) => {
                     let mut names = SmallVec::new();
@@ -253,14 +250,7 @@ impl Shard {
         for name in names {
             self.fill(name, values, steps, &mut filled)?;
         }
-        Ok(filled
-            .into_iter()
-            .map(|name| match name {
-                Cow::Borrowed(name) => room_key(sent.namespace, name),
-                Cow::Owned(name) if sent.namespace == "/" => Cow::Owned(name),
-                Cow::Owned(name) => Cow::Owned(room_key(sent.namespace, &name).into_owned()),
-            })
-            .collect())
+        Ok(keys_of(sent.namespace, filled).collect())
     }
 
     /// Adds the names that a template stands for.
@@ -271,15 +261,11 @@ impl Shard {
         steps: &Steps,
         names: &mut SmallVec<[Cow<'n, str>; 4]>,
     ) -> Result<(), Refusal<'static>> {
-        let before = names.len();
-        name.fill(values, &steps.paths, self.settings.rooms_per_connection_max, names).map_err(bad_room)?;
-        if name.is_static() {
-            return Ok(());
-        }
-        match names[before..].iter().find_map(|name| name_fault(name, self.settings.room_name_bytes_max)) {
-            Some(fault) => Err(Refusal::new(Code::BadRoom, format!("a room name {fault}"))),
-            None => Ok(()),
-        }
+        let bounds = Bounds {
+            rooms_max: self.settings.rooms_per_connection_max,
+            room_name_bytes_max: self.settings.room_name_bytes_max,
+        };
+        targets::fill(name, values, &steps.paths, bounds, names)
     }
 
     /// The names of the rooms of a namespace that a connection is in, as a JSON list.
@@ -293,10 +279,15 @@ impl Shard {
     }
 }
 
-fn bad_message(Fault(message): Fault) -> Refusal<'static> {
-    Refusal::new(Code::BadMessage, message)
+/// The rooms with these names in a namespace, as the directory calls them.
+fn keys_of<'n>(namespace: &str, names: SmallVec<[Cow<'n, str>; 4]>) -> impl Iterator<Item = Cow<'n, str>> {
+    names.into_iter().map(move |name| match name {
+        Cow::Borrowed(name) => room_key(namespace, name),
+        Cow::Owned(name) if namespace == "/" => Cow::Owned(name),
+        Cow::Owned(name) => Cow::Owned(room_key(namespace, &name).into_owned()),
+    })
 }
 
-fn bad_room(Fault(message): Fault) -> Refusal<'static> {
-    Refusal::new(Code::BadRoom, message)
+fn bad_message(Fault(message): Fault) -> Refusal<'static> {
+    Refusal::new(Code::BadMessage, message)
 }

@@ -12,10 +12,11 @@ use super::session::{Incoming, Joined, Parser};
 use super::users::{refuse_denial, token_in};
 use crate::bus::directory::{DirectoryFull, namespace_of, room_key};
 use crate::bus::presence::Question;
+use crate::dialect::builtin::{self, TOKEN_EVENT};
 use crate::dialect::coding::{self, Arguments, Bounds, Excess};
 use crate::dialect::native::{Code, Command, Names, Publish, Refusal};
 use crate::dialect::socketio::{self, Body, Limits, Packet};
-use crate::dialect::{attachments, builtin, msgpack, plain};
+use crate::dialect::{attachments, msgpack, plain};
 use crate::json;
 use crate::message::{Slot, SocketId, TokenFault, write_socket_id};
 use crate::permissions::Act;
@@ -30,9 +31,6 @@ use std::io::Write;
 
 /// The longest name of a namespace, in bytes.
 const NAMESPACE_BYTES_MAX: usize = 200;
-
-/// The event with which a client brings a token.
-pub(super) const TOKEN_EVENT: &str = "auth";
 
 /// Why a client may not be in a namespace.
 #[derive(Clone, Copy, Debug)]

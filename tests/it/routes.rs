@@ -1,8 +1,14 @@
 //! Routes from outside: what stock clients of Socket.IO see of them, what hostile payloads come to, and what `throng check` says of one
 //! event.
 
+use crate::backend_apps::Kept;
 use crate::foreign;
-use crate::harness::Server;
+use crate::harness::raw::{FIN, TEXT};
+use crate::harness::{Server, frame};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::fs;
 use std::process::Command;
 
 const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes/settings.toml");
@@ -20,8 +26,12 @@ fn stock_clients_see_what_routes_make_of_events() {
 
 /// What `throng check` prints and how it ends.
 fn check(arguments: &[&str]) -> (String, bool) {
+    check_file(SETTINGS, arguments)
+}
+
+fn check_file(file: &str, arguments: &[&str]) -> (String, bool) {
     let done = Command::new(env!("CARGO_BIN_EXE_throng"))
-        .args(["check", SETTINGS])
+        .args(["check", file])
         .args(arguments)
         .output()
         .expect("throng runs");
@@ -35,7 +45,7 @@ fn check_says_what_would_become_of_an_event() {
     assert!(is_right, "{text}");
     for line in [
         "\"send_message\" of user \"ann\" in /:",
-        "It is refused unless its client is in channel:c1.",
+        "It is refused (forbidden) unless its client is in channel:c1.",
         "Published to members of channel:c1 (not its client): \"new_message\" {\"channelId\":\"c1\",\"text\":\"hi\",",
         "\"from\":\"ann\"",
         "Its client gets \"message_sent\" {\"messageId\":\"AN-ID-OF-THE-SERVER\"}",
@@ -44,10 +54,10 @@ fn check_says_what_would_become_of_an_event() {
     }
     for (arguments, line) in [
         (&["--event", "send_message"][..], "It is refused (forbidden): its routes are for others."),
-        (&["--event", "send_message", "--user", "a"], "It is refused: `channelId` is missing."),
+        (&["--event", "send_message", "--user", "a"], "It is refused (bad_message): `channelId` is missing."),
         (
             &["--event", "join_own", "--data", r#"{"owner":"b"}"#],
-            "It is refused: this client may not join own:b.",
+            "It is refused (forbidden): this client may not join own:b.",
         ),
         (
             &["--event", "shout", "--user", "a", "--role", "admin", "--data", "1"],
@@ -58,11 +68,140 @@ fn check_says_what_would_become_of_an_event() {
             &["--event", "bid", "--namespace", "/lots/7", "--data", r#"{"amount":1}"#],
             r#""bidden" {"amount":1,"in":"/lots/7"}"#,
         ),
-        (&["--event", "closed"], "It is refused: this shop is closed."),
+        (&["--event", "closed"], "It is refused (forbidden): this shop is closed."),
     ] {
         let (text, is_right) = check(arguments);
         assert!(is_right && text.contains(line), "{line} is not in\n{text}");
     }
     let (text, is_right) = check(&["--event", "a", "--data", "{"]);
     assert!(!is_right && text.contains("--data {: not JSON"), "{text}");
+}
+
+/// Where plain clients and those of `throng check` are told the same.
+const STRICT: &str = r#"
+[plain]
+path = "/app"
+
+[socketio]
+namespaces = ["/", "/lots/*"]
+
+[limits]
+rooms_per_connection_max = 10
+room_name_bytes_max = 20
+
+[[permissions]]
+rooms = "open:*"
+allow = ["join", "publish"]
+
+[[routes]]
+on = "enter"
+fields = { n = "number?" }
+join = ["{at}", "open:hall"]
+
+[[routes]]
+on = "tell"
+publish = { room = "{to}:{of}", event = "told" }
+
+[[routes]]
+on = "ask"
+member = "open:{in}"
+ack = true
+
+[[routes]]
+on = "close"
+refuse = "nobody does"
+"#;
+
+#[test]
+fn check_says_what_the_server_does() {
+    let kept = Kept::new("check");
+    fs::write(&kept.0, STRICT).expect("the folder is ours");
+    let file = kept.0.display().to_string();
+    let server = Server::with_flags(&["--config", &file]);
+    let (long, many) = ("x".repeat(30), (0..11).collect::<Vec<u32>>());
+    let told = r#"{"type":"tell","to":"open","of":"a","n":1e400,"id":1}"#.to_owned();
+    for (message, code) in [
+        (json!({"type": "join", "room": "open:a"}).to_string(), ""),
+        (json!({"type": "join", "room": "secret"}).to_string(), "forbidden"),
+        (json!({"type": "join", "room": long}).to_string(), "bad_room"),
+        (
+            json!({"type": "join", "rooms": many.iter().map(|n| format!("open:{n}")).collect::<Vec<_>>()})
+                .to_string(),
+            "too_many_rooms",
+        ),
+        (json!({"type": "join"}).to_string(), "bad_message"),
+        (json!({"type": "leave", "room": "secret"}).to_string(), ""),
+        (json!({"type": "publish", "room": "open:a", "event": "e"}).to_string(), ""),
+        (json!({"type": "publish", "room": "secret", "event": "e"}).to_string(), "forbidden"),
+        (json!({"type": "publish", "room": "throng:x", "event": "e"}).to_string(), "bad_room"),
+        (json!({"type": "publish", "room": "open:a", "event": "connect"}).to_string(), "bad_event"),
+        (
+            json!({"type": "publish", "room": "open:a", "event": "e", "except": many}).to_string(),
+            "too_many_rooms",
+        ),
+        (json!({"type": "presence", "room": "open:a"}).to_string(), "forbidden"),
+        (json!({"type": "enter", "at": "secret"}).to_string(), "forbidden"),
+        (json!({"type": "enter", "at": long}).to_string(), "bad_room"),
+        (json!({"type": "enter", "at": many}).to_string(), "bad_room"),
+        (json!({"type": "enter", "at": "../a"}).to_string(), "bad_room"),
+        (json!({"type": "enter", "at": "a", "n": "1"}).to_string(), "bad_message"),
+        (json!({"type": "tell", "to": "throng", "of": "x"}).to_string(), "bad_room"),
+        (json!({"type": "tell", "to": [], "of": "x"}).to_string(), ""),
+        (json!({"type": "tell", "to": many, "of": "x"}).to_string(), "bad_room"),
+        (told, ""),
+        (json!({"type": "ask", "in": []}).to_string(), "forbidden"),
+        (json!({"type": "close"}).to_string(), "forbidden"),
+    ] {
+        // What it is published with, if anything, and the id of an answer.
+        let message =
+            if message.contains("\"id\"") { message } else { message.replacen('{', "{\"id\":1,", 1) };
+        let event =
+            serde_json::from_str::<HashMap<String, Box<RawValue>>>(&message).expect("an object")["type"]
+                .get()
+                .replace('"', "");
+        let mut client = server.socket("/app");
+        client.send(frame(FIN | TEXT, &message));
+        let answer: Value = serde_json::from_slice(&client.frame().payload).expect("JSON");
+        assert_eq!(answer["code"].as_str().unwrap_or_default(), code, "{message}: {answer}");
+        let (text, is_right) = check_file(&file, &["--event", &event, "--data", &message]);
+        let refused =
+            text.lines().find_map(|line| line.trim().strip_prefix("It is refused (")?.split_once("): "));
+        assert!(
+            is_right && refused.map_or("", |(said, _)| said) == code,
+            "{message} is {code:?}, and not\n{text}"
+        );
+    }
+}
+
+#[test]
+fn only_the_server_publishes_to_its_rooms_in_any_namespace() {
+    let kept = Kept::new("check-reserved");
+    fs::write(&kept.0, STRICT).expect("the folder is ours");
+    let file = kept.0.display().to_string();
+    let server = Server::with_flags(&["--config", &file]);
+    let mut client = server.socket("/socket.io/?EIO=4&transport=websocket");
+    client.frame();
+    client.send(frame(FIN | TEXT, "40/lots/7,"));
+    client.frame();
+    let data = r#"{"to":"throng","of":"x"}"#;
+    client.send(frame(FIN | TEXT, format!(r#"42/lots/7,1["tell",{data}]"#)));
+    let answer = String::from_utf8(client.frame().payload).expect("text");
+    assert!(answer.starts_with("43/lots/7,1") && answer.contains("bad_room"), "{answer}");
+    let (text, _) = check_file(&file, &["--event", "tell", "--namespace", "/lots/7", "--data", data]);
+    assert!(text.contains("It is refused (bad_room): only the server publishes to throng:x."), "{text}");
+}
+
+#[test]
+fn check_says_who_cannot_send_an_event() {
+    for (arguments, line) in [
+        (
+            &["--namespace", "/nope"][..],
+            "No client can be in /nope: neither socketio.namespaces nor [[namespaces]] have it.",
+        ),
+        (&["--namespace", "nope"], "No client can be in nope: "),
+        (&["--namespace", "/lots/7/8"], "No client can be in /lots/7/8: "),
+    ] {
+        let (text, is_right) = check(&[&["--event", "bid"], arguments].concat());
+        assert!(is_right && text.contains(line) && !text.contains("Published"), "{line} is not in\n{text}");
+    }
 }

@@ -62,6 +62,9 @@ impl Shard {
         if let Some(reason) = &steps.refuse {
             return Err(Refusal::new(Code::Forbidden, reason.clone()));
         }
+        if steps.needs.user && self.users.of(slot).is_none() {
+            return Err(Refusal::new(Code::Forbidden, "only users may do this"));
+        }
         let found = steps.paths.find(sent.args);
         steps.check(&found).map_err(bad_message)?;
         let id = if steps.needs.id { write_socket_id(&self.new_id()) } else { String::new() };

@@ -3,6 +3,7 @@
 
 use crate::foreign;
 use crate::harness::Server;
+use serde_json::json;
 use std::process::Command;
 
 const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/routes/settings.toml");
@@ -16,6 +17,16 @@ fn stock_clients_see_what_routes_make_of_events() {
         checks.args([&format!("http://{}", server.address()), SECRET]);
         foreign::check(checks, foreign::NODE, 8);
     }
+}
+
+#[test]
+fn a_route_in_the_place_of_a_command_holds_for_native_clients_too() {
+    let server = Server::with_flags(&["--config", SETTINGS]);
+    let mut client = server.client();
+    client.say(&json!({"type": "publish", "room": "channel:a", "event": "e", "id": 1}));
+    let refused = client.message();
+    assert_eq!((&refused["code"], &refused["message"]), (&json!("forbidden"), &json!("publish by routes")));
+    assert_eq!(client.join(&["channel:a"]), [0], "other commands are as ever");
 }
 
 /// What `throng check` prints and how it ends.

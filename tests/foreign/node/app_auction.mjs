@@ -215,7 +215,12 @@ run({
     }, 100);
     await delay(5000);
     clearInterval(bidding);
-    await delay(300);
+    // Each auction's watchers know the same price in the end.
+    await until("the last bids at all", () => {
+      const last = connections.flatMap(({ inbox }) => updates(inbox).slice(-1));
+      const prices = new Set(last.map(({ auctionId, currentBid }) => `${auctionId} ${currentBid}`));
+      return prices.size === new Set(last.map(({ auctionId }) => auctionId)).size;
+    });
     const heard = connections.flatMap(({ inbox }) => flat(inbox));
     const kinds = new Set(heard.map(({ type, code }) => code ?? type));
     for (const kind of kinds) {

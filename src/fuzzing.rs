@@ -39,7 +39,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ProtocolVersion, RootCertStore, SupportedProtocolVersion};
 use serde_json::Value;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
@@ -590,14 +590,14 @@ pub fn socketio(data: &[u8]) {
 }
 
 fn placeholders(args: &str) {
-    fn good(value: &Value, attachments: u64) -> bool {
+    fn good(value: &Value, attachments: u64, named: &mut HashSet<u64>) -> bool {
         match value {
-            Value::Array(items) => items.iter().all(|item| good(item, attachments)),
+            Value::Array(items) => items.iter().all(|item| good(item, attachments, named)),
             Value::Object(fields) => {
                 let placeholder = fields.get("_placeholder") == Some(&Value::Bool(true));
                 let num = fields.get("num").and_then(Value::as_u64);
-                (!placeholder || num.is_some_and(|num| num < attachments))
-                    && fields.values().all(|value| good(value, attachments))
+                (!placeholder || num.is_some_and(|num| num < attachments && named.insert(num)))
+                    && fields.values().all(|value| good(value, attachments, named))
             }
             _ => true,
         }
@@ -607,7 +607,7 @@ fn placeholders(args: &str) {
     let text = values.to_string();
     for attachments in 0..3 {
         let judged = |args| attachments::check(args, attachments).is_ok();
-        let expected = good(&values, attachments as u64);
+        let expected = good(&values, attachments as u64, &mut HashSet::new());
         assert_eq!(judged(&text[1..text.len() - 1]), expected);
         // The values have lost what stood under a key that comes twice; there, too, nothing may name what there is not.
         assert!(!judged(args) || expected);

@@ -251,6 +251,8 @@ pub enum Shape {
     Batch {
         /// True when clients of Socket.IO get the payloads alone, without the names of the events.
         data_only: bool,
+        /// True when it is a list even of one.
+        lone: bool,
     },
     /// One event with a field for each.
     Merge {

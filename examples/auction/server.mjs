@@ -62,7 +62,8 @@ function authenticate({ token }) {
 function event({ user, event, args: [{ auctionId, amount }] }) {
   if (event !== "bid" || !Number.isInteger(auctionId) || auctionId < 1 || auctionId > 10) return {};
   const lot = auction(auctionId);
-  if (!(amount > lot.currentBid)) {
+  // JSON has numbers that are none: 1e400 is Infinity here.
+  if (!(Number.isFinite(amount) && amount > lot.currentBid)) {
     return { emit: [{ event: "bidRejected", data: { auctionId, currentBid: lot.currentBid } }] };
   }
   const timeExtended = lot.endsAt - Date.now() < EXTENSION_MS;

@@ -366,6 +366,9 @@ pub(crate) struct Auction {
     /// Seconds of load before the measured phase
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
     pub(crate) warmup: f64,
+    /// Longest wait at the end for watchers to know of the last bid, as long as they hear of any
+    #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = seconds)]
+    pub(crate) wait: f64,
 }
 
 #[derive(Clone, Debug, Args, Serialize, Deserialize)]

@@ -9,15 +9,13 @@ use serde_json::{Map, Value};
 
 use crate::args::{Auction, Common, Rooms};
 use crate::client::{Clients, Listener};
-use crate::clock::{MILLISECOND_NS, SECOND_NS};
-use crate::control::{Command, Done, Plan, Window};
+use crate::clock::MILLISECOND_NS;
+use crate::control::{Command, Done, Plan};
 use crate::frame::Opcode;
-use crate::membership::Membership;
 use crate::native::number;
 use crate::order::Faults;
-use crate::parent::{Halt, Parent, Phases};
-use crate::proc::{Memory, Server, Span};
-use crate::protocol::Said;
+use crate::parent::Phases;
+use crate::phases::{Measured, Run, SENDS_PER_TICK, Traffic};
 use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::Load;
 
@@ -32,158 +30,87 @@ const BIDS_PER_EXTENSION: u64 = 50;
 const CHANGING_BYTES: usize = 200;
 /// Watchers of each worker that keep the whole auction, and compare it in the end.
 const KEEPERS: usize = 8;
-/// Bids caught up on before the sockets are looked at again.
-const BIDS_PER_TICK: u64 = 256;
-/// At the end: so long without a message means that nothing more will come.
-const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
-/// And so long in all.
-const STRAGGLERS_MAX_NS: u64 = 20 * SECOND_NS;
 
 /// The parent's half.
-pub(crate) struct AuctionRun {
-    connections: u32,
-    seconds: f64,
-    args: Auction,
-    connect: Option<Span>,
-    join: Option<Span>,
-    run: Option<Span>,
-    end: Option<Memory>,
-    published: Option<u64>,
+pub(crate) fn run(common: &Common, args: &Auction) -> impl Phases + use<> {
+    let args = args.clone();
+    Run::new(common, args.warmup, args.wait, move |measured, tally| figures(&args, measured, tally))
 }
 
-impl AuctionRun {
-    pub(crate) fn new(common: &Common, args: &Auction) -> Self {
-        Self {
-            connections: common.connections,
-            seconds: common.seconds,
-            args: args.clone(),
-            connect: None,
-            join: None,
-            run: None,
-            end: None,
-            published: None,
-        }
-    }
+fn figures(args: &Auction, measured: &Measured, tally: &Tally) -> Figures {
+    let (whole, torn, last) = all_know(measured.connections, args.auctions, &tally.bids);
+    let mut figures = measured.begin("auction", tally);
+    figures.put("joined", tally.joined);
+    figures.put("auctions", args.auctions);
+    figures.number("bids_per_second_each", Some(args.bids));
+    figures.put("size_bytes", args.size);
+    measured.put_time(&mut figures, tally);
+    figures.put("bids", tally.publications);
+    figures.put("messages", tally.messages);
+    figures.put("updates", tally.received);
+    figures.put("segments", measured.used.and_then(|used| used.segments));
+    let per_bid = ratio(Some(tally.messages as f64), tally.publications as f64);
+    figures.number("messages_per_bid", per_bid);
+    let until_known = measured.used_in_all;
+    figures.number("seconds_until_known", until_known.map(|used| used.seconds));
+    figures.put("messages_until_known", tally.messages_in_all);
+    figures.put("bytes_until_known", tally.bytes_in_all);
+    figures.put("segments_until_known", until_known.and_then(|used| used.segments));
+    figures.number("server_cpu_seconds_until_known", until_known.and_then(|used| used.cpu_seconds));
+    figures.latency("latency", &tally.latency);
+    figures.latency("last_watcher", &last);
+    figures.latency("send_delay", &tally.send_delay);
+    figures.put("bids_all_know", whole);
+    figures.put("bids_not_all_know", torn);
+    figures.put("bids_total", measured.published);
+    figures.put("left_out", tally.left_out);
+    figures.put("dropped", tally.dropped);
+    measured.end(figures, tally)
+}
 
-    /// Of how many bids all watchers know, of how many not all, and when the last watcher did.
-    fn last(&self, tally: &Tally) -> (u64, u64, Latency) {
-        let (mut whole, mut torn, mut last) = (0, 0, Latency::new());
-        let auctions = u64::from(self.args.auctions);
-        for (at, (watchers, delay_ns)) in (0..).zip(&tally.bids) {
-            let auction = at % auctions;
-            let all = (u64::from(self.connections) + auctions - 1 - auction) / auctions;
-            match u64::from(*watchers) {
-                // Outside of the measured phase.
-                0 => {}
-                count if count == all => {
-                    whole += 1;
-                    last.record(*delay_ns);
-                }
-                _ => torn += 1,
+/// Of how many bids all watchers know, of how many not all, and when the last watcher did.
+fn all_know(watchers: u32, auctions: u32, bids: &[(u32, u64)]) -> (u64, u64, Latency) {
+    let (mut whole, mut torn, mut last) = (0, 0, Latency::new());
+    for (auction, (knowing, delay_ns)) in (0..auctions).cycle().zip(bids) {
+        match *knowing {
+            // Outside of the measured phase.
+            0 => {}
+            count if count == (watchers + auctions - 1 - auction) / auctions => {
+                whole += 1;
+                last.record(*delay_ns);
             }
+            _ => torn += 1,
         }
-        (whole, torn, last)
     }
+    (whole, torn, last)
 }
 
-impl Phases for AuctionRun {
-    fn run(&mut self, parent: &mut Parent, server: Option<&Server>) -> Result<(), Halt> {
-        if !parent.connect(&mut self.connect, server)? {
-            return Ok(());
-        }
-        parent.join(&mut self.join, server)?;
-        parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
-        self.end = server.and_then(|server| server.memory().ok());
-        let published: Vec<u64> = parent.all_done()?.into_iter().flat_map(|done| done.published).collect();
-        self.published = Some(published.iter().sum());
-        parent.order(&Command::Drain { published })?;
-        parent.all_done()?;
-        Ok(())
-    }
-
-    fn figures(&self, tally: &Tally, server: Option<&Server>) -> Figures {
-        let used = self.run.as_ref().map(|run| run.used(server));
-        let (whole, torn, last) = self.last(tally);
-        let mut figures = Figures::default();
-        figures.put("scenario", "auction");
-        figures.put("watchers", self.connections);
-        figures.put("joined", tally.joined);
-        figures.put("auctions", self.args.auctions);
-        figures.number("bids_per_second_each", Some(self.args.bids));
-        figures.put("size_bytes", self.args.size);
-        figures.number("seconds", used.map(|used| used.seconds));
-        figures.put("bids", tally.publications);
-        figures.put("messages", tally.messages);
-        figures.put("updates", tally.received);
-        figures.put("bytes_received", tally.bytes_received);
-        figures.put("reads", tally.reads);
-        figures.put("segments", used.and_then(|used| used.segments));
-        figures.number("server_cpu_seconds", used.and_then(|used| used.cpu_seconds));
-        figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
-        let per_bid = ratio(Some(tally.messages as f64), tally.publications as f64);
-        figures.number("messages_per_bid", per_bid);
-        figures.latency("latency", &tally.latency);
-        figures.latency("last_watcher", &last);
-        figures.latency("send_delay", &tally.send_delay);
-        figures.put("bids_all_know", whole);
-        figures.put("bids_not_all_know", torn);
-        figures.put("bids_total", self.published);
-        figures.put("left_out", tally.left_out);
-        figures.put("lost", tally.faults.lost);
-        figures.put("doubled", tally.faults.doubled);
-        figures.put("reordered", tally.faults.reordered);
-        figures.put("dropped", tally.dropped);
-        figures.put("rss_end_bytes", self.end.map(|memory| memory.rss_bytes));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
-        figures
-    }
-}
-
-/// A worker's half. Its watchers are connections `0..watchers`; worker 0 has a connection for each auction behind them, by which the
+/// A worker's half. Its watchers are the members; worker 0 has a connection for each auction behind them, by which the
 /// application publishes.
 pub(crate) struct AuctionLoad {
     args: Auction,
     /// What clients call the auctions.
     numbers: Vec<String>,
-    watchers: usize,
-    /// Number of watcher 0 among those of all workers.
-    first: usize,
+    traffic: Traffic,
     publishers: usize,
-    membership: Membership,
     /// For each watcher, of how many bids it knows.
     known: Vec<u64>,
     /// What the first watchers have made of all they have heard.
     kept: Vec<Map<String, Value>>,
     count_at: Finder<'static>,
     price_at: Finder<'static>,
-    run: Window,
-    running: bool,
-    draining: Option<Draining>,
     /// The first bid of all that was not sent.
     next: u64,
     /// By auction.
     published: Vec<u64>,
     /// By bid of all, in the order in which they are due: how many watchers know of it, and how long the last of them did not.
     bids: Vec<(u32, u64)>,
-    latency: Latency,
-    send_delay: Latency,
     messages: u64,
-    updates: u64,
-    updates_total: u64,
-    publications: u64,
+    messages_in_all: u64,
     left_out: u64,
     faults: Faults,
-    received_ns: u64,
     payload: Vec<u8>,
     out: Vec<u8>,
-}
-
-/// Waiting for what is under way.
-struct Draining {
-    published: Vec<u64>,
-    begun_ns: u64,
 }
 
 impl AuctionLoad {
@@ -192,29 +119,19 @@ impl AuctionLoad {
         Self {
             args: args.clone(),
             numbers: (0..args.auctions).flat_map(|auction| rooms(args).of(auction)).collect(),
-            watchers,
-            first: plan.first as usize,
+            traffic: Traffic::new(plan, &rooms(args), args.wait),
             publishers: if plan.worker == 0 { args.auctions as usize } else { 0 },
-            membership: Membership::new(plan, &rooms(args)),
             known: vec![0; watchers],
             kept: vec![Map::new(); watchers.min(KEEPERS)],
             count_at: Finder::new(COUNT),
             price_at: Finder::new(PRICE),
-            run: Window::default(),
-            running: false,
-            draining: None,
             next: 0,
             published: vec![0; args.auctions as usize],
             bids: Vec::new(),
-            latency: Latency::new(),
-            send_delay: Latency::new(),
             messages: 0,
-            updates: 0,
-            updates_total: 0,
-            publications: 0,
+            messages_in_all: 0,
             left_out: 0,
             faults: Faults::default(),
-            received_ns: 0,
             payload: Vec::new(),
             out: Vec::new(),
         }
@@ -226,20 +143,18 @@ impl AuctionLoad {
     }
 
     fn auction_of(&self, watcher: usize) -> usize {
-        (self.first + watcher) % self.args.auctions as usize
+        (self.traffic.first + watcher) % self.args.auctions as usize
     }
 
     /// When a bid of all is due.
     fn due_ns(&self, bid: u64) -> u64 {
-        let per_second = self.args.bids * f64::from(self.args.auctions);
-        self.run.start_ns + (bid as f64 * SECOND_NS as f64 / per_second) as u64
+        self.traffic.run.due_ns(bid, self.args.bids * f64::from(self.args.auctions))
     }
 
     /// A watcher hears that there were so many bids.
     #[inline]
     fn hears(&mut self, watcher: usize, count: u64, now_ns: u64) {
-        self.updates_total += 1;
-        self.updates += u64::from(self.run.measures(now_ns));
+        self.traffic.arrives(now_ns);
         let before = self.known[watcher];
         if count <= before {
             self.faults.doubled += u64::from(count == before);
@@ -252,11 +167,11 @@ impl AuctionLoad {
         for number in before..count {
             let bid = number * auctions + self.auction_of(watcher) as u64;
             let due_ns = self.due_ns(bid);
-            if !self.run.measures(due_ns) {
+            if !self.traffic.run.measures(due_ns) {
                 continue;
             }
             let delay_ns = now_ns.saturating_sub(due_ns);
-            self.latency.record(delay_ns);
+            self.traffic.latency.record(delay_ns);
             // Bids come in order, so that this grows by what is new.
             if self.bids.len() <= bid as usize {
                 self.bids.resize(bid as usize + 1, (0, 0));
@@ -273,40 +188,38 @@ impl AuctionLoad {
             return self.due_ns(self.next);
         }
         // What is due stays due while a socket is full, and the wait counts.
-        if (self.watchers..self.watchers + self.publishers).any(|id| clients.has_unsent(id)) {
+        let watchers = self.traffic.members;
+        if (watchers..watchers + self.publishers).any(|id| clients.has_unsent(id)) {
             return now_ns + MILLISECOND_NS;
         }
         let auctions = u64::from(self.args.auctions);
-        for _ in 0..BIDS_PER_TICK {
+        for _ in 0..SENDS_PER_TICK {
             let (bid, due_ns) = (self.next, self.due_ns(self.next));
             if due_ns > now_ns {
                 return due_ns;
             }
             self.next += 1;
             let auction = (bid % auctions) as usize;
-            if !clients.is_open(self.watchers + auction) {
+            if !clients.is_open(watchers + auction) {
                 continue;
             }
             self.published[auction] += 1;
-            if self.run.measures(due_ns) {
-                self.publications += 1;
-                self.send_delay.record(now_ns - due_ns);
-            }
+            self.traffic.sends(due_ns, now_ns);
             self.payload.clear();
             let (number, bids) = (&self.numbers[auction], self.published[auction]);
             append_auction(&mut self.payload, number, bids, self.args.size);
             self.out.clear();
             clients.masker.append_copy(&mut self.out, Opcode::Text, &self.payload);
-            clients.send(self.watchers + auction, &self.out);
+            clients.send(watchers + auction, &self.out);
         }
         now_ns
     }
 
     /// Looks at what the watchers know when all is over.
     fn check(&mut self, tally: &mut Tally) {
-        let Some(Draining { published, .. }) = &self.draining else { return };
+        let Some(published) = self.traffic.published() else { return };
         let mut note = |kind: &str| *tally.errors.entry(kind.to_owned()).or_default() += 1;
-        for watcher in 0..self.watchers {
+        for watcher in 0..self.traffic.members {
             let auction = self.auction_of(watcher);
             let (known, last) = (self.known[watcher], published[auction]);
             self.faults.lost += last.saturating_sub(known);
@@ -328,12 +241,8 @@ impl AuctionLoad {
 impl Listener for AuctionLoad {
     #[inline]
     fn message(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64) {
-        if id >= self.watchers {
-            return clients.protocol.each_said(message, |said| {
-                if let Said::Error(code) = said {
-                    clients.note_error(&format!("server_{code}"));
-                }
-            });
+        if id >= self.traffic.members {
+            return self.traffic.hear(clients, id, message, now_ns);
         }
         let mut rest = message;
         let mut is_update = false;
@@ -344,10 +253,10 @@ impl Listener for AuctionLoad {
             self.hears(id, count, now_ns);
         }
         if !is_update {
-            return self.membership.hear(clients, id, message, now_ns);
+            return self.traffic.hear(clients, id, message, now_ns);
         }
-        self.received_ns = now_ns;
-        self.messages += u64::from(self.run.measures(now_ns));
+        self.messages += u64::from(self.traffic.run.measures(now_ns));
+        self.messages_in_all += u64::from(self.traffic.run.has_begun(now_ns));
         let mut rest = message;
         let mut price = None;
         while let Some(at) = self.price_at.find(rest) {
@@ -365,72 +274,44 @@ impl Listener for AuctionLoad {
     }
 
     fn closed(&mut self, _clients: &mut Clients, id: usize) {
-        if id < self.watchers {
-            self.membership.gone(id);
-        }
+        self.traffic.closed(id);
     }
 }
 
 impl Load for AuctionLoad {
     fn begin(&mut self, _clients: &mut Clients, command: &Command, now_ns: u64) {
-        match command {
-            Command::Run(window) => (self.run, self.running) = (*window, true),
-            Command::Drain { published } => {
-                self.draining = Some(Draining { published: published.clone(), begun_ns: now_ns });
-            }
-            _ => self.membership.join_all(0..self.watchers, false),
-        }
+        self.traffic.begin(command, now_ns);
     }
 
     fn tick(&mut self, clients: &mut Clients, now_ns: u64) -> u64 {
-        if self.draining.is_some() {
-            return now_ns + MILLISECOND_NS;
+        if let Some(due_ns) = self.traffic.tick(clients, now_ns) {
+            return due_ns;
         }
-        if !self.running {
-            return self.membership.tend(clients, now_ns);
-        }
-        if now_ns < self.run.start_ns {
-            return self.run.start_ns;
-        }
-        if now_ns >= self.run.to_ns {
-            self.running = false;
-            return u64::MAX;
-        }
-        let due_ns = if self.publishers == 0 { u64::MAX } else { self.publish_due(clients, now_ns) };
-        due_ns.min(self.run.to_ns)
+        let is_over = self.publishers == 0 || now_ns >= self.traffic.run.to_ns;
+        let due_ns = if is_over { u64::MAX } else { self.publish_due(clients, now_ns) };
+        self.traffic.wake_ns(due_ns, now_ns)
     }
 
     fn over(&self, clients: &Clients, now_ns: u64) -> Option<Done> {
-        let over = match &self.draining {
-            Some(Draining { published, begun_ns }) => {
-                let knows = |watcher: usize| {
-                    !clients.is_open(watcher) || self.known[watcher] >= published[self.auction_of(watcher)]
-                };
-                now_ns >= (*begun_ns).max(self.received_ns) + STRAGGLERS_NS
-                    || now_ns >= begun_ns + STRAGGLERS_MAX_NS
-                    || (0..self.watchers).all(knows)
-            }
-            None => self.membership.is_settled() && now_ns >= self.run.to_ns,
+        let all_know = |published: &[u64]| {
+            let knows = |watcher: usize| self.known[watcher] >= published[self.auction_of(watcher)];
+            (0..self.traffic.members).all(|watcher| knows(watcher) || !clients.is_open(watcher))
         };
-        let published = if self.publishers > 0 { self.published.clone() } else { Vec::new() };
-        over.then_some(Done { at_ns: now_ns, open: 0, published })
+        let published = || if self.publishers > 0 { self.published.clone() } else { Vec::new() };
+        self.traffic.over(now_ns, true, all_know, published)
     }
 
     fn count(&self) -> u64 {
-        self.membership.joined() + self.updates_total
+        self.traffic.count()
     }
 
     fn report(&mut self, tally: &mut Tally) {
-        self.membership.report(tally);
+        self.traffic.report(tally);
         self.check(tally);
         tally.sent_total = self.published.iter().sum();
-        tally.publications = self.publications;
-        tally.received_total = self.updates_total;
-        tally.received = self.updates;
         tally.messages = self.messages;
+        tally.messages_in_all = self.messages_in_all;
         tally.left_out = self.left_out;
-        tally.latency = self.latency.clone();
-        tally.send_delay = self.send_delay.clone();
         tally.bids = std::mem::take(&mut self.bids);
         tally.faults = self.faults;
     }

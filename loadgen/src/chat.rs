@@ -3,21 +3,20 @@
 //! Open loop: messages are due at fixed times, whose it is goes round. A message must come once to each other member of its channel, in
 //! its sender's order, as `new_message` or within `batch_update`; to its sender comes `message_sent`.
 
-use memchr::memmem::Finder;
-
 use std::collections::VecDeque;
+
+use memchr::memmem::Finder;
 
 use crate::args::{Chat, Common, Rooms};
 use crate::client::{Clients, Listener};
-use crate::clock::{MILLISECOND_NS, SECOND_NS};
-use crate::control::{Command, Done, Plan, Window};
+use crate::clock::SECOND_NS;
+use crate::control::{Command, Done, Plan};
 use crate::frame::Opcode;
-use crate::membership::Membership;
 use crate::native::number;
 use crate::order::Order;
-use crate::parent::{Halt, Parent, Phases};
-use crate::proc::{Memory, Server, Span};
-use crate::report::{Figures, Latency, Tally, ratio};
+use crate::parent::Phases;
+use crate::phases::{Measured, Run, SENDS_PER_TICK, Traffic};
+use crate::report::{Figures, Latency, Tally};
 use crate::worker::Load;
 
 /// How packets begin that say these things, and what a message's text begins with.
@@ -25,122 +24,54 @@ const SENT: &[u8] = br#"2["message_sent""#;
 const BATCH: &[u8] = br#"2["batch_update""#;
 const ERROR: &[u8] = br#"2["error""#;
 const TEXT: &[u8] = br#""content":"s"#;
-/// Messages caught up on before the sockets are looked at again.
-const MESSAGES_PER_TICK: u64 = 256;
-/// At the end: so long without a message means that nothing more will come.
-const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
-/// And so long in all.
-const STRAGGLERS_MAX_NS: u64 = 20 * SECOND_NS;
+/// At the end: the longest wait for what is under way.
+const STRAGGLERS_MAX_SECONDS: f64 = 20.0;
 
 /// The parent's half.
-pub(crate) struct ChatRun {
-    connections: u32,
-    seconds: f64,
-    args: Chat,
-    connect: Option<Span>,
-    join: Option<Span>,
-    run: Option<Span>,
-    end: Option<Memory>,
+pub(crate) fn run(common: &Common, args: &Chat) -> impl Phases + use<> {
+    let (args, most) = (args.clone(), STRAGGLERS_MAX_SECONDS);
+    Run::new(common, args.warmup, most, move |measured, tally| figures(&args, measured, tally))
 }
 
-impl ChatRun {
-    pub(crate) fn new(common: &Common, args: &Chat) -> Self {
-        Self {
-            connections: common.connections,
-            seconds: common.seconds,
-            args: args.clone(),
-            connect: None,
-            join: None,
-            run: None,
-            end: None,
-        }
-    }
-}
-
-impl Phases for ChatRun {
-    fn run(&mut self, parent: &mut Parent, server: Option<&Server>) -> Result<(), Halt> {
-        if !parent.connect(&mut self.connect, server)? {
-            return Ok(());
-        }
-        parent.join(&mut self.join, server)?;
-        parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
-        self.end = server.and_then(|server| server.memory().ok());
-        parent.all_done()?;
-        parent.order(&Command::Drain { published: Vec::new() })?;
-        parent.all_done()?;
-        Ok(())
-    }
-
-    fn figures(&self, tally: &Tally, server: Option<&Server>) -> Figures {
-        let used = self.run.as_ref().map(|run| run.used(server));
-        let cpu_seconds = used.and_then(|used| used.cpu_seconds);
-        let mut figures = Figures::default();
-        figures.put("scenario", "chat");
-        figures.put("connections", self.connections);
-        figures.put("opened", tally.handshakes);
-        figures.put("joined", tally.joined);
-        figures.put("channels", channels(&self.args));
-        figures.number("messages_per_minute_each", Some(self.args.rate));
-        figures.put("size_bytes", self.args.size);
-        figures.number("seconds", used.map(|used| used.seconds));
-        figures.latency("handshake_latency", &tally.handshake_latency);
-        figures.put("messages", tally.publications);
-        figures.put("confirmed", tally.returns);
-        figures.put("deliveries", tally.received);
-        figures.put("deliveries_merged", tally.messages);
-        figures.put("bytes_received", tally.bytes_received);
-        figures.put("segments", used.and_then(|used| used.segments));
-        figures.number("server_cpu_seconds", cpu_seconds);
-        figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
-        let deliveries = tally.received as f64;
-        figures.number("cpu_us_per_delivery", ratio(cpu_seconds.map(|seconds| seconds * 1e6), deliveries));
-        figures.latency("latency", &tally.latency);
-        figures.latency("confirmation", &tally.join_latency);
-        figures.latency("send_delay", &tally.send_delay);
-        figures.put("messages_total", tally.sent_total);
-        figures.put("deliveries_total", tally.received_total);
-        figures.put("lost", tally.faults.lost);
-        figures.put("doubled", tally.faults.doubled);
-        figures.put("reordered", tally.faults.reordered);
-        figures.put("rss_end_bytes", self.end.map(|memory| memory.rss_bytes));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
-        figures
-    }
+fn figures(args: &Chat, measured: &Measured, tally: &Tally) -> Figures {
+    let mut figures = measured.begin("chat", tally);
+    figures.put("joined", tally.joined);
+    figures.put("channels", channels(args));
+    figures.number("messages_per_minute_each", Some(args.rate));
+    figures.put("size_bytes", args.size);
+    figures.latency("handshake_latency", &tally.handshake_latency);
+    measured.put_time(&mut figures, tally);
+    figures.put("segments", measured.used.and_then(|used| used.segments));
+    figures.put("messages", tally.publications);
+    figures.put("confirmed", tally.returns);
+    measured.put_deliveries(&mut figures, tally);
+    figures.put("deliveries_merged", tally.messages);
+    figures.latency("latency", &tally.latency);
+    figures.latency("confirmation", &tally.join_latency);
+    figures.latency("send_delay", &tally.send_delay);
+    figures.put("messages_total", tally.sent_total);
+    figures.put("deliveries_total", tally.received_total);
+    measured.end(figures, tally)
 }
 
 /// A worker's half.
 pub(crate) struct ChatLoad {
     args: Chat,
-    connections: usize,
-    /// Number of connection 0 among those of all workers.
-    first: u64,
+    traffic: Traffic,
     channels: u64,
     /// Of each channel at the most.
     members: u64,
-    membership: Membership,
     /// One stream for each connection and member of its channel: `connection * members + member`.
     order: Order,
     /// When what was sent and not confirmed was due, for each connection, oldest first.
     unconfirmed: Vec<VecDeque<u64>>,
     text_at: Finder<'static>,
-    run: Window,
-    running: bool,
-    drain_ns: Option<u64>,
     /// The first message of all that was not looked at, and how many there are.
     next: u64,
     end: u64,
-    latency: Latency,
     confirmation: Latency,
-    send_delay: Latency,
-    sent: u64,
     sent_total: u64,
-    confirmed: u64,
-    received: u64,
-    received_total: u64,
     merged: u64,
-    received_ns: u64,
     payload: Vec<u8>,
     out: Vec<u8>,
 }
@@ -159,29 +90,17 @@ impl ChatLoad {
         };
         Self {
             args: args.clone(),
-            connections,
-            first: plan.first.into(),
+            traffic: Traffic::new(plan, &rooms, STRAGGLERS_MAX_SECONDS),
             channels,
             members,
-            membership: Membership::new(plan, &rooms),
             order: Order::new(connections * members as usize),
             unconfirmed: vec![VecDeque::new(); connections],
             text_at: Finder::new(TEXT),
-            run: Window::default(),
-            running: false,
-            drain_ns: None,
             next: 0,
             end: 0,
-            latency: Latency::new(),
             confirmation: Latency::new(),
-            send_delay: Latency::new(),
-            sent: 0,
             sent_total: 0,
-            confirmed: 0,
-            received: 0,
-            received_total: 0,
             merged: 0,
-            received_ns: 0,
             payload: Vec::new(),
             out: Vec::new(),
         }
@@ -192,20 +111,20 @@ impl ChatLoad {
         self.args.rate * f64::from(self.args.all) / 60.0
     }
 
-    /// When a message of all is due.
-    fn due_ns(&self, message: u64) -> u64 {
-        self.run.start_ns + (message as f64 * SECOND_NS as f64 / self.per_second()) as u64
-    }
-
     /// How many messages a connection, of all, has sent in the end.
     fn sent_by(&self, sender: u64) -> u64 {
         let all = u64::from(self.args.all);
         (self.end + all - 1 - sender) / all
     }
 
+    /// A connection of this worker among those of all.
+    fn number_of(&self, id: usize) -> u64 {
+        (self.traffic.first + id) as u64
+    }
+
     /// The channel of a connection of this worker, and the number of its members.
     fn channel_of(&self, id: usize) -> (u64, u64) {
-        let channel = (self.first + id as u64) % self.channels;
+        let channel = self.number_of(id) % self.channels;
         (channel, (u64::from(self.args.all) + self.channels - 1 - channel) / self.channels)
     }
 
@@ -213,19 +132,19 @@ impl ChatLoad {
     fn send_due(&mut self, clients: &mut Clients, now_ns: u64) -> u64 {
         let mut looked = 0;
         while self.next < self.end {
-            let (message, due_ns) = (self.next, self.due_ns(self.next));
+            let (message, due_ns) = (self.next, self.traffic.run.due_ns(self.next, self.per_second()));
             if due_ns > now_ns {
                 return due_ns;
             }
             self.next += 1;
             let all = u64::from(self.args.all);
-            let Some(id) = (message % all).checked_sub(self.first) else { continue };
-            if id >= self.connections as u64 || !clients.is_open(id as usize) {
+            let Some(id) = (message % all).checked_sub(self.traffic.first as u64) else { continue };
+            if id >= self.traffic.members as u64 || !clients.is_open(id as usize) {
                 continue;
             }
             self.send(clients, id as usize, message, due_ns, now_ns);
             looked += 1;
-            if looked == MESSAGES_PER_TICK {
+            if looked == SENDS_PER_TICK {
                 return now_ns;
             }
         }
@@ -248,10 +167,7 @@ impl ChatLoad {
         clients.send(id, &self.out);
         self.unconfirmed[id].push_back(due_ns);
         self.sent_total += 1;
-        if self.run.measures(due_ns) {
-            self.sent += 1;
-            self.send_delay.record(now_ns - due_ns);
-        }
+        self.traffic.sends(due_ns, now_ns);
     }
 
     /// A connection hears what another has said.
@@ -266,18 +182,13 @@ impl ChatLoad {
         let [sender, sequence, due_ns] = numbers;
         let (channel, _) = self.channel_of(id);
         if sender % self.channels != channel
-            || sender == self.first + id as u64
+            || sender == self.number_of(id)
             || sender / self.channels >= self.members
         {
             return clients.note_error("wrong_channel");
         }
         self.order.note(id * self.members as usize + (sender / self.channels) as usize, sequence);
-        self.received_total += 1;
-        self.received_ns = now_ns;
-        if self.run.measures(due_ns) {
-            self.received += 1;
-            self.latency.record(now_ns.saturating_sub(due_ns));
-        }
+        self.traffic.arrives_since(due_ns, now_ns);
     }
 
     /// How much all connections of this worker hear of each other and of others in the end.
@@ -289,9 +200,9 @@ impl ChatLoad {
         let heard = |id: usize| {
             let (channel, members) = self.channel_of(id);
             let all = *by_channel.entry(channel).or_insert_with(|| of_channel((channel, members)));
-            all - self.sent_by(self.first + id as u64)
+            all - self.sent_by(self.number_of(id))
         };
-        (0..self.connections).map(heard).sum()
+        (0..self.traffic.members).map(heard).sum()
     }
 }
 
@@ -302,8 +213,7 @@ impl Listener for ChatLoad {
             let Some(due_ns) = self.unconfirmed[id].pop_front() else {
                 return clients.note_error("confirmed_twice");
             };
-            if self.run.measures(due_ns) {
-                self.confirmed += 1;
+            if self.traffic.run.measures(due_ns) {
                 self.confirmation.record(now_ns.saturating_sub(due_ns));
             }
             return;
@@ -313,70 +223,52 @@ impl Listener for ChatLoad {
         }
         match self.text_at.find(message) {
             Some(at) => {
-                self.merged += u64::from(message.starts_with(BATCH) && self.run.measures(now_ns));
+                self.merged += u64::from(message.starts_with(BATCH) && self.traffic.run.measures(now_ns));
                 self.hears(clients, id, &message[at + TEXT.len()..], now_ns);
             }
-            None => self.membership.hear(clients, id, message, now_ns),
+            None => self.traffic.hear(clients, id, message, now_ns),
         }
     }
 
     fn closed(&mut self, _clients: &mut Clients, id: usize) {
-        self.membership.gone(id);
+        self.traffic.closed(id);
     }
 }
 
 impl Load for ChatLoad {
     fn begin(&mut self, _clients: &mut Clients, command: &Command, now_ns: u64) {
-        match command {
-            Command::Run(window) => {
-                (self.run, self.running) = (*window, true);
-                let seconds = (window.to_ns - window.start_ns) as f64 / SECOND_NS as f64;
-                self.end = (seconds * self.per_second()) as u64;
-            }
-            Command::Drain { .. } => self.drain_ns = Some(now_ns),
-            _ => self.membership.join_all(0..self.connections, false),
+        self.traffic.begin(command, now_ns);
+        if let Command::Run(window) = command {
+            let seconds = (window.to_ns - window.start_ns) as f64 / SECOND_NS as f64;
+            self.end = (seconds * self.per_second()) as u64;
         }
     }
 
     fn tick(&mut self, clients: &mut Clients, now_ns: u64) -> u64 {
-        if self.drain_ns.is_some() {
-            return now_ns + MILLISECOND_NS;
+        if let Some(due_ns) = self.traffic.tick(clients, now_ns) {
+            return due_ns;
         }
-        if !self.running {
-            return self.membership.tend(clients, now_ns);
-        }
-        if now_ns < self.run.start_ns {
-            return self.run.start_ns;
-        }
-        self.send_due(clients, now_ns).min(self.run.to_ns.max(now_ns + MILLISECOND_NS))
+        let due_ns = self.send_due(clients, now_ns);
+        self.traffic.wake_ns(due_ns, now_ns)
     }
 
     fn over(&self, _clients: &Clients, now_ns: u64) -> Option<Done> {
-        let over = match self.drain_ns {
-            Some(begun_ns) => {
-                self.received_total - self.order.doubled() >= self.expected()
-                    || now_ns >= begun_ns.max(self.received_ns) + STRAGGLERS_NS
-                    || now_ns >= begun_ns + STRAGGLERS_MAX_NS
-            }
-            None => {
-                self.membership.is_settled()
-                    && (!self.running || (now_ns >= self.run.to_ns && self.next >= self.end))
-            }
-        };
-        over.then(|| Done { at_ns: now_ns, ..Done::default() })
+        let has_all = |_: &[u64]| self.traffic.received_total - self.order.doubled() >= self.expected();
+        self.traffic.over(now_ns, self.next >= self.end, has_all, Vec::new)
     }
 
     fn count(&self) -> u64 {
-        self.membership.joined() + self.received_total
+        self.traffic.count()
     }
 
     fn report(&mut self, tally: &mut Tally) {
-        self.membership.report(tally);
-        if self.drain_ns.is_some() {
-            for id in 0..self.connections {
+        self.traffic.report(tally);
+        if self.traffic.published().is_some() {
+            for id in 0..self.traffic.members {
                 let (channel, members) = self.channel_of(id);
+                let own = self.number_of(id);
                 let others = (0..members).map(|member| (member, channel + member * self.channels));
-                for (member, sender) in others.filter(|(_, sender)| *sender != self.first + id as u64) {
+                for (member, sender) in others.filter(|(_, sender)| *sender != own) {
                     self.order.end(id * self.members as usize + member as usize, self.sent_by(sender));
                 }
             }
@@ -386,14 +278,11 @@ impl Load for ChatLoad {
             *tally.errors.entry("not_confirmed".to_owned()).or_default() += unconfirmed;
         }
         tally.sent_total = self.sent_total;
-        tally.publications = self.sent;
-        tally.returns = self.confirmed;
-        tally.received_total = self.received_total;
-        tally.received = self.received;
+        tally.returns = self.confirmation.count();
+        // By when they were sent, so that none is missing because it came after the window.
+        tally.received = tally.latency.count();
         tally.messages = self.merged;
-        tally.latency = self.latency.clone();
         tally.join_latency = self.confirmation.clone();
-        tally.send_delay = self.send_delay.clone();
         tally.faults = self.order.faults();
     }
 }

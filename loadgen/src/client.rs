@@ -97,6 +97,7 @@ pub(crate) struct Clients {
     closes: u64,
     bytes_received: u64,
     reads: u64,
+    bytes_in_all: u64,
     errors: BTreeMap<String, u64>,
 }
 
@@ -200,6 +201,7 @@ impl Clients {
             closes: 0,
             bytes_received: 0,
             reads: 0,
+            bytes_in_all: 0,
             errors: BTreeMap::new(),
         })
     }
@@ -353,6 +355,7 @@ impl Clients {
         tally.closes = self.closes;
         tally.bytes_received = self.bytes_received;
         tally.reads = self.reads;
+        tally.bytes_in_all = self.bytes_in_all;
         tally.errors = self.errors.clone();
     }
 
@@ -494,6 +497,9 @@ impl Clients {
                     if self.window.measures(now_ns) {
                         self.bytes_received += length as u64;
                         self.reads += 1;
+                    }
+                    if self.window.has_begun(now_ns) {
+                        self.bytes_in_all += length as u64;
                     }
                     filled += length;
                     let taken = self.take(id, &scratch[..filled], now_ns, listener);

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::args::ScenarioArgs;
+use crate::clock::SECOND_NS;
 use crate::frame::Mask;
 use crate::protocol::Protocol;
 use crate::report::Tally;
@@ -83,6 +84,18 @@ impl Window {
     pub(crate) fn measures(&self, now_ns: u64) -> bool {
         (self.from_ns..self.to_ns).contains(&now_ns)
     }
+
+    /// True from the beginning of what is measured on, in its aftermath, too.
+    #[inline]
+    pub(crate) fn has_begun(&self, now_ns: u64) -> bool {
+        self.to_ns > 0 && now_ns >= self.from_ns
+    }
+
+    /// When something is due, counted from the start, of which there are so many in a second.
+    #[inline]
+    pub(crate) fn due_ns(&self, number: u64, per_second: f64) -> u64 {
+        self.start_ns + (number as f64 * SECOND_NS as f64 / per_second) as u64
+    }
 }
 
 /// From a worker.
@@ -111,7 +124,7 @@ pub(crate) struct Done {
     pub(crate) at_ns: u64,
     /// Connections open then.
     pub(crate) open: u64,
-    /// After a run of a fan-out: how much each publisher of this worker sent.
+    /// After a run by the clock: how much each publisher of this worker sent.
     pub(crate) published: Vec<u64>,
 }
 

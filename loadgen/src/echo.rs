@@ -6,8 +6,8 @@ use crate::clock::{self, MILLISECOND_NS, SECOND_NS};
 use crate::control::{Command, Done, Plan, Window};
 use crate::frame::Opcode;
 use crate::order::Order;
-use crate::parent::{Halt, Parent, Phases};
-use crate::proc::{Memory, Server, Span};
+use crate::parent::Phases;
+use crate::phases::{Measured, Run};
 use crate::protocol::Protocol;
 use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::Load;
@@ -17,79 +17,29 @@ const NUMBER_BYTES: usize = 8;
 /// How long what is under way at the end of the run may take to come back.
 const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
 
-/// The parent's half.
-pub(crate) struct EchoRun {
-    connections: u32,
-    seconds: f64,
-    args: Echo,
-    connect: Option<Span>,
-    run: Option<Span>,
-    before: Option<Memory>,
-    end: Option<Memory>,
+/// The parent's half. There is nothing to join.
+pub(crate) fn run(common: &Common, args: &Echo) -> impl Phases + use<> {
+    let args = args.clone();
+    Run::new(common, args.warmup, 0.0, move |measured, tally| figures(&args, measured, tally))
 }
 
-impl EchoRun {
-    pub(crate) fn new(common: &Common, args: &Echo) -> Self {
-        Self {
-            connections: common.connections,
-            seconds: common.seconds,
-            args: args.clone(),
-            connect: None,
-            run: None,
-            before: None,
-            end: None,
-        }
-    }
-}
-
-impl Phases for EchoRun {
-    fn run(&mut self, parent: &mut Parent, server: Option<&Server>) -> Result<(), Halt> {
-        self.before = server.and_then(|server| server.memory().ok());
-        if !parent.connect(&mut self.connect, server)? {
-            return Ok(());
-        }
-        parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
-        self.end = server.and_then(|server| server.memory().ok());
-        parent.all_done()?;
-        Ok(())
-    }
-
-    fn figures(&self, tally: &Tally, server: Option<&Server>) -> Figures {
-        let used = self.run.as_ref().map(|run| run.used(server));
-        let cpu_seconds = used.and_then(|used| used.cpu_seconds);
-        let received = tally.received as f64;
-
-        let mut figures = Figures::default();
-        figures.put("scenario", "echo");
-        figures.put("connections", self.connections);
-        figures.put("opened", tally.handshakes);
-        figures.put("size_bytes", self.args.size);
-        figures.put("in_flight", self.args.in_flight);
-        figures.number("seconds", used.map(|used| used.seconds));
-        figures.number("server_cpu_seconds", cpu_seconds);
-        figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
-        figures.put("messages", tally.received);
-        figures.number("messages_per_second", used.and_then(|used| ratio(Some(received), used.seconds)));
-        figures.number(
-            "messages_per_cpu_second",
-            cpu_seconds.and_then(|seconds| ratio(Some(received), seconds)),
-        );
-        figures.number("cpu_us_per_message", ratio(cpu_seconds.map(|seconds| seconds * 1e6), received));
-        figures.latency("latency", &tally.latency);
-        figures.put("messages_sent_total", tally.sent_total);
-        figures.put("messages_total", tally.received_total);
-        figures.put("lost", tally.faults.lost);
-        figures.put("doubled", tally.faults.doubled);
-        figures.put("reordered", tally.faults.reordered);
-        figures.put("bytes_received", tally.bytes_received);
-        figures.number("reads_per_message", ratio(Some(tally.reads as f64), received));
-        figures.put("rss_before_bytes", self.before.map(|memory| memory.rss_bytes));
-        figures.put("rss_end_bytes", self.end.map(|memory| memory.rss_bytes));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
-        figures
-    }
+fn figures(args: &Echo, measured: &Measured, tally: &Tally) -> Figures {
+    let received = tally.received as f64;
+    let mut figures = measured.begin("echo", tally);
+    figures.put("size_bytes", args.size);
+    figures.put("in_flight", args.in_flight);
+    measured.put_time(&mut figures, tally);
+    figures.put("messages", tally.received);
+    let per_second = measured.used.and_then(|used| ratio(Some(received), used.seconds));
+    figures.number("messages_per_second", per_second);
+    let per_cpu_second = measured.cpu_seconds().and_then(|seconds| ratio(Some(received), seconds));
+    figures.number("messages_per_cpu_second", per_cpu_second);
+    figures.number("cpu_us_per_message", ratio(measured.cpu_us(), received));
+    figures.latency("latency", &tally.latency);
+    figures.put("messages_sent_total", tally.sent_total);
+    figures.put("messages_total", tally.received_total);
+    figures.number("reads_per_message", ratio(Some(tally.reads as f64), received));
+    measured.end(figures, tally)
 }
 
 /// A worker's half.

@@ -12,14 +12,12 @@ use memchr::memmem::Finder;
 use crate::args::{Common, Fanout, Rooms};
 use crate::client::{COMPLETIONS, Clients, Listener};
 use crate::clock::{self, MILLISECOND_NS, SECOND_NS};
-use crate::control::{Command, Done, Plan, Window};
+use crate::control::{Command, Done, Plan};
 use crate::frame::Opcode;
-use crate::membership::Membership;
 use crate::native::number;
 use crate::order::Order;
-use crate::parent::{Halt, Parent, Phases};
-use crate::proc::{Memory, Server, Span};
-use crate::protocol::Said;
+use crate::parent::Phases;
+use crate::phases::{Measured, Run, SENDS_PER_TICK, Traffic};
 use crate::report::{Figures, Latency, Tally, ratio};
 use crate::worker::{Load, completions_socket};
 
@@ -27,12 +25,8 @@ use crate::worker::{Load, completions_socket};
 pub(crate) const DATA_HEAD: &[u8] = br#"{"p":"#;
 /// In closed loop: a batch that has not arrived whole by then is given up and the next one sent.
 const STALL_NS: u64 = SECOND_NS;
-/// At the end: so long without a delivery means that nothing more will come.
-pub(crate) const STRAGGLERS_NS: u64 = 2 * SECOND_NS;
-/// And so long in all.
-pub(crate) const STRAGGLERS_MAX_NS: u64 = 10 * SECOND_NS;
-/// In open loop: publications caught up on before the sockets are looked at again.
-const PUBLICATIONS_PER_TICK: u64 = 256;
+/// At the end: the longest wait for what is under way.
+pub(crate) const STRAGGLERS_MAX_SECONDS: f64 = 10.0;
 
 /// With several servers: after the joins, how long they get to listen to each other.
 const SETTLING_SECONDS: f64 = 1.0;
@@ -41,131 +35,58 @@ const SETTLING_SECONDS: f64 = 1.0;
 const BATCH_BITS: u32 = 48;
 
 /// The parent's half.
-pub(crate) struct FanoutRun {
-    connections: u32,
-    seconds: f64,
-    args: Fanout,
-    connect: Option<Span>,
-    join: Option<Span>,
-    run: Option<Span>,
-    before: Option<Memory>,
-    end: Option<Memory>,
-    /// Sent by all publishers in the whole run, once that is known.
-    published: Option<u64>,
+pub(crate) fn run(common: &Common, args: &Fanout) -> impl Phases + use<> {
+    let (args, most) = (args.clone(), STRAGGLERS_MAX_SECONDS);
+    let settling_seconds = if args.servers.len() > 1 { SETTLING_SECONDS } else { 0.0 };
+    let mut run = Run::new(common, args.warmup, most, move |measured, tally| figures(&args, measured, tally));
+    run.settling_seconds = settling_seconds;
+    run
 }
 
-impl FanoutRun {
-    pub(crate) fn new(common: &Common, args: &Fanout) -> Self {
-        Self {
-            connections: common.connections,
-            seconds: common.seconds,
-            args: args.clone(),
-            connect: None,
-            join: None,
-            run: None,
-            before: None,
-            end: None,
-            published: None,
-        }
-    }
+fn figures(args: &Fanout, measured: &Measured, tally: &Tally) -> Figures {
+    let deliveries = tally.received as f64;
+    let mut figures = measured.begin("fanout", tally);
+    figures.put("joined", tally.joined);
+    figures.put("servers", args.servers.len().max(1));
+    figures.put("publishers", args.publishers);
+    figures.put("size_bytes", args.size);
+    figures.put("in_flight", args.rate.is_none().then_some(args.in_flight));
+    figures.number("rate_per_second", args.rate);
+    measured.put_time(&mut figures, tally);
+    figures.put("publications", tally.publications);
+    measured.put_deliveries(&mut figures, tally);
+    let per_cpu_second = measured.cpu_seconds().and_then(|seconds| ratio(Some(deliveries), seconds));
+    figures.number("deliveries_per_cpu_second", per_cpu_second);
+    figures.latency("latency", &tally.latency);
+    figures.latency("latency_elsewhere", &tally.latency_elsewhere);
+    figures.latency("send_delay", &tally.send_delay);
+    figures.put("publications_total", tally.sent_total);
+    figures.put("deliveries_total", tally.received_total);
+    let expected = measured.published.map(|count| count * u64::from(measured.connections));
+    figures.put("deliveries_expected", expected);
+    figures.put("dropped", tally.dropped);
+    figures.put("stalls", tally.stalls);
+    figures.number("reads_per_delivery", ratio(Some(tally.reads as f64), deliveries));
+    measured.end(figures, tally)
 }
 
-impl Phases for FanoutRun {
-    fn run(&mut self, parent: &mut Parent, server: Option<&Server>) -> Result<(), Halt> {
-        self.before = server.and_then(|server| server.memory().ok());
-        if !parent.connect(&mut self.connect, server)? {
-            return Ok(());
-        }
-        if !self.args.no_join {
-            parent.join(&mut self.join, server)?;
-        }
-        if self.args.servers.len() > 1 {
-            parent.stage("settling", SETTLING_SECONDS);
-            parent.until(clock::now_ns() + clock::seconds_ns(SETTLING_SECONDS))?;
-        }
-        parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
-        self.end = server.and_then(|server| server.memory().ok());
-        let published: Vec<u64> = parent.all_done()?.into_iter().flat_map(|done| done.published).collect();
-        self.published = Some(published.iter().sum());
-        parent.order(&Command::Drain { published })?;
-        parent.all_done()?;
-        Ok(())
-    }
-
-    fn figures(&self, tally: &Tally, server: Option<&Server>) -> Figures {
-        let used = self.run.as_ref().map(|run| run.used(server));
-        let cpu_seconds = used.and_then(|used| used.cpu_seconds);
-        let deliveries = tally.received as f64;
-
-        let mut figures = Figures::default();
-        figures.put("scenario", "fanout");
-        figures.put("connections", self.connections);
-        figures.put("opened", tally.handshakes);
-        figures.put("joined", tally.joined);
-        figures.put("servers", self.args.servers.len().max(1));
-        figures.put("publishers", self.args.publishers);
-        figures.put("size_bytes", self.args.size);
-        figures.put("in_flight", self.args.rate.is_none().then_some(self.args.in_flight));
-        figures.number("rate_per_second", self.args.rate);
-        figures.number("seconds", used.map(|used| used.seconds));
-        figures.number("server_cpu_seconds", cpu_seconds);
-        figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
-        figures.put("publications", tally.publications);
-        figures.put("deliveries", tally.received);
-        figures.number("deliveries_per_second", used.and_then(|used| ratio(Some(deliveries), used.seconds)));
-        let per_cpu_second = cpu_seconds.and_then(|seconds| ratio(Some(deliveries), seconds));
-        figures.number("deliveries_per_cpu_second", per_cpu_second);
-        figures.number("cpu_us_per_delivery", ratio(cpu_seconds.map(|seconds| seconds * 1e6), deliveries));
-        figures.latency("latency", &tally.latency);
-        figures.latency("latency_elsewhere", &tally.latency_elsewhere);
-        figures.latency("send_delay", &tally.send_delay);
-        figures.put("publications_total", tally.sent_total);
-        figures.put("deliveries_total", tally.received_total);
-        figures.put("deliveries_expected", self.published.map(|count| count * u64::from(self.connections)));
-        figures.put("lost", tally.faults.lost);
-        figures.put("doubled", tally.faults.doubled);
-        figures.put("reordered", tally.faults.reordered);
-        figures.put("dropped", tally.dropped);
-        figures.put("stalls", tally.stalls);
-        figures.put("bytes_received", tally.bytes_received);
-        figures.put("reads", tally.reads);
-        figures.number("reads_per_delivery", ratio(Some(tally.reads as f64), deliveries));
-        figures.put("rss_before_bytes", self.before.map(|memory| memory.rss_bytes));
-        figures.put("rss_end_bytes", self.end.map(|memory| memory.rss_bytes));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
-        figures
-    }
-}
-
-/// A worker's half. Its subscribers are connections `0..subscribers`, its publishers come after them; only worker 0
+/// A worker's half. Its subscribers are the members, its publishers come after them; only worker 0
 /// has publishers.
 pub(crate) struct FanoutLoad {
-    subscribers: usize,
-    /// Those of them a batch is waited for: open when the run began, and not closed since.
+    traffic: Traffic,
+    /// Subscribers a batch is waited for: open when the run began, and not closed since; none before the run.
     subscribers_open: usize,
     /// Publishers of all workers, which are those of worker 0.
     publishers_all: usize,
-    membership: Membership,
     /// One stream for each subscriber and publisher: `subscriber * publishers_all + publisher`.
     order: Order,
     size: usize,
     /// Where the data was in the last event; in the next it is likely at the same place.
     data_at: usize,
     data_head: Finder<'static>,
-    run: Window,
-    running: bool,
-    draining: Option<Draining>,
-    received_total: u64,
-    received: u64,
-    received_ns: u64,
-    latency: Latency,
     /// Of what came from other servers than the first, at which all is published.
     latency_elsewhere: Latency,
     servers: usize,
-    /// Number of subscriber 0 among those of all workers.
-    first: usize,
     pace: Pace,
     /// In closed loop, for each publisher: how far this worker's subscribers are.
     progress: Vec<BatchProgress>,
@@ -176,8 +97,6 @@ pub(crate) struct FanoutLoad {
     publishers: Vec<Publisher>,
     /// What stands before and after the data of a publication.
     publish_ends: (Vec<u8>, &'static [u8]),
-    publications: u64,
-    send_delay: Latency,
     stalls: u64,
     payload: Vec<u8>,
     out: Vec<u8>,
@@ -209,13 +128,6 @@ struct Publisher {
     workers_done: u32,
 }
 
-/// After the run.
-struct Draining {
-    /// What each publisher sent in all.
-    published: Vec<u64>,
-    begun_ns: u64,
-}
-
 impl FanoutLoad {
     pub(crate) fn new(plan: &Plan, args: &Fanout) -> io::Result<Self> {
         let subscribers = plan.connections as usize;
@@ -233,24 +145,15 @@ impl FanoutLoad {
             _ => Some(UnixDatagram::from(completions_socket()?)),
         };
         Ok(Self {
-            subscribers,
+            traffic: Traffic::new(plan, &rooms, STRAGGLERS_MAX_SECONDS),
             subscribers_open: 0,
             publishers_all,
-            membership: Membership::new(plan, &rooms),
             order: Order::new(subscribers * publishers_all),
             size: args.size as usize,
             data_at: 0,
             data_head: Finder::new(DATA_HEAD),
-            run: Window::default(),
-            running: false,
-            draining: None,
-            received_total: 0,
-            received: 0,
-            received_ns: 0,
-            latency: Latency::new(),
             latency_elsewhere: Latency::new(),
             servers: plan.targets.len(),
-            first: plan.first as usize,
             pace: match args.rate {
                 Some(per_second) => Pace::Clock { per_second, next: 0 },
                 None => Pace::Batches { in_flight: args.in_flight.into() },
@@ -261,8 +164,6 @@ impl FanoutLoad {
             worker: plan.worker,
             publishers: ids.map(|id| Publisher { id, sent: 0, sent_ns: 0, workers_done: 0 }).collect(),
             publish_ends: plan.protocol.publish_ends(&args.room),
-            publications: 0,
-            send_delay: Latency::new(),
             stalls: 0,
             payload: Vec::new(),
             out: Vec::new(),
@@ -292,14 +193,10 @@ impl FanoutLoad {
         if publisher >= self.publishers_all {
             return clients.note_error("bad_event");
         }
-        self.received_total += 1;
-        self.received_ns = now_ns;
-        self.received += u64::from(self.run.measures(now_ns));
-        if self.run.measures(event.due_ns) {
-            self.latency.record(now_ns.saturating_sub(event.due_ns));
-            if self.servers > 1 && !(self.first + id + 1).is_multiple_of(self.servers) {
-                self.latency_elsewhere.record(now_ns.saturating_sub(event.due_ns));
-            }
+        self.traffic.arrives_since(event.due_ns, now_ns);
+        let elsewhere = self.servers > 1 && !(self.traffic.first + id + 1).is_multiple_of(self.servers);
+        if elsewhere && self.traffic.run.measures(event.due_ns) {
+            self.latency_elsewhere.record(now_ns.saturating_sub(event.due_ns));
         }
         let is_new = self.order.note(id * self.publishers_all + publisher, event.sequence);
         if let Pace::Batches { in_flight } = self.pace
@@ -375,8 +272,8 @@ impl FanoutLoad {
 
     /// Sends what is due by the clock, each publisher's share at once. Returns when the next is due.
     fn publish_due(&mut self, clients: &mut Clients, per_second: f64, first: u64, now_ns: u64) -> u64 {
-        let start_ns = self.run.start_ns;
-        let due_ns = |number: u64| start_ns + (number as f64 * SECOND_NS as f64 / per_second) as u64;
+        let run = self.traffic.run;
+        let due_ns = |number: u64| run.due_ns(number, per_second);
         if now_ns < due_ns(first) {
             return due_ns(first);
         }
@@ -384,7 +281,7 @@ impl FanoutLoad {
         if self.publishers.iter().any(|publisher| clients.has_unsent(publisher.id)) {
             return now_ns + MILLISECOND_NS;
         }
-        let due = (first..first + PUBLICATIONS_PER_TICK).take_while(|number| due_ns(*number) <= now_ns);
+        let due = (first..first + SENDS_PER_TICK).take_while(|number| due_ns(*number) <= now_ns);
         let end = first + due.count() as u64;
         let publishers = self.publishers.len() as u64;
         for index in 0..self.publishers.len() {
@@ -394,8 +291,8 @@ impl FanoutLoad {
             }
             self.out.clear();
             for number in (first..end).filter(|number| number % publishers == index as u64) {
-                if self.run.measures(due_ns(number)) {
-                    self.send_delay.record(now_ns - due_ns(number));
+                if run.measures(due_ns(number)) {
+                    self.traffic.send_delay.record(now_ns - due_ns(number));
                 }
                 self.append(clients, index, due_ns(number));
             }
@@ -414,7 +311,7 @@ impl FanoutLoad {
         append_data(&mut self.payload, index, publisher.sent, due_ns, self.size);
         self.payload.extend_from_slice(self.publish_ends.1);
         publisher.sent += 1;
-        self.publications += u64::from(self.run.measures(due_ns));
+        self.traffic.publications += u64::from(self.traffic.run.measures(due_ns));
         clients.masker.append_copy(&mut self.out, Opcode::Text, &self.payload);
     }
 }
@@ -422,19 +319,15 @@ impl FanoutLoad {
 impl Listener for FanoutLoad {
     #[inline]
     fn message(&mut self, clients: &mut Clients, id: usize, message: &[u8], now_ns: u64) {
-        if id >= self.subscribers {
+        if id >= self.traffic.members {
             // A publisher hears answers only; some servers also send it what others publish, which is no delivery.
-            return clients.protocol.each_said(message, |said| {
-                if let Said::Error(code) = said {
-                    clients.note_error(&format!("server_{code}"));
-                }
-            });
+            return self.traffic.hear(clients, id, message, now_ns);
         }
         let expected = message.get(self.data_at..).is_some_and(|rest| rest.starts_with(DATA_HEAD));
         if !expected {
             match self.data_head.find(message) {
                 Some(at) => self.data_at = at,
-                None => return self.membership.hear(clients, id, message, now_ns),
+                None => return self.traffic.hear(clients, id, message, now_ns),
             }
         }
         let mut at = self.data_at;
@@ -456,62 +349,40 @@ impl Listener for FanoutLoad {
     }
 
     fn closed(&mut self, _clients: &mut Clients, id: usize) {
-        if id < self.subscribers {
-            self.membership.gone(id);
-            self.subscribers_open -= usize::from(self.running);
+        self.traffic.closed(id);
+        if id < self.traffic.members {
+            self.subscribers_open = self.subscribers_open.saturating_sub(1);
         }
     }
 }
 
 impl Load for FanoutLoad {
     fn begin(&mut self, clients: &mut Clients, command: &Command, now_ns: u64) {
-        match command {
-            Command::Run(window) => {
-                self.run = *window;
-                self.running = true;
-                self.subscribers_open = (0..self.subscribers).filter(|id| clients.is_open(*id)).count();
-            }
-            Command::Drain { published } => {
-                self.draining = Some(Draining { published: published.clone(), begun_ns: now_ns });
-            }
-            _ => self.membership.join_all(0..self.subscribers, false),
+        self.traffic.begin(command, now_ns);
+        if let Command::Run(_) = command {
+            self.subscribers_open = (0..self.traffic.members).filter(|id| clients.is_open(*id)).count();
         }
     }
 
     fn tick(&mut self, clients: &mut Clients, now_ns: u64) -> u64 {
-        if self.draining.is_some() {
-            return now_ns + MILLISECOND_NS;
-        }
-        if !self.running {
-            return self.membership.tend(clients, now_ns);
-        }
-        if now_ns < self.run.start_ns {
-            return self.run.start_ns;
-        }
-        if now_ns >= self.run.to_ns {
-            self.running = false;
-            return u64::MAX;
+        if let Some(due_ns) = self.traffic.tick(clients, now_ns) {
+            return due_ns;
         }
         let due_ns = match self.pace {
-            _ if self.publishers.is_empty() => u64::MAX,
+            _ if self.publishers.is_empty() || now_ns >= self.traffic.run.to_ns => u64::MAX,
             Pace::Batches { in_flight } => self.publish_batches(clients, in_flight, now_ns),
             Pace::Clock { per_second, next } => self.publish_due(clients, per_second, next, now_ns),
         };
-        due_ns.min(self.run.to_ns)
+        self.traffic.wake_ns(due_ns, now_ns)
     }
 
     fn over(&self, _clients: &Clients, now_ns: u64) -> Option<Done> {
-        let over = match &self.draining {
-            Some(draining) => {
-                let expected = draining.published.iter().sum::<u64>() * self.subscribers as u64;
-                self.received_total - self.order.doubled() >= expected
-                    || now_ns >= draining.begun_ns.max(self.received_ns) + STRAGGLERS_NS
-                    || now_ns >= draining.begun_ns + STRAGGLERS_MAX_NS
-            }
-            None => self.membership.is_settled() && now_ns >= self.run.to_ns,
+        let has_all = |published: &[u64]| {
+            let expected = published.iter().sum::<u64>() * self.traffic.members as u64;
+            self.traffic.received_total - self.order.doubled() >= expected
         };
-        let published = self.publishers.iter().map(|publisher| publisher.sent).collect();
-        over.then_some(Done { at_ns: now_ns, open: 0, published })
+        let published = || self.publishers.iter().map(|publisher| publisher.sent).collect();
+        self.traffic.over(now_ns, true, has_all, published)
     }
 
     fn completions(&mut self) -> io::Result<()> {
@@ -528,25 +399,20 @@ impl Load for FanoutLoad {
     }
 
     fn count(&self) -> u64 {
-        self.membership.joined() + self.received_total
+        self.traffic.count()
     }
 
     fn report(&mut self, tally: &mut Tally) {
-        self.membership.report(tally);
-        if let Some(draining) = &self.draining {
-            for subscriber in 0..self.subscribers {
-                for (publisher, &published) in draining.published.iter().enumerate() {
+        self.traffic.report(tally);
+        if let Some(published) = self.traffic.published() {
+            for subscriber in 0..self.traffic.members {
+                for (publisher, &published) in published.iter().enumerate() {
                     self.order.end(subscriber * self.publishers_all + publisher, published);
                 }
             }
         }
         tally.sent_total = self.publishers.iter().map(|publisher| publisher.sent).sum();
-        tally.publications = self.publications;
-        tally.received_total = self.received_total;
-        tally.received = self.received;
-        tally.latency = self.latency.clone();
         tally.latency_elsewhere = self.latency_elsewhere.clone();
-        tally.send_delay = self.send_delay.clone();
         tally.stalls = self.stalls;
         tally.faults = self.order.faults();
     }

@@ -120,11 +120,9 @@ impl Phases for IdleRun {
         figures.number("anonymous_bytes_per_connection", grown(|memory| memory.anonymous_bytes));
         let samples = self.samples.iter().map(|(seconds, rss_bytes)| json!({"t": seconds, "rss": rss_bytes}));
         figures.put("samples", samples.collect::<Vec<_>>());
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
         figures.put("churns", tally.churns);
         figures.latency("churn_latency", &tally.churn_latency);
-        figures.errors(tally);
+        figures.end(tally);
         figures
     }
 }

@@ -12,100 +12,41 @@ use memchr::memmem::{self, Finder};
 use crate::args::{Application, Common, Listen, Rooms};
 use crate::client::{Clients, Listener};
 use crate::clock::{MILLISECOND_NS, SECOND_NS};
-use crate::control::{Command, Done, Plan, Window};
-use crate::fanout::{DATA_HEAD, STRAGGLERS_MAX_NS, STRAGGLERS_NS, append_data, parse_data};
-use crate::membership::Membership;
+use crate::control::{Command, Done, Plan};
+use crate::fanout::{DATA_HEAD, STRAGGLERS_MAX_SECONDS, append_data, parse_data};
 use crate::order::Order;
-use crate::parent::{Halt, Parent, Phases};
-use crate::proc::{Memory, Server, Span};
-use crate::report::{Figures, Latency, Tally, ratio};
+use crate::parent::Phases;
+use crate::phases::{Measured, Run, SENDS_PER_TICK, Traffic};
+use crate::report::{Figures, Tally, ratio};
 use crate::worker::Load;
 
-/// Publications that are due are caught up on by so many before the sockets are looked at again.
-const PUBLICATIONS_PER_TICK: u64 = 256;
 /// How long the API may take to say what came of them, after the last.
 const ANSWER_NS: u64 = 10 * SECOND_NS;
 
 /// The parent's half.
-pub(crate) struct ListenRun {
-    connections: u32,
-    seconds: f64,
-    args: Listen,
-    connect: Option<Span>,
-    join: Option<Span>,
-    run: Option<Span>,
-    before: Option<Memory>,
-    end: Option<Memory>,
+pub(crate) fn run(common: &Common, args: &Listen) -> impl Phases + use<> {
+    let (args, most) = (args.clone(), STRAGGLERS_MAX_SECONDS);
+    Run::new(common, args.warmup, most, move |measured, tally| figures(&args, measured, tally))
 }
 
-impl ListenRun {
-    pub(crate) fn new(common: &Common, args: &Listen) -> Self {
-        Self {
-            connections: common.connections,
-            seconds: common.seconds,
-            args: args.clone(),
-            connect: None,
-            join: None,
-            run: None,
-            before: None,
-            end: None,
-        }
-    }
-}
-
-impl Phases for ListenRun {
-    fn run(&mut self, parent: &mut Parent, server: Option<&Server>) -> Result<(), Halt> {
-        self.before = server.and_then(|server| server.memory().ok());
-        if !parent.connect(&mut self.connect, server)? {
-            return Ok(());
-        }
-        parent.join(&mut self.join, server)?;
-        parent.measured_run(self.args.warmup, self.seconds, &mut self.run, server)?;
-        self.end = server.and_then(|server| server.memory().ok());
-        let published = parent.all_done()?.into_iter().flat_map(|done| done.published).collect();
-        parent.order(&Command::Drain { published })?;
-        parent.all_done()?;
-        Ok(())
-    }
-
-    fn figures(&self, tally: &Tally, server: Option<&Server>) -> Figures {
-        let used = self.run.as_ref().map(|run| run.used(server));
-        let cpu_seconds = used.and_then(|used| used.cpu_seconds);
-        let deliveries = tally.received as f64;
-        let mut figures = Figures::default();
-        figures.put("scenario", self.args.application.name());
-        figures.put("connections", self.connections);
-        figures.put("opened", tally.handshakes);
-        figures.put("rooms", self.args.rooms());
-        figures.put("size_bytes", self.args.size);
-        figures.number("rate_per_second", Some(self.args.rate()));
-        figures.latency("handshake_latency", &tally.handshake_latency);
-        figures.number("seconds", used.map(|used| used.seconds));
-        figures.number("server_cpu_seconds", cpu_seconds);
-        figures.number("generator_cpu_seconds", Some(tally.own_cpu_ns as f64 / SECOND_NS as f64));
-        figures.put("publications", tally.publications);
-        figures.put("deliveries", tally.received);
-        figures.number("deliveries_per_second", used.and_then(|used| ratio(Some(deliveries), used.seconds)));
-        figures.number("cpu_us_per_delivery", ratio(cpu_seconds.map(|seconds| seconds * 1e6), deliveries));
-        figures.put("messages", tally.messages);
-        figures.number("deliveries_per_message", ratio(Some(deliveries), tally.messages as f64));
-        figures.latency("latency", &tally.latency);
-        figures.latency("send_delay", &tally.send_delay);
-        figures.put("publications_total", tally.sent_total);
-        figures.put("deliveries_total", tally.received_total);
-        figures.put("lost", tally.faults.lost);
-        figures.put("doubled", tally.faults.doubled);
-        figures.put("reordered", tally.faults.reordered);
-        figures.put("bytes_received", tally.bytes_received);
-        figures.put("reads", tally.reads);
-        figures.number("reads_per_delivery", ratio(Some(tally.reads as f64), deliveries));
-        figures.put("rss_before_bytes", self.before.map(|memory| memory.rss_bytes));
-        figures.put("rss_end_bytes", self.end.map(|memory| memory.rss_bytes));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
-        figures
-    }
+fn figures(args: &Listen, measured: &Measured, tally: &Tally) -> Figures {
+    let deliveries = tally.received as f64;
+    let mut figures = measured.begin(args.application.name(), tally);
+    figures.put("rooms", args.rooms());
+    figures.put("size_bytes", args.size);
+    figures.number("rate_per_second", Some(args.rate()));
+    figures.latency("handshake_latency", &tally.handshake_latency);
+    measured.put_time(&mut figures, tally);
+    figures.put("publications", tally.publications);
+    measured.put_deliveries(&mut figures, tally);
+    figures.put("messages", tally.messages);
+    figures.number("deliveries_per_message", ratio(Some(deliveries), tally.messages as f64));
+    figures.latency("latency", &tally.latency);
+    figures.latency("send_delay", &tally.send_delay);
+    figures.put("publications_total", tally.sent_total);
+    figures.put("deliveries_total", tally.received_total);
+    figures.number("reads_per_delivery", ratio(Some(tally.reads as f64), deliveries));
+    measured.end(figures, tally)
 }
 
 impl Application {
@@ -170,35 +111,18 @@ impl Application {
 /// A worker's half. Worker 0 has the backend.
 pub(crate) struct ListenLoad {
     application: Application,
-    connections: usize,
-    /// Number of connection 0 among those of all workers.
-    first: usize,
+    traffic: Traffic,
     rooms: usize,
-    membership: Membership,
     /// One stream for each connection: what its room publishes.
     order: Order,
     size: usize,
     data_head: Finder<'static>,
-    run: Window,
-    running: bool,
-    draining: Option<Draining>,
-    received_total: u64,
-    received: u64,
-    received_ns: u64,
+    /// What all connections of this worker should get, once that is known.
+    expected: u64,
     messages: u64,
-    latency: Latency,
     backend: Option<Backend>,
     args: Listen,
     decoded: Vec<u8>,
-}
-
-/// After the run.
-struct Draining {
-    /// Events of each room in all.
-    published: Vec<u64>,
-    /// What all connections of this worker should have got.
-    expected: u64,
-    begun_ns: u64,
 }
 
 impl ListenLoad {
@@ -206,21 +130,13 @@ impl ListenLoad {
         let application = args.application;
         Self {
             application,
-            connections: plan.connections as usize,
-            first: plan.first as usize,
+            traffic: Traffic::new(plan, &application.rooms(args.rooms()), STRAGGLERS_MAX_SECONDS),
             rooms: args.rooms() as usize,
-            membership: Membership::new(plan, &application.rooms(args.rooms())),
             order: Order::new(plan.connections as usize),
             size: args.size as usize,
             data_head: Finder::new(DATA_HEAD),
-            run: Window::default(),
-            running: false,
-            draining: None,
-            received_total: 0,
-            received: 0,
-            received_ns: 0,
+            expected: 0,
             messages: 0,
-            latency: Latency::new(),
             backend: (plan.worker == 0).then(|| Backend::new(args)),
             args: args.clone(),
             decoded: Vec::new(),
@@ -228,7 +144,7 @@ impl ListenLoad {
     }
 
     fn room_of(&self, id: usize) -> usize {
-        (self.first + id) % self.rooms
+        (self.traffic.first + id) % self.rooms
     }
 
     /// Takes note of the events in what a message carries. False when there is none.
@@ -253,12 +169,7 @@ impl ListenLoad {
             {
                 clients.note_error("wrong_event");
             }
-            self.received_total += 1;
-            self.received_ns = now_ns;
-            self.received += u64::from(self.run.measures(now_ns));
-            if self.run.measures(event.due_ns) {
-                self.latency.record(now_ns.saturating_sub(event.due_ns));
-            }
+            self.traffic.arrives_since(event.due_ns, now_ns);
             self.order.note(id, event.sequence);
         }
         is_one
@@ -288,23 +199,22 @@ impl Listener for ListenLoad {
             _ => self.hear(clients, id, message, message, now_ns),
         };
         if is_one {
-            self.messages += u64::from(self.run.measures(now_ns));
+            self.messages += u64::from(self.traffic.run.measures(now_ns));
         } else {
-            self.membership.hear(clients, id, message, now_ns);
+            self.traffic.hear(clients, id, message, now_ns);
         }
     }
 
     fn closed(&mut self, _clients: &mut Clients, id: usize) {
-        self.membership.gone(id);
+        self.traffic.closed(id);
     }
 }
 
 impl Load for ListenLoad {
     fn begin(&mut self, clients: &mut Clients, command: &Command, now_ns: u64) {
+        self.traffic.begin(command, now_ns);
         match command {
-            Command::Run(window) => {
-                self.run = *window;
-                self.running = true;
+            Command::Run(_) => {
                 if let Some(backend) = &mut self.backend
                     && let Err(error) = backend.begin(&self.args)
                 {
@@ -312,69 +222,50 @@ impl Load for ListenLoad {
                 }
             }
             Command::Drain { published } => {
-                let expected = (0..self.connections).map(|id| published[self.room_of(id)]).sum();
-                self.draining = Some(Draining { published: published.clone(), expected, begun_ns: now_ns });
+                self.expected = (0..self.traffic.members).map(|id| published[self.room_of(id)]).sum();
             }
-            _ => self.membership.join_all(0..self.connections, false),
+            _ => {}
         }
     }
 
     fn tick(&mut self, clients: &mut Clients, now_ns: u64) -> u64 {
-        if self.draining.is_some() {
-            return now_ns + MILLISECOND_NS;
+        if let Some(due_ns) = self.traffic.tick(clients, now_ns) {
+            return due_ns;
         }
-        if !self.running {
-            return self.membership.tend(clients, now_ns);
-        }
-        if now_ns < self.run.start_ns {
-            return self.run.start_ns;
-        }
-        let Some(backend) = &mut self.backend else { return self.run.to_ns.max(now_ns) };
-        match backend.tend(self.application, &self.run, now_ns) {
-            Ok(due_ns) => due_ns,
-            Err(error) => {
-                clients.note_error(&format!("api_{error}"));
-                u64::MAX
+        let due_ns = match &mut self.backend {
+            None => u64::MAX,
+            Some(backend) => {
+                backend.tend(self.application, &mut self.traffic, now_ns).unwrap_or_else(|error| {
+                    clients.note_error(&format!("api_{error}"));
+                    u64::MAX
+                })
             }
-        }
+        };
+        self.traffic.wake_ns(due_ns, now_ns)
     }
 
     fn over(&self, _clients: &Clients, now_ns: u64) -> Option<Done> {
-        let over = match &self.draining {
-            Some(draining) => {
-                self.received_total - self.order.doubled() >= draining.expected
-                    || now_ns >= draining.begun_ns.max(self.received_ns) + STRAGGLERS_NS
-                    || now_ns >= draining.begun_ns + STRAGGLERS_MAX_NS
-            }
-            None if self.running => {
-                now_ns >= self.run.to_ns && self.backend.as_ref().is_none_or(Backend::is_done)
-            }
-            None => self.membership.is_settled(),
-        };
-        let published = self.backend.as_ref().map(|backend| backend.published.clone()).unwrap_or_default();
-        over.then_some(Done { at_ns: now_ns, open: 0, published })
+        let is_sent = self.backend.as_ref().is_none_or(Backend::is_done);
+        let has_all = |_: &[u64]| self.traffic.received_total - self.order.doubled() >= self.expected;
+        let published = || self.backend.as_ref().map(|backend| backend.published.clone()).unwrap_or_default();
+        self.traffic.over(now_ns, is_sent, has_all, published)
     }
 
     fn count(&self) -> u64 {
-        self.membership.joined() + self.received_total
+        self.traffic.count()
     }
 
     fn report(&mut self, tally: &mut Tally) {
-        self.membership.report(tally);
-        if let Some(draining) = &self.draining {
-            for id in 0..self.connections {
-                self.order.end(id, draining.published[(self.first + id) % self.rooms]);
+        self.traffic.report(tally);
+        if let Some(published) = self.traffic.published() {
+            for id in 0..self.traffic.members {
+                self.order.end(id, published[self.room_of(id)]);
             }
         }
         if let Some(backend) = &self.backend {
             tally.sent_total = backend.published.iter().sum();
-            tally.publications = backend.publications;
-            tally.send_delay = backend.send_delay.clone();
         }
-        tally.received_total = self.received_total;
-        tally.received = self.received;
         tally.messages = self.messages;
-        tally.latency = self.latency.clone();
         tally.faults = self.order.faults();
     }
 }
@@ -388,10 +279,7 @@ struct Backend {
     next: u64,
     /// Events of each room so far.
     published: Vec<u64>,
-    /// Of them, those due in the measured window.
-    publications: u64,
     size: usize,
-    send_delay: Latency,
     /// What the socket has not taken yet.
     unsent: Vec<u8>,
     /// What the API has answered, once all is sent; it has to come by then.
@@ -407,9 +295,7 @@ impl Backend {
             per_second: args.rate(),
             next: 0,
             published: vec![0; args.rooms() as usize],
-            publications: 0,
             size: args.size as usize,
-            send_delay: Latency::new(),
             unsent: Vec::new(),
             answer: None,
             lines: Vec::new(),
@@ -437,18 +323,23 @@ impl Backend {
     }
 
     /// Publishes what is due, and ends the request after the run. Answers when to be called again at the latest.
-    fn tend(&mut self, application: Application, run: &Window, now_ns: u64) -> Result<u64, String> {
+    fn tend(&mut self, application: Application, traffic: &mut Traffic, now_ns: u64) -> Result<u64, String> {
         if self.stream.is_none() {
             return Ok(u64::MAX);
         }
-        let outcome = self.tend_open(application, run, now_ns);
+        let outcome = self.tend_open(application, traffic, now_ns);
         if outcome.is_err() {
             self.stream = None;
         }
         outcome
     }
 
-    fn tend_open(&mut self, application: Application, run: &Window, now_ns: u64) -> Result<u64, String> {
+    fn tend_open(
+        &mut self,
+        application: Application,
+        traffic: &mut Traffic,
+        now_ns: u64,
+    ) -> Result<u64, String> {
         self.flush();
         if !self.unsent.is_empty() {
             return Ok(now_ns + MILLISECOND_NS);
@@ -456,18 +347,16 @@ impl Backend {
         if self.answer.is_some() {
             return self.read_answer(now_ns);
         }
-        let due_ns = |number: u64, per_second: f64| {
-            run.start_ns + (number as f64 * SECOND_NS as f64 / per_second) as u64
-        };
+        let run = traffic.run;
         self.lines.clear();
-        for _ in 0..PUBLICATIONS_PER_TICK {
-            let due_ns = due_ns(self.next, self.per_second);
+        for _ in 0..SENDS_PER_TICK {
+            let due_ns = run.due_ns(self.next, self.per_second);
             if due_ns > now_ns || due_ns >= run.to_ns {
                 break;
             }
             if run.measures(due_ns) {
-                self.send_delay.record(now_ns - due_ns);
-                self.publications += application.events();
+                traffic.send_delay.record(now_ns - due_ns);
+                traffic.publications += application.events();
             }
             let room = self.next as usize % self.published.len();
             for _ in 0..application.events() {
@@ -484,7 +373,7 @@ impl Backend {
             self.unsent.extend_from_slice(&self.lines);
             self.unsent.extend_from_slice(b"\r\n");
         }
-        let next_ns = due_ns(self.next, self.per_second);
+        let next_ns = run.due_ns(self.next, self.per_second);
         if next_ns >= run.to_ns && now_ns >= run.to_ns {
             self.unsent.extend_from_slice(b"0\r\n\r\n");
             self.answer = Some((Vec::new(), now_ns + ANSWER_NS));

@@ -3,8 +3,8 @@
 //!
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
-//! event loop, then a scenario, each of which has its two halves in one file: `idle`, `echo`, `fanout`, `storm`,
-//! `auction`, `chat`, `listen`.
+//! event loop, `phases` for what most scenarios go through, then a scenario, each of which has its two halves in one file: `idle`, `echo`,
+//! `fanout`, `storm`, `auction`, `chat`, `listen`.
 
 mod args;
 mod auction;
@@ -21,6 +21,7 @@ mod membership;
 mod native;
 mod order;
 mod parent;
+mod phases;
 mod proc;
 mod protocol;
 mod report;
@@ -52,14 +53,14 @@ fn main() -> ExitCode {
             measure(&common, 0, &ScenarioArgs::Idle(args), phases)
         }
         Scenario::Echo { common, args } => {
-            let phases = echo::EchoRun::new(&common, &args);
+            let phases = echo::run(&common, &args);
             measure(&common, 0, &ScenarioArgs::Echo(args), phases)
         }
         Scenario::Fanout { mut common, args } => {
             if let Some(first) = args.servers.first() {
                 common.target = first.clone();
             }
-            let phases = fanout::FanoutRun::new(&common, &args);
+            let phases = fanout::run(&common, &args);
             measure(&common, args.publishers, &ScenarioArgs::Fanout(args), phases)
         }
         Scenario::Storm { common, args } => {
@@ -68,13 +69,13 @@ fn main() -> ExitCode {
         }
         Scenario::Auction { mut common, args } => {
             common.proto = Protocol::Plain;
-            let phases = auction::AuctionRun::new(&common, &args);
+            let phases = auction::run(&common, &args);
             measure(&common, args.auctions, &ScenarioArgs::Auction(args), phases)
         }
         Scenario::Chat { mut common, mut args } => {
             common.proto = Protocol::Socketio;
             args.all = common.connections;
-            let phases = chat::ChatRun::new(&common, &args);
+            let phases = chat::run(&common, &args);
             measure(&common, 0, &ScenarioArgs::Chat(args), phases)
         }
         Scenario::Adstack { common, args } => listen_to(Application::Adstack, common, args),
@@ -89,7 +90,7 @@ fn main() -> ExitCode {
 fn listen_to(application: Application, mut common: Common, mut args: Listen) -> ExitCode {
     args.application = application;
     application.prepare(&mut common);
-    let phases = listen::ListenRun::new(&common, &args);
+    let phases = listen::run(&common, &args);
     measure(&common, 0, &ScenarioArgs::Listen(args), phases)
 }
 

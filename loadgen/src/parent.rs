@@ -243,12 +243,17 @@ impl Parent {
 
     /// Waits until no worker is busy.
     pub(crate) fn all_done(&mut self) -> Result<Vec<Done>, Halt> {
-        self.all_done_sampling(u64::MAX, || {})
+        self.all_done_within(0)
+    }
+
+    /// The same, where a worker may wait so long for what is under way.
+    pub(crate) fn all_done_within(&mut self, wait_ns: u64) -> Result<Vec<Done>, Halt> {
+        self.all_done_sampling(wait_ns, u64::MAX, || {})
     }
 
     /// The same, and calls `sample` 50 times a second in the meantime.
     pub(crate) fn all_done_and(&mut self, sample: impl FnMut()) -> Result<Vec<Done>, Halt> {
-        self.all_done_sampling(SAMPLE_NS, sample)
+        self.all_done_sampling(0, SAMPLE_NS, sample)
     }
 
     /// What all workers counted. They end with it.
@@ -294,8 +299,13 @@ impl Parent {
         }
     }
 
-    fn all_done_sampling(&mut self, sample_ns: u64, mut sample: impl FnMut()) -> Result<Vec<Done>, Halt> {
-        let deadline_ns = now_ns() + self.opening_ns;
+    fn all_done_sampling(
+        &mut self,
+        wait_ns: u64,
+        sample_ns: u64,
+        mut sample: impl FnMut(),
+    ) -> Result<Vec<Done>, Halt> {
+        let deadline_ns = now_ns() + self.opening_ns + wait_ns;
         loop {
             let until_ns = deadline_ns.min(now_ns().saturating_add(sample_ns));
             if self.wait(until_ns, |parent| parent.remotes.iter().all(|remote| !remote.busy))? {

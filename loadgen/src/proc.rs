@@ -130,6 +130,11 @@ impl Span {
         }
     }
 
+    /// One that began at the same moment and goes on.
+    pub(crate) fn still_going(&self) -> Self {
+        Self { begun_cpu: self.begun_cpu.clone(), ended: None, ..*self }
+    }
+
     pub(crate) fn end(&mut self, server: Option<&Server>) {
         self.ended = Some(self.used(server));
     }

@@ -36,6 +36,11 @@ impl Latency {
         self.histogram.add(&other.histogram).expect("all histograms have the same bounds");
     }
 
+    /// How many were recorded.
+    pub(crate) fn count(&self) -> u64 {
+        self.histogram.len()
+    }
+
     /// In microseconds; 0.5 is the median, 1.0 the longest. `None` when nothing was recorded.
     pub(crate) fn us(&self, quantile: f64) -> Option<f64> {
         (!self.histogram.is_empty()).then(|| self.histogram.value_at_quantile(quantile) as f64 / 1_000.0)
@@ -104,8 +109,12 @@ pub(crate) struct Tally {
     pub(crate) bytes_received: u64,
     /// Reads in the measured window that returned data.
     pub(crate) reads: u64,
-    /// Messages with updates of auctions, in the measured window.
+    /// Read since the beginning of the measured window.
+    pub(crate) bytes_in_all: u64,
+    /// Messages with events or updates, in the measured window; of a chat, those that came merged.
     pub(crate) messages: u64,
+    /// Messages with updates of auctions, since the beginning of the measured window.
+    pub(crate) messages_in_all: u64,
     /// Bids that watchers did not hear of, but of later ones.
     pub(crate) left_out: u64,
     /// By bid of all, in the order in which they are due: how many watchers know of it, and after how many nanoseconds the last of
@@ -132,6 +141,7 @@ impl Tally {
             sent_total: 0,
             publications: 0,
             messages: 0,
+            messages_in_all: 0,
             received_total: 0,
             received: 0,
             latency: Latency::new(),
@@ -141,6 +151,7 @@ impl Tally {
             faults: Faults::default(),
             bytes_received: 0,
             reads: 0,
+            bytes_in_all: 0,
             left_out: 0,
             bids: Vec::new(),
             own_cpu_ns: 0,
@@ -164,6 +175,7 @@ impl Tally {
         self.sent_total += other.sent_total;
         self.publications += other.publications;
         self.messages += other.messages;
+        self.messages_in_all += other.messages_in_all;
         self.received_total += other.received_total;
         self.received += other.received;
         self.latency.add(&other.latency);
@@ -175,6 +187,7 @@ impl Tally {
         self.faults.reordered += other.faults.reordered;
         self.bytes_received += other.bytes_received;
         self.reads += other.reads;
+        self.bytes_in_all += other.bytes_in_all;
         self.left_out += other.left_out;
         self.bids.resize(self.bids.len().max(other.bids.len()), (0, 0));
         for ((watchers, last_ns), (others, others_last_ns)) in self.bids.iter_mut().zip(&other.bids) {
@@ -216,7 +229,9 @@ impl Figures {
     }
 
     /// The figures every scenario ends with.
-    pub(crate) fn errors(&mut self, tally: &Tally) {
+    pub(crate) fn end(&mut self, tally: &Tally) {
+        self.put("pings", tally.pings);
+        self.put("closes", tally.closes);
         self.put("errors", tally.errors.values().sum::<u64>());
         self.put("errors_by_kind", serde_json::json!(tally.errors));
     }

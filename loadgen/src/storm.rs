@@ -105,9 +105,7 @@ impl Phases for StormRun {
         figures.put("rss_after_bytes", rss_bytes(self.after));
         figures.put("rss_max_bytes", self.rss_max_bytes.max(rss_bytes(self.after)).max(rss_bytes(self.end)));
         figures.put("rss_end_bytes", rss_bytes(self.end));
-        figures.put("pings", tally.pings);
-        figures.put("closes", tally.closes);
-        figures.errors(tally);
+        figures.end(tally);
         figures
     }
 }

@@ -4,6 +4,7 @@ mod server;
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -188,6 +189,66 @@ fn check_fault(fault: Fault, key: &str) {
         }
         assert_eq!(count(&report, "errors"), 0, "{arguments}: {report}");
     }
+}
+
+#[test]
+fn a_fault_in_a_chat_is_caught() {
+    for (fault, key) in [(Fault::Lose, "lost"), (Fault::Double, "doubled"), (Fault::Reorder, "reordered")] {
+        let server = Server::start(Behaviour { fault: Some(fault), ..Behaviour::default() });
+        let (code, report) =
+            load("chat --connections 2 --members 2 --rate 1200 --seconds 1 --warmup 0", &server.url());
+        assert_eq!(code, 1, "{report}");
+        for name in ["lost", "doubled", "reordered"] {
+            assert_eq!(count(&report, name), u64::from(name == key), "{fault:?}: {name} in {report}");
+        }
+        assert_eq!((count(&report, "messages_total"), count(&report, "errors")), (40, 0), "{report}");
+    }
+    let server = Server::start(Behaviour { confirms_nothing: true, ..Behaviour::default() });
+    let chat = "chat --connections 2 --members 2 --rate 300 --seconds 1 --warmup 0";
+    check_errors(chat, &server.url(), json!({"not_confirmed": 10}));
+}
+
+#[test]
+fn a_fault_in_an_auction_is_caught() {
+    // The fault is to the last of eleven bids, or to one of more.
+    let (last, more) = ("--bids 11", "--bids 20");
+    for (fault, bids, [lost, doubled, reordered], errors) in [
+        (Fault::Lose, last, [1, 0, 0], json!({"wrong_final_price": 1})),
+        (Fault::Double, more, [0, 1, 0], json!({})),
+        (Fault::Reorder, more, [0, 0, 1], json!({"wrong_price": 1})),
+    ] {
+        let server = Server::start(Behaviour { fault: Some(fault), ..Behaviour::default() });
+        let arguments = format!("auction --connections 3 --auctions 1 {bids} --seconds 1 --warmup 0");
+        let (code, report) = load(&arguments, &server.url());
+        assert_eq!((code, &report["errors_by_kind"]), (1, &errors), "{fault:?}: {report}");
+        assert_eq!(
+            ["lost", "doubled", "reordered"].map(|key| count(&report, key)),
+            [lost, doubled, reordered],
+            "{fault:?}: {report}"
+        );
+        let not_all = u64::from(fault == Fault::Lose);
+        assert_eq!(count(&report, "bids_not_all_know"), not_all, "{fault:?}: {report}");
+    }
+}
+
+#[test]
+fn an_auction_is_measured_until_all_know_of_the_last_bid() {
+    let stall = Some(Duration::from_millis(1_500));
+    let auction = |wait: &str| {
+        let server = Server::start(Behaviour { stall, ..Behaviour::default() });
+        let arguments = "auction --connections 3 --auctions 1 --bids 20 --seconds 0.5 --warmup 0";
+        load(&format!("{arguments} {wait}"), &server.url())
+    };
+    let (code, report) = auction("");
+    assert_eq!(code, 0, "{report}");
+    assert_eq!((count(&report, "bids_all_know"), count(&report, "messages")), (10, 0), "{report}");
+    assert_eq!(count(&report, "messages_until_known"), 30, "{report}");
+    assert_eq!(count(&report, "bytes_received"), 0, "{report}");
+    assert!(count(&report, "bytes_until_known") > 30 * 600, "{report}");
+    assert!((1.4..2.4).contains(&number(&report, "seconds_until_known")), "{report}");
+    let (code, report) = auction("--wait 0.3");
+    assert_eq!((code, &report["errors_by_kind"]), (1, &json!({"wrong_final_price": 3})), "{report}");
+    assert!(number(&report, "seconds_until_known") < 1.4, "{report}");
 }
 
 #[test]

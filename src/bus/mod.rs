@@ -29,6 +29,7 @@ use mailbox::{Joined, Mail, Mailbox};
 use notices::Notices;
 use outside::{ANYWHERE, Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
+use std::borrow::Cow;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -255,7 +256,10 @@ impl Bus {
     fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
         let is_room = self.socket_of(draft.room).is_none() && user_of(room_of(draft.room)).is_none();
         if !draft.is_for_one_room() || !is_room {
-            return self.publish_to_several(draft, outside);
+            return match self.homed(draft) {
+                Some((homed, others)) => self.publish_one_by_one(draft, &homed, &others, outside),
+                None => self.publish_to_several(draft, outside),
+            };
         }
         if let Some((place, policy)) = self.home_policy(draft.room)
             // Who asks from another process waits to hear from as many shards as get it now.
@@ -376,6 +380,47 @@ impl Bus {
     /// True when those of all shards have, and what they let out is in the mailboxes.
     pub fn are_homes_open(&self) -> bool {
         self.open_homes.load(Ordering::Acquire) >= self.mailboxes.len()
+    }
+
+    /// Of an event for several rooms those whose events go by way of their homes, and the others, each once; `None` where there are none of the
+    /// first, or the event can't go to one room after the other.
+    fn homed<'d>(&self, draft: &Draft<'d>) -> Option<(Vec<&'d str>, Vec<Cow<'d, str>>)> {
+        self.policies.as_ref()?;
+        if draft.more_rooms.is_empty()
+            || !draft.except_rooms.is_empty()
+            || draft.natives
+            || draft.ask.is_some()
+        {
+            return None;
+        }
+        let mut names: Vec<&str> =
+            std::iter::once(draft.room).chain(draft.more_rooms.iter().map(AsRef::as_ref)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let is_homed = |name: &&str| {
+            self.socket_of(name).is_none()
+                && user_of(room_of(name)).is_none()
+                && self.home_policy(name).is_some()
+        };
+        let (homed, others): (Vec<&str>, Vec<&str>) = names.into_iter().partition(is_homed);
+        (!homed.is_empty()).then(|| (homed, others.into_iter().map(Cow::Borrowed).collect()))
+    }
+
+    fn publish_one_by_one(
+        &self,
+        draft: &Draft<'_>,
+        homed: &[&str],
+        others: &[Cow<'_, str>],
+        outside: Option<&Outside>,
+    ) -> Result<ShardSet, Overloaded> {
+        let mut shards = ShardSet::default();
+        for room in homed {
+            shards.extend(self.publish_with(&Draft { room, more_rooms: &[], ..*draft }, outside)?);
+        }
+        if let Some((room, more_rooms)) = others.split_first() {
+            shards.extend(self.publish_with(&Draft { room, more_rooms, ..*draft }, outside)?);
+        }
+        Ok(shards)
     }
 
     fn publish_to_several(

@@ -7,7 +7,7 @@ use crate::dialect::native::{self, Code, Command, Refusal, check_count, check_ta
 use crate::dialect::targets::{self, Bounds};
 use crate::permissions::{Act, Actor};
 use crate::policy::Policies;
-use crate::routes::template::{Data, Fault, Name, Values};
+use crate::routes::template::{Data, Name, Values};
 use crate::routes::{BuiltIn, Does, Found, Publish, Route, Saying, Steps, Target};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
@@ -191,7 +191,8 @@ impl<'t> Tried<'t> {
                 let whom: Vec<String> =
                     publish.rooms.iter().map(|room| format!("members of {room}")).collect();
                 self.published(&whom, &publish.except, publish.echo, &said);
-                self.policies(&publish.rooms, &publish.event, !publish.except.is_empty());
+                let asks_several = publish.ask_ms.is_some() && publish.rooms.len() > 1;
+                self.policies(&publish.rooms, &publish.event, asks_several || !publish.except.is_empty());
                 self.say(acknowledged(if publish.ask_ms.is_some() { "what they answer" } else { "{}" }));
             }
             Command::Presence { room, who, .. } => {
@@ -211,11 +212,7 @@ impl<'t> Tried<'t> {
 
     /// What the steps of a route come to.
     fn steps(&mut self, steps: &Steps) -> Result<(), Refusal<'static>> {
-        if let Some(reason) = &steps.refuse {
-            return Err(Refusal::new(Code::Forbidden, reason.clone()));
-        }
-        let found = steps.paths.find(self.args);
-        steps.check(&found).map_err(|Fault(message)| Refusal::new(Code::BadMessage, message))?;
+        let found = targets::find(steps, self.args, || self.actor.name.is_some())?;
         let values = Values {
             found: &found,
             args: self.args,
@@ -345,7 +342,11 @@ impl<'t> Tried<'t> {
                 continue;
             }
             let theirs: Vec<_> = rooms.iter().filter(|room| place(room) == Some(at)).collect();
-            let but = if passes { ", but not of this: it has `except`, or is for everyone" } else { "" };
+            let but = if passes {
+                ", but not of this: it has `except`, is for everyone, or asks several rooms"
+            } else {
+                ""
+            };
             let line =
                 format!("[[rooms]] {:?} for {}: {brief}{but}.", policy.name.to_string(), list(&theirs));
             self.lines.push(line);

@@ -210,6 +210,25 @@ mod tests {
     }
 
     #[test]
+    fn each_attachment_is_named_once() {
+        let json = |nums: &[usize]| {
+            let all: Vec<String> =
+                nums.iter().map(|num| format!(r#"{{"_placeholder":true,"num":{num}}}"#)).collect();
+            all.join(",")
+        };
+        for (nums, are_good) in [(&[0, 1][..], true), (&[1], true), (&[2], false), (&[0, 0], false)] {
+            assert_eq!(check(&json(nums), 2).is_ok(), are_good, "{nums:?}");
+        }
+        let all = [b"a".to_vec(), b"b".to_vec(), b"c".to_vec()];
+        assert_eq!(named(&json(&[0, 1, 2]), &all), (json(&[0, 1, 2]).into(), (&all[..]).into()));
+        assert_eq!(
+            named(&json(&[2, 0, 2]), &all),
+            (json(&[0, 1, 0]).into(), [all[2].clone(), all[0].clone()][..].into())
+        );
+        assert_eq!(named("1", &all), ("1".into(), (&[][..]).into()));
+    }
+
+    #[test]
     fn attachments_that_stand_behind_others_get_higher_numbers() {
         let json = r#"{"a":{"_placeholder":true,"num":0},"b":[{"num": 9,"_placeholder":true}],"num":3}"#;
         assert_eq!(

@@ -18,8 +18,8 @@ pub fn payload(bundle: &Bundle, member: Option<ConnId>) -> String {
             out.push(b',');
         }
         match &bundle.shape {
-            Shape::Batch { data_only: true } => push_data(&mut out, item),
-            Shape::Batch { data_only: false } => {
+            Shape::Batch { data_only: true, .. } => push_data(&mut out, item),
+            Shape::Batch { data_only: false, .. } => {
                 out.extend_from_slice(br#"{"event":"#);
                 encode_str(&mut out, item.event());
                 out.extend_from_slice(br#","data":"#);

@@ -478,7 +478,6 @@ mod tests {
         };
         for good in [
             r#"{"_placeholder":true,"num":0}"#,
-            r#"{"_placeholder":true,"num":1},{"_placeholder":true,"num":1}"#,
             r#"{"_placeholder":true,"num":0},{"also":{"_placeholder":true,"num":1}}"#,
             r#" { "num" : 1 , "_placeholder" : true , "more" : [ { } ] } "#,
             r#"{"_placeholder":1,"num":9}"#,
@@ -496,6 +495,7 @@ mod tests {
             check(good, true);
         }
         for bad in [
+            r#"{"_placeholder":true,"num":1},{"_placeholder":true,"num":1}"#,
             r#"{"_placeholder":true}"#,
             r#"{"_placeholder":true,"num":2}"#,
             r#"{"_placeholder":true,"num":-1}"#,

@@ -1,7 +1,8 @@
-//! The rooms and users that the templates of a route stand for, checked: the same for a shard that takes its steps as for who tries
-//! them out.
+//! What the steps of a route need of an event, checked, and the rooms and users that its templates stand for: the same for a shard that
+//! takes the steps as for who tries them out.
 
 use super::native::{Code, Refusal, name_fault};
+use crate::routes::Steps;
 use crate::routes::template::{Fault, Name, Paths, Values};
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -13,6 +14,26 @@ pub struct Bounds {
     pub rooms_max: usize,
     /// In bytes.
     pub room_name_bytes_max: usize,
+}
+
+/// Finds what the templates of a route look at in the arguments of an event, which it has to be for.
+///
+/// # Errors
+/// When the event is refused before any step is taken.
+pub fn find<'a>(
+    steps: &Steps,
+    args: &'a str,
+    is_user: impl FnOnce() -> bool,
+) -> Result<SmallVec<[Option<&'a str>; 8]>, Refusal<'static>> {
+    if let Some(reason) = &steps.refuse {
+        return Err(Refusal::new(Code::Forbidden, reason.clone()));
+    }
+    if steps.needs.user && !is_user() {
+        return Err(Refusal::new(Code::Forbidden, "only users may do this"));
+    }
+    let found = steps.paths.find(args);
+    steps.check(&found).map_err(|Fault(message)| Refusal::new(Code::BadMessage, message))?;
+    Ok(found)
 }
 
 /// Adds the names that a template stands for to `names`. One that is the same for every event is the

@@ -108,19 +108,13 @@ impl<'j> DeserializeSeed<'j> for Is<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'j>>(self, name: D) -> Result<bool, D::Error> {
-        name.deserialize_str(self)
-    }
-}
-
-impl Visitor<'_> for Is<'_> {
-    type Value = bool;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a name")
-    }
-
-    fn visit_str<E>(self, name: &str) -> Result<bool, E> {
-        Ok(name == self.0)
+        let name: &RawValue = serde::Deserialize::deserialize(name)?;
+        let (quoted, bare) = (name.get(), &name.get()[1..name.get().len() - 1]);
+        // Half a surrogate pair is no text, and not this name.
+        Ok(match quoted.contains('\\') {
+            false => bare == self.0,
+            true => serde_json::from_str::<String>(quoted).is_ok_and(|name| name == self.0),
+        })
     }
 }
 
@@ -135,6 +129,7 @@ mod tests {
             ("id", r#" { "a" : [1,{"id":2}], "id" : "x\ny" } "#, Some(r#""x\ny""#)),
             ("id", r#"{"id":1,"id":[2, 3]}"#, Some("[2, 3]")),
             ("id", r#"{"\u0069d":1}"#, Some("1")),
+            ("id", r#"{"\ud800":1,"id":2,"i\"d":3}"#, Some("2")),
             ("id", r#"{"id":null}"#, None),
             ("id", "[1]", None),
             ("id", "\"id\"", None),

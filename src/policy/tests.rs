@@ -358,13 +358,20 @@ fn what_is_no_state_passes_as_it_is() {
     assert_eq!(send(&mut homes, json!({"a": 1, "b": null})), Some(json!({"a": 1})));
     assert_eq!(send(&mut homes, json!({"a": 1})), None, "nothing has changed");
     assert_eq!(send(&mut homes, json!({"b": 2})), Some(json!({"a": null, "b": 2})));
+    // Whatever members make of one that is none, the next is whole.
+    for payload in ["[1]", "1e400", r#"{"b":1e400}"#, r#"{"\ud800":1}"#] {
+        let mut out = Vec::new();
+        homes.take(publication("r", "state", payload, None), 0, now, &mut out);
+        assert_eq!(out[0].payload(), payload.as_bytes());
+        assert_eq!(send(&mut homes, json!({"b": 2})), Some(json!({"b": 2})), "after {payload}");
+    }
     let large = json!({"a": "x".repeat(30)});
     assert_eq!(send(&mut homes, large.clone()), Some(large.clone()));
     assert_eq!((homes.states(), homes.states_bytes()), (0, 0));
     assert_eq!(send(&mut homes, large.clone()), Some(large), "each time");
     assert_eq!(send(&mut homes, json!({"b": 2})), Some(json!({"b": 2})), "nothing was known");
     let counts = homes.take_counts();
-    assert_eq!((counts.stateless, counts.unchanged), (6, 1));
+    assert_eq!((counts.stateless, counts.unchanged), (10, 1));
 }
 
 #[test]

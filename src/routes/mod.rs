@@ -18,6 +18,8 @@ pub struct Routes {
     by_event: HashMap<String, Vec<usize>>,
     /// The routes for all events that no other configured one is for, likewise.
     for_others: Vec<usize>,
+    /// See [`Routes::replaces_built_in`].
+    replaces_built_in: bool,
 }
 
 /// What there is for an event.
@@ -64,15 +66,18 @@ impl Routes {
             if let Does::Steps(steps) = &mut route.does {
                 let [id, socket, rooms] =
                     [Source::Id, Source::Socket, Source::Rooms].map(|source| steps.has(source));
-                steps.needs = Needs { id, socket, rooms };
+                let user = steps.names().any(|name| name.has(Source::User));
+                steps.needs = Needs { id, socket, rooms, user };
             }
         }
+        let is_for_natives = |route: &Route| route.is_in("/") && BuiltIn::NAMES.contains(&&*route.on);
+        let replaces_built_in = routes[..configured].iter().any(is_for_natives);
         let for_others = (0..routes.len()).filter(|at| routes[*at].on == Route::OTHERS).collect();
         let mut by_event: HashMap<String, Vec<usize>> = HashMap::new();
         for (index, route) in routes.iter().enumerate().filter(|(_, route)| route.on != Route::OTHERS) {
             by_event.entry(route.on.clone()).or_default().push(index);
         }
-        Routes { routes, configured, by_event, for_others }
+        Routes { routes, configured, by_event, for_others, replaces_built_in }
     }
 
     /// What there is for `event` in `namespace`, sent by somebody who `is` one of those that a route may be for: the first route with that
@@ -106,6 +111,11 @@ impl Routes {
     /// Those that are not built in, in the order of the configuration.
     pub fn configured(&self) -> &[Route] {
         &self.routes[..self.configured]
+    }
+
+    /// True when one of those that are configured is for an event that is built in, where native clients are.
+    pub fn replaces_built_in(&self) -> bool {
+        self.replaces_built_in
     }
 
     /// All routes, from the strongest to the weakest.
@@ -210,6 +220,8 @@ pub enum BuiltIn {
 }
 
 impl BuiltIn {
+    /// What they are called, for those who ask for them.
+    pub const NAMES: [&str; 4] = ["join", "leave", "publish", "presence"];
     /// The field that holds a published event's name where a route names no other.
     pub const EVENT_FIELD: &str = "event";
     /// The field that holds its data where a route names no other.
@@ -257,6 +269,8 @@ pub struct Needs {
     pub socket: bool,
     /// See [`Source::Rooms`].
     pub rooms: bool,
+    /// True when a name of a room or user has [`Source::User`]: such an event is for users alone.
+    pub user: bool,
 }
 
 impl Steps {
@@ -265,20 +279,25 @@ impl Steps {
     /// The most names in a list, and fields.
     pub const NAMES_MAX: usize = 32;
 
+    /// All names of rooms and users.
+    fn names(&self) -> impl Iterator<Item = &Name> {
+        fn of_target(target: &Target) -> Option<&Name> {
+            match target {
+                Target::Room(name) | Target::User(name) => Some(name),
+                Target::Everyone => None,
+            }
+        }
+        let of_publish = self
+            .publish
+            .iter()
+            .flat_map(move |publish| publish.to.iter().filter_map(of_target).chain(&publish.except));
+        self.member.iter().chain(&self.join).chain(&self.leave).chain(of_publish)
+    }
+
     /// True when one of the templates has `source`.
     fn has(&self, source: Source) -> bool {
-        let names = self.member.iter().chain(&self.join).chain(&self.leave);
-        let of_publish = |publish: &Publish| {
-            let of_target = |target: &Target| match target {
-                Target::Room(name) | Target::User(name) => name.has(source),
-                Target::Everyone => false,
-            };
-            publish.to.iter().any(of_target)
-                || publish.except.iter().any(|name| name.has(source))
-                || publish.saying.data.has(source)
-        };
-        names.into_iter().any(|name| name.has(source))
-            || self.publish.iter().any(of_publish)
+        self.names().any(|name| name.has(source))
+            || self.publish.iter().any(|publish| publish.saying.data.has(source))
             || self.reply.as_ref().is_some_and(|reply| reply.data.has(source))
             || self.ack.as_ref().is_some_and(|data| data.has(source))
     }
@@ -350,7 +369,12 @@ impl FieldKind {
         let first = json.as_bytes().first().copied().unwrap_or_default();
         match self {
             FieldKind::String => first == b'"',
-            FieldKind::Number => first == b'-' || first.is_ascii_digit(),
+            // What is too large for a double is infinite for JavaScript.
+            FieldKind::Number => {
+                (first == b'-' || first.is_ascii_digit())
+                    && (json.len() < 300 && !json.contains(['e', 'E'])
+                        || json.parse::<f64>().is_ok_and(f64::is_finite))
+            }
             FieldKind::Boolean => matches!(json, "true" | "false"),
             FieldKind::Object => first == b'{',
             FieldKind::Array => first == b'[',
@@ -429,6 +453,33 @@ mod tests {
         assert_eq!(found(&routes, "/", ""), None);
         assert_eq!(BuiltIn::room_fields(), ["room", "rooms"]);
         assert_eq!(routes.iter().count(), 4);
+    }
+
+    #[test]
+    fn of_several_for_all_others_the_first_for_its_sender_counts() {
+        let only = |event: &str| Route { who: Who::User, ..reply(None, "*", event) };
+        let routes = Routes::new(vec![only("users"), reply(None, "*", "all")]);
+        assert_eq!(found(&routes, "/", "anything"), Some("all"));
+        let routes = Routes::new(vec![only("users")]);
+        let find = |name| routes.find("/", name, |who| *who == Who::Anyone);
+        assert!(matches!(find("anything"), Found::Forbidden { by_name: false }));
+        let named = Route { who: Who::User, ..reply(None, "kick", "kicked") };
+        let routes = Routes::new(vec![named, reply(None, "*", "all")]);
+        let find = |name| routes.find("/", name, |who| *who == Who::Anyone);
+        assert!(matches!(find("kick"), Found::Forbidden { by_name: true }));
+        assert!(!routes.replaces_built_in());
+        assert!(Routes::new(vec![reply(Some("/"), "publish", "no")]).replaces_built_in());
+        assert!(!Routes::new(vec![reply(Some("/a"), "publish", "no")]).replaces_built_in());
+    }
+
+    #[test]
+    fn numbers_are_those_that_javascript_has() {
+        for (json, is) in
+            [("1", true), ("-0.5e3", true), ("1e400", false), ("-1E999", false), ("\"1\"", false)]
+        {
+            assert_eq!(FieldKind::Number.is(json), is, "{json}");
+        }
+        assert!(!FieldKind::Number.is(&"9".repeat(400)));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::dialect::{Dialect, attachments};
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
-use crate::routes::Found;
+use crate::routes::{Does, Found, Route};
 use crate::rules::{EventLimit, Over};
 use crate::stats::Ending;
 use crate::time::{Meter, Time};
@@ -112,6 +112,7 @@ impl Shard {
         }
         match native::decode_binary(bytes, self.settings.room_name_bytes_max) {
             Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
+            Ok(command) if self.is_replaced(slot, &command) => {}
             Ok(Command::Publish(publish)) => self.publish_natively(slot, &publish, true, now),
             Ok(Command::Call { event, payload, id }) => {
                 let args = attachments::PLACEHOLDER;
@@ -143,6 +144,7 @@ impl Shard {
         match native::decode(message, self.settings.room_name_bytes_max) {
             Ok(Command::Auth { token, id }) => self.token_message(slot, &token, id, now),
             Ok(command) if self.lacks_user(slot) => self.refuse_nobody(slot, command.id()),
+            Ok(command) if self.is_replaced(slot, &command) => {}
             // Events that are on their way were published before: they find the members of then, as far as this core can tell.
             Ok(Command::Join { rooms, id } | Command::Leave { rooms, id })
                 if self.names_too_many(slot, &rooms, id) => {}
@@ -201,6 +203,29 @@ impl Shard {
             self.bring_token(slot, token, now)
         };
         self.answer_token(slot, accepted, id, now);
+    }
+
+    /// True when a route has been put in the place of what a native client says, which is then told so: as for other clients, what is built
+    /// in is not to be had besides.
+    fn is_replaced(&mut self, slot: Slot, command: &Command<'_>) -> bool {
+        let settings = self.settings.socketio.clone();
+        let (name, id) = match command {
+            _ if !settings.routes.replaces_built_in() => return false,
+            Command::Join { id, .. } => ("join", id),
+            Command::Leave { id, .. } => ("leave", id),
+            Command::Publish(publish) => ("publish", &publish.id),
+            Command::Presence { id, .. } => ("presence", id),
+            Command::Call { .. } | Command::Ping { .. } | Command::Auth { .. } => return false,
+        };
+        let reason = match settings.routes.find("/", name, |who| self.is_one_of(slot, who)) {
+            Found::Forbidden { by_name: true } => "this client may not send this event",
+            Found::Route(Route { on, does: Does::Steps(steps), .. }) if on == name => {
+                steps.refuse.as_deref().unwrap_or("a route is in its place: `call` sends it as an event")
+            }
+            _ => return false,
+        };
+        self.refuse(slot, &Refusal::new(Code::Forbidden, reason.to_owned()).with_id(*id));
+        true
     }
 
     pub(super) fn refuse_nobody(&mut self, slot: Slot, id: Option<Id<'_>>) {

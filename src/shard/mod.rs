@@ -398,7 +398,7 @@ impl Encoding {
         let room = publication.room_name();
         let mut items = bundle.items_for(member);
         let (_, first) = items.next()?;
-        if items.next().is_none() {
+        if items.next().is_none() && !matches!(bundle.shape, Shape::Batch { lone: true, .. }) {
             return Some(self.encode(turn, (first, coding), room, None, offset));
         }
         let items = bundle.items_for(member).map(|(_, item)| item);

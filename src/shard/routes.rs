@@ -9,7 +9,7 @@ use crate::dialect::targets::{self, Bounds};
 use crate::json::is_one;
 use crate::message::{ConnId, Draft, ShardSet, Slot, user_key, write_socket_id};
 use crate::permissions::{Act, Who};
-use crate::routes::template::{Data, Fault, Name, Values};
+use crate::routes::template::{Data, Name, Values};
 use crate::routes::{Publish, Saying, Steps, Target};
 use crate::time::Time;
 use smallvec::SmallVec;
@@ -60,11 +60,7 @@ impl Shard {
         ack: Option<&str>,
         now: Time,
     ) -> Result<Told<'e>, Refusal<'static>> {
-        if let Some(reason) = &steps.refuse {
-            return Err(Refusal::new(Code::Forbidden, reason.clone()));
-        }
-        let found = steps.paths.find(sent.args);
-        steps.check(&found).map_err(bad_message)?;
+        let found = targets::find(steps, sent.args, || self.users.of(slot).is_some())?;
         let id = if steps.needs.id { write_socket_id(&self.new_id()) } else { String::new() };
         let socket = match steps.needs.socket {
             true => write_socket_id(&self.id_in(slot, sent.namespace)),
@@ -286,8 +282,4 @@ fn keys_of<'n>(namespace: &str, names: SmallVec<[Cow<'n, str>; 4]>) -> impl Iter
         Cow::Owned(name) if namespace == "/" => Cow::Owned(name),
         Cow::Owned(name) => Cow::Owned(room_key(namespace, &name).into_owned()),
     })
-}
-
-fn bad_message(Fault(message): Fault) -> Refusal<'static> {
-    Refusal::new(Code::BadMessage, message)
 }

@@ -8,7 +8,7 @@ use crate::harness::{Server, eventually};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
+pub(crate) const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples");
 const KEY: &str = "a-key-of-the-tests-of-applications";
 const CHECKS: u32 = 12;
 
@@ -16,10 +16,10 @@ const CHECKS: u32 = 12;
 pub(crate) struct Application(Child);
 
 impl Application {
-    /// The `server.mjs` of an example, at `port`.
-    pub(crate) fn start(name: &str, port: u16, arguments: &[&str], env: &[(&str, &str)]) -> Application {
+    /// A script of the examples, at `port`.
+    pub(crate) fn start(script: &str, port: u16, arguments: &[&str], env: &[(&str, &str)]) -> Application {
         let mut command = Command::new("node");
-        command.arg(format!("{EXAMPLES}/{name}/server.mjs")).arg(port.to_string()).args(arguments);
+        command.arg(format!("{EXAMPLES}/{script}")).arg(port.to_string()).args(arguments);
         let child = command.envs(env.iter().copied()).stdin(Stdio::null()).spawn();
         let application = Application(child.unwrap_or_else(|error| panic!("node: {error}: {NODE}")));
         eventually("the application listens", || TcpStream::connect(("127.0.0.1", port)).ok());
@@ -50,7 +50,7 @@ pub(crate) fn example(name: &str, port: u16, settings: &[&str]) -> Server {
 fn check(servers: &[&Server], port: u16) {
     let control = format!("http://{}", servers[0].control_address());
     let env = [("THRONG_API_KEY", KEY), ("LOTS_MS", r#"{"9":29000,"10":8000}"#)];
-    let _application = Application::start("auction", port, &[&control], &env);
+    let _application = Application::start("auction/server.mjs", port, &[&control], &env);
     let mut script = foreign::node("node/app_auction.mjs");
     script.args(servers.iter().map(|server| format!("http://{}", server.address())));
     foreign::check(script, NODE, CHECKS);

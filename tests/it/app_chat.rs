@@ -10,7 +10,7 @@ const CHECKS: u32 = 15;
 
 /// Has stock clients go through the document at these servers.
 fn check(servers: &[&Server], port: u16) {
-    let _application = Application::start("chat", port, &[], &[]);
+    let _application = Application::start("chat/server.mjs", port, &[], &[]);
     let mut script = foreign::node("node/app_chat.mjs");
     script.args(servers.iter().map(|server| format!("http://{}", server.address())));
     foreign::check(script, NODE, CHECKS);

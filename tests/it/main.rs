@@ -100,5 +100,6 @@ mod app_chat;
 mod app_adstack;
 mod app_pona;
 mod app_inked;
+mod app_terminals;
 
 mod tidy;

@@ -290,8 +290,30 @@ fn stock_clients_of_socketio_agree() {
         let server = file.server(&[shards, foreign::PATIENT]);
         let mut script = foreign::node("node/rooms.mjs");
         script.arg(format!("http://{}", server.address()));
-        foreign::check(script, NODE, 20);
+        foreign::check(script, NODE, 21);
     }
+}
+
+#[test]
+fn an_event_for_several_rooms_is_no_way_around_their_policies() {
+    let policy = "name = \"state:*\"\nchanges = \"s\"\n[[rooms]]\nname = \"once:*\"\ndedupe = \"id\"";
+    let server = server("several", policy, &["server.shards=4"]);
+    let (mut member, mut other) = (server.client(), server.client());
+    member.join(&["state:1", "once:1", "free"]);
+    other.publish("state:1", "s", json!({"a": 1, "b": 1}));
+    assert_eq!(member.message()["data"], json!({"a": 1, "b": 1}));
+    let rooms = json!(["state:1", "free", "state:1", "once:1"]);
+    other.say(&json!({"type": "publish", "rooms": rooms, "event": "s", "data": {"a": 1, "b": 2, "id": 7}}));
+    let mut heard: Vec<String> = (0..3).map(|_| member.message()["data"].to_string()).collect();
+    heard.sort();
+    assert_eq!(heard, [r#"{"a":1,"b":2,"id":7}"#, r#"{"a":1,"b":2,"id":7}"#, r#"{"b":2,"id":7}"#]);
+    other.say(&json!({"type": "publish", "rooms": ["once:1", "state:2"], "event": "s", "data": {"id": 7}}));
+    other.publish("free", "end", json!(null));
+    assert_eq!(member.message()["event"], "end", "what was there is left out");
+    // All know the same: who joins now, too.
+    let mut late = server.client();
+    late.join(&["state:1"]);
+    assert_eq!(late.message()["data"], json!({"a": 1, "b": 2, "id": 7}));
 }
 
 #[test]

@@ -24,6 +24,16 @@ fn stock_clients_see_what_routes_make_of_events() {
     }
 }
 
+#[test]
+fn a_route_in_the_place_of_a_command_holds_for_native_clients_too() {
+    let server = Server::with_flags(&["--config", SETTINGS]);
+    let mut client = server.client();
+    client.say(&json!({"type": "publish", "room": "channel:a", "event": "e", "id": 1}));
+    let refused = client.message();
+    assert_eq!((&refused["code"], &refused["message"]), (&json!("forbidden"), &json!("publish by routes")));
+    assert_eq!(client.join(&["channel:a"]), [0], "other commands are as ever");
+}
+
 /// What `throng check` prints and how it ends.
 fn check(arguments: &[&str]) -> (String, bool) {
     check_file(SETTINGS, arguments)
@@ -108,6 +118,10 @@ member = "open:{in}"
 ack = true
 
 [[routes]]
+on = "own"
+join = "open:{user}"
+
+[[routes]]
 on = "close"
 refuse = "nobody does"
 "#;
@@ -150,6 +164,7 @@ fn check_says_what_the_server_does() {
         (json!({"type": "tell", "to": many, "of": "x"}).to_string(), "bad_room"),
         (told, ""),
         (json!({"type": "ask", "in": []}).to_string(), "forbidden"),
+        (json!({"type": "own"}).to_string(), "forbidden"),
         (json!({"type": "close"}).to_string(), "forbidden"),
     ] {
         // What it is published with, if anything, and the id of an answer.

@@ -1,5 +1,5 @@
-//! A small server for the generator to measure, in throng's protocol and in Socket.IO: a thread for each connection,
-//! one room for all, and one fault on demand. It is built on a WebSocket library that the generator does not use.
+//! A small server for the generator to measure, in throng's protocol, in Socket.IO and as the auction and the chat of the examples: a thread
+//! for each connection, one room for all, and one fault on demand. It is built on a WebSocket library that the generator does not use.
 
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -40,6 +40,10 @@ pub(crate) struct Behaviour {
     pub(crate) join_error: Option<&'static str>,
     /// Refuses the namespace of Socket.IO.
     pub(crate) connect_error: bool,
+    /// Publishes nothing for so long after it was first asked to, and then all of it.
+    pub(crate) stall: Option<Duration>,
+    /// Does not tell who says something in a chat that it is said.
+    pub(crate) confirms_nothing: bool,
     /// Greets with this instead of Engine.IO's open packet.
     pub(crate) greeting: Option<&'static str>,
 }
@@ -74,8 +78,8 @@ struct Room {
     members: Vec<Writer>,
     /// Publications so far.
     count: u64,
-    /// Waits to be delivered after the next one.
-    held: Option<String>,
+    /// Waits to be delivered to this member after the next one.
+    held: Option<(Writer, String)>,
     /// Waits to be delivered together with the next one.
     batched: Option<String>,
 }
@@ -123,6 +127,11 @@ impl Server {
 }
 
 impl Shared {
+    fn join(&self, writer: &Writer, rooms: u64) {
+        self.room.lock().unwrap().members.push(Arc::clone(writer));
+        self.count(|counts| counts.joined += rooms);
+    }
+
     fn count(&self, change: impl FnOnce(&mut Counts)) {
         change(&mut self.counts.lock().unwrap());
         self.counted.notify_all();
@@ -231,10 +240,21 @@ fn answer_native(shared: &Shared, writer: &Writer, text: &str) -> tungstenite::R
     if verb == "publish" {
         let event = json!({"type": "event", "room": said["room"], "event": said["event"], "data": null});
         let event = event.to_string().replace("\"data\":null", &format!("\"data\":{}", data(text, "}")));
-        publish(shared, event);
+        publish(shared, event, None);
         return Ok(());
     }
-    let ack = match act(shared, writer, verb, &said) {
+    if verb == "auctionUpdate" {
+        publish(shared, text.to_owned(), Some(writer));
+        return Ok(());
+    }
+    let outcome = match verb {
+        "joinAuction" => {
+            shared.join(writer, 1);
+            Ok(None)
+        }
+        _ => act(shared, writer, verb, &said),
+    };
+    let ack = match outcome {
         Ok(None) => json!({"type": "ack", "id": said["id"]}),
         Ok(Some(rooms)) => json!({"type": "ack", "id": said["id"], "rooms": rooms}),
         Err(code) => json!({"type": "error", "id": said["id"], "code": code, "message": "no"}),
@@ -258,8 +278,15 @@ fn answer_packet(shared: &Shared, writer: &Writer, text: &str) -> tungstenite::R
     let said: Value = serde_json::from_str(event).unwrap();
     let verb = said[0].as_str().unwrap();
     if verb == "publish" {
-        publish(shared, format!("42[{},{}]", said[1]["event"], data(text, "}]")));
+        publish(shared, format!("42[{},{}]", said[1]["event"], data(text, "}]")), None);
         return Ok(());
+    }
+    if verb == "send_message" {
+        publish(shared, format!("42{}", json!(["new_message", said[1]])), Some(writer));
+        return match shared.behaviour.confirms_nothing {
+            true => Ok(()),
+            false => writer.lock().unwrap().send(Message::text(r#"42["message_sent",{}]"#)),
+        };
     }
     let ack = match act(shared, writer, verb, &said[1]) {
         Ok(None) => json!([{}]),
@@ -286,8 +313,7 @@ fn act(shared: &Shared, writer: &Writer, verb: &str, said: &Value) -> Result<Opt
     match (verb, shared.behaviour.join_error) {
         ("join", Some(code)) => Err(code),
         ("join", None) => {
-            shared.room.lock().unwrap().members.push(Arc::clone(writer));
-            shared.count(|counts| counts.joined += rooms.len() as u64);
+            shared.join(writer, rooms.len() as u64);
             let entries = rooms.iter().map(|room| (room.as_str().unwrap().to_owned(), json!({"members": 0})));
             Ok(Some(Value::Object(entries.collect())))
         }
@@ -300,40 +326,55 @@ fn act(shared: &Shared, writer: &Writer, verb: &str, said: &Value) -> Result<Opt
     }
 }
 
-fn publish(shared: &Shared, event: String) {
-    shared.room.lock().unwrap().publish(shared.behaviour, event);
+/// Publishes to all but its sender.
+#[expect(clippy::disallowed_methods, reason = "a server that is slow")]
+fn publish(shared: &Shared, event: String, sender: Option<&Writer>) {
+    let mut room = shared.room.lock().unwrap();
+    if let Some(stall) = shared.behaviour.stall.filter(|_| room.count == 0) {
+        thread::sleep(stall);
+    }
+    room.publish(shared.behaviour, &event, sender);
+    drop(room);
     shared.count(|counts| counts.published += 1);
 }
 
 impl Room {
-    fn publish(&mut self, behaviour: Behaviour, event: String) {
+    fn publish(&mut self, behaviour: Behaviour, event: &str, sender: Option<&Writer>) {
         let fault = behaviour.fault.filter(|_| self.count == FAULTY);
         self.count += 1;
         let event = match (behaviour.batches, self.batched.take()) {
             (true, None) => {
-                self.batched = Some(event);
+                self.batched = Some(event.to_owned());
                 return;
             }
             (true, Some(first)) => format!("[{first},{event}]"),
-            (false, _) => event,
+            (false, _) => event.to_owned(),
         };
-        let (held, members) = (self.held.take(), &self.members);
-        if fault == Some(Fault::Reorder) {
-            self.held = Some(event.clone());
-        }
-        for (index, member) in members.iter().enumerate() {
-            let mut copies = match fault.filter(|_| index == 0) {
-                Some(Fault::Lose | Fault::Reorder) => vec![],
-                Some(Fault::Double) => vec![&event, &event],
-                None => vec![&event],
-            };
-            copies.extend(held.as_ref().filter(|_| index == 0));
+        let members =
+            self.members.iter().filter(|member| !sender.is_some_and(|sender| is_same(member, sender)));
+        for (index, member) in members.enumerate() {
+            let held = self.held.take_if(|(to, _)| is_same(to, member));
+            let mut copies = vec![event.as_str()];
+            match fault.filter(|_| index == 0) {
+                Some(Fault::Lose) => copies.clear(),
+                Some(Fault::Double) => copies.push(&event),
+                Some(Fault::Reorder) => {
+                    copies.clear();
+                    self.held = Some((Arc::clone(member), event.clone()));
+                }
+                None => {}
+            }
+            copies.extend(held.iter().map(|(_, event)| event.as_str()));
             for copy in copies {
                 // A member that is gone is not told; its own thread ends by itself.
-                if member.lock().unwrap().send(Message::text(copy.as_str())).is_err() {
+                if member.lock().unwrap().send(Message::text(copy)).is_err() {
                     break;
                 }
             }
         }
     }
+}
+
+fn is_same(one: &Writer, other: &Writer) -> bool {
+    Arc::ptr_eq(one, other)
 }

@@ -199,23 +199,28 @@ run({
   },
   "Testing Strategy, 1. Load Testing: joinAuction and bid as in its script": async () => {
     const connections = [];
-    for (let i = 0; i < 100; i += 1) {
+    for (let i = 0; i < 1000; i += 1) {
       const client = connect({ user: 1000 + i, at: i % 2 ? here : there });
       connections.push(client);
       client.socket.on("open", () => {
         client.say({ type: "joinAuction", auctionId: Math.floor(Math.random() * 10) + 1 });
       });
     }
-    await until("all connections", () => connections.every(({ socket }) => socket.readyState === WebSocket.OPEN));
+    await until("all connections", () => connections.every(({ socket }) => socket.readyState === WebSocket.OPEN), 60_000);
     const bidding = setInterval(() => {
       const { socket, say } = connections[Math.floor(Math.random() * connections.length)];
       if (socket.readyState === WebSocket.OPEN) {
         say({ type: "bid", auctionId: Math.floor(Math.random() * 10) + 1, amount: Math.random() * 1000 });
       }
-    }, 10);
-    await delay(3000);
+    }, 100);
+    await delay(5000);
     clearInterval(bidding);
-    await delay(300);
+    // Each auction's watchers know the same price in the end.
+    await until("the last bids at all", () => {
+      const last = connections.flatMap(({ inbox }) => updates(inbox).slice(-1));
+      const prices = new Set(last.map(({ auctionId, currentBid }) => `${auctionId} ${currentBid}`));
+      return prices.size === new Set(last.map(({ auctionId }) => auctionId)).size;
+    });
     const heard = connections.flatMap(({ inbox }) => flat(inbox));
     const kinds = new Set(heard.map(({ type, code }) => code ?? type));
     for (const kind of kinds) {

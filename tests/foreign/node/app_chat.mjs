@@ -245,5 +245,7 @@ run({
   "Health Check Endpoint": async () => {
     const answer = await fetch(`${here}/health`);
     same(answer.status, 200, "the status");
+    const { status, connections, uptime_seconds, memory_bytes } = await answer.json();
+    same([status, ...[connections, uptime_seconds, memory_bytes].map(Number.isInteger)], ["ok", true, true, true], "what it says");
   },
 });

@@ -70,12 +70,12 @@ export function bounded(promise, what, milliseconds = WAIT_MS) {
 }
 
 // Looks again and again until `look` answers something, and answers that.
-export async function until(what, look) {
-  const deadline = Date.now() + WAIT_MS;
+export async function until(what, look, milliseconds = WAIT_MS) {
+  const deadline = Date.now() + milliseconds;
   for (;;) {
     const found = await look();
     if (found) return found;
-    if (Date.now() > deadline) fail(`not within ${WAIT_MS} ms: ${what}`);
+    if (Date.now() > deadline) fail(`not within ${milliseconds} ms: ${what}`);
     await delay(5);
   }
 }

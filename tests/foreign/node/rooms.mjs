@@ -5,6 +5,7 @@
 // Prints one line per check and the count; the exit status is 1 when a check failed or 120 s were not enough. The server has the rooms of
 // tests/it/rooms.rs.
 
+import WebSocket from "ws";
 import { address, afterwards, bounded, run, same, WAIT_MS } from "./checks.mjs";
 
 const { io } = await import("socket.io-client").catch(() => {
@@ -175,5 +176,39 @@ for (const transports of [["websocket"], ["polling"]]) {
     await two.hears("other", 5);
   });
 }
+
+// A client of Engine.IO in its bare words, which moves to a WebSocket when it wants to.
+checks["who moves to a WebSocket while its event waits does not get it back"] = async () => {
+  const at = `${url}/socket.io/?EIO=4&transport=`;
+  const room = `conflate:move:${process.pid}`;
+  const get = async (sid) => (await fetch(`${at}polling${sid ? `&sid=${sid}` : ""}`)).text();
+  const { sid } = JSON.parse((await get()).slice(1));
+  const post = (body) => fetch(`${at}polling&sid=${sid}`, { method: "POST", body });
+  await post("40");
+  await get(sid);
+  await post(`420["join",{"room":"${room}"}]`);
+  same((await get(sid)).startsWith("430"), true, "it has joined");
+  const other = await Client.open(["websocket"]);
+  await other.join(room);
+  await post(`42["publish",{"room":"${room}","event":"tick","data":{"a":{"id":1},"by":"mover"}}]`);
+  const heard = [];
+  const polled = get(sid).then((packet) => heard.push(packet));
+  const socket = new WebSocket(`${at}websocket&sid=${sid}`.replace("http", "ws"));
+  afterwards(() => socket.close());
+  const marked = new Promise((resolve) => {
+    socket.on("message", (data) => {
+      const packet = String(data);
+      if (packet === "3probe") socket.send("5");
+      else heard.push(packet);
+      if (packet.includes("mark")) resolve();
+    });
+  });
+  socket.on("open", () => socket.send("2probe"));
+  await bounded(polled, "its poll ends");
+  await other.hears("tick", { a: { id: 1 }, by: "mover" });
+  await other.publish(room, "end", "mark");
+  await bounded(marked, "the event behind it");
+  same(heard.filter((packet) => packet.includes("mover")), [], "its own event");
+};
 
 await run(checks);

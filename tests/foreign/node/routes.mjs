@@ -82,6 +82,7 @@ run({
     same(await code(ann, "shout", "a"), "forbidden", "no admin");
     same(await code(ann, "join_own", { owner: "bob" }), "forbidden", "somebody else's room");
     same(await code(ann, "join_own", { owner: "ann" }), undefined, "its own");
+    same((await nobody.ask("join_mine")).error, { code: "forbidden", message: "only users may do this" }, "no user");
     same((await ann.ask("closed")).error, { code: "forbidden", message: "this shop is closed" }, "refused");
     ann.emit("closed");
     same(await ann.heard("error"), [{ code: "forbidden", message: "this shop is closed" }], "without an ack");
@@ -108,6 +109,13 @@ run({
       ["authenticated", [{ channels: ["a", ["b"]] }], ["bad_room", "`channels` is neither a text nor a number"]],
       ["authenticated", [{ channels: Array(11).fill("a") }], ["bad_room", "`channels` names more than 10 rooms"]],
       ["typing", [{}], ["bad_room", "`channelId` is missing"]],
+      // A key that is no text hides nothing that comes behind it.
+      ["send_message", [{ channelId: "k", "\ud800": 1, text: 7 }], ["bad_message", "`text` is no string"]],
+      // Of an empty list there is no room that anybody is in.
+      ["send_note", [{ channels: [] }], ["forbidden", "this client is not in this room"]],
+      ["send_note", [{ channels: ["k", "other"] }], ["forbidden", "this client is not in this room"]],
+      ["send_note", [{ channels: ["k"] }], undefined],
+      ["publish", [{ room: "channel:k", event: "e" }], ["forbidden", "publish by routes"]],
     ]) {
       same(await error(event, ...args), expected, `${event} ${show(args).slice(0, 60)}`);
     }
@@ -119,6 +127,12 @@ run({
     await other.ask("join_channel", { channelId: "p" });
     one.emit("typing", { channelId: "p", secret: 1 });
     same(await other.heard("user_typing"), [{ channelId: "p", who: one.id }], "what was picked");
+    // Bytes that are not picked stay behind as well, and those that are keep their places.
+    one.emit("typing", { channelId: "p", secret: Buffer.from("secret") }, Buffer.from("more"));
+    same(await other.heard("user_typing"), [{ channelId: "p", who: one.id }], "without bytes");
+    one.emit("drawn", { first: Buffer.from("a"), second: Buffer.from("b") }, Buffer.from("c"));
+    const [drawn] = await other.heard("drawn");
+    same([Object.keys(drawn), Buffer.from(drawn.second).toString()], [["second"], "b"], "one of three");
   },
   "what a route does not change passes as it is": async () => {
     const one = await client();

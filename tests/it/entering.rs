@@ -117,7 +117,7 @@ fn a_name_that_a_client_chooses_is_bounded() {
         let answer = String::from_utf8(socket.frame().payload).expect("text");
         assert!(answer.contains("not_member"), "{strange}: {answer}");
     }
-    assert_eq!(server.number("/totals/errors"), 8, "each room list, and each question");
+    assert_eq!(server.number("totals/errors"), 8, "each room list, and each question");
 }
 
 #[test]

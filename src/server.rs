@@ -199,6 +199,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     }
     let bus = Arc::new(bus);
     let origin_us = started_unix_ms * 1_000;
+    if outside.is_none() && !config.redis_channels.is_empty() {
+        tracing::warn!("without a Redis, [[redis.channels]] hear nothing");
+    }
     let bridge = outside
         .map(|outside| {
             bridge::spawn(bridge_settings(config), bus.clone(), outside, gate.clone(), clock, origin_us)

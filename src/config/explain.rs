@@ -289,7 +289,11 @@ impl Config {
     fn redis_in_words(&self) -> Vec<String> {
         let redis = &self.redis;
         if redis.urls.is_empty() {
-            return vec!["There is no Redis: rooms are shared with no other process.".to_owned()];
+            let alone = "There is no Redis: rooms are shared with no other process.".to_owned();
+            let unheard = "CAUTION: without a Redis, [[redis.channels]] hear nothing.".to_owned();
+            return std::iter::once(alone)
+                .chain((!self.redis_channels.is_empty()).then_some(unheard))
+                .collect();
         }
         let urls: Vec<String> = redis.urls.iter().map(|url| hidden(url)).collect();
         let place = match redis.kind {

@@ -1078,7 +1078,7 @@ impl Said {
         let tables = [
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (webhook_events::TABLES, self.webhook_events_source, config.webhook_events.len()),
-            (redis_channels::TABLES, self.redis_channels_source.clone(), self.redis_channels.len()),
+            (redis_channels::TABLES, self.redis_channels_source, self.redis_channels.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (routes::TABLES, self.routes_source.clone(), self.routes.len()),
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
@@ -1102,11 +1102,6 @@ impl Said {
             let allowed = "the URL of the backend that [[routes]] or [[namespaces]] ask".to_owned();
             let fault = Fault::Value { given: "\"\"".to_owned(), allowed };
             problems.push(Problem { key: "backend.url".to_owned(), source, fault });
-        }
-        if let Some(source) = self.redis_channels_source.filter(|_| config.redis.urls.is_empty()) {
-            let allowed = "where the Redis is whose channels [[redis.channels]] hear".to_owned();
-            let fault = Fault::Value { given: "[]".to_owned(), allowed };
-            problems.push(Problem { key: "redis.urls".to_owned(), source, fault });
         }
         let patterns = config.socketio.namespaces.iter().len();
         if let Some(source) = self.namespaces_source.filter(|_| patterns > Namespaces::PATTERNS_MAX) {

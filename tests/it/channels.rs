@@ -319,7 +319,10 @@ fn tables_that_cannot_work_are_refused_with_their_line() {
     }
     let table = "name = \"a\"\npublish = { all = true, event = \"e\" }\n";
     let (text, is_right) = check(&format!("[[redis.channels]]\n{table}"));
-    assert!(!is_right && text.contains("redis.urls"), "{text}");
+    assert!(
+        is_right && text.contains("CAUTION: without a Redis, [[redis.channels]] hear nothing."),
+        "{text}"
+    );
     let (text, is_right) = check(&format!("{redis}{table}"));
     let line =
         "A message that others publish on channel \"a\" publishes \"e\" with the same arguments to everyone.";

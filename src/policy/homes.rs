@@ -355,7 +355,9 @@ impl Homes {
         let shape = match (&policy.batch, &policy.merge) {
             (Some(batch), _) if items.len() < 2 && !is_lone(batch) => None,
             (None, _) if items.len() < 2 => None,
-            (Some(batch), _) => Some((&batch.event, Shape::Batch { data_only: batch.data_only, lone: batch.lone })),
+            (Some(batch), _) => {
+                Some((&batch.event, Shape::Batch { data_only: batch.data_only, lone: batch.lone }))
+            }
             (None, Some(merge)) => {
                 let field = |item: &Arc<Publication>| merge.field(item.event()).cloned().unwrap_or_default();
                 Some((&merge.event, Shape::Merge { fields: items.iter().map(field).collect() }))

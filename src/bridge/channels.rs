@@ -188,6 +188,10 @@ impl Core {
         if !publish.saying.data.fill(values, &mut data) {
             data.extend_from_slice(b"null");
         }
+        if data.len() > settings.bytes_max {
+            // A template may name one member several times.
+            return Err((Dropped::TooLarge, "what is made of it is longer than a message may be".to_owned()));
+        }
         let event = publish.saying.event.as_deref().unwrap_or(values.event);
         let draft = Draft {
             more_rooms,

@@ -188,6 +188,10 @@ impl Core {
         if !publish.saying.data.fill(values, &mut data) {
             data.extend_from_slice(b"null");
         }
+        if data.len() > settings.bytes_max {
+            // A template may name one member several times.
+            return Err((Dropped::TooLarge, "what is made of it is longer than a message may be".to_owned()));
+        }
         let event = publish.saying.event.as_deref().unwrap_or(values.event);
         let draft = Draft {
             more_rooms,
@@ -220,5 +224,93 @@ impl Core {
             let (channel, reason) = (String::from_utf8_lossy(channel), Dropped::LABELS[reason.index()]);
             tracing::warn!(%channel, reason, why, "a message on a channel of [[redis.channels]] was dropped");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::wire::Wire;
+    use crate::bridge::{Cluster, State};
+    use crate::bus::Bus;
+    use crate::bus::mailbox::MAIL_MAX;
+    use crate::cluster::Limits;
+    use crate::routes::template::{Data, Paths};
+    use crate::routes::{Saying, Steps};
+    use crate::time::Clock;
+    use std::sync::{Arc, Mutex, OnceLock};
+    use std::time::Duration;
+
+    /// A process that hears this channel, and has somebody in the room `all`.
+    fn core(room: &str, data: serde_json::Value) -> Core {
+        let mut paths = Paths::default();
+        let saying =
+            Saying { event: Some("e".to_owned()), data: Data::parse(&data, &mut paths).expect("a template") };
+        let to = vec![Target::Room(Name::parse(room, &mut paths).expect("a template"))];
+        let publish = vec![Publish { to, except: Vec::new(), saying, echo: false, volatile: false }];
+        let steps = Steps { publish, paths, ..Steps::default() };
+        let channel =
+            Channel { name: "news".to_owned(), is_pattern: false, namespace: "/".to_owned(), steps };
+        let settings =
+            Settings { channels: vec![channel], bytes_max: 100, names_max: 3, room_name_bytes_max: 50 };
+        let bus = Bus::new(1, 100);
+        bus.enter(0, "all").expect("there is room");
+        Core {
+            bus: Arc::new(bus),
+            outside: Arc::default(),
+            clock: Clock::start(),
+            wire: Wire::new(Cluster::Throng, "throng", "uid".to_owned(), false),
+            channels: Channels::new(settings, "throng"),
+            limits: Limits { message_bytes_max: 1, rooms_max: 1, answers_max: 1, attachments_max: 1 },
+            presence_timeout: Duration::ZERO,
+            origin_us: 0,
+            stats: Arc::default(),
+            link: OnceLock::new(),
+            state: Mutex::new(State::new()),
+        }
+    }
+
+    fn dropped(core: &Core) -> [u64; 4] {
+        core.stats.channel_dropped.each_ref().map(|counter| counter.value())
+    }
+
+    fn hear(core: &Core, message: &str) {
+        core.hear_channel(core.channels.find(None, b"news"), b"news", message.as_bytes());
+    }
+
+    #[test]
+    fn what_finds_no_place_is_counted_and_the_rest_waits() {
+        let core = core("all", serde_json::json!("{payload}"));
+        for _ in 0..MAIL_MAX + 100 {
+            hear(&core, "1");
+        }
+        let waiting = core.bus.mailbox(0).len();
+        assert_eq!(dropped(&core), [0, 0, 0, (MAIL_MAX + 100 - waiting) as u64]);
+        assert!(waiting >= MAIL_MAX && dropped(&core)[3] > 0);
+        assert_eq!(core.stats.channel_messages.value(), (MAIL_MAX + 100) as u64);
+    }
+
+    #[test]
+    fn what_a_template_makes_of_a_message_is_no_longer_than_that_may_be() {
+        let core = core("{payload.rooms}", serde_json::json!(["{x}", "{x}", "{x}"]));
+        let of = |rooms: &str, x: usize| format!(r#"{{"rooms":{rooms},"x":"{}"}}"#, "x".repeat(x));
+        hear(&core, &of("\"all\"", 20));
+        assert_eq!((core.bus.mailbox(0).len(), dropped(&core)), (1, [0, 0, 0, 0]));
+        hear(&core, &of("\"all\"", 40));
+        hear(&core, &of("\"all\"", 100));
+        assert_eq!(dropped(&core), [2, 0, 0, 0], "what is made of it is, and it is itself");
+        hear(&core, &of(r#"["a","b","c","d"]"#, 1));
+        hear(&core, &of("\"throng:gaps\"", 1));
+        assert_eq!(dropped(&core), [2, 0, 2, 0], "too many rooms, and one that is the server's");
+        assert_eq!(core.bus.mailbox(0).len(), 1);
+    }
+
+    #[test]
+    fn patterns_and_names_are_told_apart() {
+        let core = core("all", serde_json::json!(1));
+        assert_eq!(core.channels.find(None, b"news"), [0]);
+        assert!(core.channels.find(None, b"other").is_empty());
+        assert!(core.channels.find(Some(b"news"), b"news").is_empty(), "it is no pattern");
+        assert!(core.channels.is_own(b"throng:room:a") && !core.channels.is_own(b"throngs"));
     }
 }

@@ -162,6 +162,20 @@ struct State {
     drop_logged_until: Time,
 }
 
+impl State {
+    fn new() -> State {
+        State {
+            outbound: Outbound::new(),
+            inbound: Inbound::default(),
+            asking: Asking::default(),
+            questions: Questions::default(),
+            look_through_at: Time::default(),
+            refusal_logged_until: Time::default(),
+            drop_logged_until: Time::default(),
+        }
+    }
+}
+
 /// Starts the bridge. It holds until the process ends.
 ///
 /// # Errors
@@ -189,15 +203,7 @@ pub fn spawn(
         origin_us,
         stats: Arc::default(),
         link: OnceLock::new(),
-        state: Mutex::new(State {
-            outbound: Outbound::new(),
-            inbound: Inbound::default(),
-            asking: Asking::default(),
-            questions: Questions::default(),
-            look_through_at: Time::default(),
-            refusal_logged_until: Time::default(),
-            drop_logged_until: Time::default(),
-        }),
+        state: Mutex::new(State::new()),
     });
     let hearing = core.clone();
     let link = Link::new(settings.link, clock, move |event| hearing.hear(event))?;

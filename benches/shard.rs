@@ -122,8 +122,9 @@ impl Room {
     }
 }
 
-/// Ten events in one turn to a room of `members`, for **one of them**, all its deliveries included: as they are, and with policies. Policies
-/// cost once for a room, so what they add does not grow with the members, and what a batch saves does.
+/// Ten events to a room of `members`, for **one of them**, all its deliveries included: as they are, and with policies. They come in one turn,
+/// in which what is for a member leaves in one write as it is, or in a turn each. Policies cost once for a room, so what they add does not
+/// grow with the members, and what a batch saves does.
 fn policies(criterion: &mut Criterion) {
     const EVENTS: usize = 10;
     let mut group = criterion.benchmark_group("event to a room");
@@ -142,24 +143,24 @@ fn policies(criterion: &mut Criterion) {
             batch: Some(batch.clone()),
             ..rooms()
         };
-        for (name, policy, messages) in [
-            (
-                "a policy for others",
-                Some(Policy::new(RoomPattern::parse("other:*").expect("a pattern"))),
-                EVENTS,
-            ),
-            ("batch", Some(Policy { batch: Some(batch.clone()), ..rooms() }), 1),
-            ("dedupe that finds nothing", Some(Policy { dedupe: Some(dedupe), ..rooms() }), EVENTS),
-            ("conflate and changes", Some(changing), 0),
+        let others = Policy::new(RoomPattern::parse("other:*").expect("a pattern"));
+        let batching = Policy { batch: Some(batch.clone()), ..rooms() };
+        for (name, policy, messages, turns) in [
+            ("a policy for others", others.clone(), EVENTS, 1),
+            ("batch", batching.clone(), 1, 1),
+            ("a policy for others, in ten turns", others, EVENTS, EVENTS),
+            ("batch, in ten turns", batching, 1, EVENTS),
+            ("dedupe that finds nothing", Policy { dedupe: Some(dedupe), ..rooms() }, EVENTS, 1),
+            ("conflate and changes", changing, 0, 1),
         ] {
             let mut room = LazyCell::new(|| {
-                let policies = Policies::new(policy.into_iter().collect(), policy::Settings::default());
+                let policies = Policies::new(vec![policy], policy::Settings::default());
                 let order: Vec<usize> = (0..members).collect();
                 Room::on(DryReactor::with_policies(members + 1, policies), members, &order)
             });
             group.bench_function(BenchmarkId::new(name, format!("{members} members")), |bencher| {
                 let Room { reactor, publisher, members } = LazyCell::force_mut(&mut room);
-                let mut frames = publish().repeat(EVENTS);
+                let mut frames = vec![publish().repeat(EVENTS / turns); turns];
                 // Its state is known.
                 round(reactor, *publisher, &mut frames);
                 bencher.iter_custom(|count| {
@@ -180,10 +181,12 @@ fn policies(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// What somebody publishes in one turn, and what leaves the home of the room in the next; then the room's window is over, and what leaves
-/// then comes in the turn after. The same turns for those without a policy.
-fn round(reactor: &mut DryReactor, publisher: Slot, frames: &mut [u8]) {
-    reactor.turn(|shard, now| shard.receive(publisher, frames, now));
+/// What somebody publishes, `frames` of one turn after those of the other, and what leaves the home of the room in the next; then the room's
+/// window is over, and what leaves then comes in the turn after. The same turns for those without a policy.
+fn round(reactor: &mut DryReactor, publisher: Slot, frames: &mut [Vec<u8>]) {
+    for frames in frames {
+        reactor.turn(|shard, now| shard.receive(publisher, frames, now));
+    }
     reactor.turn(|_, _| {});
     reactor.now = reactor.now.plus_ms(200);
     reactor.turn(|_, _| {});

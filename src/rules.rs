@@ -3,6 +3,9 @@
 use std::collections::HashMap;
 use std::fmt::{self, Display};
 
+/// The main namespace, in which native and plain clients are, too.
+const MAIN: &str = "/";
+
 /// A namespace's name, in which `*` for a whole segment stands for any one segment that is not empty. Displayed, it is as it was
 /// written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -207,14 +210,14 @@ impl EventLimits {
         self.limits.is_empty()
     }
 
-    /// The limits for an event in `namespace`, which clients of the native protocol have none of, with their places. Costs a hash of
-    /// the name, if a limit could have one that long, then a comparison for each limit with the name.
+    /// The limits for an event in `namespace`, with their places; `None`, of native and plain clients, is `/`. Costs a hash of the name, if a
+    /// limit could have one that long, then a comparison for each limit with the name.
     pub fn find(&self, namespace: Option<&str>, event: &str) -> impl Iterator<Item = (u16, &EventLimit)> {
         let named = if event.len() <= self.name_bytes_max { self.by_event.get(event) } else { None };
         let indices = named.unwrap_or(&self.for_all).iter();
         let limits = indices.map(|index| (*index, &self.limits[usize::from(*index)]));
         limits.filter(move |(_, limit)| {
-            limit.namespace.as_ref().is_none_or(|pattern| namespace.is_some_and(|name| pattern.matches(name)))
+            limit.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace.unwrap_or(MAIN)))
         })
     }
 
@@ -234,7 +237,7 @@ impl EventLimits {
 pub struct EventLimit {
     /// The event's name; `None` for all events together.
     pub event: Option<String>,
-    /// Where the limit holds; `None` is every namespace, and the native protocol.
+    /// Where the limit holds; `None` is every namespace.
     pub namespace: Option<Pattern>,
     /// Who has as many for itself.
     pub per: Per,
@@ -314,7 +317,7 @@ impl Over {
 pub struct EventChoice {
     /// The event's name; `None` for all events.
     pub event: Option<String>,
-    /// Where; `None` is every namespace, and the native protocol.
+    /// Where; `None` is every namespace.
     pub namespace: Option<Pattern>,
 }
 
@@ -322,13 +325,10 @@ impl EventChoice {
     /// The most of them that a configuration may have: each costs a comparison for each event.
     pub const CONFIGURED_MAX: usize = 100;
 
-    /// True when it means this event in `namespace`, which clients of the native protocol have none of.
+    /// True when it means this event in `namespace`; `None`, of native and plain clients, is `/`.
     pub fn is_for(&self, namespace: Option<&str>, event: &str) -> bool {
         self.event.as_ref().is_none_or(|name| name == event)
-            && self
-                .namespace
-                .as_ref()
-                .is_none_or(|pattern| namespace.is_some_and(|namespace| pattern.matches(namespace)))
+            && self.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace.unwrap_or(MAIN)))
     }
 }
 
@@ -467,13 +467,13 @@ mod tests {
         let found = |namespace, event: &str| {
             limits.find(namespace, event).map(|(place, _)| place).collect::<Vec<u16>>()
         };
-        assert_eq!(found(None, "bid"), [0, 1], "native clients are in no namespace");
+        assert_eq!(found(None, "bid"), [0, 1, 4], "native and plain clients are in the main one");
         assert_eq!(found(Some("/lots/7"), "bid"), [0, 1, 2]);
         assert_eq!(found(Some("/"), "bid"), [0, 1, 4]);
         assert_eq!(found(Some("/"), "join"), [1, 3, 4]);
         assert_eq!(found(Some("/lots/7"), "join"), [1]);
-        assert_eq!(found(None, "*"), [1], "which is no name");
-        assert_eq!(found(None, &"bid".repeat(400_000)), [1]);
+        assert_eq!(found(None, "*"), [1, 4], "which is no name");
+        assert_eq!(found(None, &"bid".repeat(400_000)), [1, 4]);
         assert!(!limits.is_empty() && EventLimits::default().is_empty());
         assert_eq!(EventLimits::default().find(None, "").count(), 0);
     }

@@ -5,7 +5,7 @@ use crate::auth::{Believed, Gate, Rules};
 use crate::backend::said::Bounds;
 use crate::backend::{self, Webhooks, webhooks};
 use crate::bridge::fault::Fault;
-use crate::bridge::{self, link};
+use crate::bridge::{self, channels, link};
 use crate::bus::Bus;
 use crate::bus::callouts::Callouts;
 use crate::bus::calls::{self, Calls};
@@ -199,6 +199,9 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     }
     let bus = Arc::new(bus);
     let origin_us = started_unix_ms * 1_000;
+    if outside.is_none() && !config.redis_channels.is_empty() {
+        tracing::warn!("without a Redis, [[redis.channels]] hear nothing");
+    }
     let bridge = outside
         .map(|outside| {
             bridge::spawn(bridge_settings(config), bus.clone(), outside, gate.clone(), clock, origin_us)
@@ -524,7 +527,8 @@ fn api_settings(config: &Config) -> api::Settings {
         batch_max: api.batch_max as usize,
         idempotency_window_ms: api.idempotency_window_ms.into(),
         idempotency_keys_max: api.idempotency_keys_max as usize,
-        message_bytes_max: limits.message_bytes_max as usize,
+        body_bytes_max: api.body_bytes_max as usize,
+        publication_bytes_max: config.publication_bytes_max(api.body_bytes_max),
         rooms_max: limits.rooms_per_connection_max as usize,
         room_name_bytes_max: limits.room_name_bytes_max as usize,
         requests_per_second_max: api.requests_per_second_max,
@@ -631,11 +635,7 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         Cluster::SocketIo => bridge::Cluster::SocketIo,
         Cluster::SocketIoSharded => bridge::Cluster::SocketIoSharded,
     };
-    let prefix = match (redis.prefix.as_str(), cluster) {
-        ("", bridge::Cluster::Throng) => "throng",
-        ("", _) => "socket.io",
-        (prefix, _) => prefix,
-    };
+    let prefix = config.redis_prefix();
     let first = redis.urls.first().cloned().unwrap_or_default();
     let ms = |ms: u32| Duration::from_millis(ms.into());
     bridge::Settings {
@@ -665,9 +665,16 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         cluster,
         prefix: prefix.to_owned(),
         presence_timeout: ms(config.presence.timeout_ms),
+        channels: channels::Settings {
+            channels: config.redis_channels.clone(),
+            bytes_max: config.publication_bytes_max(redis.channel_bytes_max),
+            names_max: limits.rooms_per_connection_max as usize,
+            room_name_bytes_max: limits.room_name_bytes_max as usize,
+        },
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.
-            message_bytes_max: 2 * limits.message_bytes_max as usize + (1 << 20),
+            message_bytes_max: 2 * limits.message_bytes_max.max(config.api.body_bytes_max) as usize
+                + (1 << 20),
             // Other servers have other limits. What is read is bounded by the bytes of a message as well.
             rooms_max: (limits.rooms_per_connection_max as usize).max(100_000),
             answers_max: 1_000_000,

@@ -1,4 +1,4 @@
-// The part of Pona that throng asks: who users are, which room they are in, and what plays.
+// The part of Pona that throng asks: who users are, and what plays.
 //
 //   node backend.mjs [PORT [THRONG]]
 //
@@ -44,7 +44,6 @@ async function track({ guild, track, queue = [] }) {
 
 const handlers = {
   "/authenticate": authenticate,
-  "/connect": () => ({ join: [ROOM] }),
   "/event": event,
   "/track": track,
   "/lookups": () => ({ lookups }),

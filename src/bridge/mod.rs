@@ -4,6 +4,7 @@
 //! goes to their mailboxes. The [link](link::Link) knows Redis and nothing of rooms or clients; [`Wire`] knows who is told what, and
 //! where.
 
+pub mod channels;
 pub mod fault;
 pub mod link;
 pub mod stats;
@@ -32,6 +33,7 @@ use crate::message::{Ask, Asker, Draft, Publication, is_reserved_room};
 use crate::stats::Counter;
 use crate::time::{Clock, Time};
 use asking::{Asking, Purpose, TooMuch};
+use channels::{Channels, Dropped};
 use compact_str::CompactString;
 use fault::{Fault, FaultKind};
 use link::{Event, Link, Way};
@@ -72,6 +74,8 @@ pub struct Settings {
     pub prefix: String,
     /// What is taken from others.
     pub limits: Limits,
+    /// What is heard of applications.
+    pub channels: channels::Settings,
     /// How long others may take to tell who is in a room.
     pub presence_timeout: Duration,
 }
@@ -116,6 +120,11 @@ impl Bridge {
         by_link.chain([("behind", self.outside.lost.value())])
     }
 
+    /// What was to be made of messages of applications and was not, by the reason.
+    pub fn dropped(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Dropped::LABELS.into_iter().zip(self.stats.channel_dropped.iter().map(Counter::value))
+    }
+
     /// Faults by their kind.
     pub fn faults(&self) -> impl Iterator<Item = (&'static str, u64)> {
         FaultKind::LABELS.into_iter().zip(self.link_stats.faults.iter().map(Counter::value))
@@ -128,6 +137,7 @@ struct Core {
     outside: Arc<Outside>,
     clock: Clock,
     wire: Wire,
+    channels: Channels,
     limits: Limits,
     presence_timeout: Duration,
     /// Microseconds from 1970 to the clock's origin.
@@ -148,6 +158,22 @@ struct State {
     look_through_at: Time,
     /// When a refusal may be logged again.
     refusal_logged_until: Time,
+    /// When a message of an application that is dropped may be.
+    drop_logged_until: Time,
+}
+
+impl State {
+    fn new() -> State {
+        State {
+            outbound: Outbound::new(),
+            inbound: Inbound::default(),
+            asking: Asking::default(),
+            questions: Questions::default(),
+            look_through_at: Time::default(),
+            refusal_logged_until: Time::default(),
+            drop_logged_until: Time::default(),
+        }
+    }
 }
 
 /// Starts the bridge. It holds until the process ends.
@@ -171,19 +197,13 @@ pub fn spawn(
         outside,
         clock,
         wire,
+        channels: Channels::new(settings.channels, &settings.prefix),
         limits: settings.limits,
         presence_timeout: settings.presence_timeout,
         origin_us,
         stats: Arc::default(),
         link: OnceLock::new(),
-        state: Mutex::new(State {
-            outbound: Outbound::new(),
-            inbound: Inbound::default(),
-            asking: Asking::default(),
-            questions: Questions::default(),
-            look_through_at: Time::default(),
-            refusal_logged_until: Time::default(),
-        }),
+        state: Mutex::new(State::new()),
     });
     let hearing = core.clone();
     let link = Link::new(settings.link, clock, move |event| hearing.hear(event))?;
@@ -191,6 +211,8 @@ pub fn spawn(
     for (way, channel) in core.wire.channels_of_namespace("/") {
         link.subscribe(way, [channel]);
     }
+    link.subscribe(Way::Plain, core.channels.names(false));
+    link.subscribe(Way::Pattern, core.channels.names(true));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
     let bridge = Bridge {
         stats: core.stats.clone(),
@@ -403,6 +425,11 @@ impl Core {
     /// What the link tells.
     fn hear(self: &Arc<Core>, event: Event<'_>) {
         match event {
+            Event::Message { pattern, channel, payload, .. }
+                if let places @ [_, ..] = self.channels.find(pattern, channel) =>
+            {
+                self.hear_channel(places, channel, &payload);
+            }
             Event::Message { channel, payload, .. } => match self.wire.room_of(channel) {
                 Some(room) => self.hear_envelope(channel, room, &payload),
                 None => match self.wire.decode(channel, &payload, &self.limits) {

@@ -1,5 +1,6 @@
 //! What the link to Redis counts. It is read from outside while it changes, like the numbers of the shards.
 
+use super::channels::Dropped;
 use super::fault::FaultKind;
 use crate::stats::{Counter, Gauge};
 
@@ -52,6 +53,10 @@ pub struct BridgeStats {
     pub repeated: Counter,
     /// Times in which events of other processes may have been missed.
     pub gaps: Counter,
+    /// Messages that came on channels of applications.
+    pub channel_messages: Counter,
+    /// What was to be made of them and was not, by [`Dropped::index`].
+    pub channel_dropped: [Counter; Dropped::LABELS.len()],
     /// Calls that told Redis what was used of limits on events.
     pub limit_batches: Counter,
     /// Those of them that failed.

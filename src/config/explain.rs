@@ -4,6 +4,8 @@ use super::value::{hidden, size};
 use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
 use crate::policy::{Conflate, Policy};
+use crate::routes::arrival::Arrival;
+use crate::routes::channel::Channel;
 use crate::routes::template::Data;
 use crate::routes::{BuiltIn, Does, Field, Publish, Route, Saying, Steps, Target};
 use crate::rules::{Allowance, Coding, EventLimit, Over, Pattern, Per, Unit};
@@ -189,6 +191,11 @@ impl Config {
         if socketio.enabled || !self.plain.path.is_empty() {
             lines.extend(self.routes.iter().map(route_in_words));
         }
+        lines.extend(
+            self.routes.arrivals().map(|Arrival { namespace, join, .. }| {
+                format!("Who enters {namespace} joins {}.", list(join))
+            }),
+        );
         if !engineio.echo_path.is_empty() {
             lines.push(format!("Engine.IO messages come back as they are, at {}.", engineio.echo_path));
         }
@@ -283,7 +290,11 @@ impl Config {
     fn redis_in_words(&self) -> Vec<String> {
         let redis = &self.redis;
         if redis.urls.is_empty() {
-            return vec!["There is no Redis: rooms are shared with no other process.".to_owned()];
+            let alone = "There is no Redis: rooms are shared with no other process.".to_owned();
+            let unheard = "CAUTION: without a Redis, [[redis.channels]] hear nothing.".to_owned();
+            return std::iter::once(alone)
+                .chain((!self.redis_channels.is_empty()).then_some(unheard))
+                .collect();
         }
         let urls: Vec<String> = redis.urls.iter().map(|url| hidden(url)).collect();
         let place = match redis.kind {
@@ -309,6 +320,11 @@ impl Config {
                 "CAUTION: every server of the cluster gets every event. Only \"socketio-sharded\" spreads them.".to_owned(),
             );
         }
+        lines.extend(self.redis_channels.iter().map(|Channel { name, is_pattern, namespace, steps }| {
+            let kind = if *is_pattern { "channels that match" } else { "channel" };
+            let place = if namespace == "/" { String::new() } else { format!(", in {namespace}") };
+            format!("A message that others publish on {kind} {name:?}{place} {}.", steps_in_words(steps))
+        }));
         lines
     }
 

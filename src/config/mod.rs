@@ -13,10 +13,12 @@ mod auth_keys;
 mod namespaces;
 mod permissions;
 mod routes;
+mod redis_channels;
 mod rooms;
 mod event_limits;
 mod webhook_events;
 mod explain;
+mod ambiguous;
 mod cautions;
 
 pub use api_keys::{ApiKey, KeySecret};
@@ -25,6 +27,8 @@ pub use value::Kind;
 
 use crate::permissions::{Permission, Permissions};
 use crate::policy::{self, Policies, Policy};
+use crate::routes::arrival::Arrival;
+use crate::routes::channel::{Channel, own_prefixes};
 use crate::routes::{Route, Routes};
 use crate::rules::{Allowance, Concerns, EventChoice, EventLimit, EventLimits, Namespaces, Over};
 use crate::token::keys::KeySource;
@@ -86,6 +90,8 @@ macro_rules! settings {
             pub event_limits: EventLimits,
             /// Which events of clients the backend is told of: the `[[webhooks.events]]` of the file.
             pub webhook_events: Vec<EventChoice>,
+            /// What is made of messages that others publish on Redis: the `[[redis.channels]]` of the file.
+            pub redis_channels: Vec<Channel>,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
         }
@@ -109,6 +115,7 @@ macro_rules! settings {
                 rooms: Vec::new(),
                 event_limits: EventLimits::default(),
                 webhook_events: Vec::new(),
+                redis_channels: Vec::new(),
                 changed: Vec::new(),
             }
         }
@@ -367,6 +374,9 @@ settings! {
         sentinel_password: String = "", Kind::Secret;
         /// With whom rooms are shared.
         cluster: Cluster = "throng", Kind::Word(Cluster::WORDS);
+        /// Length of a message on a channel of `[[redis.channels]]`, as far as an outbox has room for it (`outbox.bytes_max` - 1024). A longer
+        /// one is dropped.
+        channel_bytes_max: u32 = "1MiB", Kind::Bytes { min: 1, max: 256 * MIB };
         /// What the names of channels begin with; empty is `throng`, or `socket.io` where rooms are shared with Node.
         prefix: String = "", Kind::NameOrNone;
         /// What the connections are called in Redis's `CLIENT LIST`.
@@ -393,6 +403,9 @@ settings! {
         kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
         /// Requests a second with one key, as many of them at once; 0 is no limit. A list or a stream of publications is one request.
         requests_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
+        /// Length of a request's body, and of a line of a stream. One publication has to fit into an outbox besides: at most `outbox.bytes_max` -
+        /// 1024.
+        body_bytes_max: u32 = "1MiB", Kind::Bytes { min: 1024, max: 256 * MIB };
         /// Publications that one request may hold in a list.
         batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
         /// How long the answer to a request with an `Idempotency-Key` is kept.
@@ -883,6 +896,20 @@ impl Config {
             || self.socketio.namespaces.iter().any(|allowance| allowance.backend != Concerns::default())
     }
 
+    /// The longest publication that outboxes have room for, of those that may have `bytes_max` bytes.
+    pub fn publication_bytes_max(&self, bytes_max: u32) -> usize {
+        bytes_max.min(self.outbox.bytes_max - OUTBOX_MARGIN_BYTES) as usize
+    }
+
+    /// What the names of channels begin with through which rooms are shared.
+    pub fn redis_prefix(&self) -> &str {
+        match (self.redis.prefix.as_str(), self.redis.cluster) {
+            ("", Cluster::Throng) => "throng",
+            ("", _) => "socket.io",
+            (prefix, _) => prefix,
+        }
+    }
+
     /// The policies for rooms, and how much their homes may keep.
     pub fn policies(&self) -> Policies {
         let limits = &self.limits;
@@ -950,10 +977,10 @@ impl Default for Config {
 pub struct Said {
     statements: Vec<Statement>,
     /// The `[[routes]]` that are right, and where the first of all stands. Only the file has them, so they are checked when they are heard.
-    routes: Vec<Route>,
+    routes: Vec<(Route, Source)>,
     routes_source: Option<Source>,
     /// The `[[namespaces]]`, likewise.
-    namespaces: Vec<Allowance>,
+    namespaces: Vec<(Allowance, Arrival)>,
     namespaces_source: Option<Source>,
     /// The `[[api.keys]]`, likewise.
     api_keys: Vec<ApiKey>,
@@ -973,6 +1000,9 @@ pub struct Said {
     /// The `[[webhooks.events]]`, likewise.
     webhook_events: Vec<EventChoice>,
     webhook_events_source: Option<Source>,
+    /// The `[[redis.channels]]`, likewise.
+    redis_channels: Vec<(Channel, Source)>,
+    redis_channels_source: Option<Source>,
     /// What names no setting, or is no statement at all.
     problems: Vec<Problem>,
     /// True exactly when there is a file that could not be read or parsed. Then how settings agree would mislead.
@@ -1049,6 +1079,7 @@ impl Said {
         let tables = [
             (event_limits::TABLES, self.event_limits_source, self.event_limits.len()),
             (webhook_events::TABLES, self.webhook_events_source, config.webhook_events.len()),
+            (redis_channels::TABLES, self.redis_channels_source, self.redis_channels.len()),
             (namespaces::TABLES, self.namespaces_source.clone(), self.namespaces.len()),
             (routes::TABLES, self.routes_source.clone(), self.routes.len()),
             (api_keys::TABLES, self.api_keys_source, self.api_keys.len()),
@@ -1059,9 +1090,14 @@ impl Said {
         config.api_keys = self.api_keys;
         config.permissions = Permissions::new(self.permissions);
         config.rooms = self.rooms;
-        config.routes = Routes::new(self.routes);
+        problems.extend(ambiguous::for_plain_clients(&config, &self.routes, &self.redis_channels));
+        problems.extend(self.redis_channels.iter().filter_map(|heard| foreign(&config, heard)));
+        let (allowances, arrivals) = self.namespaces.into_iter().unzip();
+        config.routes =
+            Routes::new(self.routes.into_iter().map(|(route, _)| route).collect()).with_arrivals(arrivals);
+        config.redis_channels = self.redis_channels.into_iter().map(|(channel, _)| channel).collect();
         config.event_limits = EventLimits::new(self.event_limits);
-        config.socketio.namespaces = config.socketio.namespaces.behind(self.namespaces);
+        config.socketio.namespaces = config.socketio.namespaces.behind(allowances);
         let asking = self.routes_source.or(self.namespaces_source.clone());
         if let Some(source) = asking.filter(|_| config.backend.url.is_empty() && config.asks_backend()) {
             let allowed = "the URL of the backend that [[routes]] or [[namespaces]] ask".to_owned();
@@ -1162,6 +1198,12 @@ impl Said {
                             self.event_limits_source = Some(source(at));
                             continue;
                         }
+                        if key == redis_channels::TABLES.name {
+                            let file = Reading { text, source: &source, problems: &mut self.problems };
+                            self.redis_channels = redis_channels::read(value.get_ref(), at, file);
+                            self.redis_channels_source = Some(source(at));
+                            continue;
+                        }
                         if key == webhook_events::TABLES.name {
                             let file = Reading { text, source: &source, problems: &mut self.problems };
                             self.webhook_events = webhook_events::read(value.get_ref(), at, file);
@@ -1229,6 +1271,15 @@ impl Said {
             None => self.problems.push(Problem::unknown(key.trim().to_owned(), source)),
         }
     }
+}
+
+/// What is wrong with a channel that servers use among themselves.
+fn foreign(config: &Config, (channel, source): &(Channel, Source)) -> Option<Problem> {
+    let own = own_prefixes(config.redis_prefix()).into_iter().find(|own| channel.name.starts_with(own))?;
+    let why = format!("what begins with {own:?} is said among servers (redis.prefix), and no application's");
+    let key =
+        format!("{}.{}", redis_channels::TABLES.name, if channel.is_pattern { "pattern" } else { "name" });
+    Some(Problem { key, source: source.clone(), fault: Fault::Wrong { why } })
 }
 
 /// What a setting has come to.

@@ -1,7 +1,7 @@
 //! The `[[routes]]` of a configuration file: tables that say what clients' events do.
 
-use super::Kind;
 use super::tables::{Reading, Table, Tables};
+use super::{Kind, Source};
 use crate::message::is_reserved_room;
 use crate::permissions::Who;
 use crate::routes::template::{Data, Name, Path, Paths};
@@ -45,14 +45,15 @@ const EVENT: &str = "the name of an event, but not one that Socket.IO reserves, 
 const FIELD: &str = "the name of a field";
 const REASON: &str = "why such events are refused, in at most 200 letters";
 
-/// Reads the list, which begins at `start`, into routes, those of tables that are right.
-pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<Route> {
+/// Reads the list, which begins at `start`, into routes, those of tables that are right, and where each is said.
+pub(super) fn read(list: &DeValue<'_>, start: usize, file: Reading<'_>) -> Vec<(Route, Source)> {
     TABLES.read(list, start, file, route)
 }
 
 /// The route that a table means. Its problems have been told when it means none; when there are problems with a route all the same,
 /// it stands in for what would have been right.
-fn route(table: &mut Table<'_>) -> Option<Route> {
+fn route(table: &mut Table<'_>) -> Option<(Route, Source)> {
+    let source = table.source();
     let namespace = table.pattern("namespace");
     let on = table.require("on", EVENT, event);
     let who = if table.has("who") {
@@ -61,7 +62,7 @@ fn route(table: &mut Table<'_>) -> Option<Route> {
         Who::Anyone
     };
     let does = if table.has("do") { built_in(table)? } else { Does::Steps(Box::new(steps(table)?)) };
-    Some(Route { namespace, on: on?, who, does })
+    Some((Route { namespace, on: on?, who, does }, source))
 }
 
 fn built_in(table: &mut Table<'_>) -> Option<Does> {
@@ -162,19 +163,27 @@ enum Texts {
 }
 
 impl Texts {
-    fn names(self, paths: &mut Paths) -> Result<Vec<Name>, String> {
+    fn texts(self) -> Result<Vec<String>, String> {
         let texts = match self {
             Texts::One(text) => vec![text],
             Texts::Many(texts) => texts,
         };
-        if texts.is_empty() {
-            return Err("it takes at least one name".to_owned());
+        match texts.len() {
+            0 => Err("it takes at least one name".to_owned()),
+            1..=Steps::NAMES_MAX => Ok(texts),
+            _ => Err(format!("it takes at most {} names", Steps::NAMES_MAX)),
         }
-        if texts.len() > Steps::NAMES_MAX {
-            return Err(format!("it takes at most {} names", Steps::NAMES_MAX));
-        }
-        texts.iter().map(|text| Name::parse(text, paths)).collect()
     }
+
+    fn names(self, paths: &mut Paths) -> Result<Vec<Name>, String> {
+        self.texts()?.iter().map(|text| Name::parse(text, paths)).collect()
+    }
+}
+
+/// One text, or a list of some: templates of names.
+pub(super) fn texts(value: &Value) -> Result<Vec<String>, String> {
+    let texts = Texts::deserialize(value).map_err(|_| "it takes a name or a list of names".to_owned())?;
+    texts.texts()
 }
 
 /// A template of a name, or a list of some.
@@ -184,7 +193,7 @@ fn names(value: &Value, paths: &mut Paths) -> Result<Vec<Name>, String> {
 }
 
 /// The fields that an event must have: `{ amount = "number", note = "string?" }`.
-fn fields(value: &Value, paths: &mut Paths) -> Result<Vec<Field>, String> {
+pub(super) fn fields(value: &Value, paths: &mut Paths) -> Result<Vec<Field>, String> {
     let kinds =
         || format!("\"{}\", and behind it \"?\" when it may be missing", FieldKind::WORDS.join("\", \""));
     let is_right = |fields: usize| (1..=Steps::NAMES_MAX).contains(&fields);
@@ -253,7 +262,7 @@ impl Said {
     }
 }
 
-fn all_published(value: &Value, paths: &mut Paths) -> Result<Vec<Publish>, String> {
+pub(super) fn all_published(value: &Value, paths: &mut Paths) -> Result<Vec<Publish>, String> {
     match value {
         Value::Array(items) if items.is_empty() => Err("it takes at least one table".to_owned()),
         Value::Array(items) if items.len() <= Steps::PUBLISH_MAX => {

@@ -206,6 +206,11 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// Where the table begins.
+    pub(super) fn source(&self) -> Source {
+        (self.file.source)(self.start)
+    }
+
     /// True when `key` is there.
     pub(super) fn has(&self, key: &str) -> bool {
         self.entry(key).is_some()

@@ -274,7 +274,7 @@ static DURATIONS: [Durations; 2] = [
 /// A number of the way to other processes: name, meaning, unit and type, and where it is.
 type OfRedis = (&'static str, &'static str, Option<Unit>, MetricType, fn(&Bridge) -> u64);
 
-static OF_REDIS: [OfRedis; 20] = [
+static OF_REDIS: [OfRedis; 21] = [
     (
         "throng_redis_servers",
         "Servers of Redis that are published to: one, or the masters of a cluster.",
@@ -339,6 +339,13 @@ static OF_REDIS: [OfRedis; 20] = [
         None,
         MetricType::Counter,
         |bridge| bridge.stats.events.value(),
+    ),
+    (
+        "throng_redis_channel_messages",
+        "Messages that came on channels of applications.",
+        None,
+        MetricType::Counter,
+        |bridge| bridge.stats.channel_messages.value(),
     ),
     (
         "throng_redis_overloads",
@@ -660,6 +667,12 @@ fn encode_redis(bridge: &Bridge, encoder: &mut DescriptorEncoder<'_>) -> fmt::Re
     let mut family = encoder.encode_descriptor("throng_redis_faults", faults, None, MetricType::Counter)?;
     for (kind, count) in bridge.faults() {
         encode(family.encode_family(&[("reason", kind)])?, MetricType::Counter, count)?;
+    }
+    let dropped = "What was to be made of messages on channels of applications, and was not.";
+    let name = "throng_redis_channel_dropped";
+    let mut family = encoder.encode_descriptor(name, dropped, None, MetricType::Counter)?;
+    for (reason, count) in bridge.dropped() {
+        encode(family.encode_family(&[("reason", reason)])?, MetricType::Counter, count)?;
     }
     Ok(())
 }

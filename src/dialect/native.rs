@@ -566,6 +566,15 @@ pub fn encode_data(out: &mut Vec<u8>, room: &str, event: &str, data: &str) {
     write!(out, r#","data":{data}}}"#).expect("writing to memory does not fail");
 }
 
+/// Writes the `event` message of an event for one client, which is of no room: so many JSON `values` with commas between them, as `data`.
+pub fn encode_reply(out: &mut Vec<u8>, event: &str, count: usize, values: &str) {
+    out.extend_from_slice(br#"{"type":"event","event":"#);
+    encode_str(out, event);
+    out.extend_from_slice(br#","data":"#);
+    encode_values(out, count, values);
+    out.push(b'}');
+}
+
 /// Writes the `ack` of an event that asked: what those who got it have answered, JSON values with commas between them, and how many did
 /// not answer in time.
 pub fn encode_answers(out: &mut Vec<u8>, id: Id<'_>, answers: &str, missing: u32) {

@@ -1,9 +1,12 @@
 //! Routes: what the events of clients do, as a configuration says it.
 
+pub mod arrival;
+pub mod channel;
 pub mod template;
 
 use crate::permissions::Who;
 use crate::rules::Pattern;
+use arrival::Arrival;
 use std::collections::HashMap;
 use template::{Data, Fault, Name, Path, Paths, Source};
 
@@ -20,6 +23,8 @@ pub struct Routes {
     for_others: Vec<usize>,
     /// See [`Routes::replaces_built_in`].
     replaces_built_in: bool,
+    /// What else happens when somebody enters a namespace: the first that is for it counts.
+    arrivals: Vec<Arrival>,
 }
 
 /// What there is for an event.
@@ -77,7 +82,25 @@ impl Routes {
         for (index, route) in routes.iter().enumerate().filter(|(_, route)| route.on != Route::OTHERS) {
             by_event.entry(route.on.clone()).or_default().push(index);
         }
-        Routes { routes, configured, by_event, for_others, replaces_built_in }
+        Routes { routes, configured, by_event, for_others, replaces_built_in, arrivals: Vec::new() }
+    }
+
+    /// These, and what happens when somebody enters a namespace.
+    pub fn with_arrivals(self, arrivals: Vec<Arrival>) -> Routes {
+        // Where nobody joins anything, nothing is to be looked for.
+        let is_any = arrivals.iter().any(|arrival| !arrival.join.is_empty());
+        Routes { arrivals: if is_any { arrivals } else { Vec::new() }, ..self }
+    }
+
+    /// What happens when somebody enters `namespace`, if anything does. Native and plain clients enter `/`.
+    pub fn arrival(&self, namespace: &str) -> Option<&Arrival> {
+        let found = self.arrivals.iter().find(|arrival| arrival.namespace.matches(namespace));
+        found.filter(|arrival| !arrival.join.is_empty())
+    }
+
+    /// All of that, from the strongest to the weakest.
+    pub fn arrivals(&self) -> impl Iterator<Item = &Arrival> {
+        self.arrivals.iter().filter(|arrival| !arrival.join.is_empty())
     }
 
     /// What there is for `event` in `namespace`, sent by somebody who `is` one of those that a route may be for: the first route with that

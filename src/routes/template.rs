@@ -89,6 +89,11 @@ impl Path {
     pub fn name(&self) -> &str {
         self.keys.last().map_or("", |key| key)
     }
+
+    /// The keys that lead to it; none for one of an argument behind the first.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter(|_| self.arg == 0).map(|key| &**key)
+    }
 }
 
 impl Display for Path {
@@ -127,6 +132,11 @@ impl Paths {
     /// The path in this place.
     pub fn at(&self, place: u8) -> &Path {
         &self.0[usize::from(place)]
+    }
+
+    /// All of them, in the order of their places.
+    pub fn iter(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter()
     }
 
     /// Looks for all of them in an event's arguments: JSON values with commas between them, known to be well-formed. Of a key that comes

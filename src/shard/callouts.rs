@@ -100,7 +100,7 @@ pub struct Waits {
     /// When each is over, the first one first. Of those that were answered before, too.
     ends: VecDeque<(Time, Key)>,
     /// Answers that have come. At most one for each question.
-    answered: VecDeque<(Key, Verdict)>,
+    answered: VecDeque<Answered>,
     /// The answer for which a request, or a packet, is gone through again just now.
     verdict: Option<Verdict>,
     /// When that which is carried out just now had come.
@@ -127,12 +127,21 @@ struct Wait {
     held: Option<Held>,
 }
 
+#[derive(Debug)]
+struct Answered {
+    key: Key,
+    verdict: Verdict,
+    closed: Closed,
+}
+
+/// With what all connections of a user were closed before one that waits was among them.
+type Closed = Option<(u16, CompactString)>;
+
 /// A user whom the backend vouches for.
 #[derive(Debug)]
 struct Entrant {
     user: CompactString,
-    /// With what all connections of the user were closed before this one was among them.
-    closed: Option<(u16, CompactString)>,
+    closed: Closed,
 }
 
 /// What goes on when the answer is there.
@@ -403,11 +412,13 @@ impl Shard {
 
     /// The backend has answered.
     pub(super) fn note_verdict(&mut self, answer: Answer) {
-        self.waits.answered.push_back(((answer.to.stamp, answer.number), answer.verdict));
+        let key = (answer.to.stamp, answer.number);
+        self.waits.answered.push_back(Answered { key, verdict: answer.verdict, closed: None });
     }
 
-    /// An order is about to be carried out. If it closes all connections of users, those of whom it was just said that they are one of these
-    /// are refused: what was said came before the order.
+    /// An order is about to be carried out. If it closes all connections of users, it is for those as well of whom it was just said that they
+    /// are one of these: what was said came before the order. Who is signed out is refused; any other code is told where it can be, which is
+    /// once the client is in.
     pub(super) fn revoke_verdicts(&mut self, order: &Order) {
         let Deed::Close { code, reason } = &order.deed else { return };
         if order.namespace != ANYWHERE {
@@ -416,9 +427,14 @@ impl Shard {
         let is_meant = |name: &CompactString| order.audience.users.contains(name);
         // To compare names takes little for each.
         self.work_done += self.waits.answered.len() / 16;
-        for (_, verdict) in &mut self.waits.answered {
-            if matches!(verdict, Verdict::User(vouched) if is_meant(&vouched.user.name)) {
+        for Answered { verdict, closed, .. } in &mut self.waits.answered {
+            if !matches!(verdict, Verdict::User(vouched) if is_meant(&vouched.user.name)) {
+                continue;
+            }
+            if *code == u16::from(CloseCode::Unauthorized) {
                 *verdict = Verdict::Refused((!reason.is_empty()).then(|| reason.clone()));
+            } else {
+                *closed = Some((*code, reason.clone()));
             }
         }
         if let Some(entrant) = self.waits.entrant.as_mut().filter(|entrant| is_meant(&entrant.user)) {
@@ -429,15 +445,15 @@ impl Shard {
     /// Goes on with those who have waited long enough, or as many as one turn has time for.
     pub(super) fn end_waits(&mut self, now: Time) {
         while let Some((_, key)) = self.waits.ends.pop_front_if(|(end, _)| *end <= now) {
-            self.waits.answered.push_back((key, Verdict::Unavailable));
+            self.waits.answered.push_back(Answered { key, verdict: Verdict::Unavailable, closed: None });
         }
         while self.work_done < WORK_MAX
             && !self.is_spent()
-            && let Some((key, verdict)) = self.waits.answered.pop_front()
+            && let Some(answered) = self.waits.answered.pop_front()
         {
-            if let Some(wait) = self.waits.take(key) {
+            if let Some(wait) = self.waits.take(answered.key) {
                 self.work_done += WORK;
-                self.go_on(wait, key.0, verdict, now);
+                self.go_on(wait, answered, now);
             }
         }
         if self.waits.waits.is_empty() {
@@ -446,11 +462,12 @@ impl Shard {
         }
     }
 
-    fn go_on(&mut self, wait: Wait, stamp: u32, verdict: Verdict, now: Time) {
+    fn go_on(&mut self, wait: Wait, answered: Answered, now: Time) {
+        let Answered { key: (stamp, _), verdict, closed } = answered;
         let Wait { slot, came, what, held, .. } = wait;
         self.waits.came = Some(came);
         self.waits.entrant = match &verdict {
-            Verdict::User(vouched) => Some(Entrant { user: vouched.user.name.clone(), closed: None }),
+            Verdict::User(vouched) => Some(Entrant { user: vouched.user.name.clone(), closed }),
             _ => None,
         };
         // Events that are on their way were published before it was in any room, and mail may end it.
@@ -583,6 +600,7 @@ mod tests {
     use crate::bus::callouts::{Callouts, Forget, Whose};
     use crate::bus::mailbox::Mail;
     use crate::config::Config;
+    use crate::message::user_key;
     use crate::server;
     use crate::shard::users::Access;
     use crate::stats::Stats;
@@ -648,12 +666,18 @@ mod tests {
             shard.call_out_for_message(slot, what, (Some("x"), None), NOW).expect("it may ask");
         };
         // `at_once`: the order is in the mail with the answer; otherwise it comes while the client is let in.
-        let check = |begin: Begin, at_once: bool, whose: &str, expected: usize| {
+        let check = |begin: Begin, at_once: bool, whose: &str, code: Option<u16>, expected: usize| {
             let (mut shard, bus) = asking_shard();
             begin(&mut shard);
-            let sign_out = || {
-                let forget = Forget { whose: Whose::User(whose.into()), disconnect: true };
-                bus.dismiss_forgotten(&forget).expect("there is room");
+            let sign_out = || match code {
+                None => {
+                    let forget = Forget { whose: Whose::User(whose.into()), disconnect: true };
+                    bus.dismiss_forgotten(&forget).expect("there is room");
+                }
+                Some(code) => {
+                    let deed = Deed::Close { code, reason: "banned".into() };
+                    bus.order(ANYWHERE, &[&user_key(whose)], &[], deed).expect("there is room");
+                }
             };
             answer(&bus);
             shard.begin_turn(NOW);
@@ -668,11 +692,15 @@ mod tests {
             let open = shard.conns.iter().filter(|(_, conn)| conn.is_open()).count();
             assert_eq!((shard.users.connections(), open), (expected, expected), "{at_once} {whose}");
             assert!(shard.waits.waits.is_empty() && shard.waits.entrant.is_none());
+            let told = shard.close_code.map(|(_, code)| code);
+            assert!(code.is_none() || expected > 0 || told == code, "{at_once} {told:?}");
         };
         for begin in [by_request, by_polling, by_message] {
             for at_once in [true, false] {
-                check(begin, at_once, "anna", 0);
-                check(begin, at_once, "bert", 1);
+                for code in [None, Some(4100)] {
+                    check(begin, at_once, "anna", code, 0);
+                    check(begin, at_once, "bert", code, 1);
+                }
             }
         }
     }

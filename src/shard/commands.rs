@@ -3,11 +3,13 @@
 use super::Shard;
 use super::callouts::{Piece, What};
 use super::conn::Stage;
+use super::routes::{Sent, Told};
 use super::users::refuse_token;
 use crate::auth::tally::Excess;
 use crate::bus::presence::Question;
 use crate::dialect::native::{self, Code, Command, Id, Publish, Refusal};
 use crate::dialect::{Dialect, attachments};
+use crate::json;
 use crate::message::{ConnId, Draft, RoomId, Slot, TokenFault};
 use crate::permissions::Act;
 use crate::routes::{Does, Found, Route};
@@ -321,7 +323,7 @@ impl Shard {
         }
     }
 
-    /// A native client sends an event to the backend.
+    /// A native client sends an event for which there is a route, as clients of Socket.IO do.
     fn call_natively(
         &mut self,
         slot: Slot,
@@ -338,14 +340,40 @@ impl Shard {
             return;
         }
         let settings = self.settings.socketio.clone();
-        let asked = match settings.routes.find("/", event, |who| self.is_one_of(slot, who)) {
-            Found::Route(route) if route.asks_backend() => {
-                self.ask_about(slot, "/", (event, args), id, attachments)
+        let told = match settings.routes.find("/", event, |who| self.is_one_of(slot, who)) {
+            Found::Route(Route { does: Does::Steps(steps), .. }) => {
+                let sent = Sent { namespace: "/", event, args, attachments };
+                let told = self.take_steps(slot, &sent, steps, id, now);
+                if told.is_ok() && !steps.backend {
+                    self.note_event(slot, None, (event, args), attachments);
+                }
+                told
             }
-            _ => Err(Refusal::new(Code::BadEvent, "the backend is not asked about this event")),
+            Found::Forbidden { .. } => {
+                Err(Refusal::new(Code::Forbidden, "this client may not send this event"))
+            }
+            Found::Route(_) | Found::Nothing => {
+                Err(Refusal::new(Code::BadEvent, "there is no route for this event"))
+            }
         };
-        if let Err(refusal) = asked {
+        let Told { reply, ack, unasked } = match told {
+            Ok(told) => told,
+            Err(refusal) => return self.refuse(slot, &refusal.with_id(id)),
+        };
+        if let Some((event, args)) = reply {
+            let args = attachments::inline(&args, attachments);
+            self.reply(slot, Opcode::Text, |out| {
+                native::encode_reply(out, &event, json::split(&args).len(), &args);
+            });
+        }
+        if let Some(refusal) = unasked {
             self.refuse(slot, &refusal.with_id(id));
+        }
+        if let (Some(args), Some(id)) = (ack, id) {
+            let args = attachments::inline(&args, attachments);
+            self.reply(slot, Opcode::Text, |out| {
+                native::encode_result(out, id, json::split(&args).len(), &args);
+            });
         }
     }
 

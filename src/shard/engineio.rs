@@ -683,12 +683,16 @@ impl Shard {
         } else {
             self.arm_open(slot, now, self.settings.ping_interval_ms);
         }
+        let joins = dialect.is_direct() && self.settings.socketio.routes.arrival("/").is_some();
+        // Events that are on their way were published before it was in any room.
+        if (joins || identity.is_some()) && !self.catch_up(slot, now) {
+            return identity.into_iter().for_each(|identity| self.gate.dismiss_user(&identity.user));
+        }
         if let Some(identity) = identity {
-            // Events that are on their way were published before it was in any room.
-            if !self.catch_up(slot, now) {
-                return self.gate.dismiss_user(&identity.user);
-            }
             self.assume(slot, identity, now);
+        }
+        if joins {
+            self.arrive(slot, "/", false);
         }
         self.note_open(slot);
     }

@@ -6,6 +6,7 @@
 
 use super::conn::{Conn, Stage};
 use super::outbox::Outbox;
+use super::turn::Turn;
 use super::{CLOSE_TIMEOUT_MS, Encoding, Shard};
 use crate::bus::directory::namespace_of;
 use crate::bus::mailbox::{Joined, Mail};
@@ -153,6 +154,8 @@ impl Shard {
         let senders = bundle.items.iter().filter_map(|item| item.except.filter(|it| it.shard == *id));
         let mask = senders.fold(0_u64, |mask, sender| mask | 1 << (sender.stamp & 63));
         let mut frames: [Option<Range<u32>>; Encoding::COUNT] = Default::default();
+        // Most members speak what the one before them does.
+        let (mut encoding, mut whole) = (None, 0..0);
         let mut slow: SmallVec<[Slot; 8]> = SmallVec::new();
         let mut deliveries = 0;
         for member in members {
@@ -170,27 +173,27 @@ impl Shard {
                 slow.push(member.slot);
                 continue;
             }
-            let encoding = Encoding::of(conn);
-            let own = ConnId { shard: *id, slot: member.slot, stamp: conn.stamp };
-            let is_sender = mask >> (conn.stamp & 63) & 1 != 0
-                && bundle.items_for(Some(own)).count() < bundle.items.len();
-            let frame = if is_sender {
-                let Some(frame) =
-                    encoding.encode_bundle(turn, (publication, coding), bundle, Some(own), offset.as_deref())
-                else {
-                    continue;
-                };
-                frame
-            } else {
-                let whole = &mut frames[encoding as usize];
-                if whole.is_none() {
-                    *whole =
-                        encoding.encode_bundle(turn, (publication, coding), bundle, None, offset.as_deref());
-                }
-                let Some(frame) = whole else { continue };
-                frame.clone()
+            let encode = |encoding: Encoding, turn: &mut Turn, own| {
+                encoding.encode_bundle(turn, (publication, coding), bundle, own, offset.as_deref())
             };
-            turn.give(conn, member.slot, &frame, true);
+            let own = ConnId { shard: *id, slot: member.slot, stamp: conn.stamp };
+            if mask >> (conn.stamp & 63) & 1 != 0 && bundle.items_for(Some(own)).count() < bundle.items.len()
+            {
+                if let Some(frame) = encode(Encoding::of(conn), turn, Some(own)) {
+                    turn.give(conn, member.slot, &frame, true);
+                    deliveries += 1;
+                }
+                continue;
+            }
+            if encoding != Some(Encoding::of(conn)) {
+                let now = Encoding::of(conn);
+                let frame = &mut frames[now as usize];
+                if frame.is_none() {
+                    *frame = encode(now, turn, None);
+                }
+                (encoding, whole) = (Some(now), frame.clone().unwrap_or_default());
+            }
+            turn.give(conn, member.slot, &whole, true);
             deliveries += 1;
         }
         self.fanned_bytes += size;

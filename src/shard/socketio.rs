@@ -331,6 +331,7 @@ impl Shard {
             self.say_event(slot, namespace, (&settings.connect_event, auth.unwrap_or("{}")), &[]);
         }
         self.join_rooms_of_token(slot);
+        self.arrive(slot, namespace, false);
         self.tell_of_join(slot, namespace, auth, false);
         self.arm_session(slot, now);
         true

@@ -8,9 +8,11 @@ use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::inquiry::LOOKED_AT_MAX;
 use crate::bus::outside::ANYWHERE;
 use crate::dialect::Dialect;
-use crate::dialect::native::{Code, Refusal};
-use crate::message::{Reject, Slot, TokenFault};
+use crate::dialect::native::{Code, Refusal, name_fault};
+use crate::message::{Reject, Slot, TokenFault, write_socket_id};
 use crate::permissions::{Act, Actor, Permissions};
+use crate::routes::arrival::Entrant;
+use crate::routes::template::Fault;
 use crate::time::{Bucket, Time};
 use crate::token::Tokens;
 use crate::wire::http::Request;
@@ -18,6 +20,7 @@ use compact_str::CompactString;
 use hashbrown::HashTable;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -290,6 +293,7 @@ impl Shard {
             return Err(TokenFault::OtherUser);
         }
         let identity = self.identity(vouched);
+        let is_new = before.is_none();
         match before {
             Some(before) => self.gate.renew_user(&before, &identity.user),
             None if self.gate.admit_user(&identity.user).is_err() => {
@@ -298,8 +302,49 @@ impl Shard {
             }
             None => {}
         }
+        // Where nobody may do anything without a token, it has been nowhere until now.
+        let is_first = is_new && self.lacks_user(slot);
         self.assume(slot, identity, now);
+        if is_new {
+            for namespace in self.namespaces_of(slot) {
+                self.arrive(slot, &namespace, !is_first);
+            }
+        }
         Ok(())
+    }
+
+    /// The namespaces that an open connection is in.
+    fn namespaces_of(&self, slot: Slot) -> SmallVec<[CompactString; 1]> {
+        let conn = &self.conns[slot as usize];
+        match &conn.session {
+            Some(session) => session.namespaces.iter().map(|joined| joined.name.clone()).collect(),
+            None => conn.is_direct().then(|| "/".into()).into_iter().collect(),
+        }
+    }
+
+    /// Makes a connection that has entered a namespace a member of the rooms that the configuration names for that; `again` when it has been
+    /// there, and is a user only now.
+    pub(super) fn arrive(&mut self, slot: Slot, namespace: &str, again: bool) {
+        let settings = self.settings.socketio.clone();
+        let Some(arrival) = settings.routes.arrival(namespace).filter(|_| !self.lacks_user(slot)) else {
+            return;
+        };
+        let user = self.users.of(slot).cloned();
+        let actor = user.as_ref().map_or_else(Actor::default, |user| user.actor());
+        let socket = write_socket_id(&self.id_in(slot, namespace));
+        let entrant = Entrant { namespace, user: actor.name, roles: actor.roles, socket: &socket };
+        let most = self.settings.rooms_per_connection_max;
+        let rooms = match arrival.rooms(&entrant, again, most) {
+            Ok(rooms) => rooms,
+            Err(Fault(message)) => return self.count_refusal(&Refusal::new(Code::BadRoom, message)),
+        };
+        if let Some(fault) = rooms.iter().find_map(|name| name_fault(name, self.settings.room_name_bytes_max))
+        {
+            return self.count_refusal(&Refusal::new(Code::BadRoom, fault));
+        }
+        let keys: Vec<CompactString> =
+            rooms.iter().map(|name| room_key(namespace, name).as_ref().into()).collect();
+        self.join_granted(slot, &keys);
     }
 
     /// Most connections of a user come with one token: they share what it said.

@@ -18,11 +18,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// Limits that are met soon. What is cut off in time is cut off in a second.
-const SETTINGS: [&str; 14] = [
+const SETTINGS: [&str; 15] = [
     "server.echo=true",
     "limits.handshake_timeout_ms=1000",
     "limits.message_timeout_ms=1000",
     "limits.message_bytes_max=256KiB",
+    "api.body_bytes_max=256KiB",
     "limits.receive_bytes_max=4MiB",
     "limits.frames_per_message_max=1000",
     "outbox.bytes_max=512KiB",

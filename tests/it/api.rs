@@ -162,8 +162,7 @@ fn what_a_backend_publishes_arrives() {
 
 #[test]
 fn a_stream_is_carried_out_line_by_line() {
-    let server =
-        Server::with(&[WITH_KEY, "limits.message_bytes_max=10000", "limits.receive_bytes_max=20000"]);
+    let server = Server::with(&[WITH_KEY, "api.body_bytes_max=10000"]);
     let mut member = server.client();
     member.join(&["ticks"]);
     let line = |number: u32| json!({"room": "ticks", "event": "tick", "data": number}).to_string() + "\n";
@@ -571,9 +570,38 @@ fn a_connection_with_a_key_stays() {
 }
 
 #[test]
+fn what_backends_publish_has_a_bound_of_its_own() {
+    let server = Server::with(&[
+        WITH_KEY,
+        "limits.message_bytes_max=1000",
+        "api.body_bytes_max=50000",
+        "outbox.bytes_max=21024",
+    ]);
+    let mut member = server.client();
+    member.join(&["a"]);
+    let mut backend = Backend::of(&server);
+    let of = |bytes: usize| json!({"room": "a", "event": "e", "data": "x".repeat(bytes)});
+    backend.publish(&of(15_000));
+    member.hears("a", "e", json!("x".repeat(15_000)));
+    // A list may be longer than an outbox, and what is in it not.
+    let answer = backend.say("/v1/publish", &json!({"publications": [of(19_000), of(19_000)]}));
+    assert_eq!(answer.json()["published"], 2);
+    member.hears("a", "e", json!("x".repeat(19_000)));
+    member.hears("a", "e", json!("x".repeat(19_000)));
+    for bytes in [20_000, 49_000, 50_000] {
+        let (status, code, _) = backend.refused("/v1/publish", JSON, of(bytes).to_string());
+        assert_eq!((status, &*code), (413, "too_large"), "{bytes}");
+        backend = Backend::of(&server);
+    }
+    member.has_heard_all();
+    // That of clients is theirs alone.
+    member.say_text("x".repeat(1001));
+    assert_eq!(member.closed().0, 1009);
+}
+
+#[test]
 fn hostile_requests_get_an_answer_and_nothing_else() {
-    let server =
-        Server::with(&[WITH_KEY, "limits.message_bytes_max=4096", "limits.rooms_per_connection_max=3"]);
+    let server = Server::with(&[WITH_KEY, "api.body_bytes_max=4096", "limits.rooms_per_connection_max=3"]);
     let mut member = server.client();
     member.join(&["a"]);
     let mut backend = Backend::of(&server);

@@ -29,7 +29,6 @@ fn stock_clients_find_what_the_document_of_adstack_says() {
     script.arg(format!("--control={}", controls.join(",")));
     script.arg(format!("--redis={}", redis.url()));
     script.args(["--key=change-me-0123456789", "--secret=change me: 32 letters at the least"]);
-    script.arg(format!("--relay={EXAMPLE}/relay.mjs"));
     check(script, NODE, 16);
     for server in [&one, &other] {
         server.wait_for_number("connections", 0);

@@ -370,6 +370,7 @@ fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
         (Arc::new(Gate::new(rules.clone())), Arc::new(Outside::default()), Clock::start());
     let limits = Limits { message_bytes_max: 1 << 20, rooms_max: 100, answers_max: 100, attachments_max: 10 };
     let settings = bridge::Settings {
+        channels: Default::default(),
         link: link::Settings::new(servers),
         cluster: bridge::Cluster::Throng,
         prefix: "throng".into(),

@@ -28,6 +28,8 @@
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
+//! | `entering` | the rooms that clients of each kind join by entering a namespace; users, roles, hostile names, recovery |
+//! | `channels` | what others publish on channels of Redis reaches the clients of each process once, by stock publishers, in floods and as garbage, over restarts |
 //! | `presence` | who is in a room, over all processes and both dialects: counted and listed right, bounded in age, size and cost, and honest about what is missing |
 //! | `port` | several processes on one port: each request finds its session, processes are restarted one by one, nonsense from others does no harm |
 //! | `balancers` | nginx and HAProxy, set up as `tuning/` says, in front of throngs: all get through, addresses arrive, a drain is noticed |
@@ -79,9 +81,11 @@ mod lifecycle;
 
 mod routes;
 mod namespaces;
+mod entering;
 mod redis;
 
 mod balancers;
+mod channels;
 mod chaos;
 mod cluster;
 mod presence;

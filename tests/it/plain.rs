@@ -513,3 +513,67 @@ fn clients_of_npm_bid_in_an_auction() {
     server.wait_for_number("connections", 0);
     server.wait_for_number("rooms", 0);
 }
+
+#[test]
+fn limits_and_webhooks_for_the_main_namespace_mean_them() {
+    let backend = Backend::start();
+    let of = |namespace: &str, event: &str| {
+        format!(
+            "[[limits.events]]\nevent = \"{event}\"\nnamespace = \"{namespace}\"\nper = \"connection\"\ncount = 1\nwindow_ms = \"1m\"\n"
+        )
+    };
+    let rules = format!(
+        "{RULES}\n{}{}\n[[webhooks.events]]\nevent = \"*\"\nnamespace = \"/\"\n",
+        of("/", "bid"),
+        of("/lots/*", "other")
+    );
+    let (server, _file) =
+        backend.server("main", &rules, &[PATH, "webhooks.linger_ms=0", "webhooks.batch_max=1"]);
+    let (mut client, mut native) = (Plain::open(&server), server.client());
+    for _ in 0..3 {
+        client.say(&json!({"type": "other", "n": 1}));
+        let notice = backend.answers("/webhooks", Value::Null);
+        let event = &notice["notices"][0];
+        assert_eq!((&event["event"], &event["dialect"]), (&json!("other"), &json!("plain")), "{notice}");
+        assert_eq!(event["namespace"], Value::Null, "it has joined none");
+    }
+    client.say(&json!({"type": "bid"}));
+    backend.answers("/webhooks", Value::Null);
+    assert_eq!(client.refused(r#"{"type":"bid"}"#), "rate_limited");
+    native.ask(json!({"type": "publish", "room": "a", "event": "bid"}));
+    let notice = backend.answers("/webhooks", Value::Null);
+    assert_eq!(notice["notices"][0]["dialect"], "native", "{notice}");
+    assert_eq!(native.refused(json!({"type": "publish", "room": "a", "event": "bid"})), "rate_limited");
+}
+
+#[test]
+fn routes_that_say_what_throng_says_itself_are_refused_with_their_line() {
+    let check = |plain: &str, rules: &str| {
+        let kept = Kept::new("plain-names");
+        fs::write(&kept.0, format!("plain.path = \"{plain}\"\n{rules}")).expect("the folder is ours");
+        let done =
+            std::process::Command::new(env!("CARGO_BIN_EXE_throng")).arg("check").arg(&kept.0).output();
+        let done = done.expect("throng runs");
+        (String::from_utf8([done.stdout, done.stderr].concat()).expect("text"), done.status.success())
+    };
+    for (rules, key) in [
+        ("[[routes]]\non = \"x\"\nreply = \"error\"\n", "routes.reply"),
+        ("[[routes]]\non = \"ack\"\nreply = { data = 1 }\n", "routes.reply"),
+        ("[[routes]]\non = \"x\"\npublish = { room = \"a\", event = \"dropped\" }\n", "routes.publish"),
+        ("[[routes]]\nnamespace = \"/\"\non = \"presence\"\npublish = { all = true }\n", "routes.publish"),
+        ("[[routes]]\non = \"*\"\nreply = \"batch\"\n", "routes.reply"),
+    ] {
+        let (text, is_right) = check("/app", rules);
+        assert!(
+            !is_right && text.contains(&format!(":2: {key}: ")) && text.contains("another name"),
+            "{rules}: {text}"
+        );
+        let (text, is_right) = check("", rules);
+        assert!(is_right, "without plain clients it is nothing: {text}");
+    }
+    let (text, is_right) = check("/app", "[[routes]]\nnamespace = \"/a\"\non = \"x\"\nreply = \"error\"\n");
+    assert!(is_right, "plain clients are not there: {text}");
+    let redis = "[redis]\nurls = [\"redis://127.0.0.1:1\"]\n[[redis.channels]]\nname = \"a\"\n";
+    let (text, is_right) = check("/app", &format!("{redis}publish = {{ all = true, event = \"error\" }}\n"));
+    assert!(!is_right && text.contains(":4: redis.channels.publish: "), "{text}");
+}

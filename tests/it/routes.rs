@@ -4,7 +4,8 @@
 use crate::backend_apps::Kept;
 use crate::foreign;
 use crate::harness::raw::{FIN, TEXT};
-use crate::harness::{Server, frame};
+use crate::harness::server::run;
+use crate::harness::{Client, Heard, Server, frame};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -85,6 +86,55 @@ fn check_says_what_would_become_of_an_event() {
     }
     let (text, is_right) = check(&["--event", "a", "--data", "{"]);
     assert!(!is_right && text.contains("--data {: not JSON"), "{text}");
+}
+
+#[test]
+fn native_clients_call_events_that_have_routes() {
+    let server = Server::with_flags(&["--config", SETTINGS]);
+    let token = run(&[], &["token", "--secret", SECRET, "--user", "ann"]).stdout;
+    let headers = [("Authorization", &*format!("Bearer {}", token.trim()))];
+    let (mut ann, mut nobody) = (Client::over(server.raw(), "/ws", &headers), server.client());
+    let call = |event: &str, data: Value| json!({"type": "call", "event": event, "data": data});
+    for client in [&mut ann, &mut nobody] {
+        let ack = client.ask(call("join_channel", json!({"channelId": "c1"})));
+        assert_eq!((&ack["type"], &ack["data"]), (&json!("ack"), &json!({"joined": "c1"})), "{ack}");
+    }
+    // The steps are taken, the reply is of no room and comes first, then the acknowledgement.
+    let mut message = call("send_message", json!({"channelId": "c1", "text": "hi"}));
+    message["id"] = json!("m");
+    ann.say(&message);
+    let reply = ann.message();
+    let id = reply["data"]["messageId"].clone();
+    assert_eq!(reply, json!({"type": "event", "event": "message_sent", "data": {"messageId": id}}));
+    let ack = ann.message();
+    assert_eq!((&ack["type"], &ack["id"], &ack["data"]["id"]), (&json!("ack"), &json!("m"), &id), "{ack}");
+    let (event, data) = nobody.event();
+    assert_eq!((&*event, &data["id"], &data["from"]), ("new_message", &id, &json!("ann")), "{data}");
+    // Without a template it is acknowledged with `{}`, and not at all without an id.
+    assert_eq!(nobody.ask(call("leave_channel", json!({"channelId": "c1"})))["data"], json!({}));
+    nobody.say(&call("leave_channel", json!({"channelId": "c1"})));
+    // Bytes pass as they are.
+    ann.join(&["channel:all"]);
+    nobody.join(&["channel:all"]);
+    nobody.say_binary(&json!({"type": "call", "event": "blob", "id": 1}), &[1, 254]);
+    assert_eq!(nobody.answer_to(&json!(1))["data"], json!({}));
+    let Heard::Binary(head, bytes) = ann.hear() else { panic!("bytes") };
+    assert_eq!((&head["event"], &*bytes), (&json!("blob"), &[1, 254][..]));
+    // What is refused is told as everywhere.
+    for (event, data, code) in [
+        ("join_channel", json!({"channelId": 7}), "bad_message"),
+        ("join_channel", json!({"channelId": "../x"}), "bad_room"),
+        ("send_message", json!({"channelId": "c1", "text": "hi"}), "forbidden"),
+        ("shout", json!(1), "forbidden"),
+        ("closed", json!(null), "forbidden"),
+        ("join", json!({"room": "channel:c1"}), "bad_event"),
+        ("nothing", json!(null), "bad_event"),
+        ("bid", json!({"amount": 1}), "bad_event"),
+    ] {
+        assert_eq!(nobody.refused(call(event, data)), code, "{event}");
+    }
+    ann.has_heard_all();
+    nobody.has_heard_all();
 }
 
 /// Where plain clients and those of `throng check` are told the same.

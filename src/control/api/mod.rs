@@ -61,8 +61,10 @@ pub struct Settings {
     pub idempotency_window_ms: u64,
     /// How many of them.
     pub idempotency_keys_max: usize,
-    /// Size of a body, of a line of a stream, and of a publication with its names.
-    pub message_bytes_max: usize,
+    /// Size of a body, and of a line of a stream.
+    pub body_bytes_max: usize,
+    /// Size of a publication with its names: what an outbox has room for.
+    pub publication_bytes_max: usize,
     /// Rooms that one publication or command names.
     pub rooms_max: usize,
     /// Length of a room's name.
@@ -79,7 +81,8 @@ impl Default for Settings {
             batch_max: 1_000,
             idempotency_window_ms: 300_000,
             idempotency_keys_max: 10_000,
-            message_bytes_max: 1 << 20,
+            body_bytes_max: 1 << 20,
+            publication_bytes_max: 1 << 20,
             rooms_max: 1_024,
             room_name_bytes_max: 200,
             requests_per_second_max: 0,
@@ -111,7 +114,7 @@ impl Api {
     /// An API that nobody has used.
     pub fn new(settings: Settings) -> Api {
         let rate = settings.requests_per_second_max;
-        let bodies = BODIES_BYTES_MAX.max(2 * settings.message_bytes_max);
+        let bodies = BODIES_BYTES_MAX.max(2 * settings.body_bytes_max);
         Api {
             stats: ApiStats::default(),
             seats: Arc::new(Seats::new(settings.connections_max)),

@@ -311,11 +311,10 @@ fn publish_payload(
     let rooms = whom.keys(namespace, &bounds)?.ok_or_else(|| Refusal::wrong(NOBODY))?;
     let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
     let bytes = room.len() + event.len() + payload.len();
-    if bytes > api.settings.message_bytes_max {
-        let message = format!(
-            "{bytes} bytes; there may be {} (limits.message_bytes_max)",
-            api.settings.message_bytes_max
-        );
+    let bytes_max = api.settings.publication_bytes_max;
+    if bytes > bytes_max {
+        let message =
+            format!("{bytes} bytes; there may be {bytes_max} (api.body_bytes_max, outbox.bytes_max)");
         return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
     }
     let draft = Draft {

@@ -173,13 +173,13 @@ impl Lines<'_> {
     /// Adds a piece to the line that is cut short.
     fn append(&mut self, piece: &[u8]) -> Result<(), Refusal> {
         let api = &self.control.api;
-        let bytes_max = api.settings.message_bytes_max;
+        let bytes_max = api.settings.body_bytes_max;
         let length = self.cut.len() + piece.len();
         if length > bytes_max {
             self.cut = Vec::new();
             self.share = None;
             self.is_skipping = true;
-            let message = format!("the line has more than {bytes_max} bytes (limits.message_bytes_max)");
+            let message = format!("the line has more than {bytes_max} bytes (api.body_bytes_max)");
             // Its number is that of the line after those that have ended.
             self.fail(self.line + 1, Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
             return Ok(());

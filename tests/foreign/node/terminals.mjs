@@ -58,10 +58,10 @@ run({
     const client = start("adstack/watch.mjs", "7", url);
     await client.prints(/^\{ subscribed: '7' \}$/m);
     await publish(control, { room: "contract:7", event: "event", data: { type: "click" } });
-    await client.prints(/^event \{ type: 'click' \}$/m);
+    await client.prints(/^events \[ \{ type: 'click' \} \]$/m);
     const publications = Array.from({ length: 10 }, (_, n) => ({ room: "contract:7", event: "event", data: { n } }));
     await publish(control, { publications });
-    await client.prints(/^events \[/m);
+    await client.prints(/^events \[\n  \{ n: 0 \}/m);
     await start("adstack/watch.mjs", "7", url, "no token").prints(/^this is no token$/m);
   },
   "pona/listen.mjs: the music of a guild": async () => {

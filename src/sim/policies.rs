@@ -32,6 +32,8 @@ struct World {
     /// Everything that was published to a room, in the order in which its publisher's shard read it.
     published: Vec<Published>,
     window_ms: u64,
+    /// True when one event is a batch, too.
+    lone: bool,
 }
 
 struct Published {
@@ -107,6 +109,7 @@ impl World {
         let shards = 1 + random.up_to(3);
         let window_ms = 10 + random.below(200);
         let policies = Arc::new(policies(&mut random, window_ms));
+        let lone = policies.iter().any(|policy| policy.batch.as_ref().is_some_and(|batch| batch.lone));
         let bus = Arc::new(Bus::new(shards, 1_000).with_policies(policies));
         let (gate, stats) = (
             Arc::new(Gate::new(Rules { connections_max: 1_000, sockets_max: 1_000, ..Rules::default() })),
@@ -135,6 +138,7 @@ impl World {
             clients: Vec::new(),
             published: Vec::new(),
             window_ms,
+            lone,
         }
     }
 
@@ -244,10 +248,18 @@ impl World {
                         let messages = match message["type"].as_str() {
                             Some("batch") => {
                                 let messages = message["messages"].as_array().expect("a list").clone();
-                                assert!(messages.len() >= 2, "a lone event is no batch");
+                                assert!(messages.len() >= 2 || self.lone, "a lone event is no batch");
                                 messages
                             }
-                            _ => vec![message],
+                            _ => {
+                                let is_batching =
+                                    message["room"].as_str().is_some_and(|it| it.starts_with("batch"));
+                                assert!(
+                                    !(self.lone && is_batching && message["type"] == "event"),
+                                    "no batch: {message}"
+                                );
+                                vec![message]
+                            }
                         };
                         messages.iter().for_each(|message| self.hear_message(number, message));
                     }

@@ -861,6 +861,9 @@ impl Model {
         let key = |room: &String| {
             if namespace == "/" { room.clone() } else { format!("{namespace}\0{room}") }
         };
+        // What the arguments do not name stays behind. They name the first at the most.
+        let named =
+            |args: &str| attachments.iter().take(args.matches(PLACEHOLDER).count()).cloned().collect();
         let (args, attachments) = match deed {
             // What was published before is for the members of then.
             Deed::Join(rooms) => {
@@ -888,7 +891,7 @@ impl Model {
             Deed::Publish { event, echo, special } => {
                 // What came as the attachment, whatever was meant to.
                 let payload =
-                    attachments.into_iter().next().map_or_else(|| event.payload.clone(), |bytes| bytes.0);
+                    attachments.first().map_or_else(|| event.payload.clone(), |bytes| bytes.0.clone());
                 let Event { room, name, binary, .. } = &**event;
                 let event = Event { room: room.clone(), name: name.clone(), payload, binary: *binary };
                 let event = Rc::new(event);
@@ -907,11 +910,12 @@ impl Model {
             }
             Deed::Echo(args) => {
                 let (namespace, name) = (namespace.to_owned(), "echoed".to_owned());
-                let packet = Packet::Event { namespace, name, args: args.clone(), attachments, id: None };
+                let packet =
+                    Packet::Event { namespace, name, args: args.clone(), attachments: named(args), id: None };
                 self.peers[number].expect(Said::Packet(packet), now);
                 ("{}".to_owned(), Vec::new())
             }
-            Deed::Ask(args) => (args.clone(), attachments),
+            Deed::Ask(args) => (args.clone(), named(args)),
             Deed::Nothing => return,
             Deed::Wrong(code) => return error(self, code, None),
         };

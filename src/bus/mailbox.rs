@@ -39,6 +39,13 @@ pub enum Mail {
         /// The place of the room's policy.
         policy: u16,
     },
+    /// An event that is the state of a room whose home is here has gone straight to the room's members.
+    Passed {
+        /// The room, by the name that the directory knows.
+        room: CompactString,
+        /// The event, which may be for others as well.
+        publication: Arc<Publication>,
+    },
     /// Somebody has joined a room whose home is here, and whose state may be known.
     Joined(Box<Joined>),
     /// Close all connections with 1001, spread over `spread_ms`; after `timeout_ms` end those that are left.
@@ -194,6 +201,8 @@ impl Mail {
     fn size(&self) -> usize {
         match self {
             Mail::Publication(publication) | Mail::Held { publication, .. } => publication.size(),
+            // Its bytes are those of another mail.
+            Mail::Passed { room, .. } => size_of::<Mail>() + room.len(),
             Mail::Joined(joined) => size_of::<Joined>() + joined.room.len(),
             Mail::Answer(answer) => answer.size(),
             Mail::Order(order) => order.size(),

@@ -29,7 +29,6 @@ use mailbox::{Joined, Mail, Mailbox};
 use notices::Notices;
 use outside::{ANYWHERE, Deed, Names, Order, Outgoing, Outside};
 use presence::{Answered, Asked, Call, Part, Presence, Put, Question, Told, TooManyQuestions};
-use std::borrow::Cow;
 use std::hash::{BuildHasher, DefaultHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -256,10 +255,7 @@ impl Bus {
     fn publish_with(&self, draft: &Draft<'_>, outside: Option<&Outside>) -> Result<ShardSet, Overloaded> {
         let is_room = self.socket_of(draft.room).is_none() && user_of(room_of(draft.room)).is_none();
         if !draft.is_for_one_room() || !is_room {
-            return match self.homed(draft) {
-                Some((homed, others)) => self.publish_one_by_one(draft, &homed, &others, outside),
-                None => self.publish_to_several(draft, outside),
-            };
+            return self.publish_to_several(draft, outside);
         }
         if let Some((place, policy)) = self.home_policy(draft.room)
             // Who asks from another process waits to hear from as many shards as get it now.
@@ -273,6 +269,9 @@ impl Bus {
             // by some publications for each stripe: it is a bound on memory, not an exact number.
             let shards = self.post_to(shards, None, || (Publication::new(room, draft), None))?;
             self.pass_outside(draft, room, outside);
+            if draft.ask.is_some() {
+                self.tell_of_passing(draft, &[draft.room]);
+            }
             Ok(shards)
         })
     }
@@ -382,47 +381,6 @@ impl Bus {
         self.open_homes.load(Ordering::Acquire) >= self.mailboxes.len()
     }
 
-    /// Of an event for several rooms those whose events go by way of their homes, and the others, each once; `None` where there are none of the
-    /// first, or the event can't go to one room after the other.
-    fn homed<'d>(&self, draft: &Draft<'d>) -> Option<(Vec<&'d str>, Vec<Cow<'d, str>>)> {
-        self.policies.as_ref()?;
-        if draft.more_rooms.is_empty()
-            || !draft.except_rooms.is_empty()
-            || draft.natives
-            || draft.ask.is_some()
-        {
-            return None;
-        }
-        let mut names: Vec<&str> =
-            std::iter::once(draft.room).chain(draft.more_rooms.iter().map(AsRef::as_ref)).collect();
-        names.sort_unstable();
-        names.dedup();
-        let is_homed = |name: &&str| {
-            self.socket_of(name).is_none()
-                && user_of(room_of(name)).is_none()
-                && self.home_policy(name).is_some()
-        };
-        let (homed, others): (Vec<&str>, Vec<&str>) = names.into_iter().partition(is_homed);
-        (!homed.is_empty()).then(|| (homed, others.into_iter().map(Cow::Borrowed).collect()))
-    }
-
-    fn publish_one_by_one(
-        &self,
-        draft: &Draft<'_>,
-        homed: &[&str],
-        others: &[Cow<'_, str>],
-        outside: Option<&Outside>,
-    ) -> Result<ShardSet, Overloaded> {
-        let mut shards = ShardSet::default();
-        for room in homed {
-            shards.extend(self.publish_with(&Draft { room, more_rooms: &[], ..*draft }, outside)?);
-        }
-        if let Some((room, more_rooms)) = others.split_first() {
-            shards.extend(self.publish_with(&Draft { room, more_rooms, ..*draft }, outside)?);
-        }
-        Ok(shards)
-    }
-
     fn publish_to_several(
         &self,
         draft: &Draft<'_>,
@@ -431,13 +389,35 @@ impl Bus {
         let more = draft.more_rooms.iter().map(AsRef::as_ref);
         let names: Vec<&str> = std::iter::once(draft.room).chain(more).collect();
         let except: Vec<&str> = draft.except_rooms.iter().map(AsRef::as_ref).collect();
-        self.with_audience(&names, &except, draft.natives, |audience, shards| {
+        let shards = self.with_audience(&names, &except, draft.natives, |audience, shards| {
             self.post_to(shards, outside, || {
                 let owned = |names: &[&str]| names.iter().map(|name| CompactString::from(*name)).collect();
                 let names = outside.map(|_| Box::new(Names { rooms: owned(&names), except: owned(&except) }));
                 (Publication::for_several(audience, draft), names)
             })
-        })
+        })?;
+        self.tell_of_passing(draft, &names);
+        Ok(shards)
+    }
+
+    /// Tells the homes of those rooms of which an event is the state that it has gone straight to their members, and wakes them: they are
+    /// none of the shards that get the event.
+    fn tell_of_passing(&self, draft: &Draft<'_>, rooms: &[&str]) {
+        let (mut publication, mut homes) = (None, ShardSet::default());
+        for room in rooms {
+            let Some((_, Policy { changes: Some(changes), .. })) = self.home_policy(room) else { continue };
+            if changes.event == draft.event {
+                let publication = publication
+                    .get_or_insert_with(|| Arc::new(Publication::new(RoomId::NOWHERE, draft)))
+                    .clone();
+                let home = self.home_of(room);
+                self.mailboxes[usize::from(home)].post(Mail::Passed { room: (*room).into(), publication });
+                homes.insert(home);
+            }
+        }
+        if !homes.is_empty() {
+            self.ring(homes);
+        }
     }
 
     /// Has something done to sockets of a namespace, on whatever shards they are: those in any of the rooms `names`, but not in any of

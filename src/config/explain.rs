@@ -188,7 +188,7 @@ impl Config {
         } else {
             lines.push("Socket.IO is off.".to_owned());
         }
-        if socketio.enabled || !self.plain.path.is_empty() {
+        if socketio.enabled || !self.plain.path.is_empty() || !self.native.path.is_empty() {
             lines.extend(self.routes.iter().map(route_in_words));
         }
         lines.extend(

@@ -136,7 +136,7 @@ fn batch(table: &mut Table<'_>) -> Option<Batch> {
         ITEMS.iter().position(|known| *known == word)
     });
     let lone = table.flag("batch_lone").unwrap_or(false);
-    let most = most.filter(|most| *most > 1)? as usize;
+    let most = most.filter(|most| *most > 1 || lone)? as usize;
     Some(Batch { most, event: name.unwrap_or("batch".into()), data_only: items == Some(1), lone })
 }
 

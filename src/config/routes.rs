@@ -277,7 +277,7 @@ fn published(value: &Value, paths: &mut Paths) -> Result<Publish, String> {
     let mut said = Said::read(value)?;
     let mut to = Vec::new();
     if let Some(room) = &said.room {
-        to.push(Target::Room(Name::parse(room, paths)?));
+        to.push(Target::Room(Name::parse(room, paths)?.of_one()));
     }
     if let Some(rooms) = said.rooms.take() {
         to.extend(rooms.names(paths)?.into_iter().map(Target::Room));

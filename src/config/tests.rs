@@ -857,9 +857,9 @@ fn an_event_is_tried_out() {
             &["bid", "--data", r#"{"n":7}"#],
             &[
                 "  Published to members of auction:7, members of log (not its client): \"update\" {\"n\":7}\n  \
-                 [[rooms]] \"auction:*\" for auction:7: conflate, changes, batch.\n",
+                 [[rooms]] \"auction:*\" for auction:7: conflate, changes, batch, but not of this: it has `except`, or is not for one room alone.\n",
                 "\"end\" {\"n\":7}\n  [[rooms]] \"auction:*\" for auction:7: urgent.\n",
-                "  [[rooms]] \"auction:*\" for auction:1: conflate, batch, but not of this: it has `except`, is for everyone, or asks several rooms.\n",
+                "  [[rooms]] \"auction:*\" for auction:1: conflate, batch, but not of this: it has `except`, or is not for one room alone.\n",
             ],
         ),
         (

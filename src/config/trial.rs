@@ -191,8 +191,11 @@ impl<'t> Tried<'t> {
                 let whom: Vec<String> =
                     publish.rooms.iter().map(|room| format!("members of {room}")).collect();
                 self.published(&whom, &publish.except, publish.echo, &said);
-                let asks_several = publish.ask_ms.is_some() && publish.rooms.len() > 1;
-                self.policies(&publish.rooms, &publish.event, asks_several || !publish.except.is_empty());
+                self.policies(
+                    &publish.rooms,
+                    &publish.event,
+                    publish.rooms.len() > 1 || !publish.except.is_empty(),
+                );
                 self.say(acknowledged(if publish.ask_ms.is_some() { "what they answer" } else { "{}" }));
             }
             Command::Presence { room, who, .. } => {
@@ -272,7 +275,7 @@ impl<'t> Tried<'t> {
             self.published(&whom, &except, *echo, &said(saying));
             let to_natives = self.namespace == "/" && to.contains(&Target::Everyone);
             let event = saying.event.as_deref().unwrap_or(self.event);
-            self.policies(&rooms, event, to_natives || !except.is_empty());
+            self.policies(&rooms, event, to_natives || to.len() > 1 || rooms.len() > 1 || !except.is_empty());
         }
         if steps.backend {
             self.say("The backend is asked about it, and answers.".to_owned());
@@ -342,11 +345,8 @@ impl<'t> Tried<'t> {
                 continue;
             }
             let theirs: Vec<_> = rooms.iter().filter(|room| place(room) == Some(at)).collect();
-            let but = if passes {
-                ", but not of this: it has `except`, is for everyone, or asks several rooms"
-            } else {
-                ""
-            };
+            let but =
+                if passes { ", but not of this: it has `except`, or is not for one room alone" } else { "" };
             let line =
                 format!("[[rooms]] {:?} for {}: {brief}{but}.", policy.name.to_string(), list(&theirs));
             self.lines.push(line);

@@ -54,7 +54,7 @@ pub fn check(json: &str, attachments: usize) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The same JSON with those of the attachments that it names, in the order in which it does.
+/// The same JSON with those of the attachments that it names, in the order in which it does: one that it names twice, as templates can, is two.
 pub fn named<'a>(json: &'a str, attachments: &'a [Vec<u8>]) -> (Cow<'a, str>, Cow<'a, [Vec<u8>]>) {
     if attachments.is_empty() {
         return (json.into(), attachments.into());
@@ -62,10 +62,8 @@ pub fn named<'a>(json: &'a str, attachments: &'a [Vec<u8>]) -> (Cow<'a, str>, Co
     let mut order = Vec::new();
     let renumbered = renumber(json, |num| {
         attachments.get(num)?;
-        Some(order.iter().position(|named| *named == num).unwrap_or_else(|| {
-            order.push(num);
-            order.len() - 1
-        }))
+        order.push(num);
+        Some(order.len() - 1)
     });
     match order.iter().copied().eq(0..attachments.len()) {
         true => (json.into(), attachments.into()),
@@ -223,7 +221,7 @@ mod tests {
         assert_eq!(named(&json(&[0, 1, 2]), &all), (json(&[0, 1, 2]).into(), (&all[..]).into()));
         assert_eq!(
             named(&json(&[2, 0, 2]), &all),
-            (json(&[0, 1, 0]).into(), [all[2].clone(), all[0].clone()][..].into())
+            (json(&[0, 1, 2]).into(), [all[2].clone(), all[0].clone(), all[2].clone()][..].into())
         );
         assert_eq!(named("1", &all), ("1".into(), (&[][..]).into()));
     }

@@ -7,6 +7,7 @@ use super::{Batch, Changes, Policies, Policy, Settings, patch};
 use crate::message::{Bundle, Draft, Publication, RoomId, Shape};
 use crate::time::Time;
 use compact_str::CompactString;
+use serde_json::Value;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -99,6 +100,8 @@ struct State {
     text: Box<str>,
     /// Its entry in `states`.
     entry: (Time, u64),
+    /// True when members have heard something that nobody knows what they make of.
+    is_doubtful: bool,
 }
 
 impl Homes {
@@ -216,6 +219,14 @@ impl Homes {
         let changes = self.policies.at(found.policy).changes.as_ref()?;
         let text = &found.state.as_ref()?.text;
         Some(Publication::new(RoomId::NOWHERE, &Draft::new(room, &changes.event, text.as_bytes(), now)))
+    }
+
+    /// An event that is the state of a room has gone straight to the room's members, who merge it into what they know.
+    pub fn note_passed(&mut self, room: &str, publication: &Publication) {
+        if let Some((name, mut room)) = self.rooms.remove_entry(room) {
+            self.learn(&mut room, publication);
+            self.settle(name, room);
+        }
     }
 
     /// Forgets the state of a room, which may not be what it was before `since`, unless it has changed after that.
@@ -388,8 +399,7 @@ impl Homes {
         let object = (is_one_value(&item) && !is_asking).then(|| patch::read(item.payload())).flatten();
         let Some(object) = object else {
             self.counts.stateless += 1;
-            // Whatever members make of it: the next one comes whole.
-            self.drop_state(room);
+            self.learn(room, &item);
             return Some(item);
         };
         let write = |object: &patch::Object| serde_json::to_string(object).unwrap_or_default();
@@ -401,6 +411,9 @@ impl Homes {
         }
         let payload = match &room.state {
             None => text.clone(),
+            Some(state) if state.is_doubtful => {
+                write(&patch::anew(&patch::read(state.text.as_bytes()).unwrap_or_default(), &object))
+            }
             Some(state) if *state.text == *text => String::new(),
             Some(state) => {
                 let old = patch::read(state.text.as_bytes()).unwrap_or_default();
@@ -421,10 +434,33 @@ impl Homes {
         let entry = self.new_entry(now);
         self.states.insert(entry, item.room_name().into());
         self.states_bytes += text.len();
-        room.state = Some(State { text: text.into(), entry });
+        room.state = Some(State { text: text.into(), entry, is_doubtful: false });
         // For everybody: who does not get a patch could not make sense of the next one.
         let draft = Draft::new(item.room_name(), item.event(), payload.as_bytes(), item.published_at);
         Some(Arc::new(Publication::new(item.room, &draft)))
+    }
+
+    /// The state of a room becomes what its members make of an event that they are sent as it is.
+    fn learn(&mut self, room: &mut Room, publication: &Publication) {
+        let Some(state) = &mut room.state else { return };
+        // A list of arguments may be one, too.
+        let is_json = !publication.binary
+            && publication.special.as_ref().is_none_or(|special| special.attachments.is_empty());
+        let object = match serde_json::from_slice(publication.payload()) {
+            Ok(Value::Object(patch)) if is_json => {
+                let mut object = patch::read(state.text.as_bytes()).unwrap_or_default();
+                patch::apply(&mut object, &patch);
+                serde_json::to_string(&object).ok()
+            }
+            _ => None,
+        };
+        match object.filter(|text| text.len() <= self.settings.state_bytes_max) {
+            Some(text) => {
+                self.states_bytes = self.states_bytes + text.len() - state.text.len();
+                state.text = text.into();
+            }
+            None => state.is_doubtful = true,
+        }
     }
 
     /// Forgets the state of a room that has been taken out.

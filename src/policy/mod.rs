@@ -66,7 +66,7 @@ pub struct Policy {
 /// See [`Policy::batch`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// So many leave at once, at least 2.
+    /// So many leave at once, at least 2, or 1 where `lone` is set.
     pub most: usize,
     /// What a batch is called for clients of Socket.IO.
     pub event: CompactString,

@@ -40,8 +40,21 @@ pub fn diff(old: &Object, new: &Object) -> Object {
     patch
 }
 
-#[cfg(test)]
-pub(super) fn apply(object: &mut Object, patch: &Object) {
+/// The patch that makes `new` of `old`, whatever has been merged into its members since: all that is in `new`, and `null` for what is gone.
+pub fn anew(old: &Object, new: &Object) -> Object {
+    let mut patch = new.clone();
+    for (name, old) in old {
+        match (old, patch.get_mut(name)) {
+            (_, None) => _ = patch.insert(name.clone(), Value::Null),
+            (Value::Object(old), Some(Value::Object(new))) => *new = anew(old, new),
+            _ => {}
+        }
+    }
+    patch
+}
+
+/// Merges a patch into an object, as those who get it do.
+pub fn apply(object: &mut Object, patch: &Object) {
     for (name, value) in patch {
         match value {
             Value::Null => _ = object.remove(name),
@@ -85,7 +98,13 @@ mod tests {
             assert_eq!(Value::Object(found.clone()).to_string(), patch);
             apply(&mut old, &found);
             assert_eq!(old, new);
+            apply(&mut old, &anew(&new, &new));
+            assert_eq!(old, new);
         }
+        let (old, new) =
+            (object(r#"{"a":1,"b":{"x":1,"y":{}},"c":[]}"#), object(r#"{"b":{"y":2},"c":{"z":1}}"#));
+        let found = Value::Object(anew(&old, &new)).to_string();
+        assert_eq!(found, r#"{"a":null,"b":{"x":null,"y":2},"c":{"z":1}}"#);
         for other in ["[]", "1", "", "{", "\"{}\"", "null"] {
             assert_eq!(read(other.as_bytes()), None, "{other}");
         }

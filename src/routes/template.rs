@@ -288,6 +288,8 @@ pub struct Name {
     /// As it was written.
     template: Box<str>,
     parts: Vec<Part>,
+    /// True when it stands for one name, and a list is refused.
+    is_one: bool,
 }
 
 impl Display for Name {
@@ -311,8 +313,14 @@ impl Name {
         }
         match parts.contains(&Part::Place(Source::Rooms)) {
             true => Err("{rooms} is a list of names, and no part of one".to_owned()),
-            false => Ok(Name { template: template.into(), parts }),
+            false => Ok(Name { template: template.into(), parts, is_one: false }),
         }
+    }
+
+    /// The same for one name alone.
+    #[must_use]
+    pub fn of_one(self) -> Name {
+        Name { is_one: true, ..self }
     }
 
     /// True when the name is the same for every event.
@@ -353,6 +361,9 @@ impl Name {
             names.push(self.fill_one(values, paths, None)?.into());
             return Ok(());
         };
+        if self.is_one {
+            return Err(Fault(format!("`{}` is a list, where one room is meant", paths.at(place))));
+        }
         for item in split(&list[1..list.len() - 1]) {
             if names.len() == most {
                 return Err(Fault(format!("`{}` names more than {most} rooms", paths.at(place))));

@@ -210,9 +210,11 @@ impl Shard {
     /// True when a route has been put in the place of what a native client says, which is then told so: as for other clients, what is built
     /// in is not to be had besides.
     fn is_replaced(&mut self, slot: Slot, command: &Command<'_>) -> bool {
+        if !self.settings.socketio.routes.replaces_built_in() {
+            return false;
+        }
         let settings = self.settings.socketio.clone();
         let (name, id) = match command {
-            _ if !settings.routes.replaces_built_in() => return false,
             Command::Join { id, .. } => ("join", id),
             Command::Leave { id, .. } => ("leave", id),
             Command::Publish(publish) => ("publish", &publish.id),

@@ -32,6 +32,13 @@ impl Shard {
         self.work_done += 1;
     }
 
+    /// An event that is the state of a room which has its home here has gone straight to the room's members.
+    pub(super) fn note_passed(&mut self, room: &str, publication: &Publication) {
+        if let Some(homes) = &mut self.homes {
+            homes.note_passed(room, publication);
+        }
+    }
+
     /// Time has come this far: what has waited long enough leaves, and those who have joined are told the state of their rooms.
     pub(super) fn tend_homes(&mut self, now: Time) {
         self.tell_states(now);

@@ -789,6 +789,11 @@ impl Shard {
                         self.take_in(publication, policy, now);
                     }
                 }
+                Mail::Passed { .. } => {
+                    if let Some(Mail::Passed { room, publication }) = mail.pop_front() {
+                        self.note_passed(&room, &publication);
+                    }
+                }
                 Mail::Joined(_) => {
                     if let Some(Mail::Joined(joined)) = mail.pop_front() {
                         self.note_joined_room(*joined);

@@ -126,7 +126,7 @@ impl Shard {
                 Cow::Owned(String::from_utf8(out).unwrap_or_default())
             }
         };
-        let reply = steps.reply.as_ref().map(|Saying { event, data }| {
+        let reply = steps.reply.as_ref().filter(|_| unasked.is_none()).map(|Saying { event, data }| {
             (event.as_deref().map_or(Cow::Borrowed(sent.event), Cow::Borrowed), filled(data))
         });
         let ack =

@@ -452,6 +452,33 @@ fn all_of(name: &str) -> String {
 }
 
 #[test]
+fn silence_is_for_what_the_backend_does_not_answer_and_nothing_is_confirmed_then() {
+    let backend = Backend::start();
+    let route =
+        "[[routes]]\non = \"e\"\nfields = { n = \"number\" }\nbackend = true\nreply = { event = \"sent\" }\n";
+    let settings = ["backend.failure=silence", "backend.waiting_per_connection_max=1"];
+    let (server, _file) = backend.server("silence", route, &settings);
+    let mut socket = Socket::open(&server, "");
+    socket.say("40");
+    assert!(socket.hears().starts_with("40"));
+    socket.say(r#"420["e",{}]"#);
+    let told = socket.hears();
+    assert!(told.starts_with("430[") && told.contains("`n` is missing"), "the route refuses it: {told}");
+    socket.say(r#"421["e",{"n":1}]"#);
+    assert_eq!(socket.hears(), r#"42["sent",{"n":1}]"#);
+    socket.say(r#"422["e",{"n":2}]"#);
+    eventually("one too many waits", || {
+        (server.metrics().sum("throng_backend_calls_refused_total", &[]) == 1.0).then_some(())
+    });
+    backend.answers("/event", json!({"ack": ["ok"]}));
+    assert_eq!(socket.hears(), r#"431["ok"]"#, "nothing was said of the second, and nothing confirmed");
+    socket.say(r#"423["e",{"n":3}]"#);
+    assert_eq!(socket.hears(), r#"42["sent",{"n":3}]"#);
+    backend.answers("/event", json!({"ack": ["ok"]}));
+    assert_eq!(socket.hears(), r#"433["ok"]"#);
+}
+
+#[test]
 fn what_a_client_said_when_it_connected_is_told_as_far_as_it_is_kept() {
     let backend = Backend::start();
     let (server, _file) = backend.server("handshake", &all_of("/*"), &["backend.handshake_bytes_max=100"]);

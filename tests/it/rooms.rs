@@ -282,6 +282,7 @@ fn stock_clients_of_socketio_agree() {
         [[rooms]]\nname = \"batch:*\"\nwindow_ms = 300\nbatch_max = 3\n\
         [[rooms]]\nname = \"data:*\"\nnamespace = \"/guild/*\"\nwindow_ms = 300\nbatch_max = 3\nbatch_event = \"events\"\nbatch_items = \"data\"\n\
         [[rooms]]\nname = \"conflate:*\"\nwindow_ms = 300\nconflate = \"a.id\"\nconflate_events = [\"tick\"]\nurgent = [\"end\"]\n\
+        [[rooms]]\nname = \"later:*\"\nwindow_ms = 60000\nconflate = \"a.id\"\nurgent = [\"end\"]\n\
         [[rooms]]\nname = \"changes:*\"\nchanges = \"state\"\n\
         [[rooms]]\nname = \"dedupe:*\"\ndedupe = \"id\"\n\
         [[rooms]]\nname = \"merge:*\"\nwindow_ms = 300\nmerge_event = \"batch_update\"\nmerge = { one = \"first\", two = \"second\" }\n";
@@ -295,25 +296,41 @@ fn stock_clients_of_socketio_agree() {
 }
 
 #[test]
-fn an_event_for_several_rooms_is_no_way_around_their_policies() {
-    let policy = "name = \"state:*\"\nchanges = \"s\"\n[[rooms]]\nname = \"once:*\"\ndedupe = \"id\"";
-    let server = server("several", policy, &["server.shards=4"]);
-    let (mut member, mut other) = (server.client(), server.client());
-    member.join(&["state:1", "once:1", "free"]);
-    other.publish("state:1", "s", json!({"a": 1, "b": 1}));
-    assert_eq!(member.message()["data"], json!({"a": 1, "b": 1}));
-    let rooms = json!(["state:1", "free", "state:1", "once:1"]);
-    other.say(&json!({"type": "publish", "rooms": rooms, "event": "s", "data": {"a": 1, "b": 2, "id": 7}}));
-    let mut heard: Vec<String> = (0..3).map(|_| member.message()["data"].to_string()).collect();
-    heard.sort();
-    assert_eq!(heard, [r#"{"a":1,"b":2,"id":7}"#, r#"{"a":1,"b":2,"id":7}"#, r#"{"b":2,"id":7}"#]);
-    other.say(&json!({"type": "publish", "rooms": ["once:1", "state:2"], "event": "s", "data": {"id": 7}}));
-    other.publish("free", "end", json!(null));
-    assert_eq!(member.message()["event"], "end", "what was there is left out");
-    // All know the same: who joins now, too.
-    let mut late = server.client();
-    late.join(&["state:1"]);
-    assert_eq!(late.message()["data"], json!({"a": 1, "b": 2, "id": 7}));
+fn what_goes_straight_to_members_is_known_to_the_home() {
+    let policy = "name = \"state:*\"\nchanges = \"s\"";
+    let file = File::new("straight", &format!("[[rooms]]\n{policy}\n"));
+    let fleet = Fleet::with_flags(2, &["--config", file.0.to_str().expect("a path of ours")]);
+    let mut members = fleet.members(&["state:1"]);
+    let mut publisher = fleet.throngs[0].client();
+    let mut known = [json!({}), json!({})];
+    let mut hear = |count: usize| {
+        for (client, known) in members.iter_mut().zip(&mut known) {
+            for _ in 0..count {
+                let message = client.message();
+                for (name, value) in message["data"].as_object().expect("an object") {
+                    match value.is_null() {
+                        true => _ = known.as_object_mut().expect("an object").remove(name),
+                        false => known[name] = value.clone(),
+                    }
+                }
+            }
+        }
+        known.clone()
+    };
+    publisher.publish("state:1", "s", json!({"a": 1, "b": 1}));
+    assert_eq!(hear(1)[1], json!({"a": 1, "b": 1}));
+    for (more, data) in [
+        (json!({"rooms": ["state:1", "state:2"]}), json!({"a": 9, "c": 9})),
+        (json!({"room": "state:1", "except": ["nobody"]}), json!({"b": 8, "d": 8})),
+        (json!({"room": "state:1", "ask_ms": 1, "id": 7}), json!({"a": 7, "e": 7})),
+    ] {
+        let mut message = json!({"type": "publish", "event": "s", "data": data});
+        message.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        publisher.say(&message);
+        hear(1);
+        publisher.publish("state:1", "s", json!({"a": 1, "b": 1}));
+        assert_eq!(hear(1), [json!({"a": 1, "b": 1}), json!({"a": 1, "b": 1})], "after {more}");
+    }
 }
 
 #[test]

@@ -210,7 +210,7 @@ fn check_says_what_the_server_does() {
         (json!({"type": "enter", "at": "../a"}).to_string(), "bad_room"),
         (json!({"type": "enter", "at": "a", "n": "1"}).to_string(), "bad_message"),
         (json!({"type": "tell", "to": "throng", "of": "x"}).to_string(), "bad_room"),
-        (json!({"type": "tell", "to": [], "of": "x"}).to_string(), ""),
+        (json!({"type": "tell", "to": [], "of": "x"}).to_string(), "bad_room"),
         (json!({"type": "tell", "to": many, "of": "x"}).to_string(), "bad_room"),
         (told, ""),
         (json!({"type": "ask", "in": []}).to_string(), "forbidden"),

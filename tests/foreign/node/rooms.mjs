@@ -180,7 +180,7 @@ for (const transports of [["websocket"], ["polling"]]) {
 // A client of Engine.IO in its bare words, which moves to a WebSocket when it wants to.
 checks["who moves to a WebSocket while its event waits does not get it back"] = async () => {
   const at = `${url}/socket.io/?EIO=4&transport=`;
-  const room = `conflate:move:${process.pid}`;
+  const room = `later:move:${process.pid}`;
   const get = async (sid) => (await fetch(`${at}polling${sid ? `&sid=${sid}` : ""}`)).text();
   const { sid } = JSON.parse((await get()).slice(1));
   const post = (body) => fetch(`${at}polling&sid=${sid}`, { method: "POST", body });
@@ -195,18 +195,27 @@ checks["who moves to a WebSocket while its event waits does not get it back"] = 
   const polled = get(sid).then((packet) => heard.push(packet));
   const socket = new WebSocket(`${at}websocket&sid=${sid}`.replace("http", "ws"));
   afterwards(() => socket.close());
+  let hasMoved;
+  const moved = new Promise((resolve) => (hasMoved = resolve));
   const marked = new Promise((resolve) => {
     socket.on("message", (data) => {
       const packet = String(data);
-      if (packet === "3probe") socket.send("5");
+      if (packet === "3probe") {
+        socket.send("5");
+        // An answer on the WebSocket: it has moved.
+        socket.send(`421["join",{"room":"${room}"}]`);
+      }
       else heard.push(packet);
+      if (packet.startsWith("431")) hasMoved();
       if (packet.includes("mark")) resolve();
     });
   });
   socket.on("open", () => socket.send("2probe"));
   await bounded(polled, "its poll ends");
-  await other.hears("tick", { a: { id: 1 }, by: "mover" });
+  await bounded(moved, "it has moved");
+  // What waits leaves now.
   await other.publish(room, "end", "mark");
+  await other.hears("tick", { a: { id: 1 }, by: "mover" });
   await bounded(marked, "the event behind it");
   same(heard.filter((packet) => packet.includes("mover")), [], "its own event");
 };

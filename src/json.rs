@@ -8,6 +8,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 /// Calls `each` with the key and the value, still JSON, of every member of the object that `json` begins with. What is no object has none.
+///
+/// A key with half a surrogate pair in it, which is no text, is told as it is written.
 pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
     struct Members<F>(F);
     impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
@@ -18,22 +20,41 @@ pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
         }
 
         fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
+            while let Some(Key(key)) = map.next_key()? {
+                (self.0)(&key, map.next_value::<&RawValue>()?.get());
+            }
+            Ok(())
+        }
+    }
+    /// The same where keys may be written in such a way.
+    struct Odd<F>(F);
+    impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Odd<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
             while let Some(key) = map.next_key::<&RawValue>()? {
-                let key = key.get();
-                let (bare, value) = (&key[1..key.len() - 1], map.next_value::<&RawValue>()?.get());
-                match key.contains('\\') {
-                    false => (self.0)(bare, value),
-                    // Half a surrogate pair is no text; what follows it counts all the same.
-                    true => {
-                        (self.0)(&serde_json::from_str::<Cow<'_, str>>(key).unwrap_or(bare.into()), value)
-                    }
+                let (key, value) = (key.get(), map.next_value::<&RawValue>()?.get());
+                match serde_json::from_str::<Cow<'_, str>>(key) {
+                    Ok(key) => (self.0)(&key, value),
+                    Err(_) => (self.0)(&key[1..key.len() - 1], value),
                 }
             }
             Ok(())
         }
     }
+    #[derive(serde::Deserialize)]
+    #[serde(transparent)]
+    struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+    let mut reader = serde_json::Deserializer::from_str(json);
     // The arguments were checked when they came; what is no object is refused here, and has no members.
-    let _refused = serde_json::Deserializer::from_str(json).deserialize_map(Members(each));
+    let _refused = match json.contains('\\') {
+        false => reader.deserialize_map(Members(each)),
+        true => reader.deserialize_map(Odd(each)),
+    };
 }
 
 /// The values of a list without its brackets, each still JSON, which is known to be well-formed.

@@ -11,7 +11,11 @@ use std::fmt;
 ///
 /// A key with half a surrogate pair in it, which is no text, is told as it is written.
 pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
-    struct Members<F>(F);
+    struct Members<F> {
+        each: F,
+        /// True when a key may be written with escapes.
+        is_escaped: bool,
+    }
     impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Members<F> {
         type Value = ();
 
@@ -20,27 +24,18 @@ pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
         }
 
         fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
-            while let Some(Key(key)) = map.next_key()? {
-                (self.0)(&key, map.next_value::<&RawValue>()?.get());
+            while !self.is_escaped
+                && let Some(Key(key)) = map.next_key()?
+            {
+                (self.each)(&key, map.next_value::<&RawValue>()?.get());
             }
-            Ok(())
-        }
-    }
-    /// The same where keys may be written in such a way.
-    struct Odd<F>(F);
-    impl<'de, F: FnMut(&str, &'de str)> Visitor<'de> for Odd<F> {
-        type Value = ();
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<M: MapAccess<'de>>(mut self, mut map: M) -> Result<(), M::Error> {
-            while let Some(key) = map.next_key::<&RawValue>()? {
+            while self.is_escaped
+                && let Some(key) = map.next_key::<&RawValue>()?
+            {
                 let (key, value) = (key.get(), map.next_value::<&RawValue>()?.get());
                 match serde_json::from_str::<Cow<'_, str>>(key) {
-                    Ok(key) => (self.0)(&key, value),
-                    Err(_) => (self.0)(&key[1..key.len() - 1], value),
+                    Ok(key) => (self.each)(&key, value),
+                    Err(_) => (self.each)(&key[1..key.len() - 1], value),
                 }
             }
             Ok(())
@@ -51,10 +46,7 @@ pub fn each_member<'a>(json: &'a str, each: impl FnMut(&str, &'a str)) {
     struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
     let mut reader = serde_json::Deserializer::from_str(json);
     // The arguments were checked when they came; what is no object is refused here, and has no members.
-    let _refused = match json.contains('\\') {
-        false => reader.deserialize_map(Members(each)),
-        true => reader.deserialize_map(Odd(each)),
-    };
+    let _refused = reader.deserialize_map(Members { each, is_escaped: json.contains('\\') });
 }
 
 /// The values of a list without its brackets, each still JSON, which is known to be well-formed.

@@ -521,15 +521,8 @@ impl World {
             8..24 => self.compose_binary(number),
             24..34 => {
                 let count = self.random.up_to(4);
-                let (messages, commands): (Vec<String>, Vec<Command>) =
-                    (0..count).map(|_| self.command(number)).unzip();
-                let text = format!("[{}]", messages.join(" ,\n"));
-                let effect = if count > self.plan.settings.messages_per_frame_max {
-                    Effect::Unsplit("too_many_messages")
-                } else {
-                    Effect::Text(commands)
-                };
-                self.say_message(number, 1, text.as_bytes(), effect);
+                let commands = (0..count).map(|_| self.command(number)).collect();
+                self.say_list(number, commands);
             }
             34 if self.plan.settings.message_bytes_max > 50_000 => self.compose_burst(number),
             34..36 => {
@@ -622,15 +615,8 @@ impl World {
             }
             12..24 => {
                 let count = 1 + self.random.up_to(3);
-                let (messages, commands): (Vec<String>, Vec<Command>) =
-                    (0..count).map(|_| self.plain_command(number)).unzip();
-                let text = format!("[{}]", messages.join(" ,\n"));
-                let effect = if count > self.plan.settings.messages_per_frame_max {
-                    Effect::Unsplit("too_many_messages")
-                } else {
-                    Effect::Text(commands)
-                };
-                self.say_message(number, 1, text.as_bytes(), effect);
+                let commands = (0..count).map(|_| self.plain_command(number)).collect();
+                self.say_list(number, commands);
             }
             _ => {
                 let (text, command) = self.plain_command(number);
@@ -731,6 +717,18 @@ impl World {
         frame.push(b'\n');
         frame.extend_from_slice(&payload);
         self.say_message(number, 2, &frame, Effect::Binary(command));
+    }
+
+    /// Says several messages in one.
+    fn say_list(&mut self, number: usize, list: Vec<(String, Command)>) {
+        let (messages, commands): (Vec<String>, Vec<Command>) = list.into_iter().unzip();
+        let text = format!("[{}]", messages.join(" ,\n"));
+        let effect = if commands.len() > self.plan.settings.messages_per_frame_max {
+            Effect::Unsplit("too_many_messages")
+        } else {
+            Effect::Text(commands)
+        };
+        self.say_message(number, 1, text.as_bytes(), effect);
     }
 
     /// Says a message in as many frames as it likes, with control frames between them. What is too large is not said.

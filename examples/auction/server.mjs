@@ -44,13 +44,19 @@ function endLater(id) {
   }, endsAt - Date.now()).unref();
 }
 
-async function publish(room, event, data) {
-  const answer = await fetch(`${throng}/v1/publish`, {
-    method: "POST",
-    headers: { authorization: `Bearer ${process.env.THRONG_API_KEY}`, "content-type": "application/json" },
-    body: JSON.stringify({ room, event, data }),
-  }).catch((error) => ({ ok: false, status: error.message }));
-  if (!answer.ok) console.error(`${event} was not published: ${answer.status}`);
+// One after the other: of two requests at a time, the older price might come last.
+let published = Promise.resolve();
+
+function publish(room, event, data) {
+  const body = JSON.stringify({ room, event, data });
+  published = published.then(async () => {
+    const answer = await fetch(`${throng}/v1/publish`, {
+      method: "POST",
+      headers: { authorization: `Bearer ${process.env.THRONG_API_KEY}`, "content-type": "application/json" },
+      body,
+    }).catch((error) => ({ ok: false, status: error.message }));
+    if (!answer.ok) console.error(`${event} was not published: ${answer.status}`);
+  });
 }
 
 // Who is it?
@@ -58,7 +64,8 @@ function authenticate({ token }) {
   return /^\d{1,9}$/.test(token) ? { user: token } : { refuse: "a token is a user's number" };
 }
 
-// A bid. What is emitted is the auction as it is now, whole: throng sends what has changed.
+// A bid. What is published is the auction as it is now, whole: throng sends what has changed. It is not in the answer, since those to two
+// clients may overtake one another.
 function event({ user, event, args: [{ auctionId, amount }] }) {
   if (event !== "bid" || !Number.isInteger(auctionId) || auctionId < 1 || auctionId > 10) return {};
   const lot = auction(auctionId);
@@ -69,7 +76,8 @@ function event({ user, event, args: [{ auctionId, amount }] }) {
   const timeExtended = lot.endsAt - Date.now() < EXTENSION_MS;
   if (timeExtended) lot.endsAt += EXTENSION_MS;
   Object.assign(lot, { currentBid: amount, currentBidderId: Number(user), bidCount: lot.bidCount + 1, timeExtended });
-  return { emit: [{ event: "auctionUpdate", data: lot, room: `auction:${auctionId}` }] };
+  publish(`auction:${auctionId}`, "auctionUpdate", lot);
+  return {};
 }
 
 const handlers = { "/authenticate": authenticate, "/event": event };

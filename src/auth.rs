@@ -66,6 +66,7 @@ pub struct Gate {
     sockets: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
+    leaving: AtomicBool,
     draining: AtomicBool,
     hasher: RandomState,
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
@@ -244,6 +245,7 @@ impl Gate {
             sockets: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             hasher: RandomState::new(),
             subjects: Default::default(),
@@ -498,6 +500,16 @@ impl Gate {
     /// How many there may be.
     pub fn connections_max(&self) -> usize {
         self.rules.connections_max
+    }
+
+    /// From now on nobody should be sent here any more; who comes all the same is admitted.
+    pub fn leave_soon(&self) {
+        self.leaving.store(true, Relaxed);
+    }
+
+    /// True until [`Gate::leave_soon`] or [`Gate::drain`] is called.
+    pub fn is_ready(&self) -> bool {
+        !self.leaving.load(Relaxed) && !self.is_draining()
     }
 
     /// From now on nobody is admitted.

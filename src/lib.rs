@@ -28,4 +28,6 @@ pub mod bridge;
 pub mod backend;
 pub mod control;
 pub mod config;
+pub mod listeners;
+mod systemd;
 pub mod server;

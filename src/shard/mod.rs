@@ -1419,8 +1419,16 @@ impl Shard {
         self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
     }
 
-    /// Tells a connection that the server shuts down.
+    /// Tells a connection that the server shuts down; a native one, when to come back: at a time of its own within another `spread_ms`, so that
+    /// all come back as slowly as they were told to go.
     fn shut_down(&mut self, slot: Slot, now: Time) {
+        if self.is_native(slot) {
+            let spread_ms = self.drain.as_ref().map_or(0, |drain| drain.spread_ms);
+            // Neighbouring slots get times far apart, and all of them together are even (Knuth's multiplicative hash).
+            let share = u64::from(slot.wrapping_mul(0x9E37_79B1));
+            let retry_ms = 1 + (share * u64::from(spread_ms) >> 32) as u32;
+            self.reply(slot, Opcode::Text, |out| native::encode_disconnect(out, retry_ms));
+        }
         self.close(slot, CloseCode::GoingAway, "the server is shutting down", Ending::Shutdown, now);
     }
 

@@ -573,6 +573,11 @@ impl Model {
 
     /// A WebSocket is told that the server shuts down.
     pub(super) fn shut_down(&mut self, number: usize, now: Time) {
+        let peer = &mut self.peers[number];
+        if peer.dialect == Some(Dialect::Native) {
+            let spread_ms = self.drains[peer.shard].map_or(0, |drain| drain.spread_ms);
+            peer.expect(Said::Disconnect { retry_ms: u64::from(spread_ms) + 1 }, now);
+        }
         self.close_socket(number, 1001, Ending::Shutdown, now);
     }
 

@@ -297,7 +297,7 @@ impl World {
                     client.heard.push((room, event, data, now));
                 }
             }
-            Some("ack") => {}
+            Some("ack" | "disconnect") => {}
             _ => panic!("{message}"),
         }
     }

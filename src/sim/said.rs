@@ -38,6 +38,10 @@ pub(super) enum Said {
         members: u64,
     },
     Pong(Option<String>),
+    /// The server shuts down: the client is to come back after so many milliseconds, or, where that is expected, at most so many.
+    Disconnect {
+        retry_ms: u64,
+    },
     Error {
         code: String,
         id: Option<String>,
@@ -181,6 +185,7 @@ impl Said {
             }
             Said::Present { id, room, .. } => 150 + id.len() + 2 * room.len(),
             Said::Pong(id) => 60 + id_bytes(id),
+            Said::Disconnect { .. } => 60,
             Said::Error { id, .. } => 500 + id_bytes(id),
             Said::Plain(text) => 10 + text.len(),
             Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
@@ -197,6 +202,9 @@ impl Said {
 
     /// True when this is expected and `said` is what came of it.
     pub(super) fn fits(&self, said: &Said) -> bool {
+        if let (Said::Disconnect { retry_ms: most }, Said::Disconnect { retry_ms }) = (self, said) {
+            return (1..=*most).contains(retry_ms);
+        }
         let (Said::Last { packets, mark, lack, closes }, Said::Poll { packets: told, closes: closed }) =
             (self, said)
         else {
@@ -431,6 +439,9 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
         ("ack", Some(id), None, None, None, None, None, None, None, None, None) => Said::Ack(id),
         ("ack", Some(id), Some(rooms), None, None, None, None, None, None, None, None) => {
             Said::Joined(id, rooms.into_iter().map(|(name, members)| (name, members.members)).collect())
+        }
+        ("disconnect", None, None, None, None, Some(retry_ms), None, None, None, None, None) => {
+            Said::Disconnect { retry_ms }
         }
         ("pong", id, None, None, None, None, None, None, None, None, None) => Said::Pong(id),
         ("error", id, None, Some(code), Some(_), retry_ms, None, None, None, None, None) => {

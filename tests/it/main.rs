@@ -25,6 +25,7 @@
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
+//! | `manager` | the stand-in for systemd's manager keeps the protocols of `sd_notify` and of passed descriptors, by systemd's own program and library |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
@@ -85,6 +86,7 @@ mod entering;
 mod redis;
 
 mod balancers;
+mod manager;
 mod channels;
 mod chaos;
 mod cluster;

@@ -108,7 +108,7 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
         }
         if said.is_none() || now - told >= STATUS_INTERVAL {
             let seen = Seen::now(&stats);
-            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_ready()))]);
+            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
             (said, told) = (Some(seen), now);
         }
     }
@@ -136,12 +136,12 @@ impl Seen {
     }
 
     /// One line, of the numbers now and of what has come since `before`.
-    fn told(&self, before: Option<&Seen>, time: Duration, is_ready: bool) -> String {
+    fn told(&self, before: Option<&Seen>, time: Duration, is_draining: bool) -> String {
         let before = before.unwrap_or(self);
         let rate = |now: u64, before: u64| ((now - before) as f64 / time.as_secs_f64().max(1e-3)).round();
         format!(
             "{}{} connections, {} rooms, {} messages/s in, {} deliveries/s, {} MiB",
-            if is_ready { "" } else { "draining: " },
+            if is_draining { "draining: " } else { "" },
             self.connections,
             self.rooms,
             rate(self.messages, before.messages),
@@ -161,8 +161,8 @@ mod tests {
         let now =
             Seen { connections: 12, rooms: 3, messages: 1_500, deliveries: 80_000, memory_bytes: 9 << 20 };
         let line = "12 connections, 3 rooms, 100 messages/s in, 6000 deliveries/s, 9 MiB";
-        assert_eq!(now.told(Some(&before), Duration::from_secs(5), true), line);
+        assert_eq!(now.told(Some(&before), Duration::from_secs(5), false), line);
         let first = "draining: 12 connections, 3 rooms, 0 messages/s in, 0 deliveries/s, 9 MiB";
-        assert_eq!(now.told(None, Duration::ZERO, false), first);
+        assert_eq!(now.told(None, Duration::ZERO, true), first);
     }
 }

@@ -745,10 +745,10 @@ impl Model {
     }
 
     pub(super) fn upgrade(&mut self, number: usize, dialect: Dialect, subprotocol: bool, now: Time) {
-        let refusal = self.refusal(self.peers[number].ip);
+        let refusal = self.refusal(number);
         let peer = &mut self.peers[number];
         if let Some((status, label)) = refusal {
-            if !self.settings.refuse_with_close || self.gate_draining {
+            if !self.settings.refuse_with_close || label == "draining" {
                 return self.refuse(number, status, label, false, false, now);
             }
             peer.dialect = Some(dialect);
@@ -778,10 +778,11 @@ impl Model {
         origin.is_some_and(|origin| !self.rules.origins.is_empty() && !origin.ends_with(".good.example"))
     }
 
-    /// Why nobody else may come in from this address.
-    pub(super) fn refusal(&self, ip: IpAddr) -> Option<(u16, &'static str)> {
+    /// Why this one may not come in.
+    pub(super) fn refusal(&self, number: usize) -> Option<(u16, &'static str)> {
+        let Peer { ip, shard, .. } = self.peers[number];
         let of_this_ip = self.peers.iter().filter(|peer| peer.is_upgraded() && peer.ip == ip).count();
-        if self.gate_draining {
+        if self.drains[shard].is_some() {
             Some((503, "draining"))
         } else if self.open >= self.rules.connections_max {
             Some((503, "full"))

@@ -107,7 +107,7 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
             bus.mailbox(id as ShardId).ring();
         }
         if said.is_none() || now - told >= STATUS_INTERVAL {
-            let seen = Seen::now(&stats);
+            let seen = Seen::now(&stats, &bus);
             notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
             (said, told) = (Some(seen), now);
         }
@@ -125,10 +125,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn now(stats: &Stats) -> Seen {
+    fn now(stats: &Stats, bus: &Bus) -> Seen {
         Seen {
             connections: stats.sum(|shard| shard.connections.value()),
-            rooms: stats.sum(|shard| shard.rooms.value()),
+            rooms: bus.rooms() as u64,
             messages: stats.sum(|shard| shard.messages_in.value()),
             deliveries: stats.sum(|shard| shard.deliveries.value()),
             memory_bytes: stats.memory_bytes.value(),

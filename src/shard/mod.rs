@@ -1426,7 +1426,7 @@ impl Shard {
             let spread_ms = self.drain.as_ref().map_or(0, |drain| drain.spread_ms);
             // Neighbouring slots get times far apart, and all of them together are even (Knuth's multiplicative hash).
             let share = u64::from(slot.wrapping_mul(0x9E37_79B1));
-            let retry_ms = 1 + (share * u64::from(spread_ms) >> 32) as u32;
+            let retry_ms = 1 + ((share * u64::from(spread_ms)) >> 32) as u32;
             self.reply(slot, Opcode::Text, |out| native::encode_disconnect(out, retry_ms));
         }
         self.close(slot, CloseCode::GoingAway, "the server is shutting down", Ending::Shutdown, now);

@@ -250,7 +250,7 @@ fn who_waits_while_it_is_away_is_served_by_the_next() {
     );
     manager.start();
     is_served(address);
-    manager.order("kill KILL");
+    manager.order("kill SIGKILL");
     assert_eq!(manager.wait_for("exited").text("signal"), "SIGKILL");
     // More than there are shards, so that some wait at each listener.
     std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| is_served(address)))));

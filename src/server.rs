@@ -347,8 +347,11 @@ fn serve(config: &Config) -> Result<(), Failure> {
         }
         let spread_ms = spread_ms(drain, gate.open());
         tracing::info!(connections = gate.open(), spread_ms, "draining");
+        // Who comes back to listeners that are kept waits for the next process, and that for this one.
+        let away_ms = if are_kept { spread_ms } else { 0 };
         for id in 0..shards {
-            bus.post(id as ShardId, Mail::Drain { spread_ms, timeout_ms: drain.timeout_ms });
+            let timeout_ms = drain.timeout_ms;
+            bus.post(id as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
         }
         let patience = Duration::from_millis(drain.timeout_ms.into());
         let last_end = tokio::time::Instant::now() + patience;

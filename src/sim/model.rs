@@ -575,8 +575,10 @@ impl Model {
     pub(super) fn shut_down(&mut self, number: usize, now: Time) {
         let peer = &mut self.peers[number];
         if peer.dialect == Some(Dialect::Native) {
-            let spread_ms = self.drains[peer.shard].map_or(0, |drain| drain.spread_ms);
-            peer.expect(Said::Disconnect { retry_ms: u64::from(spread_ms) + 1 }, now);
+            let (spread_ms, started) =
+                self.drains[peer.shard].map_or((0, now), |drain| (u64::from(drain.spread_ms), drain.started));
+            let left_ms = spread_ms.saturating_sub(now.since_ns(started) / 1_000_000);
+            peer.expect(Said::Disconnect { from_ms: left_ms + 1, retry_ms: left_ms + spread_ms + 1 }, now);
         }
         self.close_socket(number, 1001, Ending::Shutdown, now);
     }

@@ -6,7 +6,7 @@ use crate::harness::manager::Manager;
 use crate::harness::raw::{FIN, TEXT};
 use crate::harness::server::PROGRAM;
 use crate::harness::{Client, Raw, Server, WAIT, frame};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -239,6 +239,28 @@ fn nobody_is_refused_over_a_restart() {
         // Kept as they are, and not once more.
         assert_eq!(self::stored(&mut manager), stored);
     }
+}
+
+#[test]
+fn clients_are_told_to_come_back_when_somebody_is_there() {
+    let address = free_address();
+    let settings = [&format!("server.listen={address}"), "drain.spread_ms=1500", "server.shards=1"];
+    let mut manager = Manager::of_throng(&["--fdstore-max", "16"], &settings);
+    manager.start();
+    let mut crowd: Vec<Raw> = (0..8).map(|_| Raw::connect(address)).collect();
+    crowd.iter_mut().for_each(|socket| socket.upgrade("/ws"));
+    manager.order("restart");
+    let stopping = manager.wait_until("its end", |event| event.said("STOPPING").is_some());
+    let start = now();
+    for socket in &mut crowd {
+        let message: Value = serde_json::from_slice(&socket.frame().payload).expect("it is JSON");
+        let back = start.elapsed() + ms(message["retry_ms"].as_u64().expect("a number"));
+        // The clock here began a little later than the drain.
+        assert!(back > ms(1_400) && back < ms(4_000), "{message} after {:?}", start.elapsed());
+    }
+    drop(crowd);
+    let started = manager.wait_for("started");
+    assert!(started.at_us > stopping.at_us + 1_400_000, "the next one waits for the drain");
 }
 
 #[test]

@@ -58,6 +58,14 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Asks the kernel to give `listener`, rather than others on its port, the connections whose packets `cpu` takes (`SO_INCOMING_CPU`;
+/// listeners heed it since Linux 6.2). Those of other processors are spread as ever.
+pub fn prefer_cpu(listener: &impl AsFd, cpu: usize) {
+    if let Err(error) = SockRef::from(listener).set_cpu_affinity(cpu) {
+        tracing::warn!(%error, cpu, "cannot steer connections to their processor");
+    }
+}
+
 /// Has the kernel drop what would begin a new connection, and nothing else: a client sends its SYN again after a second (RFC 6298,
 /// section 2), by when the listener may be gone and another one on the port takes it.
 ///

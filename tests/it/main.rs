@@ -24,6 +24,7 @@
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
+//! | `doctor` | what the machine holds is what the server says, made-up machines are judged right, settings of the kernel are changed and put back |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
@@ -77,6 +78,7 @@ mod api;
 mod webhooks;
 mod backend_apps;
 mod control;
+mod doctor;
 mod lifecycle;
 
 mod routes;

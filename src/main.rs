@@ -96,7 +96,10 @@ fn examine(args: &doctor::Args) -> ExitCode {
             print!("{text}");
             ExitCode::from(status)
         }
-        Err(problems) => report(&problems),
+        Err(failure) => {
+            eprintln!("throng: {failure}");
+            ExitCode::from(2)
+        }
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn bounds(
     }
     if let (Some(most), Some(open)) = (facts.sysctl("fs.file-max"), facts.open_files_of_all) {
         let what = format!("fs.file-max = {}, {} open; root may exceed it", grouped(most), grouped(open));
-        add("file_max", "open files of all", Some(ceiling(most.saturating_sub(open))), what);
+        add("file_max", "files of all programs", Some(ceiling(most.saturating_sub(open))), what);
     }
     let memory = |left: u64| Some(left / each.bytes());
     if let Some(left) = facts.memory_available_bytes {
@@ -174,7 +174,7 @@ pub(super) fn steps(
         let descriptors = Descriptors::new(config, shards, 0).needed_for(goal as usize) as u64;
         let lines = match *name {
             // Where both are equal, the next step raises both.
-            "open_files" if rows.iter().any(|row| *row == ("nr_open", *connections)) => Vec::new(),
+            "open_files" if rows.contains(&("nr_open", *connections)) => Vec::new(),
             "open_files" => {
                 raise_limit(facts, descriptors.min(facts.sysctl("fs.nr_open").unwrap_or(u64::MAX)))
             }

@@ -8,7 +8,7 @@ use super::root::Root;
 use super::sockets::measure;
 use crate::config::{self, Config, Problem};
 use serde::Serialize;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::path::PathBuf;
 
 /// The most columns of a line for a terminal, before the names of findings.
@@ -62,13 +62,42 @@ struct Report {
     machine: Facts,
 }
 
+/// Why nothing can be said.
+#[derive(Debug)]
+pub enum Failure {
+    /// What is wrong with the configuration.
+    Config(Vec<Problem>),
+    /// There is no process with this number.
+    Process(u32),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Config(problems) => {
+                let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+                write!(f, "{}", lines.join("\nthrong: "))
+            }
+            Failure::Process(pid) => write!(f, "there is no process {pid}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
 /// Looks at the machine. Answers what is to be printed, and the exit status.
 ///
 /// # Errors
-/// What is wrong with the configuration.
-pub fn run(args: &Args) -> Result<(String, u8), Vec<Problem>> {
-    let config = Config::load(&args.config, std::env::vars_os())?;
-    let report = look(&config, args);
+/// See [`Failure`].
+pub fn run(args: &Args) -> Result<(String, u8), Failure> {
+    let config = Config::load(&args.config, std::env::vars_os()).map_err(Failure::Config)?;
+    let root = Root::new(args.root.as_deref());
+    if let Some(pid) = args.pid
+        && !root.has(&format!("proc/{pid}/limits"))
+    {
+        return Err(Failure::Process(pid));
+    }
+    let report = look(&config, args, &root);
     let text = if args.json {
         serde_json::to_string_pretty(&report).expect("numbers and texts become JSON") + "\n"
     } else {
@@ -77,12 +106,11 @@ pub fn run(args: &Args) -> Result<(String, u8), Vec<Problem>> {
     Ok((text, report.exit_status))
 }
 
-fn look(config: &Config, args: &Args) -> Report {
-    let root = Root::new(args.root.as_deref());
-    let facts = Facts::read(&root, args.pid);
+fn look(config: &Config, args: &Args, root: &Root) -> Report {
+    let facts = Facts::read(root, args.pid);
     let shards = shards(config, facts.cpus);
     let measured =
-        if root.is_real() { measure(&root) } else { Err("the machine is a made-up one".to_owned()) };
+        if root.is_real() { measure(root) } else { Err("the machine is a made-up one".to_owned()) };
     let per_connection = PerConnection::new(config, &measured);
     let is_tracked = measured.is_ok_and(|it| it.is_tracked);
     let bounds = bounds(config, &facts, shards, &per_connection, is_tracked);
@@ -120,7 +148,7 @@ impl Report {
         text
     }
 
-    fn write(&self, out: &mut String) -> std::fmt::Result {
+    fn write(&self, out: &mut String) -> fmt::Result {
         let first = &self.bounds[0];
         write!(out, "This machine holds {} connections; {}", grouped(self.connections), first.called)?;
         writeln!(out, " {} first.", if first.called.ends_with('s') { "bind" } else { "binds" })?;

@@ -357,7 +357,7 @@ fn unit(root: &Root, groups: &str) -> Option<Unit> {
         drop_ins.sort_by(|one, other| one.0.cmp(&other.0));
         drop_ins.dedup_by(|later, earlier| later.0 == earlier.0);
         let files = std::iter::once(&file).chain(drop_ins.iter().map(|(_, file)| file));
-        let said = files.filter_map(|file| limit_nofile(&root.text(file)?)).last();
+        let said = files.filter_map(|file| limit_nofile(&root.text(file)?)).next_back();
         let runs_this = groups.lines().any(|line| {
             line.rsplit('/').any(|part| part.starts_with("throng") && part.ends_with(".service"))
         });
@@ -368,8 +368,8 @@ fn unit(root: &Root, groups: &str) -> Option<Unit> {
 
 /// The hard limit of the last `LimitNOFILE=`, which may be written `soft:hard`.
 fn limit_nofile(text: &str) -> Option<String> {
-    let lines = text.lines().filter_map(|line| line.trim().strip_prefix("LimitNOFILE="));
-    let value = lines.last()?.trim();
+    let mut lines = text.lines().filter_map(|line| line.trim().strip_prefix("LimitNOFILE="));
+    let value = lines.next_back()?.trim();
     Some(value.rsplit(':').next().unwrap_or(value).to_owned())
 }
 

@@ -55,7 +55,7 @@ pub(super) fn findings(
         all.add("bound", severity, what, mend);
     }
     waiting(&mut all, facts);
-    tracking(&mut all, facts, bounds);
+    tracking(&mut all, bounds);
     processors(&mut all, facts, shards);
     memory(&mut all, config, facts, shards);
     interfaces(&mut all, facts);
@@ -119,6 +119,22 @@ fn waiting(all: &mut Findings, facts: &Facts) {
         ),
         None => {}
     }
+    if let Some(bytes) = facts.sysctl("net.ipv4.tcp_notsent_lowat") {
+        let of_kernel = facts.sysctl_part("net.ipv4.tcp_wmem", 2).unwrap_or(4 << 20);
+        if bytes >= of_kernel {
+            all.add(
+                "tcp_notsent_lowat",
+                Severity::Advice,
+                format!("the kernel keeps up to {} for each client that does not read", size(of_kernel)),
+                "throng tune --profile density --apply, or net.ipv4.tcp_notsent_lowat = 131072",
+            );
+        } else {
+            all.ok(
+                "tcp_notsent_lowat",
+                format!("a client that does not read has {} in the kernel", size(bytes)),
+            );
+        }
+    }
     if let Some(count @ 1..) = facts.backlog_drops {
         all.add(
             "netdev_max_backlog",
@@ -132,7 +148,7 @@ fn waiting(all: &mut Findings, facts: &Facts) {
     }
 }
 
-fn tracking(all: &mut Findings, facts: &Facts, bounds: &[Bound]) {
+fn tracking(all: &mut Findings, bounds: &[Bound]) {
     let Some(bound) = bounds.iter().find(|bound| bound.name == "conntrack") else {
         all.ok("conntrack", "connections are not tracked (nf_conntrack is not there)");
         return;
@@ -148,14 +164,6 @@ fn tracking(all: &mut Findings, facts: &Facts, bounds: &[Bound]) {
     }
     if let Some(bound) = bounds.iter().find(|bound| bound.name == "ports") {
         all.ok("ports", bound.what.clone());
-    }
-    if facts.sysctl("net.ipv4.tcp_migrate_req") == Some(0) {
-        all.add(
-            "tcp_migrate_req",
-            Severity::Advice,
-            "net.ipv4.tcp_migrate_req = 0: who is about to be accepted when one of several processes on a port ends is reset",
-            "throng tune --profile density --apply, where server.share_port is used",
-        );
     }
 }
 

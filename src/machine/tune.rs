@@ -185,7 +185,7 @@ fn apply(root: &Root, profile: Name) -> Result<String, Failure> {
             Meaning::Change { now, then } => match root.set_sysctl(line.key, &then) {
                 Ok(()) => say(&mut text, &format!("{}: {now} -> {then}\n", line.key)),
                 Err(error) => {
-                    refused += 1;
+                    refused += usize::from(!line.is_optional);
                     say(&mut text, &format!("{} stays {now}: {}\n", line.key, why(&error)));
                 }
             },

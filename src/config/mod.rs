@@ -140,7 +140,7 @@ settings! {
         /// Keep each shard on a CPU of its own, where there are enough.
         pin: bool = "true", Kind::Flag;
         /// Let the shard on the CPU that takes a client's packets have the client (needs `server.pin`, and a network card whose
-        /// interrupts are spread over all CPUs: see [`tuning.md`](tuning.md#steering)).
+        /// interrupts are spread over all CPUs: see `docs/tuning.md`).
         steer: bool = "false", Kind::Flag;
         /// What moves the bytes; `auto` takes the best that this kernel has.
         io: Io = "auto", Kind::Word(Io::WORDS);

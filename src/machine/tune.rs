@@ -298,7 +298,7 @@ fn why(error: &io::Error) -> String {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             format!("{error} (in a container, it is changed on the host)")
         }
-        io::ErrorKind::NotFound => "there is no such setting".to_owned(),
+        io::ErrorKind::NotFound => "the kernel has no such setting, or no such value".to_owned(),
         _ => error.to_string(),
     }
 }

@@ -28,6 +28,7 @@ pub mod bridge;
 pub mod backend;
 pub mod control;
 pub mod config;
+pub mod machine;
 pub mod listeners;
 mod systemd;
 pub mod server;

@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use throng::config::{Args, Config, LogFormat, Problem, Trial};
+use throng::machine::{doctor, tune};
 use throng::server;
 use throng::token::mint;
 use tracing_subscriber::EnvFilter;
@@ -36,6 +37,8 @@ enum Command {
         #[command(flatten)]
         trial: Trial,
     },
+    Doctor(doctor::Args),
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,8 @@ fn main() -> ExitCode {
             check(config, quiet, &trial)
         }
         Command::Token(args) => token(&args),
+        Command::Doctor(args) => examine(&args),
+        Command::Tune(args) => tune(&args),
     }
 }
 
@@ -94,6 +99,37 @@ fn token(args: &mint::Args) -> ExitCode {
             eprintln!("throng: {what}");
             ExitCode::from(2)
         }
+    }
+}
+
+fn examine(args: &doctor::Args) -> ExitCode {
+    match doctor::run(args) {
+        Ok((text, status)) => {
+            print!("{text}");
+            ExitCode::from(status)
+        }
+        Err(failure) => {
+            eprintln!("throng: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tune(args: &tune::Args) -> ExitCode {
+    let failure = match tune::run(args) {
+        Ok(text) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(failure) => failure,
+    };
+    if let tune::Failure::Refused { text, .. } = &failure {
+        print!("{text}");
+    }
+    eprintln!("throng: {failure}");
+    match failure {
+        tune::Failure::NotRoot => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
     }
 }
 

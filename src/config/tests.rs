@@ -147,6 +147,7 @@ fn every_flag_sets_its_key() {
         share_port: false,
         shards: 3,
         pin: true,
+        steer: false,
         io: Io::Epoll,
         echo: true,
         linger_ms: 5,

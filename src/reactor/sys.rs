@@ -91,14 +91,23 @@ pub fn adopt(socket: OwnedFd) -> io::Result<TcpListener> {
     if !is_tcp(&socket).unwrap_or(false) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no TCP socket that listens"));
     }
-    // There is none unless a process was interrupted in its last call.
+    // What the process before this one may have asked for: no new connections, in its last call, or those of one processor. (-1 is none.)
     socket.detach_filter().ok();
+    socket.set_cpu_affinity(usize::MAX).ok();
     socket.set_tcp_nodelay(true)?;
     defer_accept(&socket, 1);
     socket.set_nonblocking(true)?;
     // Once more, for the length of its queue.
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Asks the kernel to give `listener`, rather than others on its port, the connections whose packets `cpu` takes (`SO_INCOMING_CPU`;
+/// listeners heed it since Linux 6.2). Those of other processors are spread as ever.
+pub fn prefer_cpu(listener: &impl AsFd, cpu: usize) {
+    if let Err(error) = SockRef::from(listener).set_cpu_affinity(cpu) {
+        tracing::warn!(%error, cpu, "cannot steer connections to their processor");
+    }
 }
 
 /// Has the kernel drop what would begin a new connection, and nothing else: a client sends its SYN again after a second (RFC 6298,

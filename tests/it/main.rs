@@ -24,6 +24,7 @@
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
+//! | `doctor` | what the machine holds is what the server says, made-up machines are judged right, settings of the kernel are changed and put back |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
 //! | `manager` | the stand-in for systemd's manager keeps the protocols of `sd_notify` and of passed descriptors, by systemd's own program and library |
 //! | `service` | under a service manager: what it is told, its watchdog, listeners that are kept over a restart or passed in |
@@ -80,6 +81,7 @@ mod api;
 mod webhooks;
 mod backend_apps;
 mod control;
+mod doctor;
 mod lifecycle;
 
 mod routes;

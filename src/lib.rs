@@ -29,3 +29,5 @@ pub mod backend;
 pub mod control;
 pub mod config;
 pub mod server;
+
+pub mod top;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use throng::config::{Args, Config, LogFormat, Problem, Trial};
 use throng::server;
 use throng::token::mint;
+use throng::top;
 use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
@@ -23,6 +24,8 @@ enum Command {
     Serve(Args),
     /// Print a token that says who a client is, for trying things out
     Token(mint::Args),
+    /// Show what a server does now, in the terminal
+    Top(top::Args),
     /// Say what a configuration file means, or which setting is wrong and why
     Check {
         /// The configuration file
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Check { file, trial } => check(file, &trial),
         Command::Token(args) => token(&args),
+        Command::Top(args) => top(&args),
     }
 }
 
@@ -81,6 +85,16 @@ fn token(args: &mint::Args) -> ExitCode {
         Err(what) => {
             eprintln!("throng: {what}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn top(args: &top::Args) -> ExitCode {
+    match top::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("throng: {what}");
+            ExitCode::FAILURE
         }
     }
 }

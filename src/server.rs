@@ -19,7 +19,7 @@ use crate::config::{
     TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
-use crate::control::{self, Control, History};
+use crate::control::{self, Control, Dump, History};
 use crate::dialect::Paths;
 use crate::message::ShardId;
 use crate::reactor::neighbours::{self, Door, Neighbours};
@@ -294,6 +294,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
         let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
+        let mut ask = signal(SignalKind::user_defined1()).map_err(Failure::System)?;
+        let mut dump = Dump::new(control.clone());
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
@@ -313,6 +315,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                Some(()) = ask.recv() => dump.write(sys::heap()),
                 Some(()) = hang_up.recv() => reload(layers.tls.as_deref()),
                 Some((id, outcome)) = stops.recv() => {
                     let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());

@@ -482,7 +482,7 @@ fn every_route_asks_for_a_key() {
             assert!(wrong.status == 405 && allowed, "{method} {path}: {wrong:?}");
         }
     }
-    assert_eq!(closed, 22);
+    assert_eq!(closed, 24);
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl View {
             "shard", "conns", "rooms", "in/s", "out/s", "dlv/s", "turn50", "turn99", "publ99", "cpu", "mail",
             "outbox",
         ];
-        let table = Table::new(rows, [5, 6, 6, 6, 6, 6, 7, 7, 7, 4, 5, 6].map(Constraint::Length))
+        let table = Table::new(rows, [5, 6, 6, 6, 6, 6, 6, 6, 6, 4, 5, 6].map(Constraint::Length))
             .column_spacing(1)
             .header(Row::new(head.map(|name| right(name.to_owned()))).style(dim()))
             .block(titled(format!(" shards by {}{more} ", self.sort.word())));
@@ -214,9 +214,9 @@ fn summary_lines<'a>(reading: &Reading, figures: &Figures) -> Vec<Line<'a>> {
     }
     vec![
         labelled(
-            "connections",
+            "conns",
             format!(
-                "{} of {} (peak {})   sockets {}   polling {}   rooms {}   members {}",
+                "{} of {}  peak {}  sockets {}  polling {}  rooms {}  members {}",
                 count(figures.connections),
                 count(figures.connections_max),
                 count(figures.connections_peak),
@@ -227,20 +227,21 @@ fn summary_lines<'a>(reading: &Reading, figures: &Figures) -> Vec<Line<'a>> {
             ),
         ),
         labelled(
-            "in / s",
+            "in/s",
             format!(
-                "{} messages, {}   publications {}   opened {}   refused {}",
+                "{} messages  {} bytes  {} published  {} opened  {} refused  {} limited",
                 of_rates(|rates| rates.messages),
                 bytes_a_second(|rates| rates.received_bytes),
                 of_rates(|rates| rates.publications),
                 of_rates(|rates| rates.opened),
-                of_rates(|rates| rates.rejected)
+                of_rates(|rates| rates.rejected),
+                of_rates(|rates| rates.limited)
             ),
         ),
         labelled(
-            "out / s",
+            "out/s",
             format!(
-                "{} frames, {}   deliveries {}   ended {} (slow {})   dropped {}",
+                "{} frames  {} bytes  {} delivered  {} ended  {} too slow  {} dropped",
                 of_rates(|rates| rates.frames),
                 bytes_a_second(|rates| rates.sent_bytes),
                 of_rates(|rates| rates.deliveries),
@@ -250,19 +251,18 @@ fn summary_lines<'a>(reading: &Reading, figures: &Figures) -> Vec<Line<'a>> {
             ),
         ),
         labelled(
-            "latency",
+            "times",
             format!(
-                "turn {}   publish {}   limited {}/s   overloads {}/s",
+                "turn {}  publish {}  {} overloads/s",
                 quantiles(figures.turn),
                 quantiles(figures.publish),
-                of_rates(|rates| rates.limited),
                 of_rates(|rates| rates.overloads)
             ),
         ),
         labelled(
             "memory",
             format!(
-                "{} ({} a connection)   outboxes {}   cpu {}   files {} of {}",
+                "{}  {} a connection  outboxes {}  cpu {}  files {} of {}",
                 bytes(figures.memory_bytes),
                 bytes(per_connection),
                 bytes(figures.outbox_bytes),
@@ -271,7 +271,7 @@ fn summary_lines<'a>(reading: &Reading, figures: &Figures) -> Vec<Line<'a>> {
                 count(figures.max_fds)
             ),
         ),
-        labelled("ways out", if ways.is_empty() { "none configured".to_owned() } else { ways.join("   ") }),
+        labelled("others", if ways.is_empty() { "none configured".to_owned() } else { ways.join("  ") }),
     ]
 }
 
@@ -337,7 +337,7 @@ fn draw_help(frame: &mut Frame<'_>) {
 }
 
 fn labelled<'a>(label: &'static str, text: String) -> Line<'a> {
-    Line::from(vec![Span::styled(format!(" {label:<12}"), dim()), Span::raw(text)])
+    Line::from(vec![Span::styled(format!(" {label:<8}"), dim()), Span::raw(text)])
 }
 
 fn titled<'a>(title: String) -> Block<'a> {

@@ -306,6 +306,7 @@ pub fn run(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats));
+        tokio::spawn(control::log_numbers(control.clone(), config.log.numbers_interval_ms));
         tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;

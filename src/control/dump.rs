@@ -10,6 +10,8 @@ use crate::stats::{Counter, Ending, Heap, ShardStats, Snapshot};
 use crate::time::Time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// What a room of the directory takes, in bytes: its entry, its place in the index, and what the shard with its members has of it. Longer
 /// names than 24 bytes, and rooms on several shards, take more.
@@ -25,6 +27,8 @@ const LAYER_BYTES: u64 = 1 << 10;
 pub struct Dump {
     control: Arc<Control>,
     last: Seen,
+    /// Of the threads, by name.
+    last_seconds: BTreeMap<String, f64>,
 }
 
 /// The numbers at one moment.
@@ -32,7 +36,13 @@ pub struct Dump {
 struct Seen {
     at: Time,
     shards: Vec<SeenOfShard>,
-    thread_seconds: BTreeMap<String, f64>,
+}
+
+impl Seen {
+    fn new(control: &Control) -> Seen {
+        let shards = control.stats.shards.iter().map(SeenOfShard::new).collect();
+        Seen { at: control.clock.now(), shards }
+    }
 }
 
 #[derive(Debug)]
@@ -69,8 +79,8 @@ impl Dump {
     pub fn new(control: Arc<Control>) -> Dump {
         let nothing = ShardStats::default();
         let shards = control.stats.shards.iter().map(|_| SeenOfShard::new(&nothing)).collect();
-        let last = Seen { at: Time::default(), shards, thread_seconds: BTreeMap::new() };
-        Dump { control, last }
+        let last = Seen { at: Time::default(), shards };
+        Dump { control, last, last_seconds: BTreeMap::new() }
     }
 
     /// Writes it, with what the allocator says, where it says something.
@@ -82,20 +92,18 @@ impl Dump {
             return;
         }
         let control = self.control.clone();
-        let now = Seen {
-            at: control.clock.now(),
-            shards: control.stats.shards.iter().map(SeenOfShard::new).collect(),
-            thread_seconds: process::thread_seconds(),
-        };
-        let since_seconds = now.at.since_ns(self.last.at) as f64 / 1e9;
+        let now = Seen::new(&control);
+        let thread_seconds = process::thread_seconds();
+        let rates = Rates { last: &self.last, now: &now };
+        let since_seconds = rates.seconds();
         write_process(&control, since_seconds);
-        write_rates(&self.last, &now, since_seconds);
+        write_rates(&rates);
         for (id, stats) in (0..).zip(&control.stats.shards) {
             let (last, now) = (&self.last.shards[usize::from(id)], &now.shards[usize::from(id)]);
             write_shard(&control, id, stats, last, now);
         }
-        for (thread, seconds) in &now.thread_seconds {
-            let before = self.last.thread_seconds.get(thread).copied().unwrap_or_default();
+        for (thread, seconds) in &thread_seconds {
+            let before = self.last_seconds.get(thread).copied().unwrap_or_default();
             let since_last = (seconds - before).max(0.0);
             tracing::info!(
                 thread,
@@ -107,7 +115,69 @@ impl Dump {
         }
         write_ways_out(&control);
         write_memory(&control, heap);
-        self.last = now;
+        (self.last, self.last_seconds) = (now, thread_seconds);
+    }
+}
+
+/// Logs a line with the numbers of the time since the last one, each time that these milliseconds are over; never when there are none.
+pub async fn log_numbers(control: Arc<Control>, interval_ms: u32) {
+    if interval_ms == 0 {
+        return;
+    }
+    let mut ticks = interval(Duration::from_millis(interval_ms.into()));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first one comes at once.
+    ticks.tick().await;
+    let mut last = Seen::new(&control);
+    loop {
+        ticks.tick().await;
+        let now = Seen::new(&control);
+        let rates = Rates { last: &last, now: &now };
+        let stats = &control.stats;
+        tracing::info!(
+            uptime_seconds = now.at.ms() / 1000,
+            connections = stats.sum(|shard| shard.connections.value()),
+            connections_peak = control.gate.peak(),
+            rooms = control.bus.rooms(),
+            messages_received = rates.of(|shard| shard.messages_received),
+            frames_sent = rates.of(|shard| shard.frames_sent),
+            publications = rates.of(|shard| shard.publications),
+            deliveries = rates.of(|shard| shard.deliveries),
+            turn_p99_us = rates.p99_us(|shard| &shard.turn_duration),
+            publish_p99_us = rates.p99_us(|shard| &shard.publish_latency),
+            memory_bytes = stats.memory_bytes.value(),
+            outbox_bytes = stats.sum(|shard| shard.outbox_bytes.value()),
+            "numbers, rates per second"
+        );
+        last = now;
+    }
+}
+
+/// What happened between two moments.
+struct Rates<'a> {
+    last: &'a Seen,
+    now: &'a Seen,
+}
+
+impl Rates<'_> {
+    fn seconds(&self) -> f64 {
+        self.now.at.since_ns(self.last.at) as f64 / 1e9
+    }
+
+    /// How much a number of all shards has grown, per second.
+    fn of(&self, number: fn(&SeenOfShard) -> u64) -> f64 {
+        let sum = |seen: &Seen| seen.shards.iter().map(number).sum::<u64>();
+        round(sum(self.now).saturating_sub(sum(self.last)) as f64 / self.seconds().max(1e-3))
+    }
+
+    fn p99_us(&self, durations: fn(&SeenOfShard) -> &Snapshot) -> u64 {
+        let between = self.now.shards.iter().zip(&self.last.shards);
+        let between = between.map(|(now, last)| durations(now).since(durations(last)));
+        let all = between.reduce(|mut all, one| {
+            all.merge(&one);
+            all
+        });
+        all.map_or(0, |all| all.quantile_ns(0.99) / 1_000)
     }
 }
 
@@ -158,19 +228,15 @@ fn write_process(control: &Control, since_last_seconds: f64) {
 }
 
 /// Means over the time since the last dump.
-fn write_rates(last: &Seen, now: &Seen, seconds: f64) {
-    let rate = |number: fn(&SeenOfShard) -> u64| {
-        let sum = |seen: &Seen| seen.shards.iter().map(number).sum::<u64>();
-        round(sum(now).saturating_sub(sum(last)) as f64 / seconds.max(1e-3))
-    };
+fn write_rates(rates: &Rates<'_>) {
     tracing::info!(
-        messages_received = rate(|shard| shard.messages_received),
-        received_bytes = rate(|shard| shard.received_bytes),
-        frames_sent = rate(|shard| shard.frames_sent),
-        sent_bytes = rate(|shard| shard.sent_bytes),
-        publications = rate(|shard| shard.publications),
-        deliveries = rate(|shard| shard.deliveries),
-        turns = rate(|shard| shard.turns),
+        messages_received = rates.of(|shard| shard.messages_received),
+        received_bytes = rates.of(|shard| shard.received_bytes),
+        frames_sent = rates.of(|shard| shard.frames_sent),
+        sent_bytes = rates.of(|shard| shard.sent_bytes),
+        publications = rates.of(|shard| shard.publications),
+        deliveries = rates.of(|shard| shard.deliveries),
+        turns = rates.of(|shard| shard.turns),
         "rates per second since the last dump"
     );
 }

@@ -14,7 +14,7 @@ pub mod api;
 mod refusal;
 mod seat;
 
-pub use dump::Dump;
+pub use dump::{Dump, log_numbers};
 pub use process::sample_memory;
 pub use report::History;
 

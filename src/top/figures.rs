@@ -156,7 +156,7 @@ impl Figures {
             }),
             backend: now.has("throng_backend_breaker").then(|| {
                 let waiting = ["throng_backend_calls_waiting", "throng_callouts_waiting"];
-                (now.sum("throng_backend_breaker"), waiting.iter().map(|name| now.sum(name)).sum())
+                (now.sum("throng_backend_breaker"), waiting.iter().map(|name| now.sum(name)).sum::<f64>())
             }),
             webhooks: now.has("throng_webhooks_waiting").then(|| {
                 let lost = rate("throng_webhooks_lost_total", "").unwrap_or_default() * seconds;

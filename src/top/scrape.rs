@@ -33,7 +33,9 @@ impl Scrape {
 
     /// The samples of `name` together that have this label, written `label="value"`; an empty one is had by all.
     pub(super) fn of(&self, name: &str, label: &str) -> f64 {
-        self.all(name).filter(|(labels, _)| has(labels, label)).map(|(_, number)| number).sum()
+        let found = self.all(name).filter(|(labels, _)| has(labels, label));
+        // The sum of nothing would be a zero with a sign.
+        found.fold(0.0, |sum, (_, number)| sum + number)
     }
 
     /// True when there is such a sample.
@@ -102,7 +104,7 @@ mod tests {
         assert_eq!((scrape.sum("b"), scrape.sum("none")), (2.5, 0.0));
         assert_eq!(scrape.values("a_total", "shard"), ["0", "1"]);
         assert_eq!(scrape.values("c", "x"), ["y z"]);
-        assert!(scrape.has("b") && !scrape.has("d"));
+        assert!(scrape.has("b") && !scrape.has("d") && scrape.sum("d").is_sign_positive());
     }
 
     #[test]

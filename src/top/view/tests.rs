@@ -101,7 +101,7 @@ fn shards_stand_in_the_order_that_was_asked_for() {
     let mut view = view(3);
     let first = |view: &View| {
         let screen = screen(view, 80, 30);
-        let after = screen.lines().skip_while(|line| !line.contains("conns")).nth(1).expect("a shard");
+        let after = screen.lines().skip_while(|line| !line.contains("turn50")).nth(1).expect("a shard");
         after.trim_start().chars().next()
     };
     assert_eq!(first(&view), Some('0'));

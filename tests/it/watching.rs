@@ -305,7 +305,12 @@ fn dashboard_and_alerts_name_metrics_that_there_are() {
     fs::write(&file, tables).expect("cargo's folder for tests can be written");
     let server = Server::with_flags(&["--config", file.to_str().expect("a path of ours")]);
     fs::remove_file(&file).expect("it is there");
-    let metrics = server.metrics();
+    // A thread has its name once it has run.
+    let metrics = eventually("the shards run", || {
+        let metrics = server.metrics();
+        let has_run = metrics.find("throng_turns_total", &[]).iter().all(|turns| *turns > 0.0);
+        has_run.then_some(metrics)
+    });
     let there: BTreeSet<&str> = metrics.names().collect();
     let (alerts, _) = alerts();
     let expressions = dashboard_expressions();

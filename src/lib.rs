@@ -32,3 +32,5 @@ pub mod machine;
 pub mod listeners;
 mod systemd;
 pub mod server;
+
+pub mod top;

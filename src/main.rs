@@ -8,6 +8,7 @@ use throng::config::{Args, Config, LogFormat, Problem, Trial};
 use throng::machine::{doctor, tune};
 use throng::server;
 use throng::token::mint;
+use throng::top;
 use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
@@ -24,6 +25,8 @@ enum Command {
     Serve(Args),
     /// Print a token that says who a client is, for trying things out
     Token(mint::Args),
+    /// Show what a server does now, in the terminal
+    Top(top::Args),
     /// Say what a configuration file means, or which setting is wrong and why
     Check {
         /// The configuration file
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         Command::Token(args) => token(&args),
         Command::Doctor(args) => examine(&args),
         Command::Tune(args) => tune(&args),
+        Command::Top(args) => top(&args),
     }
 }
 
@@ -130,6 +134,16 @@ fn tune(args: &tune::Args) -> ExitCode {
     match failure {
         tune::Failure::NotRoot => ExitCode::from(2),
         _ => ExitCode::FAILURE,
+    }
+}
+
+fn top(args: &top::Args) -> ExitCode {
+    match top::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("throng: {what}");
+            ExitCode::FAILURE
+        }
     }
 }
 

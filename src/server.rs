@@ -19,7 +19,7 @@ use crate::config::{
     RefuseWith, TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
-use crate::control::{self, Control, History};
+use crate::control::{self, Control, Dump, History};
 use crate::dialect::Paths;
 use crate::listeners::{self, Listeners};
 use crate::machine::{self, Descriptors};
@@ -288,6 +288,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
         let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
+        let mut ask = signal(SignalKind::user_defined1()).map_err(Failure::System)?;
+        let mut dump = Dump::new(control.clone());
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
@@ -299,6 +301,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats.clone()));
+        tokio::spawn(control::log_numbers(control.clone(), config.log.numbers_interval_ms));
         tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
@@ -310,6 +313,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                Some(()) = ask.recv() => dump.write(sys::heap()),
                 Some(()) = hang_up.recv() => {
                     systemd::notify_of_reload();
                     reload(layers.tls.as_deref());

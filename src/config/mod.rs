@@ -508,6 +508,8 @@ settings! {
         level: LogLevel = "info", Kind::Word(LogLevel::WORDS);
         /// Lines for people or for machines.
         format: LogFormat = "text", Kind::Word(LogFormat::WORDS);
+        /// How often a line with the numbers of the time since the last one is logged, at the level info; 0 for never.
+        numbers_interval_ms: u32 = "60000", Kind::Ms { min: 0, max: 86_400_000 };
     }
 }
 

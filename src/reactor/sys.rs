@@ -1,5 +1,6 @@
 //! What throng asks of the operating system besides moving bytes: listeners, processors, descriptors.
 
+use crate::stats::Heap;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
@@ -272,6 +273,21 @@ pub fn return_freed_memory() {
         // SAFETY: as above.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE_BYTES) };
     }
+}
+
+/// What the allocator holds, where it says so: glibc's does. Takes the lock of one arena after the other and walks what is free there,
+/// so a shard that allocates meanwhile may wait, for some microseconds, or milliseconds where a crowd has just gone.
+pub fn heap() -> Option<Heap> {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "mallinfo2 has no safe wrapper")]
+        // SAFETY: mallinfo2(3) takes nothing, may be called at any time by any thread, and returns a struct of integers.
+        let info = unsafe { libc::mallinfo2() };
+        let (used, mapped) = (info.uordblks as u64, info.hblkhd as u64);
+        Some(Heap { in_use_bytes: used + mapped, mapped_bytes: mapped, free_bytes: info.fordblks as u64 })
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
 }
 
 /// Raises the limit on open files as far as this process may, and answers what it is then.

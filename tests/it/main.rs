@@ -20,6 +20,7 @@
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
 //! | `abuse` | the list of hostile inputs, by name, for both ports, TLS and the PROXY protocol: each ends as its row says, and nothing is left of it |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
+//! | `watching` | the state by SIGUSR1, `throng top` in a terminal and out of it, the dashboard and the alerts: they name what there is, and alerts fire when they should |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
@@ -82,6 +83,7 @@ mod webhooks;
 mod backend_apps;
 mod control;
 mod doctor;
+mod watching;
 mod lifecycle;
 
 mod routes;

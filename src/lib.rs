@@ -28,4 +28,5 @@ pub mod bridge;
 pub mod backend;
 pub mod control;
 pub mod config;
+pub mod log;
 pub mod server;

@@ -8,6 +8,7 @@ mod metrics;
 mod process;
 mod report;
 mod rooms;
+mod summary;
 
 pub mod api;
 mod refusal;
@@ -15,6 +16,7 @@ mod seat;
 
 pub use process::sample_memory;
 pub use report::History;
+pub use summary::summarize;
 
 use crate::auth::Gate;
 use crate::backend::Backend;
@@ -61,8 +63,6 @@ pub struct Control {
     pub clock: Clock,
     /// When that was, in milliseconds since 1970 (UTC).
     pub started_unix_ms: u64,
-    /// Sockets there may be in the process, open connections included.
-    pub sockets_max: usize,
     /// What connects this process to others, if anything does.
     pub bridge: Option<Bridge>,
     /// The way to the backend, if there is one.

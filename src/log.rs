@@ -1,22 +1,29 @@
 //! Where log lines go, how they are written, and how much is logged: the last can change while the server runs.
 
 use crate::config::{self, LogFormat, LogLevel};
+use std::fmt::{Debug, Write as _};
 use std::io::{self, IsTerminal as _, Write};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Level, Metadata};
-use tracing_journald::{Priority, PriorityMappings};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::fmt::MakeWriter;
-use tracing_subscriber::layer::{Layered, SubscriberExt as _};
+use tracing_subscriber::layer::{Context, Layered, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 /// What the journal knows our entries by.
 const IDENTIFIER: &str = "throng";
-/// What the names of their fields begin with.
-const FIELD_PREFIX: &str = "THRONG";
+/// Where it takes them, each in a datagram.
+const JOURNAL: &str = "/run/systemd/journal/socket";
+/// How long whoever logs waits for it. Then the line goes to standard error.
+const JOURNAL_WAIT: Duration = Duration::from_millis(100);
+/// The longest value of a field of an entry, in bytes: all of an entry fits into a datagram.
+const VALUE_BYTES_MAX: usize = 16 << 10;
 
 /// The log of the process.
 #[derive(Debug)]
@@ -50,7 +57,7 @@ impl Log {
         let mut away = None;
         let lines: Box<dyn Layer<Filtered> + Send + Sync> = match format {
             LogFormat::Json => Box::new(fmt::layer().json().with_writer(io::stderr).with_target(false)),
-            LogFormat::Journald => match journal() {
+            LogFormat::Journald => match Journal::open() {
                 Ok(journal) => Box::new(journal),
                 Err(error) => {
                     away = Some(error);
@@ -122,14 +129,94 @@ fn plain<S>() -> fmt::Layer<S> {
     fmt::layer().with_target(false)
 }
 
-/// The journal's own protocol.
-fn journal() -> io::Result<tracing_journald::Layer> {
-    let priorities =
-        PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() };
-    Ok(tracing_journald::Layer::new()?
-        .with_priority_mappings(priorities)
-        .with_syslog_identifier(IDENTIFIER.to_owned())
-        .with_field_prefix(Some(FIELD_PREFIX.to_owned())))
+/// Entries of the journal, by its own protocol. The message has the fields in it as text has them, since `journalctl` shows nothing else, and
+/// each stands by itself as well. That is why the crate `tracing-journald` is not used: its messages are bare.
+struct Journal {
+    socket: UnixDatagram,
+}
+
+impl Journal {
+    fn open() -> io::Result<Journal> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(JOURNAL_WAIT))?;
+        // Not for good: the journal may be started again, and the name leads to the new one.
+        UnixDatagram::unbound()?.connect(JOURNAL)?;
+        Ok(Journal { socket })
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Journal {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let mut entry = Entry::default();
+        event.record(&mut entry);
+        let priority = priority(*metadata.level());
+        let text = format!("{}{}", entry.message, entry.behind);
+        let line = metadata.line().map(|line| line.to_string());
+        let (path, line) = (metadata.file().unwrap_or_default(), line.unwrap_or_default());
+        for (name, value) in [
+            ("MESSAGE", text.as_str()),
+            ("PRIORITY", char::from(priority).encode_utf8(&mut [0; 4])),
+            ("SYSLOG_IDENTIFIER", IDENTIFIER),
+            ("THRONG_MESSAGE", &entry.message),
+            ("CODE_FILE", path),
+            ("CODE_LINE", &line),
+        ] {
+            push_field(&mut entry.bytes, name, value);
+        }
+        if self.socket.send_to(&entry.bytes, JOURNAL).is_err() {
+            // If standard error takes it no more than the journal, there is nobody to tell.
+            Line(priority).write_all(format!("{text}\n").as_bytes()).ok();
+        }
+    }
+}
+
+/// What an event says.
+#[derive(Default)]
+struct Entry {
+    message: String,
+    /// The fields, to stand behind the message.
+    behind: String,
+    /// The same, as the journal takes them.
+    bytes: Vec<u8>,
+}
+
+impl Visit for Entry {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.push(field.name(), value, &format!("{value:?}"));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        let value = format!("{value:?}");
+        self.push(field.name(), &value, &value);
+    }
+}
+
+impl Entry {
+    /// `shown` is how the value stands behind the message.
+    fn push(&mut self, name: &str, value: &str, shown: &str) {
+        if name == "message" {
+            return self.message = value.to_owned();
+        }
+        // What libraries that do not use `tracing` say of themselves.
+        if name.starts_with("log.") {
+            return;
+        }
+        write!(self.behind, " {name}={shown}").expect("a string takes all that memory holds");
+        let letters = name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { byte } else { b'_' });
+        let name = letters.map(|byte| char::from(byte.to_ascii_uppercase())).collect::<String>();
+        push_field(&mut self.bytes, &format!("THRONG_{name}"), value);
+    }
+}
+
+/// A name, the length of the value in eight bytes, and the value, in which there may be anything.
+fn push_field(bytes: &mut Vec<u8>, name: &str, value: &str) {
+    let value = &value.as_bytes()[..value.floor_char_boundary(VALUE_BYTES_MAX)];
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(value);
+    bytes.push(b'\n');
 }
 
 /// True when standard error is a stream of the journal, which systemd.exec(5) tells by its device and inode: `$JOURNAL_STREAM` alone may

@@ -217,7 +217,7 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
         .transpose()
         .map_err(Failure::Redis)?;
     let process = neighbours.as_ref().map_or(0, Neighbours::tag);
-    let access = Arc::new(access(config, &tokens));
+    let access = Arc::new(access(config, Some(&tokens)));
     let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
     let settings = Settings { process, origin_unix_ms, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
@@ -746,7 +746,7 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
             recovery_session_bytes_max: socketio.recovery_session_bytes_max as usize,
             recovery_sessions_max: (socketio.recovery_sessions_max as usize).div_ceil(shards),
         }),
-        access: Arc::new(Access::default()),
+        access: Arc::new(access(config, None)),
         linger_ms: server.linger_ms,
         accepts_per_second_max: limits.accepts_per_second_max,
         handshake_timeout_ms: limits.handshake_timeout_ms,
@@ -778,11 +778,11 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
 }
 
 /// How clients show who they are, by `tokens` if there are keys, and what they may do.
-fn access(config: &Config, tokens: &Arc<Tokens>) -> Access {
+fn access(config: &Config, tokens: Option<&Arc<Tokens>>) -> Access {
     let auth = &config.auth;
     Access {
         // Without keys they still know how long what the backend says is good.
-        tokens: (tokens.has_sources() || auth.callout).then(|| tokens.clone()),
+        tokens: tokens.filter(|tokens| tokens.has_sources() || auth.callout).cloned(),
         required: auth.required,
         timeout_ms: auth.timeout_ms,
         query_parameter: auth.query_parameter.clone(),

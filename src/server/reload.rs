@@ -110,7 +110,7 @@ impl Reload<'_> {
             backend.answers.store(Arc::new(answer_settings(config)));
         }
         self.summary_ms.send_replace(config.log.summary_ms);
-        let access = Arc::new(access(config, &self.tokens));
+        let access = Arc::new(access(config, Some(&self.tokens)));
         let settings = settings(config, self.shards, self.control.gate.sockets_max());
         let settings = Arc::new(Settings { access, ..settings });
         for id in 0..self.shards {
@@ -185,7 +185,7 @@ mod tests {
     fn parts(config: &Config) -> String {
         let tokens = Arc::new(Tokens::new(token_settings(config)));
         let rules = rules(config, 2).expect("there are descriptors");
-        let access = access(config, &tokens);
+        let access = access(config, Some(&tokens));
         let of_shards = (settings(config, 2, rules.sockets_max), access, rules);
         let of_control = (api_settings(config), token_settings(config), certificate_files(config));
         let of_others = (bridge_bounds(config), answer_settings(config));

@@ -415,12 +415,19 @@ fn the_journal_gets_entries_with_fields() {
     child.kill().and_then(|()| child.wait()).expect("it is our child");
     fs::remove_dir_all(&folder).expect("it is ours");
     // A name, the length of the value in eight bytes, and the value.
-    for (name, value) in
-        [("PRIORITY", "6"), ("SYSLOG_IDENTIFIER", "throng"), ("MESSAGE", "listening"), ("THRONG_SHARDS", "1")]
-    {
+    for (name, value) in [
+        ("PRIORITY", "6"),
+        ("SYSLOG_IDENTIFIER", "throng"),
+        ("THRONG_MESSAGE", "listening"),
+        ("THRONG_SHARDS", "1"),
+    ] {
         let field = format!("{name}\n{}\0\0\0\0\0\0\0{value}\n", char::from(value.len() as u8));
         assert!(listening.contains(&field), "{field:?} is not in {listening:?}");
     }
+    assert!(
+        listening.contains("listening listen=127.0.0.1:"),
+        "people see the fields as well: {listening:?}"
+    );
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn refuse<P: std::fmt::Display>(problems: &[P]) {
 mod tests {
     use super::*;
     use crate::config::{Args, Kind, Reloaded, SETTINGS};
-    use crate::token::Tokens;
+    use crate::token::keys::Place;
 
     /// Everything else that a change needs to be allowed.
     const BASE: &[&str] = &[
@@ -144,6 +144,7 @@ mod tests {
         "limits.handshakes_per_ip_max=5",
         "tls.certificate_file=cert.pem",
         "tls.key_file=key.pem",
+        "auth.callout=true",
         "auth.secret=a secret that has more than 32 bytes in it",
         "backend.url=http://127.0.0.1:1",
         "socketio.cors_origins=https://a.example",
@@ -174,7 +175,13 @@ mod tests {
         "redis://127.0.0.1:2",
         "http://127.0.0.1:2",
         "another secret that has more than 32 bytes",
+        "0123456789abcdef0123456789abcdef",
     ];
+
+    /// The key of [`BASE`].
+    fn secret() -> Place {
+        Place::Secret(b"a secret that has more than 32 bytes in it".to_vec())
+    }
 
     fn config(sets: &[&str]) -> Result<Config, Vec<Problem>> {
         let set = sets.iter().map(|set| (*set).to_owned()).collect();
@@ -189,7 +196,10 @@ mod tests {
         let of_shards = (settings(config, 2, rules.sockets_max), access, rules);
         let of_control = (api_settings(config), token_settings(config), certificate_files(config));
         let of_others = (bridge_bounds(config), answer_settings(config));
-        format!("{:?}", (of_shards, of_control, of_others, &config.drain, &config.log))
+        // Which do not show themselves.
+        let secrets: Vec<bool> =
+            token_settings(config).keys.iter().map(|key| key.place == secret()).collect();
+        format!("{:?}", (of_shards, of_control, of_others, secrets, &config.drain, &config.log))
     }
 
     /// The configuration with this setting, or the first value that may take its place.

@@ -362,11 +362,8 @@ impl Gate {
     /// Takes a place for an open connection from `ip`.
     ///
     /// # Errors
-    /// [`Reject::Draining`], [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
+    /// [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
     pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
-        if self.is_draining() {
-            return Err(Reject::Draining);
-        }
         if !take_place(&self.open, self.rules.load().connections_max) {
             return Err(Reject::Full);
         }
@@ -516,7 +513,7 @@ impl Gate {
         self.rules.load().sockets_max
     }
 
-    /// From now on nobody is admitted.
+    /// From now on nobody should be sent here any more. Who comes all the same is admitted, as long as the shard that it comes to does not drain.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
@@ -642,8 +639,6 @@ mod tests {
             gate.admit(ip(&format!("10.1.0.{host}"))).expect("up to ten");
         }
         assert_eq!((gate.open(), gate.admit(ip("10.2.0.1"))), (10, Err(Reject::Full)));
-        gate.drain();
-        assert_eq!(gate.admit(ip("10.2.0.1")), Err(Reject::Draining));
     }
 
     #[test]

@@ -29,4 +29,6 @@ pub mod backend;
 pub mod control;
 pub mod config;
 pub mod log;
+pub mod listeners;
+mod systemd;
 pub mod server;

@@ -26,6 +26,12 @@ enum Command {
     Check {
         /// The configuration file
         file: PathBuf,
+        /// Heed settings in environment variables, as `serve` does
+        #[arg(long)]
+        environment: bool,
+        /// Print nothing when nothing is wrong
+        #[arg(long)]
+        quiet: bool,
         #[command(flatten)]
         trial: Trial,
     },
@@ -34,7 +40,12 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(args) => serve(&args),
-        Command::Check { file, trial } => check(file, &trial),
+        Command::Check { file, environment, quiet, trial } => {
+            let args = Args { config: Some(file), ..Args::default() };
+            let config =
+                if environment { Config::load(&args, std::env::vars_os()) } else { Config::load(&args, []) };
+            check(config, quiet, &trial)
+        }
         Command::Token(args) => token(&args),
     }
 }
@@ -55,12 +66,13 @@ fn serve(args: &Args) -> ExitCode {
     }
 }
 
-fn check(file: PathBuf, trial: &Trial) -> ExitCode {
-    let args = Args { config: Some(file), ..Args::default() };
-    match Config::load(&args, []) {
+fn check(config: Result<Config, Vec<Problem>>, quiet: bool, trial: &Trial) -> ExitCode {
+    match config {
         Ok(config) => match config.try_out(trial) {
             Ok(tried) => {
-                print!("{}", tried.unwrap_or_else(|| config.explain()));
+                if !quiet {
+                    print!("{}", tried.unwrap_or_else(|| config.explain()));
+                }
                 ExitCode::SUCCESS
             }
             Err(what) => {

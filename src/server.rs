@@ -19,15 +19,16 @@ use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{
-    BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith,
-    TlsVersion, WebhooksTo,
+    self, BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind,
+    RefuseWith, TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, History};
 use crate::dialect::Paths;
+use crate::listeners::{self, Listeners};
 use crate::log::Log;
 use crate::message::ShardId;
-use crate::reactor::neighbours::{self, Door, Neighbours};
+use crate::reactor::neighbours::{Door, Neighbours};
 use crate::reactor::tls::{BadFile, Files, Tls};
 use crate::reactor::{self, Layers, sys};
 use crate::shard::callouts::Callout;
@@ -35,11 +36,13 @@ use crate::shard::engineio::Cors;
 use crate::shard::users::Access;
 use crate::shard::{self, Settings, Shard};
 use crate::stats::Stats;
+use crate::systemd;
 use crate::time::Clock;
 use crate::token::keys::{Algorithm, KeyFault, KeySource, Place};
 use crate::token::{self, Tokens, refresh};
 use arc_swap::ArcSwap;
 use reload::Reload;
+use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -65,9 +68,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// How often each connection to Redis is tried, and how long nothing may be heard from it. So it is known within two seconds.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const WATCH_PATIENCE: Duration = Duration::from_millis(1_500);
-/// How often a port that is to be shared is tried, and the pause between: another process may have it for a moment, or start as well.
-const CLAIMS_MAX: usize = 10;
-const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 /// How much longer than the shards the process waits for them, in milliseconds.
 const DRAIN_MARGIN_MS: u64 = 2_000;
 
@@ -79,15 +79,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Why the server did not start, or did not end well.
 #[derive(Debug)]
 pub enum Failure {
-    /// An address could not be had.
-    Listen {
-        /// The setting that names it.
-        setting: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        error: io::Error,
-    },
+    /// Where to listen.
+    Listen(listeners::Fault),
     /// The limit on open files leaves no room for clients.
     Descriptors {
         /// The limit.
@@ -119,9 +112,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Listen { setting, address, error } => {
-                write!(f, "cannot listen on {address} ({setting}): {error}")
-            }
+            Failure::Listen(fault) => fault.fmt(f),
             Failure::Descriptors { limit, needed } => write!(
                 f,
                 "the limit on open files is {limit}, and {needed} are needed before the first client: raise it (ulimit -n, or LimitNOFILE= in a systemd unit)"
@@ -141,11 +132,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs the server until it is told to end. `again` reads the configuration as it was read for `config`.
+/// Runs the server until it is told to end. What becomes of it is told the service manager, if there is one. `again` reads the
+/// configuration as it was read for `config`.
 ///
 /// # Errors
 /// See [`Failure`]. Nothing is served then.
 pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
+    let result = serve(config, log, again);
+    if let Err(failure) = &result {
+        systemd::notify(&[NotifyState::Status(&failure.to_string())]);
+    }
+    result
+}
+
+fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
     sys::return_freed_memory();
     let clock = Clock::start();
     let cpus = sys::cpus();
@@ -156,8 +156,8 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
     let tokens = tokens(config, clock)?;
     let rules = rules(config, shards)?;
     let layers = layers(config, shards)?;
-    let listeners = listen(config.server.listen, shards, config.server.share_port)?;
-    let listening = listeners[0].local_addr().map_err(Failure::System)?;
+    let Listeners { of_shards, address: listening, are_kept, control } =
+        Listeners::open(&config.server, shards).map_err(Failure::Listen)?;
     let shared = config
         .server
         .share_port
@@ -170,9 +170,8 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
             "server.share_port is set and redis.urls is not: each process on the port has rooms of its own"
         );
     }
-    let control_listener = config.server.control.map(listen_for_control).transpose()?;
-    let controlling =
-        control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
+    let controlling = control.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
+    let control_listener = control;
 
     let (sockets_max, connections_max) = (rules.sockets_max, rules.connections_max);
     let gate = Arc::new(Gate::new(rules));
@@ -223,7 +222,8 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
     // Threads are pinned only when each has a processor of its own.
     let pinned = config.server.pin && shards <= cpus.len();
     let (stopped, mut stops) = mpsc::unbounded_channel();
-    for (id, listener) in listeners.into_iter().enumerate() {
+    let mut threads = Vec::with_capacity(shards);
+    for (id, listeners) in of_shards.into_iter().enumerate() {
         let shard = Shard::new(
             id as ShardId,
             settings.clone(),
@@ -235,7 +235,8 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
         let parts = reactor::Parts {
             shard,
             id: id as ShardId,
-            listener,
+            listeners,
+            are_kept,
             bus: bus.clone(),
             stats: stats.clone(),
             clock,
@@ -244,7 +245,7 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
         };
         let (kind, cpu) = (kind(config.server.io), pinned.then(|| cpus[id]));
         let stopped = stopped.clone();
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || {
                 let outcome = run_shard(kind, parts, cpu);
@@ -252,6 +253,7 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
                 stopped.send((id as ShardId, outcome)).ok();
             })
             .map_err(Failure::System)?;
+        threads.push(thread);
     }
     drop(stopped);
     if let Some(door) = door {
@@ -321,19 +323,26 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
             pinned,
             connections_max,
             tls = layers.tls.is_some(),
+            are_kept,
             "listening"
         );
-        tokio::spawn(control::sample_memory(stats));
+        tokio::spawn(control::sample_memory(stats.clone()));
         tokio::spawn(refresh::keep_fresh(tokens, clock));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
         }
+        systemd::notify(&[NotifyState::Ready]);
+        tokio::spawn(systemd::report(stats, bus.clone(), threads, gate.clone()));
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                Some(()) = hang_up.recv() => reload.reload().await,
+                Some(()) = hang_up.recv() => {
+                    systemd::notify_of_reload();
+                    reload.reload().await;
+                    systemd::notify(&[NotifyState::Ready]);
+                }
                 Some(()) = verbose.recv() => log.toggle_verbose(),
                 Some((id, outcome)) = stops.recv() => {
                     let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
@@ -341,11 +350,30 @@ pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> 
                 }
             }
         }
-        tracing::info!(connections = gate.open(), "draining");
-        gate.drain();
         let drain = &reload.config().drain;
+        let total_ms = u64::from(drain.notice_ms) + u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS;
+        systemd::notify_of_end(Duration::from_millis(total_ms));
+        gate.drain();
+        if drain.notice_ms > 0 {
+            tracing::info!(connections = gate.open(), notice_ms = drain.notice_ms, "not ready any more");
+            let notice = tokio::time::sleep(Duration::from_millis(drain.notice_ms.into()));
+            tokio::select! {
+                () = notice => {}
+                _ = terminate.recv() => return Err(Failure::Interrupted),
+                _ = interrupt.recv() => return Err(Failure::Interrupted),
+                Some((id, outcome)) = stops.recv() => {
+                    let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
+                    return Err(Failure::Shard { id, reason });
+                }
+            }
+        }
+        let spread_ms = spread_ms(drain, gate.open());
+        tracing::info!(connections = gate.open(), spread_ms, "draining");
+        // Who comes back to listeners that are kept waits for the next process, and that for this one.
+        let away_ms = if are_kept { spread_ms } else { 0 };
         for id in 0..shards {
-            bus.post(id as ShardId, Mail::Drain { spread_ms: drain.spread_ms, timeout_ms: drain.timeout_ms });
+            let timeout_ms = drain.timeout_ms;
+            bus.post(id as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
         }
         let patience = Duration::from_millis(drain.timeout_ms.into());
         let last_end = tokio::time::Instant::now() + patience;
@@ -399,6 +427,13 @@ fn certificate_files(config: &Config) -> Files {
     Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() }
 }
 
+/// Over how many milliseconds so many connections are closed.
+fn spread_ms(drain: &config::Drain, connections: usize) -> u32 {
+    let pace = u64::from(drain.closes_per_second_max);
+    let needed_ms = (connections as u64 * 1_000).checked_div(pace).unwrap_or(0);
+    needed_ms.clamp(drain.spread_ms.into(), drain.timeout_ms.max(drain.spread_ms).into()) as u32
+}
+
 /// What lies between sockets and shards.
 fn layers(config: &Config, shards: usize) -> Result<Layers, Failure> {
     let Config { tls, limits, .. } = config;
@@ -435,46 +470,6 @@ fn serve_door(door: Door, bus: Arc<Bus>, gate: Arc<Gate>) -> Result<(), Failure>
         tracing::error!(%error, "cannot take sockets of other processes any more");
     };
     thread::Builder::new().name("neighbours".to_owned()).spawn(serve).map(drop).map_err(Failure::System)
-}
-
-/// As many listeners as shards, on one port.
-fn listen(address: SocketAddr, shards: usize, is_shared: bool) -> Result<Vec<TcpListener>, Failure> {
-    let failure = |error| Failure::Listen { setting: "server.listen", address, error };
-    if address.port() != 0 {
-        claim(address, is_shared).map_err(failure)?;
-    }
-    let first = sys::listen(address).map_err(failure)?;
-    // With port 0 the first one chooses.
-    let chosen = first.local_addr().map_err(failure)?;
-    let others = (1..shards).map(|_| sys::listen(chosen).map_err(failure));
-    std::iter::once(Ok(first)).chain(others).collect()
-}
-
-/// Makes sure that nobody has the port, or that it is shared by whoever has it.
-fn claim(address: SocketAddr, is_shared: bool) -> io::Result<()> {
-    for _ in 1..CLAIMS_MAX {
-        match sys::claim(address) {
-            Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => {}
-            result => return result,
-        }
-        if neighbours::is_shared(address.port()) {
-            return Ok(());
-        }
-        // Perhaps it is another that is about to share it.
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "nothing else runs yet, and nobody tells when another process has come so far"
-        )]
-        thread::sleep(CLAIM_AGAIN);
-    }
-    sys::claim(address)
-}
-
-fn listen_for_control(address: SocketAddr) -> Result<TcpListener, Failure> {
-    let failure = |error| Failure::Listen { setting: "server.control", address, error };
-    let listener = TcpListener::bind(address).map_err(failure)?;
-    listener.set_nonblocking(true).map_err(failure)?;
-    Ok(listener)
 }
 
 /// What the door goes by, within what the limit on open files allows.

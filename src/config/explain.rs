@@ -208,8 +208,16 @@ impl Config {
         }
         lines.extend(self.backend_in_words());
         lines.extend(self.webhooks_in_words());
+        let notice = match drain.notice_ms {
+            0 => String::new(),
+            notice_ms => format!("says for {} that it is not ready, then ", time(notice_ms)),
+        };
+        let pace = match drain.closes_per_second_max {
+            0 => String::new(),
+            most => format!(", and over more where they are more than {most} a second,"),
+        };
         lines.push(format!(
-            "SIGTERM closes connections over {} and ends the server after {} at most.",
+            "SIGTERM {notice}closes connections over {}{pace} and ends the server after {} at most.",
             time(drain.spread_ms),
             time(drain.timeout_ms)
         ));

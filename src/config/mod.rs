@@ -513,10 +513,16 @@ settings! {
 
     /// How the server shuts down on SIGTERM.
     drain: Drain, Yes {
-        /// Time after which the server ends, whether all connections are closed or not.
+        /// Time for balancers to notice: `/ready` says 503, and all else goes on, new connections included. Twice the interval of their
+        /// checks; 0 where there is none.
+        notice_ms: u32 = "0", Kind::Ms { min: 0, max: 600_000 };
+        /// Time after that in which the server ends, whether all connections are closed or not.
         timeout_ms: u32 = "10000", Kind::Ms { min: 0, max: 600_000 };
-        /// Time over which the closes are spread, so that not everybody comes back at once; at most `drain.timeout_ms`.
+        /// Time over which the closes are spread at least, so that not everybody comes back at once; at most `drain.timeout_ms`.
         spread_ms: u32 = "1000", Kind::Ms { min: 0, max: 600_000 };
+        /// Closes a second; they are spread over more time than `drain.spread_ms` where there are more connections, but over no more
+        /// than `drain.timeout_ms`. 0 is no such bound.
+        closes_per_second_max: u32 = "10000", Kind::Number { min: 0, max: 10_000_000 };
     }
 
     /// What is logged, on standard error.

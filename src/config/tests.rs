@@ -105,7 +105,8 @@ fn nothing_said_means_the_defaults() {
     assert_eq!(config.engineio, EngineIo { echo_path: String::new() });
     assert!(config.routes.iter().map(|route| &route.on).eq(["join", "leave", "publish", "presence"]));
     assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
-    assert_eq!(config.drain, Drain { timeout_ms: 10_000, spread_ms: 1000 });
+    let drain = Drain { notice_ms: 0, timeout_ms: 10_000, spread_ms: 1000, closes_per_second_max: 10_000 };
+    assert_eq!(config.drain, drain);
     assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Auto, summary_ms: 60_000 });
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
 }

@@ -647,6 +647,11 @@ pub fn encode_error(out: &mut Vec<u8>, refusal: &Refusal<'_>) {
     out.push(b'}');
 }
 
+/// Writes the message that comes before the close of a server that shuts down: come back after so many milliseconds.
+pub fn encode_disconnect(out: &mut Vec<u8>, retry_ms: u32) {
+    write!(out, r#"{{"type":"disconnect","retry_ms":{retry_ms}}}"#).expect("writing to memory does not fail");
+}
+
 /// Writes the message that says how many were lost.
 pub fn encode_dropped(out: &mut Vec<u8>, count: u64) {
     write!(out, r#"{{"type":"dropped","count":{count}}}"#).expect("writing to memory does not fail");

@@ -21,7 +21,7 @@ use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Shutdown};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,12 +46,18 @@ const LAST_CALL_QUIET_MS: u64 = 250;
 const ACCEPT_REST_MS: u32 = 50;
 
 const BELL: Token = Token(usize::MAX);
-const LISTENER: Token = Token(usize::MAX - 1);
+/// The token of the first listener; those of the others follow. Tokens of connections are slots, and these are 32 bits.
+const LISTENERS: usize = 1 << 40;
 
 pub(super) struct Epoll {
     poll: Poll,
     events: Events,
-    listener: Option<TcpListener>,
+    /// Empty from the end of the last call on.
+    listeners: Vec<TcpListener>,
+    /// Which of them is asked first for the next connection.
+    next_listener: usize,
+    /// Somebody else keeps them open, for the next process: what waits in their queues is left there.
+    are_kept: bool,
     /// By slot.
     sockets: Vec<Option<Socket>>,
     between: Between,
@@ -157,7 +163,7 @@ struct LastCall {
 
 impl Epoll {
     pub(super) fn new(parts: Parts) -> io::Result<Epoll> {
-        let Parts { shard, id, listener, bus, stats, clock, neighbours, layers } = parts;
+        let Parts { shard, id, listeners, are_kept, bus, stats, clock, neighbours, layers } = parts;
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), BELL)?;
         bus.mailbox(id).hang_bell(Box::new(move || {
@@ -165,12 +171,16 @@ impl Epoll {
                 tracing::error!(%error, shard = id, "a shard could not be woken");
             }
         }));
-        let mut listener = TcpListener::from_std(listener);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let mut listeners: Vec<TcpListener> = listeners.into_iter().map(TcpListener::from_std).collect();
+        for (at, listener) in listeners.iter_mut().enumerate() {
+            poll.registry().register(listener, Token(LISTENERS + at), Interest::READABLE)?;
+        }
         Ok(Epoll {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
-            listener: Some(listener),
+            listeners,
+            next_listener: 0,
+            are_kept,
             // Grown step by step, it would leave small blocks behind.
             sockets: Vec::with_capacity(shard.connections_reserved()),
             between: Between::default(),
@@ -194,7 +204,7 @@ impl Epoll {
     }
 
     pub(super) fn run(mut self) -> io::Result<()> {
-        while !(self.shard.is_drained() && self.listener.is_none()) {
+        while !(self.shard.is_drained() && self.listeners.is_empty()) {
             self.turn()?;
         }
         Ok(())
@@ -259,7 +269,7 @@ impl Epoll {
         for event in &self.events {
             let slot = match event.token() {
                 BELL => continue,
-                LISTENER => {
+                Token(LISTENERS..) => {
                     if self.accepting == Accepting::Idle {
                         self.accepting = Accepting::Ready;
                     }
@@ -355,13 +365,12 @@ impl Epoll {
             && self.layers.may_accept()
             && !self.shard.is_full()
         {
-            let Some(listener) = &self.listener else { return };
             if !self.shard.may_accept(now) {
                 self.accepting = Accepting::Resting(now.plus_ms(ACCEPT_REST_MS.into()));
                 return;
             }
             budget -= 1;
-            match listener.accept() {
+            match self.next_connection() {
                 Ok((stream, peer)) => {
                     self.accept_refused = false;
                     self.welcome(stream, peer.ip(), now);
@@ -380,25 +389,45 @@ impl Epoll {
         }
     }
 
-    /// The shard drains: closing the listener would reset those that wait in its queue, or are about to. They go to other processes on the
-    /// port; where there are none, who is there is told that the server shuts down.
+    /// The next connection that waits, of each listener in turn.
+    fn next_connection(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        for _ in 0..self.listeners.len() {
+            self.next_listener = (self.next_listener + 1) % self.listeners.len();
+            match self.listeners[self.next_listener].accept() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+        }
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// The shard drains: closing the listeners would reset those that wait in their queues, or are about to. Where the listeners are kept open
+    /// for the next process, they wait for that. Else they go to other processes on the port; where there are none, who is there is
+    /// told that the server shuts down.
     fn accept_the_last(&mut self, now: Time) {
-        let Some(listener) = self.listener.take() else { return };
+        if self.listeners.is_empty() {
+            return;
+        }
+        if self.are_kept {
+            return self.close_listeners();
+        }
         let mut last_call = self.last_call.take().unwrap_or_else(|| {
             let others = self.neighbours.iter().flat_map(Neighbours::others).collect::<Vec<ProcessTag>>();
             // What has not sent its request yet would not be seen, and reset.
-            sys::defer_accept(&listener, 0);
+            self.listeners.iter().for_each(|listener| sys::defer_accept(listener, 0));
             let time_ms = if others.is_empty() { 0 } else { LAST_CALL_MS };
             LastCall { until: now.plus_ms(time_ms), others, given: 0, is_quiet: false }
         });
         if !last_call.is_quiet && now.plus_ms(LAST_CALL_QUIET_MS) >= last_call.until {
             last_call.is_quiet = true;
-            if let Err(error) = sys::refuse_new(&listener) {
-                tracing::debug!(%error, shard = self.id, "clients that connect as the listener closes may be reset");
+            for listener in &self.listeners {
+                if let Err(error) = sys::refuse_new(listener) {
+                    tracing::debug!(%error, shard = self.id, "clients that connect as the listener closes may be reset");
+                }
             }
         }
         for _ in 0..ACCEPTS_LAST_MAX {
-            match listener.accept() {
+            match self.next_connection() {
                 Ok((stream, peer)) => {
                     if !self.give_new(&mut last_call, &stream) {
                         self.welcome(stream, peer.ip(), now);
@@ -411,7 +440,18 @@ impl Epoll {
             }
         }
         if now < last_call.until {
-            (self.listener, self.last_call) = (Some(listener), Some(last_call));
+            self.last_call = Some(last_call);
+        } else {
+            self.close_listeners();
+        }
+    }
+
+    fn close_listeners(&mut self) {
+        for mut listener in self.listeners.drain(..) {
+            // As long as others have it open, the kernel would go on to tell of it.
+            if let Err(error) = self.poll.registry().deregister(&mut listener) {
+                tracing::debug!(%error, shard = self.id, "a listener is still watched");
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! # The contract
 //!
-//! A reactor owns one shard, its sockets, and a listener on the shared port. It goes in turns, and in each turn it calls the
+//! A reactor owns one shard, its sockets, and its listeners. It goes in turns, and in each turn it calls the
 //! shard in this order:
 //!
 //! 1. It waits: not at all if something was left over from the last turn or mail has come ([`Mailbox::fall_asleep`] answers
@@ -63,8 +63,10 @@ pub struct Parts {
     pub shard: Shard,
     /// The shard's number.
     pub id: crate::message::ShardId,
-    /// The shared port; not blocking.
-    pub listener: TcpListener,
+    /// At least one; not blocking.
+    pub listeners: Vec<TcpListener>,
+    /// True when whoever started this process keeps them open: in a drain they are closed at once, and who waits is left to the next process.
+    pub are_kept: bool,
     /// Where its mail comes from.
     pub bus: Arc<Bus>,
     /// Where turns are counted.

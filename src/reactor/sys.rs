@@ -10,7 +10,8 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Connections that may wait in the kernel for each shard to accept them. With 512, a storm of reconnects overflows it and clients
 /// wait one to three seconds to send their SYN again; `net.core.somaxconn` cuts it to 4,096 by default.
@@ -54,6 +55,48 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     defer_accept(&socket, 1);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What whoever started this process has opened for it, with the names that it gave (sd_listen_fds(3)). Only the first time it is asked: a
+/// descriptor has one owner.
+///
+/// # Errors
+/// When the variables say something that is not so.
+pub fn passed() -> io::Result<Vec<(String, OwnedFd)>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let named = sd_notify::listen_fds_with_names()?.map(|(descriptor, name)| {
+        #[expect(unsafe_code, reason = "a number becomes a descriptor that is closed when it is dropped")]
+        // SAFETY: the variables are for this process and the descriptor is open, as has just been checked; nothing else here knows it,
+        // and this line is reached once.
+        (name, unsafe { OwnedFd::from_raw_fd(descriptor) })
+    });
+    Ok(named.collect())
+}
+
+/// A listener that another process has opened, made like those of [`listen`] whatever it was used for before.
+///
+/// # Errors
+/// When it is something else than a TCP socket that listens.
+pub fn adopt(socket: OwnedFd) -> io::Result<TcpListener> {
+    let is_tcp = |socket: &Socket| {
+        let is_ip = matches!(socket.domain()?, Domain::IPV4 | Domain::IPV6);
+        Ok::<bool, io::Error>(is_ip && socket.r#type()? == Type::STREAM && socket.is_listener()?)
+    };
+    let socket = Socket::from(socket);
+    if !is_tcp(&socket).unwrap_or(false) {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no TCP socket that listens"));
+    }
+    // There is none unless a process was interrupted in its last call.
+    socket.detach_filter().ok();
+    socket.set_tcp_nodelay(true)?;
+    defer_accept(&socket, 1);
+    socket.set_nonblocking(true)?;
+    // Once more, for the length of its queue.
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }

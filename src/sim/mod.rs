@@ -572,7 +572,8 @@ impl World {
         self.gate.drain();
         self.model.gate_draining = true;
         for shard in 0..self.plan.shards {
-            self.bus.post(shard as ShardId, Mail::Drain { spread_ms, timeout_ms });
+            let away_ms = spread_ms;
+            self.bus.post(shard as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
             self.model.mail[shard].push_back(Letter::Drain { spread_ms, timeout_ms });
         }
     }

@@ -38,6 +38,11 @@ pub(super) enum Said {
         members: u64,
     },
     Pong(Option<String>),
+    /// The server shuts down: the client is to come back after so many milliseconds; where that is expected, so many at most.
+    Disconnect {
+        from_ms: u64,
+        retry_ms: u64,
+    },
     Error {
         code: String,
         id: Option<String>,
@@ -181,6 +186,7 @@ impl Said {
             }
             Said::Present { id, room, .. } => 150 + id.len() + 2 * room.len(),
             Said::Pong(id) => 60 + id_bytes(id),
+            Said::Disconnect { .. } => 60,
             Said::Error { id, .. } => 500 + id_bytes(id),
             Said::Plain(text) => 10 + text.len(),
             Said::Event(event) => 100 + 2 * event.room.len() + event.name.len() + event.payload.len(),
@@ -197,6 +203,11 @@ impl Said {
 
     /// True when this is expected and `said` is what came of it.
     pub(super) fn fits(&self, said: &Said) -> bool {
+        if let (Said::Disconnect { from_ms, retry_ms: to_ms }, Said::Disconnect { retry_ms, .. }) =
+            (self, said)
+        {
+            return (*from_ms..=*to_ms).contains(retry_ms);
+        }
         let (Said::Last { packets, mark, lack, closes }, Said::Poll { packets: told, closes: closed }) =
             (self, said)
         else {
@@ -431,6 +442,9 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
         ("ack", Some(id), None, None, None, None, None, None, None, None, None) => Said::Ack(id),
         ("ack", Some(id), Some(rooms), None, None, None, None, None, None, None, None) => {
             Said::Joined(id, rooms.into_iter().map(|(name, members)| (name, members.members)).collect())
+        }
+        ("disconnect", None, None, None, None, Some(retry_ms), None, None, None, None, None) => {
+            Said::Disconnect { from_ms: retry_ms, retry_ms }
         }
         ("pong", id, None, None, None, None, None, None, None, None, None) => Said::Pong(id),
         ("error", id, None, Some(code), Some(_), retry_ms, None, None, None, None, None) => {

@@ -1,7 +1,7 @@
 //! From the first line of the log to the exit status: starting, refusing to start, and ending in an orderly way.
 
 use crate::harness::clock::{now, rest};
-use crate::harness::raw::{CLOSE, FIN, TEXT, close_frame};
+use crate::harness::raw::{FIN, TEXT, close_frame};
 use crate::harness::server::{PROGRAM, run};
 use crate::harness::{Client, Heard, Raw, Server, WAIT, eventually, frame};
 use rustix::process::Signal;
@@ -20,6 +20,16 @@ fn refuses_connections(server: &Server) {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => Some(()),
         _ => None,
     });
+}
+
+/// What a native client is told at the end: in how many milliseconds to come back, then the close.
+fn told_to_go(socket: &mut Raw) -> u64 {
+    let last = socket.frame();
+    assert_eq!(last.opcode, TEXT, "{last:?}");
+    let message: Value = serde_json::from_slice(&last.payload).expect("it is JSON");
+    assert_eq!(message["type"], "disconnect", "{message}");
+    assert_eq!(socket.frame().code(), (1001, "the server is shutting down".to_owned()));
+    message["retry_ms"].as_u64().expect("a number")
 }
 
 #[test]
@@ -89,8 +99,7 @@ fn who_does_not_answer_the_close_is_cut_off_in_the_end() {
     server.wait_for_number("sockets", 2);
     let start = now();
     server.signal(Signal::TERM);
-    let close = stubborn.frame();
-    assert_eq!((close.opcode, close.code().0), (CLOSE, 1001));
+    told_to_go(&mut stubborn);
     // Whatever it says now is not heard.
     stubborn.send(frame(FIN | TEXT, r#"{"type":"ping"}"#));
     stubborn.ended();
@@ -106,7 +115,7 @@ fn who_does_answer_is_not_waited_for_further() {
     let mut socket = server.socket("/ws");
     let start = now();
     server.signal(Signal::TERM);
-    assert_eq!(socket.frame().code().0, 1001);
+    told_to_go(&mut socket);
     socket.send(close_frame(1001, ""));
     socket.ended();
     assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -125,7 +134,7 @@ fn readiness_ends_with_the_signal_and_the_control_port_stays_to_the_end() {
     let ready = ask("/ready");
     assert_eq!((ready.status, &ready.json()["status"]), (200, &json!("ready")));
     server.signal(Signal::TERM);
-    assert_eq!(stubborn.frame().code().0, 1001);
+    told_to_go(&mut stubborn);
     let draining = ask("/ready");
     assert_eq!((draining.status, &draining.json()["status"]), (503, &json!("draining")));
     assert_eq!(ask("/health").status, 200, "it is alive all the same");
@@ -138,6 +147,84 @@ fn readiness_ends_with_the_signal_and_the_control_port_stays_to_the_end() {
 }
 
 #[test]
+fn balancers_notice_before_anybody_is_closed() {
+    let mut server = Server::with(&["drain.notice_ms=1500", "drain.spread_ms=0", "drain.timeout_ms=10000"]);
+    let mut early = server.socket("/ws");
+    let start = now();
+    server.signal(Signal::TERM);
+    eventually("it is not ready", || (server.control("/ready").status == 503).then_some(()));
+    assert_eq!(server.control("/health").status, 200);
+    // Who is sent here all the same is served, the check on the port for clients too.
+    let mut late = server.raw();
+    late.send("GET /ready HTTP/1.1\r\nHost: throng\r\n\r\n");
+    assert_eq!(late.response().status, 503);
+    let mut late = server.socket("/ws");
+    late.send(frame(FIN | TEXT, r#"{"type":"ping"}"#));
+    assert_eq!(late.frame().opcode, TEXT);
+    assert!(start.elapsed() < ms(1_500), "a machine too slow for this test: {:?}", start.elapsed());
+    for socket in [&mut early, &mut late] {
+        told_to_go(socket);
+        assert!(start.elapsed() >= ms(1_500), "{:?}", start.elapsed());
+        socket.send(close_frame(1001, ""));
+    }
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn closes_are_no_more_a_second_than_they_may_be() {
+    let pace = ["drain.spread_ms=0", "drain.timeout_ms=10000", "drain.closes_per_second_max=20"];
+    let mut server = Server::with(&pace);
+    let mut crowd: Vec<Raw> = (0..40).map(|_| server.socket("/ws")).collect();
+    let start = now();
+    server.signal(Signal::TERM);
+    let mut told: Vec<(Duration, u64)> = std::thread::scope(|scope| {
+        let wait = |socket: &mut Raw| {
+            let retry_ms = told_to_go(socket);
+            (start.elapsed(), retry_ms)
+        };
+        let threads: Vec<_> = crowd.iter_mut().map(|socket| scope.spawn(move || wait(socket))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it is told")).collect()
+    });
+    drop(crowd);
+    told.sort_unstable();
+    let last = told[told.len() - 1].0;
+    assert!(last >= ms(1_800) && last < ms(8_000), "40 take two seconds: {last:?}");
+    // They come back over as long a time, evenly.
+    let mut retries: Vec<u64> = told.iter().map(|(_, retry_ms)| *retry_ms).collect();
+    retries.sort_unstable();
+    assert!(retries[0] < 500 && (1_500..=2_000).contains(&retries[39]), "{retries:?}");
+    retries.dedup();
+    // Two shards may have given the same to a client each.
+    assert!(retries.len() >= 20, "{retries:?}");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn however_many_there_are_the_end_comes_in_time() {
+    let pace = ["drain.spread_ms=0", "drain.timeout_ms=1500", "drain.closes_per_second_max=1"];
+    let mut server = Server::with(&pace);
+    let mut crowd: Vec<Raw> = (0..20).map(|_| server.socket("/ws")).collect();
+    let start = now();
+    server.signal(Signal::TERM);
+    for socket in &mut crowd {
+        told_to_go(socket);
+    }
+    assert!(start.elapsed() < ms(6_000), "{:?}", start.elapsed());
+    drop(crowd);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_ends_it_while_balancers_are_waited_for() {
+    let mut server = Server::with(&["drain.notice_ms=60000", "drain.timeout_ms=60000"]);
+    server.signal(Signal::TERM);
+    server.wait_for_log("not ready any more");
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait_for_exit().code(), Some(1));
+    server.wait_for_log("interrupted while draining");
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     for (first, second) in
         [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::INT), (Signal::TERM, Signal::INT)]
@@ -145,7 +232,7 @@ fn a_second_signal_ends_it_at_once() {
         let mut server = Server::with(&["drain.spread_ms=0", "drain.timeout_ms=60000"]);
         let mut stubborn = server.socket("/ws");
         server.signal(first);
-        assert_eq!(stubborn.frame().code().0, 1001);
+        told_to_go(&mut stubborn);
         rest(ms(50));
         assert!(!server.has_ended(), "the first signal is patient");
         let start = now();
@@ -169,6 +256,7 @@ fn what_was_published_before_the_signal_is_delivered_before_the_close() {
     for number in 0..100 {
         member.hears("lobby", "n", json!(number));
     }
+    assert_eq!(member.message(), json!({"type": "disconnect", "retry_ms": 1}));
     assert!(matches!(member.hear(), Heard::Close(1001, _)));
     assert_eq!(publisher.closed().0, 1001);
     drop(member);

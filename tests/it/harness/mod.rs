@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod clock;
 pub(crate) mod http;
+pub(crate) mod manager;
 pub(crate) mod numbers;
 pub(crate) mod proxy;
 pub(crate) mod raw;
@@ -14,6 +15,7 @@ pub(crate) mod server;
 pub(crate) use client::{Client, Heard};
 pub(crate) use clock::{Deadline, eventually};
 pub(crate) use http::Response;
+pub(crate) use manager::{Event, Manager};
 pub(crate) use raw::{Raw, frame, frame_with};
 pub(crate) use server::Server;
 

@@ -1,0 +1,168 @@
+//! What this process and systemd's service manager say to each other: sd_notify(3), sd_watchdog_enabled(3) and the descriptor store. Without
+//! a manager (`NOTIFY_SOCKET` is not set) nothing is said.
+
+use crate::auth::Gate;
+use crate::bus::Bus;
+use crate::message::ShardId;
+use crate::stats::Stats;
+use sd_notify::NotifyState;
+use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+/// The name of a listener that the manager keeps: this, and a number.
+const KEPT: &str = "throng-listener-";
+/// The variable that says how many descriptors the manager keeps for this service (systemd 254 and later; our unit says it to earlier ones).
+const STORE: &str = "FDSTORE";
+/// How often the manager is told what is going on.
+const STATUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Says all of `states` to the manager at once. That it cannot be said is logged the first time: whoever waits for it will say so as well.
+pub(crate) fn notify(states: &[NotifyState<'_>]) {
+    note(sd_notify::notify(states));
+}
+
+fn note(result: std::io::Result<()>) {
+    static IS_NOTED: AtomicBool = AtomicBool::new(false);
+    if let Err(error) = result
+        && !IS_NOTED.swap(true, Ordering::Relaxed)
+    {
+        tracing::warn!(%error, "the service manager cannot be told anything (NOTIFY_SOCKET)");
+    }
+}
+
+/// True when the manager keeps as many listeners open over a restart.
+pub(crate) fn keeps(listeners: usize) -> bool {
+    let has_manager = std::env::var_os("NOTIFY_SOCKET").is_some();
+    let places = std::env::var(STORE).ok().and_then(|places| places.parse::<usize>().ok());
+    has_manager && places.is_some_and(|places| places >= listeners)
+}
+
+/// True for the name of a listener that an earlier process has given the manager to keep.
+pub(crate) fn is_kept(name: &str) -> bool {
+    name.starts_with(KEPT)
+}
+
+/// The configuration is about to be read anew; [`NotifyState::Ready`] says the end of it.
+pub(crate) fn notify_of_reload() {
+    // The moment, so that the manager knows which of several reloads this is (systemd.service(5), notify-reload).
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => note(Err(error)),
+    }
+}
+
+/// The end has begun, and takes at most so long: the manager waits for it, whatever its own bound (`TimeoutStopSec=`).
+pub(crate) fn notify_of_end(time: Duration) {
+    let time = NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX));
+    notify(&[NotifyState::Stopping, time, NotifyState::Status("draining")]);
+}
+
+/// Has the manager keep a listener no longer.
+pub(crate) fn forget(name: &str) {
+    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+}
+
+/// Has the manager keep these, besides so many that it keeps already.
+pub(crate) fn keep<'a>(listeners: impl Iterator<Item = &'a TcpListener>, already: usize) {
+    for (number, listener) in listeners.enumerate() {
+        let name = format!("{KEPT}{}", already + number);
+        // That nobody reads from it is no reason to drop it.
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
+        note(sd_notify::notify_with_fds(&states, &[listener.as_fd()]));
+    }
+}
+
+/// Tells the manager now and then how it goes, and feeds its watchdog if there is one. Never ends; without a manager it never begins.
+///
+/// What feeds the watchdog is the turns of the shards: it is told that all is well when each of them has made one since the last time, or has
+/// come to its end. One that has nothing to do is woken for that.
+pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHandle<()>>, gate: Arc<Gate>) {
+    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+        return;
+    }
+    let patience = sd_notify::watchdog_enabled();
+    // A shard has a tick to make its turn, and may miss one.
+    let mut ticks = interval(patience.map_or(STATUS_INTERVAL, |patience| STATUS_INTERVAL.min(patience / 4)));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut turns = vec![u64::MAX; shards.len()];
+    let mut said = None;
+    let mut told = Instant::now();
+    loop {
+        let now = ticks.tick().await;
+        let goes_on = |(id, thread): (usize, &JoinHandle<()>)| {
+            thread.is_finished() || stats.shards[id].turns.value() != turns[id]
+        };
+        if patience.is_some() && shards.iter().enumerate().all(goes_on) {
+            notify(&[NotifyState::Watchdog]);
+            for (id, turns) in turns.iter_mut().enumerate() {
+                *turns = stats.shards[id].turns.value();
+            }
+        }
+        for id in 0..shards.len() {
+            bus.mailbox(id as ShardId).ring();
+        }
+        if said.is_none() || now - told >= STATUS_INTERVAL {
+            let seen = Seen::now(&stats, &bus);
+            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
+            (said, told) = (Some(seen), now);
+        }
+    }
+}
+
+/// What the manager is told of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    connections: u64,
+    rooms: u64,
+    messages: u64,
+    deliveries: u64,
+    memory_bytes: u64,
+}
+
+impl Seen {
+    fn now(stats: &Stats, bus: &Bus) -> Seen {
+        Seen {
+            connections: stats.sum(|shard| shard.connections.value()),
+            rooms: bus.rooms() as u64,
+            messages: stats.sum(|shard| shard.messages_in.value()),
+            deliveries: stats.sum(|shard| shard.deliveries.value()),
+            memory_bytes: stats.memory_bytes.value(),
+        }
+    }
+
+    /// One line, of the numbers now and of what has come since `before`.
+    fn told(&self, before: Option<&Seen>, time: Duration, is_draining: bool) -> String {
+        let before = before.unwrap_or(self);
+        let rate = |now: u64, before: u64| ((now - before) as f64 / time.as_secs_f64().max(1e-3)).round();
+        format!(
+            "{}{} connections, {} rooms, {} messages/s in, {} deliveries/s, {} MiB",
+            if is_draining { "draining: " } else { "" },
+            self.connections,
+            self.rooms,
+            rate(self.messages, before.messages),
+            rate(self.deliveries, before.deliveries),
+            self.memory_bytes >> 20,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_one_line_with_rates() {
+        let before = Seen { messages: 1_000, deliveries: 50_000, ..Seen::default() };
+        let now =
+            Seen { connections: 12, rooms: 3, messages: 1_500, deliveries: 80_000, memory_bytes: 9 << 20 };
+        let line = "12 connections, 3 rooms, 100 messages/s in, 6000 deliveries/s, 9 MiB";
+        assert_eq!(now.told(Some(&before), Duration::from_secs(5), false), line);
+        let first = "draining: 12 connections, 3 rooms, 0 messages/s in, 0 deliveries/s, 9 MiB";
+        assert_eq!(now.told(None, Duration::ZERO, true), first);
+    }
+}

@@ -29,6 +29,7 @@ pub mod backend;
 pub mod control;
 pub mod config;
 pub mod machine;
+pub mod log;
 pub mod listeners;
 mod systemd;
 pub mod server;

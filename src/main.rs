@@ -1,15 +1,14 @@
 //! The command line of throng.
 
 use clap::{Parser, Subcommand};
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use throng::config::{Args, Config, LogFormat, Problem, Trial};
+use throng::config::{Args, Config, Problem, Trial};
+use throng::log::Log;
 use throng::machine::{doctor, tune};
 use throng::server;
 use throng::token::mint;
 use throng::top;
-use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
 #[derive(Parser)]
@@ -65,8 +64,9 @@ fn serve(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return report(&problems),
     };
-    log_to_stderr(&config);
-    match server::run(&config) {
+    let log = Log::start(&config.log);
+    let again = || Config::load(args, std::env::vars_os());
+    match server::run(&config, &log, &again) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -153,17 +153,4 @@ fn report(problems: &[Problem]) -> ExitCode {
     }
     // The status of a usage error, as clap gives it.
     ExitCode::from(2)
-}
-
-fn log_to_stderr(config: &Config) {
-    let filter = EnvFilter::new(config.log.level.word());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    match config.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

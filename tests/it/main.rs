@@ -24,6 +24,7 @@
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
+//! | `reload` | what SIGHUP changes while clients are connected, and what it names; the level of the log; the journal |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `doctor` | what the machine holds is what the server says, made-up machines are judged right, settings of the kernel are changed and put back |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
@@ -85,6 +86,7 @@ mod control;
 mod doctor;
 mod watching;
 mod lifecycle;
+mod reload;
 
 mod routes;
 mod namespaces;

@@ -31,3 +31,4 @@ pub mod config;
 pub mod listeners;
 mod systemd;
 pub mod server;
+pub mod generate;

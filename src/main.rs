@@ -1,10 +1,11 @@
 //! The command line of throng.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use throng::config::{Args, Config, LogFormat, Problem, Trial};
+use throng::generate;
 use throng::server;
 use throng::token::mint;
 use tracing_subscriber::EnvFilter;
@@ -36,6 +37,9 @@ enum Command {
         #[command(flatten)]
         trial: Trial,
     },
+    /// Write manual pages or completions of shells, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +55,13 @@ fn main() -> ExitCode {
             check(config, quiet, &trial)
         }
         Command::Token(args) => token(&args),
+        Command::Generate(args) => match generate::generate(&args, Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("throng: cannot write what is generated: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

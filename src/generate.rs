@@ -18,6 +18,9 @@ pub struct Args {
     what: What,
     /// Into which directory, which is made
     directory: PathBuf,
+    /// The date that manual pages bear, like 2027-01-31
+    #[arg(long, default_value = "")]
+    date: String,
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -30,14 +33,14 @@ enum What {
 
 /// Writes what `args` say about the program whose command line is `command`. Fails where a file cannot be written.
 pub fn generate(args: &Args, command: clap::Command) -> io::Result<()> {
-    let Args { what, directory } = args;
+    let Args { what, directory, date } = args;
     fs::create_dir_all(directory)?;
     match what {
         What::Man => {
             let mut command = command.disable_help_subcommand(true);
             command.build();
-            command_pages(&command, directory)?;
-            page(directory, "throng.toml.5", &settings_page())
+            command_pages(&command, directory, date)?;
+            page(directory, "throng.toml.5", date, &settings_page())
         }
         What::Completions => {
             let (name, mut command) = (command.get_name().to_owned(), command);
@@ -49,14 +52,14 @@ pub fn generate(args: &Args, command: clap::Command) -> io::Result<()> {
 }
 
 /// A page for a command, and for each below it.
-fn command_pages(command: &clap::Command, directory: &Path) -> io::Result<()> {
+fn command_pages(command: &clap::Command, directory: &Path, date: &str) -> io::Result<()> {
     let below = || command.get_subcommands().filter(|command| !command.is_hide_set());
-    below().try_for_each(|command| command_pages(command, directory))?;
+    below().try_for_each(|command| command_pages(command, directory, date))?;
     let man = Man::new(command.clone());
     let mut text = Vec::new();
     man.render(&mut text)?;
     text.extend(besides(command.get_display_name().unwrap_or(command.get_name())).to_roff().bytes());
-    page(directory, &man.get_filename(), &String::from_utf8_lossy(&text))
+    page(directory, &man.get_filename(), date, &String::from_utf8_lossy(&text))
 }
 
 /// What the command line does not say of itself.
@@ -64,8 +67,16 @@ fn besides(page: &str) -> Roff {
     let mut roff = Roff::new();
     if page == "throng-serve" {
         heading(&mut roff, "SIGNALS");
-        item(&mut roff, "TERM, INT", "The server drains and ends, as [drain] in its configuration says. A second one ends it at once.");
-        item(&mut roff, "HUP", "The configuration and the certificates are read anew. The log says what of it needs a restart.");
+        item(
+            &mut roff,
+            "TERM, INT",
+            "The server drains and ends, as [drain] in its configuration says. A second one ends it at once.",
+        );
+        item(
+            &mut roff,
+            "HUP",
+            "The configuration and the certificates are read anew. The log says what of it needs a restart.",
+        );
         item(&mut roff, "USR1", "The state of the server and its memory by kind are logged.");
         item(&mut roff, "USR2", "More is logged; again, and it is as before.");
     }
@@ -76,7 +87,11 @@ fn besides(page: &str) -> Roff {
         item(&mut roff, "2", "The command line or the configuration is wrong.");
         heading(&mut roff, "FILES");
         item(&mut roff, "/etc/throng/throng.toml", "The configuration of the service.");
-        item(&mut roff, "/etc/throng/environment", "Variables for the service, one a line, like THRONG_AUTH_SECRET=…: what should not be in that file.");
+        item(
+            &mut roff,
+            "/etc/throng/environment",
+            "Variables for the service, one a line, like THRONG_AUTH_SECRET=…: what should not be in that file.",
+        );
         item(&mut roff, "/usr/share/doc/throng/", "The documentation.");
     }
     heading(&mut roff, "SEE ALSO");
@@ -101,7 +116,7 @@ fn settings_page() -> String {
          the file, and the command line is stronger than variables. A setting's variable stands with it below. `--set KEY=VALUE` takes any setting.",
         "Sizes are bytes, or texts like \"64KiB\"; times are milliseconds, or texts like \"25s\".",
     ] {
-        roff.text([roman(paragraph)]).control("PP", []);
+        roff.control("PP", []).text([roman(paragraph)]);
     }
     for (section, about) in SECTIONS {
         heading(&mut roff, &format!("[{section}]"));
@@ -121,11 +136,7 @@ fn settings_page() -> String {
 }
 
 fn setting_item(roff: &mut Roff, setting: &Setting) {
-    roff.control("TP", []).text([
-        bold(setting.name()),
-        roman(" = "),
-        italic(setting.default_text()),
-    ]);
+    roff.control("TP", []).text([bold(setting.name()), roman(" = "), italic(setting.default_text())]);
     roff.text([roman(setting.help())]);
     roff.control("br", []).text([roman(format!("Takes {}.", setting.kind.allowed()))]);
     roff.control("br", []).text([roman(setting.env_name())]);
@@ -139,13 +150,14 @@ fn item(roff: &mut Roff, term: &str, text: &str) {
     roff.control("TP", []).text([bold(term)]).text([roman(text)]);
 }
 
-/// Writes a page: under its own title, which has the version in place of a date, and with what stands in backticks in bold.
-fn page(directory: &Path, name: &str, roff: &str) -> io::Result<()> {
+/// Writes a page under a title of its own, with what stands in backticks in bold.
+fn page(directory: &Path, name: &str, date: &str, roff: &str) -> io::Result<()> {
     let (title, section) = name.rsplit_once('.').unwrap_or((name, "1"));
     let mut file = fs::File::create(directory.join(name))?;
-    for line in roff.lines() {
+    // A line break beside an empty line does nothing, and checkers of pages say so.
+    for line in roff.replace(".br\n\n.br\n", ".sp\n").lines() {
         if line.starts_with(".TH") {
-            writeln!(file, ".TH {} {section} \"\" \"throng {VERSION}\" throng", title.to_uppercase())?;
+            writeln!(file, ".TH {} {section} \"{date}\" \"throng {VERSION}\" throng", title.to_uppercase())?;
             continue;
         }
         let parts = line.trim_end().split('`');

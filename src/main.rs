@@ -47,11 +47,8 @@ fn main() -> ExitCode {
         Command::Serve(args) => serve(&args),
         Command::Check { file, environment, quiet, trial } => {
             let args = Args { config: Some(file), ..Args::default() };
-            let config = if environment {
-                Config::load(&args, std::env::vars_os())
-            } else {
-                Config::load(&args, [])
-            };
+            let config =
+                if environment { Config::load(&args, std::env::vars_os()) } else { Config::load(&args, []) };
             check(config, quiet, &trial)
         }
         Command::Token(args) => token(&args),

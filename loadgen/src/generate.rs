@@ -14,6 +14,9 @@ pub(crate) struct Args {
     what: What,
     /// Into which directory, which is made
     directory: PathBuf,
+    /// The date that manual pages bear, like 2027-01-31
+    #[arg(long, default_value = "")]
+    date: String,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -31,7 +34,7 @@ pub(crate) fn generate(args: &Args, mut command: clap::Command) -> io::Result<()
         What::Man => {
             command = command.disable_help_subcommand(true);
             command.build();
-            pages(&command, &args.directory)
+            pages(&command, &args.directory, &args.date)
         }
         What::Completions => [Shell::Bash, Shell::Fish, Shell::Zsh].into_iter().try_for_each(|shell| {
             clap_complete::generate_to(shell, &mut command, "throng-load", &args.directory).map(|_| ())
@@ -39,18 +42,20 @@ pub(crate) fn generate(args: &Args, mut command: clap::Command) -> io::Result<()
     }
 }
 
-/// A page for a command, and for each below it. The version stands in its title in place of a date.
-fn pages(command: &clap::Command, directory: &Path) -> io::Result<()> {
+/// A page for a command, and for each below it.
+fn pages(command: &clap::Command, directory: &Path, date: &str) -> io::Result<()> {
     let mut below = command.get_subcommands().filter(|command| !command.is_hide_set());
-    below.try_for_each(|command| pages(command, directory))?;
+    below.try_for_each(|command| pages(command, directory, date))?;
     let man = Man::new(command.clone());
     let mut text = Vec::new();
     man.render(&mut text)?;
     let mut file = fs::File::create(directory.join(man.get_filename()))?;
-    for line in String::from_utf8_lossy(&text).lines() {
+    // A line break beside an empty line does nothing, and checkers of pages say so.
+    let text = String::from_utf8_lossy(&text).replace(".br\n\n.br\n", ".sp\n");
+    for line in text.lines() {
         if line.starts_with(".TH") {
             let title = command.get_display_name().unwrap_or(command.get_name()).to_uppercase();
-            writeln!(file, ".TH {title} 1 \"\" \"throng {}\" throng", env!("CARGO_PKG_VERSION"))?;
+            writeln!(file, ".TH {title} 1 \"{date}\" \"throng {}\" throng", env!("CARGO_PKG_VERSION"))?;
         } else {
             writeln!(file, "{}", line.trim_end())?;
         }

@@ -148,8 +148,7 @@ fn readiness_ends_with_the_signal_and_the_control_port_stays_to_the_end() {
 
 #[test]
 fn balancers_notice_before_anybody_is_closed() {
-    let mut server =
-        Server::with(&["drain.notice_ms=1500", "drain.spread_ms=0", "drain.timeout_ms=10000"]);
+    let mut server = Server::with(&["drain.notice_ms=1500", "drain.spread_ms=0", "drain.timeout_ms=10000"]);
     let mut early = server.socket("/ws");
     let start = now();
     server.signal(Signal::TERM);

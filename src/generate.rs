@@ -43,12 +43,20 @@ pub fn generate(args: &Args, command: clap::Command) -> io::Result<()> {
             page(directory, "throng.toml.5", date, &settings_page())
         }
         What::Completions => {
-            let (name, mut command) = (command.get_name().to_owned(), command);
+            let mut shown = without_hidden(&command);
             [Shell::Bash, Shell::Fish, Shell::Zsh].into_iter().try_for_each(|shell| {
-                clap_complete::generate_to(shell, &mut command, &name, directory).map(|_| ())
+                clap_complete::generate_to(shell, &mut shown, "throng", directory).map(|_| ())
             })
         }
     }
+}
+
+/// The same command line with what its help shows of commands: completions would offer the others as well.
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    clap::Command::new("throng")
+        .version(VERSION)
+        .args(command.get_arguments())
+        .subcommands(command.get_subcommands().filter(|command| !command.is_hide_set()))
 }
 
 /// A page for a command, and for each below it.

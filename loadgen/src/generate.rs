@@ -36,10 +36,21 @@ pub(crate) fn generate(args: &Args, mut command: clap::Command) -> io::Result<()
             command.build();
             pages(&command, &args.directory, &args.date)
         }
-        What::Completions => [Shell::Bash, Shell::Fish, Shell::Zsh].into_iter().try_for_each(|shell| {
-            clap_complete::generate_to(shell, &mut command, "throng-load", &args.directory).map(|_| ())
-        }),
+        What::Completions => {
+            let mut shown = without_hidden(&command);
+            [Shell::Bash, Shell::Fish, Shell::Zsh].into_iter().try_for_each(|shell| {
+                clap_complete::generate_to(shell, &mut shown, "throng-load", &args.directory).map(|_| ())
+            })
+        }
     }
+}
+
+/// The same command line with what its help shows of commands: completions would offer the others as well.
+fn without_hidden(command: &clap::Command) -> clap::Command {
+    clap::Command::new("throng-load")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(command.get_arguments())
+        .subcommands(command.get_subcommands().filter(|command| !command.is_hide_set()))
 }
 
 /// A page for a command, and for each below it.

@@ -21,7 +21,10 @@ fn succeed(command: &mut Command) -> String {
 
 /// True for a program that this machine has.
 fn has(program: &str) -> bool {
-    Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", program]).status().is_ok_and(|status| status.success())
+    Command::new("sh")
+        .args(["-c", "command -v \"$0\" >/dev/null", program])
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 /// An empty directory of this test.
@@ -59,7 +62,10 @@ fn manual_pages_are_complete_and_clean() {
         succeed(Command::new(&program).args(["generate", "man", "--date", "2026-01-31"]).arg(&pages));
         // Each command that the help lists has one.
         for command in commands(&succeed(Command::new(&program).arg("--help"))) {
-            let page = format!("{}-{command}.1", program.file_name().and_then(|name| name.to_str()).unwrap_or_default());
+            let page = format!(
+                "{}-{command}.1",
+                program.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+            );
             assert!(pages.join(&page).exists(), "{page}");
         }
     }
@@ -101,7 +107,8 @@ fn completions_are_taken_by_shells() {
 /// The commands that a program's help lists, but `help`.
 fn commands(help: &str) -> Vec<&str> {
     let (_, list) = help.split_once("Commands:\n").expect("commands");
-    let names = list.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
+    let names =
+        list.lines().take_while(|line| !line.is_empty()).filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").collect()
 }
 
@@ -120,7 +127,11 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
     let (packages, same) = (build(&once), build(&again));
     assert_eq!(packages.len(), 2, "{packages:?}");
     for (one, other) in packages.iter().zip(&same) {
-        assert!(fs::read(one).expect("a file") == fs::read(other).expect("a file"), "{} differs", one.display());
+        assert!(
+            fs::read(one).expect("a file") == fs::read(other).expect("a file"),
+            "{} differs",
+            one.display()
+        );
     }
 
     let deb = ending(&packages, ".deb");
@@ -129,7 +140,10 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
     let conffiles = succeed(Command::new("dpkg-deb").args(["--info"]).arg(deb).arg("conffiles"));
     assert_eq!(conffiles, "/etc/throng/throng.toml\n");
     let changelog = fs::read_to_string("packaging/debian/changelog").expect("a file");
-    assert!(changelog.starts_with(concat!("throng (", env!("CARGO_PKG_VERSION"), "-1)")), "packaging/debian/changelog");
+    assert!(
+        changelog.starts_with(concat!("throng (", env!("CARGO_PKG_VERSION"), "-1)")),
+        "packaging/debian/changelog"
+    );
     let contents = succeed(Command::new("dpkg-deb").arg("--contents").arg(deb));
     let tarball = succeed(Command::new("tar").arg("-tzf").arg(ending(&packages, ".tar.gz")));
     for file in [
@@ -156,7 +170,10 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
         "/usr/share/doc/throng/examples/throng.toml",
     ] {
         let is_it = |line: &str| line.ends_with(file);
-        assert!(contents.lines().any(is_it) && tarball.lines().any(is_it), "no {file} in\n{contents}\n{tarball}");
+        assert!(
+            contents.lines().any(is_it) && tarball.lines().any(is_it),
+            "no {file} in\n{contents}\n{tarball}"
+        );
     }
 
     let lint = run(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(deb));

@@ -66,7 +66,6 @@ pub struct Gate {
     sockets: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
-    leaving: AtomicBool,
     draining: AtomicBool,
     hasher: RandomState,
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
@@ -245,7 +244,6 @@ impl Gate {
             sockets: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
-            leaving: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             hasher: RandomState::new(),
             subjects: Default::default(),
@@ -353,11 +351,8 @@ impl Gate {
     /// Takes a place for an open connection from `ip`.
     ///
     /// # Errors
-    /// [`Reject::Draining`], [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
+    /// [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
     pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
-        if self.is_draining() {
-            return Err(Reject::Draining);
-        }
         if !take_place(&self.open, self.rules.connections_max) {
             return Err(Reject::Full);
         }
@@ -502,17 +497,7 @@ impl Gate {
         self.rules.connections_max
     }
 
-    /// From now on nobody should be sent here any more; who comes all the same is admitted.
-    pub fn leave_soon(&self) {
-        self.leaving.store(true, Relaxed);
-    }
-
-    /// True until [`Gate::leave_soon`] or [`Gate::drain`] is called.
-    pub fn is_ready(&self) -> bool {
-        !self.leaving.load(Relaxed) && !self.is_draining()
-    }
-
-    /// From now on nobody is admitted.
+    /// From now on nobody should be sent here any more. Who comes all the same is admitted, as long as the shard that it comes to does not drain.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
     }
@@ -641,8 +626,6 @@ mod tests {
             gate.admit(ip(&format!("10.1.0.{host}"))).expect("up to ten");
         }
         assert_eq!((gate.open(), gate.admit(ip("10.2.0.1"))), (10, Err(Reject::Full)));
-        gate.drain();
-        assert_eq!(gate.admit(ip("10.2.0.1")), Err(Reject::Draining));
     }
 
     #[test]

@@ -1007,7 +1007,7 @@ impl World {
                     now.plus_ms([1, 7, 100, 500, 1_001, 12_000, 70_000, 5_000_000][usize::from(arg & 7)])
             }
             (7, _) if arg > 250 => {
-                self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, timeout_ms: 500 })
+                self.bus.post(shard as ShardId, Mail::Drain { spread_ms: 50, away_ms: 0, timeout_ms: 500 })
             }
             (7, Some(slot)) => {
                 let sid = self.sids.get(usize::from(op >> 5 & 1)).map_or("", String::as_str);
@@ -1732,7 +1732,7 @@ mod tests {
         }
         let slots = world.shards[0].1.clone();
         assert_eq!((slots.len(), world.sids.len()), (2, 1));
-        world.bus.post(0, Mail::Drain { spread_ms: 3_000, timeout_ms: 60_000 });
+        world.bus.post(0, Mail::Drain { spread_ms: 3_000, away_ms: 0, timeout_ms: 60_000 });
         world.turn(0);
         world.now = world.now.plus_ms(1_200);
         world.turn(0);

@@ -331,7 +331,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
         let drain = &config.drain;
         let total_ms = u64::from(drain.notice_ms) + u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS;
         systemd::notify_of_end(Duration::from_millis(total_ms));
-        gate.leave_soon();
+        gate.drain();
         if drain.notice_ms > 0 {
             tracing::info!(connections = gate.open(), notice_ms = drain.notice_ms, "not ready any more");
             let notice = tokio::time::sleep(Duration::from_millis(drain.notice_ms.into()));
@@ -345,11 +345,13 @@ fn serve(config: &Config) -> Result<(), Failure> {
                 }
             }
         }
-        gate.drain();
         let spread_ms = spread_ms(drain, gate.open());
         tracing::info!(connections = gate.open(), spread_ms, "draining");
+        // Who comes back to listeners that are kept waits for the next process, and that for this one.
+        let away_ms = if are_kept { spread_ms } else { 0 };
         for id in 0..shards {
-            bus.post(id as ShardId, Mail::Drain { spread_ms, timeout_ms: drain.timeout_ms });
+            let timeout_ms = drain.timeout_ms;
+            bus.post(id as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
         }
         let patience = Duration::from_millis(drain.timeout_ms.into());
         let last_end = tokio::time::Instant::now() + patience;

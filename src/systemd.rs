@@ -107,8 +107,8 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
             bus.mailbox(id as ShardId).ring();
         }
         if said.is_none() || now - told >= STATUS_INTERVAL {
-            let seen = Seen::now(&stats);
-            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_ready()))]);
+            let seen = Seen::now(&stats, &bus);
+            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
             (said, told) = (Some(seen), now);
         }
     }
@@ -125,10 +125,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn now(stats: &Stats) -> Seen {
+    fn now(stats: &Stats, bus: &Bus) -> Seen {
         Seen {
             connections: stats.sum(|shard| shard.connections.value()),
-            rooms: stats.sum(|shard| shard.rooms.value()),
+            rooms: bus.rooms() as u64,
             messages: stats.sum(|shard| shard.messages_in.value()),
             deliveries: stats.sum(|shard| shard.deliveries.value()),
             memory_bytes: stats.memory_bytes.value(),
@@ -136,12 +136,12 @@ impl Seen {
     }
 
     /// One line, of the numbers now and of what has come since `before`.
-    fn told(&self, before: Option<&Seen>, time: Duration, is_ready: bool) -> String {
+    fn told(&self, before: Option<&Seen>, time: Duration, is_draining: bool) -> String {
         let before = before.unwrap_or(self);
         let rate = |now: u64, before: u64| ((now - before) as f64 / time.as_secs_f64().max(1e-3)).round();
         format!(
             "{}{} connections, {} rooms, {} messages/s in, {} deliveries/s, {} MiB",
-            if is_ready { "" } else { "draining: " },
+            if is_draining { "draining: " } else { "" },
             self.connections,
             self.rooms,
             rate(self.messages, before.messages),
@@ -161,8 +161,8 @@ mod tests {
         let now =
             Seen { connections: 12, rooms: 3, messages: 1_500, deliveries: 80_000, memory_bytes: 9 << 20 };
         let line = "12 connections, 3 rooms, 100 messages/s in, 6000 deliveries/s, 9 MiB";
-        assert_eq!(now.told(Some(&before), Duration::from_secs(5), true), line);
+        assert_eq!(now.told(Some(&before), Duration::from_secs(5), false), line);
         let first = "draining: 12 connections, 3 rooms, 0 messages/s in, 0 deliveries/s, 9 MiB";
-        assert_eq!(now.told(None, Duration::ZERO, false), first);
+        assert_eq!(now.told(None, Duration::ZERO, true), first);
     }
 }

@@ -273,6 +273,9 @@ pub(crate) struct Storm {
     /// How connections end
     #[arg(long, value_enum, default_value_t)]
     pub(crate) drop: Ending,
+    /// Wait for the server to end them instead, and come back as clients do; for --seconds at the most
+    #[arg(long, conflicts_with_all = ["rounds", "drop"])]
+    pub(crate) restart: bool,
 }
 
 /// An application that is configured in `examples/`.

@@ -61,6 +61,11 @@ pub(crate) trait Listener {
     /// All messages of one read were handed over; a good time to answer them at once.
     fn read_done(&mut self, _clients: &mut Clients, _id: usize, _now_ns: u64) {}
 
+    /// `id` could not be opened, or `was_open` and was ended, in this way; counted as an error, if not said otherwise. `closed` comes next.
+    fn failed(&mut self, clients: &mut Clients, _id: usize, kind: &str, _was_open: bool) {
+        clients.note_error(kind);
+    }
+
     /// `id` could not be opened, or was open and is gone.
     fn closed(&mut self, _clients: &mut Clients, _id: usize) {}
 }
@@ -653,12 +658,12 @@ impl Clients {
             Stage::Vacant => return,
             Stage::Connecting | Stage::Upgrading(_) | Stage::Greeting => {
                 self.opening.under_way -= 1;
-                self.note_error(kind);
+                listener.failed(self, id, kind, false);
             }
             Stage::Open => {
                 self.open -= 1;
                 self.closes += 1;
-                self.note_error(kind);
+                listener.failed(self, id, kind, true);
             }
             // The end that was asked for, however it came.
             Stage::Closing => {}

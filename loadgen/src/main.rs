@@ -4,7 +4,7 @@
 //! The process that is started is the parent: it starts itself again as worker processes, which hold the connections,
 //! and tells them when to do what. Read `client` for the connections, `protocol` for what they speak, `worker` for their
 //! event loop, `phases` for what most scenarios go through, then a scenario, each of which has its two halves in one file: `idle`, `echo`,
-//! `fanout`, `storm`, `auction`, `chat`, `listen`.
+//! `fanout`, `storm` (with `restart`), `auction`, `chat`, `listen`.
 
 mod args;
 mod auction;
@@ -26,6 +26,7 @@ mod phases;
 mod proc;
 mod protocol;
 mod report;
+mod restart;
 mod socketio;
 mod source;
 mod storm;
@@ -63,6 +64,10 @@ fn main() -> ExitCode {
             }
             let phases = fanout::run(&common, &args);
             measure(&common, args.publishers, &ScenarioArgs::Fanout(args), phases)
+        }
+        Scenario::Storm { common, args } if args.restart => {
+            let phases = restart::RestartRun::new(&common, &args);
+            measure(&common, 0, &ScenarioArgs::Storm(args), phases)
         }
         Scenario::Storm { common, args } => {
             let phases = storm::StormRun::new(&common, &args);

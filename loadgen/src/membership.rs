@@ -127,6 +127,11 @@ impl Membership {
         self.queue.is_empty() && self.under_way == 0
     }
 
+    /// True when it is in its rooms and not about to change that.
+    pub(crate) fn is_in(&self, id: usize) -> bool {
+        self.members[id].joined && self.members[id].awaited == 0
+    }
+
     pub(crate) fn joined(&self) -> u64 {
         self.joined
     }

@@ -223,6 +223,11 @@ impl Parent {
         self.show(label, BarShows::Time { from_ns, to_ns: from_ns + clock::seconds_ns(seconds) });
     }
 
+    /// Tells the user to do something, on standard error.
+    pub(crate) fn say(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("throng-load: {text}"));
+    }
+
     /// Begins the progress bar anew. It shows only where standard error is a terminal.
     pub(crate) fn show(&mut self, label: &'static str, shows: BarShows) {
         self.bar_shows = shows;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::clock::SECOND_NS;
 use crate::order::Faults;
+use crate::restart::Restart;
 
 /// Durations in nanoseconds, kept to three significant digits.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -120,6 +121,8 @@ pub(crate) struct Tally {
     /// By bid of all, in the order in which they are due: how many watchers know of it, and after how many nanoseconds the last of
     /// them did.
     pub(crate) bids: Vec<(u32, u64)>,
+    /// Of a storm by restart.
+    pub(crate) restart: Restart,
     /// CPU time of the workers in the measured window.
     pub(crate) own_cpu_ns: u64,
 }
@@ -154,6 +157,7 @@ impl Tally {
             bytes_in_all: 0,
             left_out: 0,
             bids: Vec::new(),
+            restart: Restart::new(),
             own_cpu_ns: 0,
         }
     }
@@ -194,6 +198,7 @@ impl Tally {
             *watchers += others;
             *last_ns = (*last_ns).max(*others_last_ns);
         }
+        self.restart.add(&other.restart);
         self.own_cpu_ns += other.own_cpu_ns;
     }
 

@@ -16,6 +16,7 @@ use crate::idle::IdleLoad;
 use crate::listen::ListenLoad;
 use crate::proc;
 use crate::report::Tally;
+use crate::restart::RestartLoad;
 use crate::storm::StormLoad;
 
 /// How often the progress bar gets news.
@@ -76,6 +77,9 @@ fn start(plan: &Plan, channel: &mut Channel) -> io::Result<()> {
         }
         ScenarioArgs::Listen(args) => {
             serve(channel, Clients::new(plan, connections)?, ListenLoad::new(plan, args), connections)
+        }
+        ScenarioArgs::Storm(args) if args.restart => {
+            serve(channel, Clients::new(plan, connections)?, RestartLoad::new(plan, args), connections)
         }
         ScenarioArgs::Storm(args) => {
             serve(channel, Clients::new(plan, connections)?, StormLoad::new(plan, args), connections)

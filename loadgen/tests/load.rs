@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use server::{Behaviour, Fault, Server};
+use server::{Behaviour, Fault, Restart, Server};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_throng-load");
 /// Where they do the same, a test goes through both.
@@ -335,6 +335,81 @@ fn a_storm_brings_all_back_however_they_dropped() {
         let counts = server.counts();
         assert_eq!((counts.opened, counts.joined, counts.closed), (36, 36, closed), "{proto}, {drop}");
     }
+}
+
+/// Restarts a server under six connections once all have joined. Returns the exit code and the report.
+#[track_caller]
+fn restart(proto: &str, seconds: f64, restart: Restart) -> (i32, Value) {
+    let server = Server::start(Behaviour::default());
+    let arguments =
+        format!("storm --restart --proto {proto} --connections 6 --processes 2 --seconds {seconds}");
+    let child = start(&arguments, &server.url());
+    server.wait_until(|counts| counts.joined == 6);
+    // The last ones to join are about to hear of it.
+    server.restart(restart);
+    report(&child.wait_with_output().unwrap())
+}
+
+#[test]
+fn after_a_restart_all_come_back_when_clients_do() {
+    let away = Duration::from_millis(50);
+    let hinted = Restart { close_code: Some(1012), retry_ms: Some(700), away, ..Restart::default() };
+    let (code, report) = restart("native", 20.0, hinted);
+    assert_eq!(code, 0, "{report}");
+    assert_eq!((&report["scenario"], &report["restart"]), (&json!("storm"), &json!(true)));
+    assert_eq!((count(&report, "opened"), count(&report, "joined"), count(&report, "closes")), (6, 6, 6));
+    assert_eq!(report["closes_by_code"], json!({"1012": 6}), "{report}");
+    assert_eq!((count(&report, "hints"), count(&report, "hint_ms_max")), (6, 700), "{report}");
+    assert_eq!((count(&report, "tries"), count(&report, "returns")), (6, 6), "{report}");
+    assert_eq!(count(&report, "closes_per_second_max"), 6, "{report}");
+    assert!(number(&report, "back_us_p50") >= 699_000.0, "{report}");
+    assert!(number(&report, "seconds_until_back") >= 0.699, "{report}");
+    assert_eq!((count(&report, "never_back"), count(&report, "never_closed")), (0, 0));
+
+    // Without a hint they wait for half a second to one and a half.
+    for proto in PROTOCOLS {
+        let unhinted = Restart { close_code: Some(1001), retry_ms: None, ..hinted };
+        let (code, report) = restart(proto, 20.0, unhinted);
+        assert_eq!((code, &report["closes_by_code"]), (0, &json!({"1001": 6})), "{proto}: {report}");
+        assert_eq!((count(&report, "hints"), count(&report, "returns")), (0, 6), "{proto}: {report}");
+        let seconds = number(&report, "seconds_until_back");
+        assert!((0.5..4.0).contains(&seconds), "{proto}: {report}");
+    }
+}
+
+#[test]
+fn what_goes_wrong_at_a_restart_is_counted() {
+    let well = Restart { close_code: Some(1001), retry_ms: Some(100), ..Restart::default() };
+    let (code, report) =
+        restart("native", 20.0, Restart { away: Duration::from_secs(1), refusals: 2, ..well });
+    let refused = count(&report, "refused");
+    assert!(refused >= 6, "{report}");
+    let errors = json!({"refused": refused, "http_503": 2});
+    assert_eq!((code, &report["errors_by_kind"]), (1, &errors), "{report}");
+    assert_eq!((count(&report, "tries"), count(&report, "returns")), (refused + 8, 6), "{report}");
+    assert_eq!(report["http_refusals"], json!({"503": 2}), "{report}");
+
+    for (resets, kind) in [(false, "eof"), (true, "reset")] {
+        let (code, report) = restart("native", 20.0, Restart { resets, close_code: None, ..well });
+        assert_eq!((code, &report["errors_by_kind"]), (1, &json!({kind: 6})), "{report}");
+        assert_eq!(report["closes_by_code"], json!({"0": 6}), "{report}");
+        assert_eq!((count(&report, "resets"), count(&report, "returns")), (if resets { 6 } else { 0 }, 6));
+    }
+}
+
+#[test]
+fn who_does_not_come_back_or_is_not_closed_is_counted() {
+    let (code, report) = restart(
+        "native",
+        1.5,
+        Restart { close_code: Some(1012), away: Duration::from_secs(600), ..Restart::default() },
+    );
+    assert_eq!((code, count(&report, "never_back"), count(&report, "never_closed")), (1, 6, 0), "{report}");
+    assert_eq!(report["seconds_until_back"], Value::Null, "{report}");
+    assert!((1.4..4.0).contains(&number(&report, "seconds")), "{report}");
+
+    let server = Server::start(Behaviour::default());
+    check_errors("storm --restart --connections 3 --seconds 0.2", &server.url(), json!({"never_closed": 3}));
 }
 
 #[test]

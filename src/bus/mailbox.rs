@@ -52,6 +52,8 @@ pub enum Mail {
     Drain {
         /// Time over which the closes are spread, in milliseconds.
         spread_ms: u32,
+        /// Time in which nobody can be served at this address: whoever comes back sooner has to wait, in milliseconds. 0 where others are there.
+        away_ms: u32,
         /// Time after which the shard stops waiting for peers, in milliseconds.
         timeout_ms: u32,
     },
@@ -397,7 +399,7 @@ mod tests {
         mailbox.hang_bell(Box::new(move || {
             counted.fetch_add(1, Ordering::SeqCst);
         }));
-        let mail = Mail::Drain { spread_ms: 0, timeout_ms: 0 };
+        let mail = Mail::Drain { spread_ms: 0, away_ms: 0, timeout_ms: 0 };
         mailbox.post(mail.clone());
         mailbox.ring();
         assert_eq!(rung.load(Ordering::SeqCst), 0, "an owner that is awake looks for itself");

@@ -303,10 +303,10 @@ async fn health(State(control): State<Arc<Control>>) -> Json<Probe> {
 }
 
 async fn ready(State(control): State<Arc<Control>>) -> (StatusCode, Json<Probe>) {
-    if control.gate.is_ready() {
-        (StatusCode::OK, Json(Probe::new(&control, "ready")))
-    } else {
+    if control.gate.is_draining() {
         (StatusCode::SERVICE_UNAVAILABLE, Json(Probe::new(&control, "draining")))
+    } else {
+        (StatusCode::OK, Json(Probe::new(&control, "ready")))
     }
 }
 

@@ -187,7 +187,7 @@ impl Report {
         // A room with members on several shards is one room.
         figures.rooms = control.bus.rooms() as u64;
         Report {
-            status: if control.gate.is_ready() { "ok" } else { "draining" },
+            status: if control.gate.is_draining() { "draining" } else { "ok" },
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: control.clock.now().ms() / 1000,
             memory_bytes: stats.memory_bytes.value(),

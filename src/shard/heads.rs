@@ -167,7 +167,7 @@ impl Shard {
                 Err(Reject::Method)
             }
             ("/health", _) => Ok(self.health("ok", now)),
-            ("/ready", _) if self.gate.is_ready() => Ok(self.health("ready", now)),
+            ("/ready", _) if !self.gate.is_draining() => Ok(self.health("ready", now)),
             ("/ready", _) => {
                 let body = self.health("draining", now);
                 return self.respond(

@@ -490,6 +490,7 @@ pub struct Holdings {
 struct Drain {
     started: Time,
     spread_ms: u32,
+    away_ms: u32,
     timeout_ms: u32,
     /// Slots below have been told.
     told: usize,
@@ -799,12 +800,18 @@ impl Shard {
                         self.note_joined_room(*joined);
                     }
                 }
-                Mail::Drain { spread_ms, timeout_ms } => {
-                    let (spread_ms, timeout_ms) = (*spread_ms, *timeout_ms);
+                Mail::Drain { spread_ms, away_ms, timeout_ms } => {
+                    let (spread_ms, away_ms, timeout_ms) = (*spread_ms, *away_ms, *timeout_ms);
                     mail.pop_front();
                     if self.drain.is_none() {
-                        let drain =
-                            Drain { started: now, spread_ms, timeout_ms, told: 0, mail_awaited: None };
+                        let drain = Drain {
+                            started: now,
+                            spread_ms,
+                            away_ms,
+                            timeout_ms,
+                            told: 0,
+                            mail_awaited: None,
+                        };
                         self.drain = Some(drain);
                         self.open_homes(now);
                     }
@@ -1419,14 +1426,17 @@ impl Shard {
         self.wheel.arm(slot, now, CLOSE_TIMEOUT_MS);
     }
 
-    /// Tells a connection that the server shuts down; a native one, when to come back: at a time of its own within another `spread_ms`, so that
-    /// all come back as slowly as they were told to go.
+    /// Tells a connection that the server shuts down; a native one, when to come back: when somebody is there to serve it, and at a time of its own
+    /// within another `spread_ms`, so that all come back as slowly as they were told to go.
     fn shut_down(&mut self, slot: Slot, now: Time) {
         if self.is_native(slot) {
-            let spread_ms = self.drain.as_ref().map_or(0, |drain| drain.spread_ms);
+            let (spread_ms, left_ms) = self.drain.as_ref().map_or((0, 0), |drain| {
+                let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
+                (drain.spread_ms, u64::from(drain.away_ms).saturating_sub(elapsed_ms) as u32)
+            });
             // Neighbouring slots get times far apart, and all of them together are even (Knuth's multiplicative hash).
             let share = u64::from(slot.wrapping_mul(0x9E37_79B1));
-            let retry_ms = 1 + (share * u64::from(spread_ms) >> 32) as u32;
+            let retry_ms = left_ms + 1 + ((share * u64::from(spread_ms)) >> 32) as u32;
             self.reply(slot, Opcode::Text, |out| native::encode_disconnect(out, retry_ms));
         }
         self.close(slot, CloseCode::GoingAway, "the server is shutting down", Ending::Shutdown, now);

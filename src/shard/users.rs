@@ -270,6 +270,9 @@ impl Shard {
     /// # Errors
     /// Which limit is in its way; then it is counted nowhere.
     pub(super) fn admit(&mut self, ip: Ip, vouched: Option<Vouched>) -> Result<Option<Identity>, Reject> {
+        if self.drain.is_some() {
+            return Err(Reject::Draining);
+        }
         self.gate.admit(ip)?;
         let Some(vouched) = vouched else { return Ok(None) };
         let identity = self.identity(vouched);

@@ -555,7 +555,8 @@ impl World {
         self.gate.drain();
         self.model.gate_draining = true;
         for shard in 0..self.plan.shards {
-            self.bus.post(shard as ShardId, Mail::Drain { spread_ms, timeout_ms });
+            let away_ms = spread_ms;
+            self.bus.post(shard as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
             self.model.mail[shard].push_back(Letter::Drain { spread_ms, timeout_ms });
         }
     }
@@ -979,13 +980,12 @@ impl World {
         let is_left = !peer.has_socket && peer.doomed;
         let Some(slot) = link.slot.filter(|_| peer.refused && !link.reset && !is_left) else { return };
         let bytes = self.waiting_bytes(shard, number, slot);
-        if bytes.is_empty()
-            && peer.expected.is_empty()
-            && peer.has_socket
-            && !link.is_blocked
-            && !peer.abandoned
-        {
-            // All that waited was left out, and it is not told of that.
+        let (is_empty, is_blocked) = (bytes.is_empty(), link.is_blocked);
+        // All that waited was left out, and it is not told of that.
+        let is_over = |peer: &Peer| {
+            is_empty && peer.expected.is_empty() && peer.has_socket && !is_blocked && !peer.abandoned
+        };
+        if is_over(peer) {
             self.model.peers[number].refused = false;
             return;
         }
@@ -1007,6 +1007,8 @@ impl World {
         peer.kept_bytes = kept_bytes;
         let is_same = is_whole && peer.expected.len() == count;
         peer.compared = is_same.then_some((count, bytes.len()));
+        // Just now, perhaps: who is told something in the next turn can take it.
+        peer.refused &= !is_over(peer);
     }
 
     /// The server's bytes enter the socket, where they are decoded at once, whenever the client will read them.

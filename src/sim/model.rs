@@ -575,8 +575,10 @@ impl Model {
     pub(super) fn shut_down(&mut self, number: usize, now: Time) {
         let peer = &mut self.peers[number];
         if peer.dialect == Some(Dialect::Native) {
-            let spread_ms = self.drains[peer.shard].map_or(0, |drain| drain.spread_ms);
-            peer.expect(Said::Disconnect { retry_ms: u64::from(spread_ms) + 1 }, now);
+            let (spread_ms, started) =
+                self.drains[peer.shard].map_or((0, now), |drain| (u64::from(drain.spread_ms), drain.started));
+            let left_ms = spread_ms.saturating_sub(now.since_ns(started) / 1_000_000);
+            peer.expect(Said::Disconnect { from_ms: left_ms + 1, retry_ms: left_ms + spread_ms + 1 }, now);
         }
         self.close_socket(number, 1001, Ending::Shutdown, now);
     }
@@ -745,10 +747,10 @@ impl Model {
     }
 
     pub(super) fn upgrade(&mut self, number: usize, dialect: Dialect, subprotocol: bool, now: Time) {
-        let refusal = self.refusal(self.peers[number].ip);
+        let refusal = self.refusal(number);
         let peer = &mut self.peers[number];
         if let Some((status, label)) = refusal {
-            if !self.settings.refuse_with_close || self.gate_draining {
+            if !self.settings.refuse_with_close || label == "draining" {
                 return self.refuse(number, status, label, false, false, now);
             }
             peer.dialect = Some(dialect);
@@ -778,10 +780,11 @@ impl Model {
         origin.is_some_and(|origin| !self.rules.origins.is_empty() && !origin.ends_with(".good.example"))
     }
 
-    /// Why nobody else may come in from this address.
-    pub(super) fn refusal(&self, ip: IpAddr) -> Option<(u16, &'static str)> {
+    /// Why this one may not come in.
+    pub(super) fn refusal(&self, number: usize) -> Option<(u16, &'static str)> {
+        let Peer { ip, shard, .. } = self.peers[number];
         let of_this_ip = self.peers.iter().filter(|peer| peer.is_upgraded() && peer.ip == ip).count();
-        if self.gate_draining {
+        if self.drains[shard].is_some() {
             Some((503, "draining"))
         } else if self.open >= self.rules.connections_max {
             Some((503, "full"))

@@ -488,7 +488,7 @@ fn rooms_with_policies_lose_nothing_that_counts() {
             // In the middle of it: what waits comes before the closes.
             let spread_ms = if world.random.chance(50) { 0 } else { 300 };
             for shard in 0..world.shards.len() {
-                world.bus.post(shard as u8, Mail::Drain { spread_ms, timeout_ms: 60_000 });
+                world.bus.post(shard as u8, Mail::Drain { spread_ms, away_ms: 0, timeout_ms: 60_000 });
                 if world.random.chance(50) {
                     world.turn(shard, |_, _| {});
                 }

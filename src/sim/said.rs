@@ -38,8 +38,9 @@ pub(super) enum Said {
         members: u64,
     },
     Pong(Option<String>),
-    /// The server shuts down: the client is to come back after so many milliseconds, or, where that is expected, at most so many.
+    /// The server shuts down: the client is to come back after so many milliseconds; where that is expected, so many at most.
     Disconnect {
+        from_ms: u64,
         retry_ms: u64,
     },
     Error {
@@ -202,8 +203,10 @@ impl Said {
 
     /// True when this is expected and `said` is what came of it.
     pub(super) fn fits(&self, said: &Said) -> bool {
-        if let (Said::Disconnect { retry_ms: most }, Said::Disconnect { retry_ms }) = (self, said) {
-            return (1..=*most).contains(retry_ms);
+        if let (Said::Disconnect { from_ms, retry_ms: to_ms }, Said::Disconnect { retry_ms, .. }) =
+            (self, said)
+        {
+            return (*from_ms..=*to_ms).contains(retry_ms);
         }
         let (Said::Last { packets, mark, lack, closes }, Said::Poll { packets: told, closes: closed }) =
             (self, said)
@@ -441,7 +444,7 @@ fn decode_message(json: &[u8], attached: Option<&[u8]>) -> Said {
             Said::Joined(id, rooms.into_iter().map(|(name, members)| (name, members.members)).collect())
         }
         ("disconnect", None, None, None, None, Some(retry_ms), None, None, None, None, None) => {
-            Said::Disconnect { retry_ms }
+            Said::Disconnect { from_ms: retry_ms, retry_ms }
         }
         ("pong", id, None, None, None, None, None, None, None, None, None) => Said::Pong(id),
         ("error", id, None, Some(code), Some(_), retry_ms, None, None, None, None, None) => {

@@ -291,7 +291,7 @@ impl Model {
             return self.fault(number, 4, keep_alive, false, now);
         }
         let (shard, ip) = (self.peers[number].shard, self.peers[number].ip);
-        if let Some((status, label)) = self.refusal(ip) {
+        if let Some((status, label)) = self.refusal(number) {
             return self.refuse(number, status, label, false, false, now);
         }
         let slot = self.take_slot(shard);

@@ -9,6 +9,7 @@ use crate::harness::{Client, Raw, Server, eventually};
 use rustix::process::Signal;
 use serde_json::json;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// Two throngs on one Redis that believe a load balancer on this machine, and let one connection of each address in.
 fn pair(redis: &Redis) -> [Server; 2] {
@@ -19,6 +20,7 @@ fn pair(redis: &Redis) -> [Server; 2] {
             foreign::PATIENT,
             r#"limits.trusted_proxies=["127.0.0.1"]"#,
             "limits.connections_per_ip_max=1",
+            "drain.notice_ms=1500",
             "drain.spread_ms=4000",
         ]);
         throng.wait_for_log("connected to Redis");
@@ -63,6 +65,25 @@ fn addresses_arrive(proxy: &Proxy) {
     });
 }
 
+/// Clients come one after the other while `act` lasts, each from an address of its own, and every one is let in. How many there were.
+fn while_clients_come(proxy: &Proxy, act: impl FnOnce()) -> u32 {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let coming = scope.spawn(|| {
+            let mut count = 0;
+            while !is_over.load(Relaxed) {
+                let [.., high, low] = u32::to_be_bytes(count);
+                from([127, 4, high, low], proxy).upgrade("/ws");
+                count += 1;
+            }
+            count
+        });
+        act();
+        is_over.store(true, Relaxed);
+        coming.join().expect("all are let in")
+    })
+}
+
 #[test]
 fn nginx_is_set_up_as_shipped() {
     let redis = Redis::start();
@@ -72,8 +93,11 @@ fn nginx_is_set_up_as_shipped() {
     addresses_arrive(&proxy);
     // Who hashes to one that is gone comes to the other.
     let [mut one, two] = throngs;
-    one.signal(Signal::TERM);
-    one.wait_for_exit();
+    let come = while_clients_come(&proxy, || {
+        one.signal(Signal::TERM);
+        one.wait_for_exit();
+    });
+    assert!(come > 10, "{come}");
     let crowd: Vec<Client> =
         (1..=16).map(|host| Client::over(from([127, 0, 3, host], &proxy), "/ws", &[])).collect();
     two.wait_for("connections", "16 and more", |count| count >= 16);
@@ -94,9 +118,13 @@ fn haproxy_is_set_up_as_shipped() {
     let mut crowd: Vec<Client> =
         (1..=16).map(|host| Client::over(from([127, 0, 3, host], &proxy), "/ws", &[])).collect();
     let [mut one, two] = throngs;
-    one.signal(Signal::TERM);
-    eventually("HAProxy has noticed", || proxy.status_of("one").starts_with("DOWN").then_some(()));
-    assert!(!one.has_ended(), "it learned it from /ready");
+    let come = while_clients_come(&proxy, || {
+        one.signal(Signal::TERM);
+        eventually("HAProxy has noticed", || proxy.status_of("one").starts_with("DOWN").then_some(()));
+        assert!(!one.has_ended(), "it learned it from /ready");
+        one.wait_for_log("draining");
+    });
+    assert!(come > 10, "{come}");
     crowd.extend((17..=32).map(|host| Client::over(from([127, 0, 3, host], &proxy), "/ws", &[])));
     two.wait_for("connections", "at least those that came last", |count| count >= 16);
     one.wait_for_exit();

@@ -26,6 +26,7 @@
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
 //! | `manager` | the stand-in for systemd's manager keeps the protocols of `sd_notify` and of passed descriptors, by systemd's own program and library |
+//! | `service` | under a service manager: what it is told, its watchdog, listeners that are kept over a restart or passed in |
 //! | `namespaces` | limits of namespaces by pattern, on all shards; numbers of namespaces and of Engine.IO sessions come back to zero |
 //! | `redis` | the link to Redis holds through whatever a Redis, its Sentinels or its cluster do |
 //! | `cluster` | several processes on one Redis are one server: throngs, and throngs with Node's adapters of Socket.IO; and each is whole without it |
@@ -49,6 +50,7 @@
 mod harness;
 
 mod schema;
+mod service;
 
 mod handshake;
 mod websocket;

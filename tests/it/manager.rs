@@ -125,6 +125,12 @@ fn who_goes_silent_is_aborted_and_started_again() {
     manager.wait_for("watchdog");
     assert_eq!(manager.wait_for("stopped").text("result"), "start_limit");
 
+    // Who says that all is well while it ends has to go on saying so.
+    let mut manager = service(&["--watchdog", "0.5"], &["READY=1", "STOPPING=1", "WATCHDOG=1", "wait"]);
+    manager.start();
+    assert_eq!(manager.wait_for("stopping").text("reason"), "notify");
+    manager.wait_for("watchdog");
+
     let mut manager = service(&[], &["READY=1", "WATCHDOG=trigger", "wait"]);
     manager.start();
     manager.wait_for("watchdog");

@@ -2,19 +2,41 @@
 //! opens.
 
 use crate::harness::clock::{now, rest};
-use crate::harness::folder::Folder;
 use crate::harness::manager::Manager;
+use crate::harness::raw::{FIN, TEXT};
 use crate::harness::server::PROGRAM;
-use crate::harness::{Client, Raw, Server, WAIT, eventually};
-use serde_json::json;
+use crate::harness::{Client, Raw, Server, WAIT, frame};
+use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 fn ms(count: u64) -> Duration {
     Duration::from_millis(count)
+}
+
+/// A directory that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("throng-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("it can be made");
+        Folder(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).ok();
+    }
 }
 
 /// An address that is free now: what is kept over a restart has to be known beforehand.
@@ -31,20 +53,39 @@ fn is_served(address: SocketAddr) {
     client.close(1000);
 }
 
-/// Clients that come one after the other, from several threads, until `act` is done: each has to be served in the end, and none refused.
+/// The names of the descriptors that the manager keeps.
+fn stored(manager: &mut Manager) -> Vec<String> {
+    manager.order("status");
+    manager.wait_for("status").names("stored").into_iter().map(str::to_owned).collect()
+}
+
+/// Somebody who comes at any time is let in. Answers whether it was served then, or told to come back.
+fn is_served_or_told(address: SocketAddr) -> bool {
+    let mut socket = Raw::connect(address);
+    socket.upgrade("/ws");
+    socket.send(frame(FIN | TEXT, r#"{"type":"ping"}"#));
+    let answer = socket.frame();
+    if answer.payload == br#"{"type":"pong"}"# {
+        return true;
+    }
+    assert!(answer.payload.starts_with(br#"{"type":"disconnect""#), "{answer:?}");
+    assert_eq!(socket.frame().code().0, 1001);
+    false
+}
+
+/// Clients that come one after the other, from several threads, until `act` is done: each has to be let in, and none refused.
 fn while_clients_come<T>(address: SocketAddr, act: impl FnOnce() -> T) -> (T, u32) {
     let (is_over, served) = (AtomicBool::new(false), AtomicU32::new(0));
     let come = || {
         while !is_over.load(Ordering::Relaxed) {
-            is_served(address);
-            served.fetch_add(1, Ordering::Relaxed);
+            served.fetch_add(u32::from(is_served_or_told(address)), Ordering::Relaxed);
         }
     };
     let done = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(come)).collect();
         let done = act();
         is_over.store(true, Ordering::Relaxed);
-        threads.into_iter().for_each(|thread| thread.join().expect("all were served"));
+        threads.into_iter().for_each(|thread| thread.join().expect("all were let in"));
         done
     });
     (done, served.into_inner())
@@ -88,10 +129,12 @@ fn a_drain_may_take_longer_than_the_manager_would_wait() {
     );
     manager.start();
     let (address, _) = manager.wait_for_addresses();
-    let (mut first, mut last) = (Raw::connect(address), Raw::connect(address));
-    [&mut first, &mut last].map(|socket| socket.upgrade("/echo-not-needed-here"));
+    let clients: Vec<Client> = (0..4).map(|_| Client::connect(address)).collect();
+    let start = now();
     manager.order("stop");
+    clients.into_iter().for_each(|client| assert_eq!(client.closed().0, 1001));
     assert_eq!(manager.wait_for("stopped").text("result"), "stop");
+    assert!(start.elapsed() > ms(1_000), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -178,9 +221,11 @@ fn nobody_is_refused_over_a_restart() {
         } else {
             &["--fdstore-max", "16"]
         };
-        let mut manager = Manager::of_throng(options, &[&format!("server.listen={address}"), "drain.spread_ms=300"]);
+        let mut manager =
+            Manager::of_throng(options, &[&format!("server.listen={address}"), "drain.spread_ms=300"]);
         let first = manager.start();
-        let stored: Vec<String> = (0..2).map(|_| manager.wait_for("stored").text("name").to_owned()).collect();
+        let stored = stored(&mut manager);
+        assert_eq!(stored.len(), 2, "one for each shard: {stored:?}");
         let (second, served) = while_clients_come(address, || {
             rest(ms(500));
             manager.order("restart");
@@ -192,9 +237,30 @@ fn nobody_is_refused_over_a_restart() {
         assert_ne!(first, second);
         assert!(served > 10, "{served}");
         // Kept as they are, and not once more.
-        manager.order("status");
-        assert_eq!(manager.wait_for("status").list("stored"), stored);
+        assert_eq!(self::stored(&mut manager), stored);
     }
+}
+
+#[test]
+fn clients_are_told_to_come_back_when_somebody_is_there() {
+    let address = free_address();
+    let settings = [&format!("server.listen={address}"), "drain.spread_ms=1500", "server.shards=1"];
+    let mut manager = Manager::of_throng(&["--fdstore-max", "16"], &settings);
+    manager.start();
+    let mut crowd: Vec<Raw> = (0..8).map(|_| Raw::connect(address)).collect();
+    crowd.iter_mut().for_each(|socket| socket.upgrade("/ws"));
+    manager.order("restart");
+    let stopping = manager.wait_until("its end", |event| event.said("STOPPING").is_some());
+    let start = now();
+    for socket in &mut crowd {
+        let message: Value = serde_json::from_slice(&socket.frame().payload).expect("it is JSON");
+        let back = start.elapsed() + ms(message["retry_ms"].as_u64().expect("a number"));
+        // The clock here began a little later than the drain.
+        assert!(back > ms(1_400) && back < ms(4_000), "{message} after {:?}", start.elapsed());
+    }
+    drop(crowd);
+    let started = manager.wait_for("started");
+    assert!(started.at_us > stopping.at_us + 1_400_000, "the next one waits for the drain");
 }
 
 #[test]
@@ -206,7 +272,7 @@ fn who_waits_while_it_is_away_is_served_by_the_next() {
     );
     manager.start();
     is_served(address);
-    manager.order("kill KILL");
+    manager.order("kill SIGKILL");
     assert_eq!(manager.wait_for("exited").text("signal"), "SIGKILL");
     // More than there are shards, so that some wait at each listener.
     std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| is_served(address)))));
@@ -229,11 +295,13 @@ fn without_a_store_who_comes_late_is_told_so() {
 
 #[test]
 fn a_restart_may_change_how_many_shards_there_are_and_where_they_listen() {
-    let folder = Folder::new();
+    let folder = Folder::new("service");
     let file = folder.path().join("throng.toml");
     let (one, other) = (free_address(), free_address());
     let write = |address: SocketAddr, shards: u32| {
-        let text = format!("[server]\nlisten = \"{address}\"\ncontrol = \"off\"\nshards = {shards}\npin = false\n[log]\nformat = \"json\"\n");
+        let text = format!(
+            "[server]\nlisten = \"{address}\"\ncontrol = \"off\"\nshards = {shards}\npin = false\n[log]\nformat = \"json\"\n"
+        );
         std::fs::write(&file, text).expect("it can be written");
     };
     let program = [PROGRAM, "serve", "--config", file.to_str().expect("it is text")];
@@ -247,22 +315,21 @@ fn a_restart_may_change_how_many_shards_there_are_and_where_they_listen() {
             manager.order("restart");
             manager.wait_for("started");
         });
-        manager.order("status");
-        assert_eq!(manager.wait_for("status").list("stored").len(), kept, "with {shards} shards");
+        assert_eq!(stored(&mut manager).len(), kept, "with {shards} shards");
     }
     write(other, 2);
     manager.order("restart");
     manager.wait_for("started");
     is_served(other);
     assert!(Raw::try_connect(one).is_err(), "the old port is given up");
-    manager.order("status");
-    assert_eq!(manager.wait_for("status").list("stored").len(), 2);
+    assert_eq!(stored(&mut manager).len(), 2);
 }
 
 #[test]
 fn listeners_that_the_manager_opens_are_used_by_all_shards() {
     for reuseport in [false, true] {
-        let mut options = vec!["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
+        let mut options =
+            vec!["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0"];
         options.extend(["--fdname", "clients", "--fdname", "clients", "--fdname", "control"]);
         if reuseport {
             // The two for clients are then on one port, and the third as well: it has a name of its own all the same.
@@ -290,7 +357,8 @@ fn listeners_that_the_manager_opens_are_used_by_all_shards() {
 
 /// The program under a shell that prepares descriptor 3 and the variables, and what came of it.
 fn with_descriptors(prepare: &str) -> Output {
-    let script = format!("{prepare} exec \"$0\" serve --set server.listen=127.0.0.1:0 --set server.control=off");
+    let script =
+        format!("{prepare} exec \"$0\" serve --set server.listen=127.0.0.1:0 --set server.control=off");
     Command::new("/bin/sh").args(["-c", &script, PROGRAM]).output().expect("there is a shell")
 }
 
@@ -315,7 +383,6 @@ fn what_is_passed_and_is_no_listener_is_an_error_with_its_name() {
 #[test]
 fn what_is_passed_to_another_process_is_left_alone() {
     // As a process has it that was started by one that systemd has started.
-    let mut server = Server::with_environment(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "3")]);
+    let server = Server::with_environment(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "3")]);
     is_served(server.address());
-    drop(eventually("it runs", || (!server.has_ended()).then_some(())));
 }

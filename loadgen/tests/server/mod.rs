@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use rustix::net::sockopt;
 use serde_json::{Value, json};
 use tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tungstenite::protocol::frame::CloseFrame;
@@ -48,6 +49,21 @@ pub(crate) struct Behaviour {
     pub(crate) greeting: Option<&'static str>,
 }
 
+/// How a server restarts.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Restart {
+    /// Closes its connections with this code; without one, it just ends them.
+    pub(crate) close_code: Option<u16>,
+    /// Resets them instead.
+    pub(crate) resets: bool,
+    /// Tells native clients before when to come back.
+    pub(crate) retry_ms: Option<u64>,
+    /// Nobody listens for so long.
+    pub(crate) away: Duration,
+    /// Then it answers so many upgrades with 503.
+    pub(crate) refusals: u64,
+}
+
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     shared: Arc<Shared>,
@@ -56,6 +72,10 @@ pub(crate) struct Server {
 /// What the connections' threads share.
 struct Shared {
     behaviour: Behaviour,
+    /// Set when nobody is to listen for so long, until that begins.
+    away: Mutex<Option<Duration>>,
+    /// Upgrades that are still to be refused.
+    refusals: Mutex<u64>,
     room: Mutex<Room>,
     counts: Mutex<Counts>,
     counted: Condvar,
@@ -94,15 +114,26 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             behaviour,
+            away: Mutex::default(),
+            refusals: Mutex::default(),
             room: Mutex::default(),
             counts: Mutex::default(),
             counted: Condvar::new(),
         });
         let server = Self { address, shared: Arc::clone(&shared) };
         thread::spawn(move || {
-            for stream in listener.incoming() {
+            let mut listener = listener;
+            loop {
+                let (stream, _) = listener.accept().unwrap();
+                let away = shared.away.lock().unwrap().take();
+                if let Some(away) = away {
+                    drop((stream, listener));
+                    rest(away);
+                    listener = TcpListener::bind(address).unwrap();
+                    continue;
+                }
                 let shared = Arc::clone(&shared);
-                thread::spawn(move || serve(&shared, stream.unwrap()));
+                thread::spawn(move || serve(&shared, stream));
             }
         });
         server
@@ -110,6 +141,35 @@ impl Server {
 
     pub(crate) fn url(&self) -> String {
         format!("ws://{}", self.address)
+    }
+
+    /// Ends all connections that have joined, and does not listen for a while. Threads that serve them stay until the clients are gone.
+    pub(crate) fn restart(&self, restart: Restart) {
+        *self.shared.refusals.lock().unwrap() = restart.refusals;
+        if !restart.away.is_zero() {
+            *self.shared.away.lock().unwrap() = Some(restart.away);
+            // Wakes the thread that listens. It may see somebody else before.
+            drop(TcpStream::connect(self.address).unwrap());
+        }
+        let members = std::mem::take(&mut self.shared.room.lock().unwrap().members);
+        for member in members {
+            let mut writer = member.lock().unwrap();
+            if let Some(retry_ms) = restart.retry_ms {
+                let goodbye = json!({"type": "goodbye", "retry_ms": retry_ms});
+                writer.send(Message::text(goodbye.to_string())).unwrap();
+            }
+            if let Some(code) = restart.close_code {
+                writer.close(Some(CloseFrame { code: code.into(), reason: "restart".into() })).unwrap();
+                continue;
+            }
+            if restart.resets {
+                sockopt::set_socket_linger(writer.get_ref(), Some(Duration::ZERO)).unwrap();
+                // This ends its reader, with which the last descriptor goes, and the connection by a reset.
+                writer.get_ref().shutdown(Shutdown::Read).unwrap();
+            } else {
+                writer.get_ref().shutdown(Shutdown::Both).unwrap();
+            }
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -143,9 +203,15 @@ impl Shared {
 fn serve(shared: &Shared, stream: TcpStream) {
     stream.set_nodelay(true).unwrap();
     let mut path = String::new();
+    let status = shared.behaviour.http_status.or_else(|| {
+        let mut refusals = shared.refusals.lock().unwrap();
+        let refuses = *refusals > 0;
+        *refusals -= u64::from(refuses);
+        refuses.then_some(503)
+    });
     let accepted = tungstenite::accept_hdr(stream, |request: &Request, response: Response| {
         path = request.uri().path().to_owned();
-        match shared.behaviour.http_status {
+        match status {
             None => Ok(response),
             Some(status) => Err(refusal(status)),
         }
@@ -327,15 +393,19 @@ fn act(shared: &Shared, writer: &Writer, verb: &str, said: &Value) -> Result<Opt
 }
 
 /// Publishes to all but its sender.
-#[expect(clippy::disallowed_methods, reason = "a server that is slow")]
 fn publish(shared: &Shared, event: String, sender: Option<&Writer>) {
     let mut room = shared.room.lock().unwrap();
     if let Some(stall) = shared.behaviour.stall.filter(|_| room.count == 0) {
-        thread::sleep(stall);
+        rest(stall);
     }
     room.publish(shared.behaviour, &event, sender);
     drop(room);
     shared.count(|counts| counts.published += 1);
+}
+
+#[expect(clippy::disallowed_methods, reason = "a server that is slow, or away")]
+fn rest(time: Duration) {
+    thread::sleep(time);
 }
 
 impl Room {

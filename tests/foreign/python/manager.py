@@ -3,7 +3,8 @@
     manager.py [OPTIONS] -- PROGRAM [ARGUMENT...]
 
 Standard input takes commands, one a line: `start`, `stop`, `restart`, `reload`, `kill SIGNAL`, `status`, `quit`. At its end the service is
-killed and the manager ends. Standard output has events, each a line of JSON with `event` and `at_us`, microseconds of CLOCK_MONOTONIC. Standard error is the service's.
+killed and the manager ends. Standard output has events, each a line of JSON with `event` and `at_us`, microseconds of CLOCK_MONOTONIC.
+Standard error is the service's.
 
 What it keeps to is in sd_notify(3), sd_listen_fds(3), systemd.service(5), systemd.exec(5) and systemd.io/FILE_DESCRIPTOR_STORE. What it leaves out:
 cgroups (signals go to the main process alone), MAINPID=, NOTIFYACCESS=, ExecStartPre= and the like, and starting the service by traffic.

@@ -59,6 +59,11 @@ impl Server {
         Server::spawn(Command::new(PROGRAM), flags)
     }
 
+    /// A server with two shards and otherwise at its defaults, in this environment.
+    pub(crate) fn with_environment(environment: &[(&str, &str)]) -> Server {
+        Server::spawn_in(environment, Command::new(PROGRAM), &[])
+    }
+
     /// A server that starts with a limit on open files of `descriptors`, hard and soft.
     pub(crate) fn with_descriptors(descriptors: u32) -> Server {
         let mut shell = Command::new("/bin/sh");
@@ -67,7 +72,11 @@ impl Server {
         Server::spawn(shell, &[])
     }
 
-    fn spawn(mut command: Command, flags: &[&str]) -> Server {
+    fn spawn(command: Command, flags: &[&str]) -> Server {
+        Server::spawn_in(&[], command, flags)
+    }
+
+    fn spawn_in(environment: &[(&str, &str)], mut command: Command, flags: &[&str]) -> Server {
         // Tests run side by side on few processors: a shard that insisted on one would wait for other tests' servers.
         let defaults = [
             "server.listen=127.0.0.1:0",
@@ -77,7 +86,7 @@ impl Server {
             "log.format=json",
         ];
         command.arg("serve").args(defaults.iter().flat_map(|setting| ["--set", *setting])).args(flags);
-        let (child, log) = launch(command, &[]);
+        let (child, log) = launch(command, environment);
         let mut server =
             Server { child, log, address: ([0; 4], 0).into(), control: ([0; 4], 0).into(), may_fail: false };
         let listening = server.wait_for_log("listening");

@@ -117,14 +117,20 @@ fn settings_page() -> String {
     heading(&mut roff, "NAME");
     roff.text([roman("throng.toml - configuration of throng")]);
     heading(&mut roff, "DESCRIPTION");
-    for paragraph in [
+    for (at, paragraph) in [
         "A file in TOML. None is needed: what it leaves out has its default. `throng check FILE` says what a file means, or which setting is wrong \
          and why.",
         "The service reads /etc/throng/throng.toml; otherwise `--config` or the variable `THRONG_CONFIG` names the file. Variables are stronger than \
          the file, and the command line is stronger than variables. A setting's variable stands with it below. `--set KEY=VALUE` takes any setting.",
         "Sizes are bytes, or texts like \"64KiB\"; times are milliseconds, or texts like \"25s\".",
-    ] {
-        roff.control("PP", []).text([roman(paragraph)]);
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if at > 0 {
+            roff.control("PP", []);
+        }
+        roff.text([roman(paragraph)]);
     }
     for (section, about) in SECTIONS {
         heading(&mut roff, &format!("[{section}]"));

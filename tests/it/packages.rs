@@ -87,7 +87,8 @@ fn completions_are_taken_by_shells() {
         succeed(Command::new(programs().join(program)).args(["generate", "completions"]).arg(&completions));
         let script = completions.join(format!("{program}.bash"));
         // What bash offers behind the program's name is its commands, and not the hidden ones.
-        let ask = "source \"$0\"; COMP_WORDS=(\"$1\" ''); COMP_CWORD=1; \"_$1\" \"$1\" '' \"$1\"; echo \"${COMPREPLY[*]}\"";
+        let ask = "source \"$0\"; function=$(complete -p \"$1\" | sed 's/.* -F \\([^ ]*\\) .*/\\1/'); \
+                   COMP_WORDS=(\"$1\" ''); COMP_CWORD=1; \"$function\" \"$1\" '' \"$1\"; echo \"${COMPREPLY[*]}\"";
         let offered = succeed(Command::new("bash").args(["-c", ask]).arg(&script).arg(program));
         let help = succeed(Command::new(programs().join(program)).arg("--help"));
         for command in commands(&help) {

@@ -2,6 +2,7 @@
 # Installs a .deb of throng in a copy of this machine that is gone afterwards, and sees it start, be upgraded, removed and purged. As root.
 #
 #   tests/it/packages.sh DEB
+#   ROOT=DIR tests/it/packages.sh DEB    # of what debootstrap --variant=minbase --include=systemd has made there, instead
 #
 # The copy is an overlay in memory, in namespaces of its own for mounts, processes and the network: port 7070 is free there.
 set -euo pipefail
@@ -14,7 +15,7 @@ copy=$(mktemp --directory)
 mount -t tmpfs -o size=512m tmpfs "$copy"
 mkdir "$copy"/{upper,work,root}
 cp "$1" "$copy/throng.deb"
-mount -t overlay -o "lowerdir=/,upperdir=$copy/upper,workdir=$copy/work" overlay "$copy/root"
+mount -t overlay -o "lowerdir=${ROOT:-/},upperdir=$copy/upper,workdir=$copy/work" overlay "$copy/root"
 cp "$copy/throng.deb" "$copy/root/root/throng.deb"
 cd "$copy/root"
 mount --rbind /dev dev
@@ -51,7 +52,7 @@ run throng check /etc/throng/throng.toml | grep --quiet "Every setting is at its
 
 echo "== units"
 units=/usr/lib/systemd/system
-says "" run systemd-analyze verify $units/throng.service $units/throng@.service $units/throng.socket
+says "" run systemd-analyze verify --man=no $units/throng.service $units/throng@.service $units/throng.socket
 for unit in throng.service throng@.service; do
   run systemd-analyze security --offline=yes --threshold=20 --no-pager $units/$unit | tail --lines 1
 done
@@ -63,7 +64,7 @@ says "" run env $(sed -n 's/^Environment=//p' usr/lib/systemd/system/throng@.ser
 echo "== start and end, as the unit says"
 command=$(sed -n 's/^ExecStart=//p' usr/lib/systemd/system/throng.service)
 # shellcheck disable=SC2086 # the words of a command
-run setpriv --reuid=throng --regid=throng --clear-groups --no-new-privs $command 2>run/log &
+(exec chroot "$copy/root" setpriv --reuid=throng --regid=throng --clear-groups --no-new-privs $command 2>run/log) &
 server=$!
 for _ in $(seq 200); do
   health=$(curl --silent --max-time 5 http://127.0.0.1:7070/health) && break
@@ -71,8 +72,8 @@ for _ in $(seq 200); do
   sleep 0.1
 done
 [[ -n ${health:-} ]] || fail "it did not start: $(cat run/log)"
-says "throng" run stat --format %U "/proc/$(run pgrep --exact throng)"
-kill -TERM "$(run pgrep --exact throng)"
+says "throng" run stat --format %U "/proc/$server"
+kill -TERM "$server"
 wait "$server" || fail "it did not end well: $(cat run/log)"
 
 echo "== upgrade, over the same version"

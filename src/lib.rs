@@ -28,7 +28,10 @@ pub mod bridge;
 pub mod backend;
 pub mod control;
 pub mod config;
+pub mod machine;
 pub mod listeners;
 mod systemd;
 pub mod server;
+
+pub mod top;
 pub mod generate;

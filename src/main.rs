@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use throng::config::{Args, Config, LogFormat, Problem, Trial};
 use throng::generate;
+use throng::machine::{doctor, tune};
 use throng::server;
 use throng::token::mint;
+use throng::top;
 use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
@@ -24,6 +26,8 @@ enum Command {
     Serve(Args),
     /// Print a token that says who a client is, for trying things out
     Token(mint::Args),
+    /// Show what a server does now, in the terminal
+    Top(top::Args),
     /// Say what a configuration file means, or which setting is wrong and why
     Check {
         /// The configuration file
@@ -37,6 +41,8 @@ enum Command {
         #[command(flatten)]
         trial: Trial,
     },
+    Doctor(doctor::Args),
+    Tune(tune::Args),
     /// Write manual pages or completions of shells, for packages
     #[command(hide = true)]
     Generate(generate::Args),
@@ -52,6 +58,9 @@ fn main() -> ExitCode {
             check(config, quiet, &trial)
         }
         Command::Token(args) => token(&args),
+        Command::Doctor(args) => examine(&args),
+        Command::Tune(args) => tune(&args),
+        Command::Top(args) => top(&args),
         Command::Generate(args) => match generate::generate(&args, Cli::command()) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -104,6 +113,47 @@ fn token(args: &mint::Args) -> ExitCode {
         Err(what) => {
             eprintln!("throng: {what}");
             ExitCode::from(2)
+        }
+    }
+}
+
+fn examine(args: &doctor::Args) -> ExitCode {
+    match doctor::run(args) {
+        Ok((text, status)) => {
+            print!("{text}");
+            ExitCode::from(status)
+        }
+        Err(failure) => {
+            eprintln!("throng: {failure}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn tune(args: &tune::Args) -> ExitCode {
+    let failure = match tune::run(args) {
+        Ok(text) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(failure) => failure,
+    };
+    if let tune::Failure::Refused { text, .. } = &failure {
+        print!("{text}");
+    }
+    eprintln!("throng: {failure}");
+    match failure {
+        tune::Failure::NotRoot => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn top(args: &top::Args) -> ExitCode {
+    match top::run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(what) => {
+            eprintln!("throng: {what}");
+            ExitCode::FAILURE
         }
     }
 }

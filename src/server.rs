@@ -19,9 +19,10 @@ use crate::config::{
     RefuseWith, TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
-use crate::control::{self, Control, History};
+use crate::control::{self, Control, Dump, History};
 use crate::dialect::Paths;
 use crate::listeners::{self, Listeners};
+use crate::machine::{self, Descriptors};
 use crate::message::ShardId;
 use crate::reactor::neighbours::{Door, Neighbours};
 use crate::reactor::tls::{BadFile, Files, Tls};
@@ -44,16 +45,8 @@ use std::{fmt, io, thread};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Descriptors that are not for clients: standard streams, the control port and its connections, files being read.
-const DESCRIPTORS_KEPT: usize = 112;
-/// Descriptors of a shard: epoll, the bell, the listener, and one more socket than it should have taken.
-const DESCRIPTORS_PER_SHARD: usize = 4;
-/// Sockets above `connections_max`, so that there are some to say no with. Where there are few descriptors, an eighth of them.
-const SOCKETS_TO_REFUSE: usize = 256;
 /// Sockets that one address may have besides its open connections, when it may have fewer of those: for handshakes and refusals.
 const SOCKETS_PER_IP_TO_REFUSE: u32 = 16;
-/// The most sockets of a process, whatever the limit on open files: that of `limits.connections_max`.
-const SOCKETS_MAX: usize = 16_000_000;
 /// Connections that a shard reserves space for at the most: half a gigabyte of addresses. Beyond, the space grows by moving.
 const RESERVED_MAX: usize = 4 << 20;
 /// The first pause before Redis is connected to again.
@@ -141,10 +134,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
     sys::return_freed_memory();
     let clock = Clock::start();
     let cpus = sys::cpus();
-    let shards = match config.server.shards as usize {
-        0 => cpus.len().clamp(1, crate::message::SHARDS_MAX),
-        shards => shards,
-    };
+    let shards = machine::shards(config, cpus.len());
     let tokens = tokens(config, clock)?;
     let rules = rules(config, shards)?;
     let layers = layers(config, shards)?;
@@ -215,6 +205,9 @@ fn serve(config: &Config) -> Result<(), Failure> {
     let (stopped, mut stops) = mpsc::unbounded_channel();
     let mut threads = Vec::with_capacity(shards);
     for (id, listeners) in of_shards.into_iter().enumerate() {
+        if config.server.steer && pinned {
+            listeners.iter().for_each(|listener| sys::prefer_cpu(listener, cpus[id]));
+        }
         let shard = Shard::new(
             id as ShardId,
             settings.clone(),
@@ -295,6 +288,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
         let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
+        let mut ask = signal(SignalKind::user_defined1()).map_err(Failure::System)?;
+        let mut dump = Dump::new(control.clone());
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
@@ -306,6 +301,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats.clone()));
+        tokio::spawn(control::log_numbers(control.clone(), config.log.numbers_interval_ms));
         tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
@@ -317,6 +313,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
+                Some(()) = ask.recv() => dump.write(sys::heap()),
                 Some(()) = hang_up.recv() => {
                     systemd::notify_of_reload();
                     reload(layers.tls.as_deref());
@@ -456,15 +453,11 @@ fn serve_door(door: Door, bus: Arc<Bus>, gate: Arc<Gate>) -> Result<(), Failure>
 
 /// What the door goes by, within what the limit on open files allows.
 fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
-    let limit = sys::descriptors_max();
-    let has_api = !config.api.key.is_empty() || !config.api_keys.is_empty();
-    let of_api = if has_api { config.api.kept_connections_max as usize } else { 0 };
-    let kept = DESCRIPTORS_KEPT + of_api + shards * DESCRIPTORS_PER_SHARD;
-    let sockets_max = limit.saturating_sub(kept).min(SOCKETS_MAX);
-    if sockets_max < 16 {
-        return Err(Failure::Descriptors { limit, needed: kept + 16 });
+    let descriptors = Descriptors::new(config, shards, sys::descriptors_max());
+    let Descriptors { limit, ceiling, .. } = descriptors;
+    if !descriptors.suffice() {
+        return Err(Failure::Descriptors { limit, needed: descriptors.needed_min() });
     }
-    let ceiling = sockets_max - SOCKETS_TO_REFUSE.min(sockets_max / 8);
     let limits = &config.limits;
     let wanted = limits.connections_max as usize;
     if wanted > ceiling {
@@ -472,16 +465,16 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
             connections_max = wanted,
             ceiling,
             descriptors = limit,
-            descriptors_needed = wanted + SOCKETS_TO_REFUSE + kept,
+            descriptors_needed = descriptors.needed_for(wanted),
             "limits.connections_max is more than the limit on open files allows; raise it (LimitNOFILE=)"
         );
     }
-    let connections_max = if wanted == 0 { ceiling } else { wanted.min(ceiling) };
+    let connections_max = descriptors.connections_max(wanted);
     tracing::info!(descriptors = limit, connections_max, "found the ceiling");
     let per_ip_max = (limits.connections_per_ip_max > 0).then_some(limits.connections_per_ip_max);
     Ok(Rules {
         connections_max,
-        sockets_max: (connections_max + SOCKETS_TO_REFUSE).min(sockets_max),
+        sockets_max: descriptors.sockets_for(connections_max),
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
         per_user_max: (limits.connections_per_user_max > 0).then_some(limits.connections_per_user_max),

@@ -141,6 +141,12 @@ pub struct ShardStats {
     pub policy_early: Counter,
     /// States and values that were forgotten early because there were too many.
     pub policy_forgotten: Counter,
+    /// The most slots for connections, sessions and ghosts that were in use at once: what is kept for each stays.
+    pub slots: Gauge,
+    /// Bytes of that.
+    pub slots_bytes: Gauge,
+    /// Sockets with TLS, or whose PROXY header is awaited.
+    pub layers: Gauge,
     /// Bytes of events that wait in the homes here.
     pub policy_waiting_bytes: Gauge,
     /// Rooms with their home here whose state is known.
@@ -273,6 +279,17 @@ impl TransportFault {
     ];
 }
 
+/// What the allocator holds for the process, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heap {
+    /// Given out to us and not given back, mapped blocks included.
+    pub in_use_bytes: u64,
+    /// Of them, blocks so large that each is mapped by itself, and returned to the kernel when it is freed.
+    pub mapped_bytes: u64,
+    /// Given back, and kept for the next request.
+    pub free_bytes: u64,
+}
+
 /// A number that only grows. One thread writes it.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -387,6 +404,14 @@ impl Snapshot {
         self.sum_ns += other.sum_ns;
     }
 
+    /// What has come since `earlier`, which is the same histogram at a moment before this one.
+    pub fn since(&self, earlier: &Snapshot) -> Snapshot {
+        Snapshot {
+            counts: std::array::from_fn(|i| self.counts[i].saturating_sub(earlier.counts[i])),
+            sum_ns: self.sum_ns.saturating_sub(earlier.sum_ns),
+        }
+    }
+
     /// How many durations there are.
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
@@ -445,6 +470,10 @@ mod tests {
             histogram.record(Time::default(), Time::from_ns(us * 1000));
         }
         let snapshot = histogram.snapshot();
+        histogram.record(Time::default(), Time::from_ms(5));
+        let later = histogram.snapshot().since(&snapshot);
+        assert_eq!((later.count(), later.sum_ns()), (1, 5_000_000), "what came after it");
+        assert_eq!(snapshot.since(&snapshot).quantile_ns(0.5), 0, "nothing came after itself");
         assert_eq!(snapshot.count(), 1000);
         for (quantile, true_ns) in [(0.5, 500_000.0), (0.99, 990_000.0), (1.0, 1_000_000.0)] {
             let ns = snapshot.quantile_ns(quantile) as f64;

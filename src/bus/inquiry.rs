@@ -62,6 +62,14 @@ pub enum Question {
     },
     /// One connection. Answered with [`Answer::Connection`] or [`Answer::Unknown`].
     Connection(SocketId),
+    /// Connections for which something waits, of the [`LOOKED_AT_MAX`] slots from one on: those for which the most does. Answered with
+    /// [`Answer::Slowest`].
+    Slowest {
+        /// The first slot to look at.
+        from: Slot,
+        /// How many at the most, of which [`LISTED_MAX`] are given.
+        most: usize,
+    },
     /// One connection joins all of these rooms or none. Answered with [`Answer::Done`], [`Answer::Refused`] or [`Answer::Unknown`].
     Join {
         /// Which connection, and in which of its namespaces.
@@ -104,6 +112,13 @@ pub enum Answer {
         /// The slot where to go on; `None` at the end.
         next: Option<u32>,
     },
+    /// Those for which the most waits, of the slots looked at.
+    Slowest {
+        /// In no order, at most as many as were asked for.
+        slow: Vec<Slow>,
+        /// The slot where to go on; `None` at the end.
+        next: Option<Slot>,
+    },
     /// How many connections users have, in the order in which they were asked about.
     Counts(Vec<u32>),
     /// The user.
@@ -134,6 +149,17 @@ pub struct Listed {
     pub address: String,
     /// Its user, if that is known.
     pub user: Option<Box<str>>,
+}
+
+/// A connection for which something waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Slow {
+    /// As in a list.
+    pub listed: Listed,
+    /// Bytes that wait for it because the kernel took no more, or because it has not polled.
+    pub waiting_bytes: usize,
+    /// How long it has given no sign of life, in milliseconds: neither sent anything nor taken any of these bytes.
+    pub silent_ms: u32,
 }
 
 /// All that is known of a connection.

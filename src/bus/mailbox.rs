@@ -325,6 +325,11 @@ impl Mailbox {
         self.pieces.load(Ordering::SeqCst)
     }
 
+    /// Bytes of it, as far as they count: those of publications, orders and answers.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// True when there is nothing to collect.
     pub fn is_empty(&self) -> bool {
         self.pieces.load(Ordering::SeqCst) == 0

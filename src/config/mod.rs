@@ -142,6 +142,9 @@ settings! {
         shards: u32 = "0", Kind::Number { min: 0, max: 128 };
         /// Keep each shard on a CPU of its own, where there are enough.
         pin: bool = "true", Kind::Flag;
+        /// Let the shard on the CPU that takes a client's packets have the client (needs `server.pin`, and a network card whose
+        /// interrupts are spread over all CPUs: see `docs/tuning.md`).
+        steer: bool = "false", Kind::Flag;
         /// What moves the bytes; `auto` takes the best that this kernel has.
         io: Io = "auto", Kind::Word(Io::WORDS);
         /// Open `/echo`, which sends every message back: for conformance tests and benchmarks.
@@ -508,6 +511,8 @@ settings! {
         level: LogLevel = "info", Kind::Word(LogLevel::WORDS);
         /// Lines for people or for machines.
         format: LogFormat = "text", Kind::Word(LogFormat::WORDS);
+        /// How often a line with the numbers of the time since the last one is logged, at the level info; 0 for never.
+        numbers_interval_ms: u32 = "60000", Kind::Ms { min: 0, max: 86_400_000 };
     }
 }
 

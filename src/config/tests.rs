@@ -107,7 +107,10 @@ fn nothing_said_means_the_defaults() {
     assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
     let drain = Drain { notice_ms: 0, timeout_ms: 10_000, spread_ms: 1000, closes_per_second_max: 10_000 };
     assert_eq!(config.drain, drain);
-    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Text });
+    assert_eq!(
+        config.log,
+        Log { level: LogLevel::Info, format: LogFormat::Text, numbers_interval_ms: 60_000 }
+    );
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
 }
 
@@ -147,12 +150,16 @@ fn every_flag_sets_its_key() {
         share_port: false,
         shards: 3,
         pin: true,
+        steer: false,
         io: Io::Epoll,
         echo: true,
         linger_ms: 5,
     };
     assert_eq!(config.server, server);
-    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json });
+    assert_eq!(
+        config.log,
+        Log { level: LogLevel::Debug, format: LogFormat::Json, numbers_interval_ms: 60_000 }
+    );
 }
 
 #[test]

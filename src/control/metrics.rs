@@ -8,9 +8,10 @@ use crate::backend::stats::CallOutcome;
 use crate::bridge::Bridge;
 use crate::bus::callouts::{CalloutStats, Callouts};
 use crate::bus::calls::{self, Calls};
+use crate::bus::mailbox::Mailbox;
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
-use crate::message::{Reject, TokenFault};
+use crate::message::{Reject, ShardId, TokenFault};
 use crate::stats::{
     Counter, Ending, Histogram, LEFT_OUT_LABELS, NamespaceStats, Recovered, ShardStats, TransportFault,
 };
@@ -43,7 +44,7 @@ pub(super) fn text(control: Arc<Control>) -> Result<String, fmt::Error> {
 /// A number that each shard has: its name without the unit, what it means, its unit, and where it is.
 type Number = (&'static str, &'static str, Option<Unit>, fn(&ShardStats) -> u64);
 
-static GAUGES: [Number; 13] = [
+static GAUGES: [Number; 16] = [
     ("throng_connections", "Open WebSocket connections.", None, |shard| shard.connections.value()),
     (
         "throng_sockets",
@@ -76,6 +77,16 @@ static GAUGES: [Number; 13] = [
     }),
     ("throng_receive_buffer", "Bytes of messages that have not arrived whole.", Some(Unit::Bytes), |shard| {
         shard.receive_bytes.value()
+    }),
+    (
+        "throng_slots",
+        "The most slots for connections, sessions and ghosts in use at once so far: what is kept for each stays.",
+        None,
+        |shard| shard.slots.value(),
+    ),
+    ("throng_slots", "Bytes of what is kept for them.", Some(Unit::Bytes), |shard| shard.slots_bytes.value()),
+    ("throng_layers", "Sockets with TLS, or whose PROXY header is awaited.", None, |shard| {
+        shard.layers.value()
     }),
     (
         "throng_policy_waiting",
@@ -193,6 +204,14 @@ static COUNTERS: [Number; 31] = [
         shard.tls_resumptions.value()
     }),
     ("throng_turns", "Turns of the reactor.", None, |shard| shard.turns.value()),
+];
+
+/// A number of each shard's mailbox, likewise.
+type OfMailboxes = (&'static str, &'static str, Option<Unit>, fn(&Mailbox) -> usize);
+
+static OF_MAILBOXES: [OfMailboxes; 2] = [
+    ("throng_mailbox", "Pieces of mail that a shard has not collected.", None, Mailbox::len),
+    ("throng_mailbox", "Bytes of them.", Some(Unit::Bytes), Mailbox::bytes),
 ];
 
 /// Open Engine.IO sessions: the transport, and how many there are.
@@ -472,6 +491,13 @@ impl Numbers {
                 family.encode_family(&[("shard", shard)])?.encode_gauge(&number(stats))?;
             }
         }
+        for (name, help, unit, number) in &OF_MAILBOXES {
+            let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+            for shard in 0..shards.len() {
+                let waiting = number(self.0.bus.mailbox(shard as ShardId)) as u64;
+                family.encode_family(&[("shard", shard)])?.encode_gauge(&waiting)?;
+            }
+        }
         for (name, help, unit, number) in &COUNTERS {
             let mut family = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
             for (shard, stats) in shards.iter().enumerate() {
@@ -610,6 +636,8 @@ impl Numbers {
             None,
             connections_max,
         )?;
+        let draining = u64::from(control.gate.is_draining());
+        gauge(encoder, "throng_draining", "1 while the process drains, 0 before.", None, draining)?;
         let peak = control.gate.peak() as u64;
         gauge(encoder, "throng_connections_peak", "The most open connections at once so far.", None, peak)?;
         let sockets_max = control.sockets_max as u64;
@@ -619,6 +647,10 @@ impl Numbers {
         // From here on, the names that Prometheus' own clients use for any process.
         let memory = control.stats.memory_bytes.value();
         gauge(encoder, "process_resident_memory", "Resident memory.", Some(Unit::Bytes), memory)?;
+        if let Some(max) = process::memory_max() {
+            let help = "Memory that the process may have.";
+            gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), max)?;
+        }
         let started = control.started_unix_ms as f64 / 1e3;
         gauge(
             encoder,
@@ -641,6 +673,14 @@ impl Numbers {
                 MetricType::Counter,
             )?
             .encode_counter::<NoLabelSet, _, f64>(&process::cpu_seconds(), None)?;
+        let help = "User and system time of the threads of this name.";
+        let name = "throng_thread_cpu";
+        let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+        for (thread, seconds) in process::thread_seconds() {
+            family
+                .encode_family(&[("thread", thread.as_str())])?
+                .encode_counter::<NoLabelSet, _, f64>(&seconds, None)?;
+        }
         encoder
             .encode_descriptor(
                 "throng_build_info",

@@ -4,6 +4,7 @@
 //! nothing but the cache lines it looks at; backends with a key publish and ask by the [API](api). Everything a client of this port can
 //! hold is bounded: how many connections there are, how long one may take over a request, and, without a key, how long it may live.
 
+mod dump;
 mod metrics;
 mod process;
 mod report;
@@ -13,6 +14,7 @@ pub mod api;
 mod refusal;
 mod seat;
 
+pub use dump::{Dump, log_numbers};
 pub use process::sample_memory;
 pub use report::History;
 

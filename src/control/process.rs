@@ -1,12 +1,14 @@
 //! What the kernel knows about this process.
 
 use crate::stats::Stats;
-use rustix::param::page_size;
+use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
@@ -60,6 +62,57 @@ pub(super) fn cpu_seconds() -> f64 {
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
+/// User and system time of each thread so far, in seconds, by its name; those of one name together. Threads that end meanwhile are left
+/// out, and all where there is no `/proc`.
+pub(super) fn thread_seconds() -> BTreeMap<String, f64> {
+    let mut threads: BTreeMap<String, f64> = BTreeMap::new();
+    let tick = 1.0 / clock_ticks_per_second() as f64;
+    for entry in fs::read_dir("/proc/self/task").into_iter().flatten().flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        if let Some((name, ticks)) = read_stat(&stat) {
+            *threads.entry(name.to_owned()).or_default() += ticks as f64 * tick;
+        }
+    }
+    threads
+}
+
+/// Name and ticks of user and system time out of proc_pid_stat(5): fields 2, 14 and 15. The name is in parentheses, and may have some.
+fn read_stat(stat: &str) -> Option<(&str, u64)> {
+    let (before, after) = stat.rsplit_once(") ")?;
+    let (_, name) = before.split_once('(')?;
+    let mut times = after.split_ascii_whitespace().skip(11);
+    let (user, system): (u64, u64) = (times.next()?.parse().ok()?, times.next()?.parse().ok()?);
+    Some((name, user + system))
+}
+
+/// Resident memory in bytes by what is behind it: nothing (heap, stacks), and files. `None` where the kernel does not say.
+pub(super) fn resident_by_kind() -> Option<(u64, u64)> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kib| kib << 10)
+    };
+    Some((bytes("RssAnon:")?, bytes("RssFile:")? + bytes("RssShmem:")?))
+}
+
+/// The memory that this process may have, in bytes: that of the machine, or of the control group (version 2) around it that may have the
+/// least, `MemoryHigh` and `MemoryMax` of its unit. There it shares it with the kernel's buffers of its sockets. `None` where the kernel
+/// does not say.
+pub(super) fn memory_max() -> Option<u64> {
+    let total = fs::read_to_string("/proc/meminfo").ok()?;
+    let total = total.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let total = total.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
+    let limits = Path::new(group).ancestors().flat_map(|group| {
+        let folder = Path::new("/sys/fs/cgroup").join(group);
+        // `max` is no number, and no limit.
+        ["memory.high", "memory.max"]
+            .map(|name| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok())
+    });
+    Some(limits.flatten().fold(total, u64::min))
+}
+
 /// How many descriptors are open, where the kernel says so: as the size of this directory, since Linux 6.2. Listing the
 /// directory would work on older kernels too, but it makes an inode for each descriptor, and we may have a million.
 pub(super) fn open_fds() -> Option<u64> {
@@ -91,6 +144,24 @@ mod tests {
         let held: Vec<File> = (0..100).map(|_| File::open("/proc/self/statm").expect("opens")).collect();
         let Some(open) = open_fds() else { return };
         assert!(open >= held.len() as u64 && max_fds().is_none_or(|max| open <= max), "{open}");
+    }
+
+    #[test]
+    fn memory_by_kind_is_what_is_resident() {
+        let Some((anonymous, files)) = resident_by_kind() else { return };
+        let all = Memory::open().and_then(|memory| memory.resident_bytes()).expect("there is a /proc");
+        assert!(anonymous > 0 && files > 0 && anonymous < 2 * all, "{anonymous} and {files} of {all}");
+        assert!(memory_max().is_some_and(|most| most > all), "{:?}", memory_max());
+    }
+
+    #[test]
+    fn a_thread_may_have_any_name() {
+        let fields = "S 1 2 3 4 5 6 7 8 9 10 70 7 13 14";
+        assert_eq!(read_stat(&format!("12 (a) (b c) {fields}")), Some(("a) (b c", 77)));
+        for bad in ["", "12 (a", "12 (a) S 1 2", "12 a S 1 2 3 4 5 6 7 8 9 10 70 7"] {
+            assert_eq!(read_stat(bad), None, "{bad}");
+        }
+        assert!(!thread_seconds().is_empty());
     }
 
     #[test]

@@ -297,6 +297,7 @@ fn labels(series: &str) -> BTreeMap<&str, &str> {
                 "version",
                 "transport",
                 "namespace",
+                "thread",
                 "event",
                 "per",
                 "route",

@@ -118,24 +118,30 @@ impl Socket {
 /// What lies between sockets and the shard, where bytes do not go through as they are. By slot, and as long as the highest one that ever
 /// had such a layer: connections without pay nothing for it.
 #[derive(Default)]
-struct Between(Vec<Option<Box<Layer>>>);
+struct Between {
+    layers: Vec<Option<Box<Layer>>>,
+    /// How many there are.
+    count: usize,
+}
 
 impl Between {
     /// The layer of the socket under `slot`, if it has one.
     fn of(&mut self, slot: Slot) -> Option<&mut Layer> {
-        self.0.get_mut(slot as usize)?.as_deref_mut()
+        self.layers.get_mut(slot as usize)?.as_deref_mut()
     }
 
     fn put(&mut self, slot: Slot, layer: Box<Layer>) {
         let at = slot as usize;
-        if self.0.len() <= at {
-            self.0.resize_with(at + 1, || None);
+        if self.layers.len() <= at {
+            self.layers.resize_with(at + 1, || None);
         }
-        self.0[at] = Some(layer);
+        self.count += usize::from(self.layers[at].replace(layer).is_none());
     }
 
     fn take(&mut self, slot: Slot) -> Option<Box<Layer>> {
-        self.0.get_mut(slot as usize)?.take()
+        let layer = self.layers.get_mut(slot as usize)?.take();
+        self.count -= usize::from(layer.is_some());
+        layer
     }
 }
 
@@ -227,6 +233,7 @@ impl Epoll {
         self.ahead_ms = self.shard.end_turn(end);
         let stats = &self.stats.shards[usize::from(self.id)];
         stats.turns.add(1);
+        stats.layers.set(self.between.count as u64);
         stats.turn_duration.record(now, end);
         Ok(())
     }

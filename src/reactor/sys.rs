@@ -1,5 +1,6 @@
 //! What throng asks of the operating system besides moving bytes: listeners, processors, descriptors.
 
+use crate::stats::Heap;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
@@ -91,14 +92,23 @@ pub fn adopt(socket: OwnedFd) -> io::Result<TcpListener> {
     if !is_tcp(&socket).unwrap_or(false) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no TCP socket that listens"));
     }
-    // There is none unless a process was interrupted in its last call.
+    // What the process before this one may have asked for: no new connections, in its last call, or those of one processor. (-1 is none.)
     socket.detach_filter().ok();
+    socket.set_cpu_affinity(usize::MAX).ok();
     socket.set_tcp_nodelay(true)?;
     defer_accept(&socket, 1);
     socket.set_nonblocking(true)?;
     // Once more, for the length of its queue.
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Asks the kernel to give `listener`, rather than others on its port, the connections whose packets `cpu` takes (`SO_INCOMING_CPU`;
+/// listeners heed it since Linux 6.2). Those of other processors are spread as ever.
+pub fn prefer_cpu(listener: &impl AsFd, cpu: usize) {
+    if let Err(error) = SockRef::from(listener).set_cpu_affinity(cpu) {
+        tracing::warn!(%error, cpu, "cannot steer connections to their processor");
+    }
 }
 
 /// Has the kernel drop what would begin a new connection, and nothing else: a client sends its SYN again after a second (RFC 6298,
@@ -263,6 +273,21 @@ pub fn return_freed_memory() {
         // SAFETY: as above.
         unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, 4 * LARGE_BYTES) };
     }
+}
+
+/// What the allocator holds, where it says so: glibc's does. Takes the lock of one arena after the other and walks what is free there,
+/// so a shard that allocates meanwhile may wait, for some microseconds, or milliseconds where a crowd has just gone.
+pub fn heap() -> Option<Heap> {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "mallinfo2 has no safe wrapper")]
+        // SAFETY: mallinfo2(3) takes nothing, may be called at any time by any thread, and returns a struct of integers.
+        let info = unsafe { libc::mallinfo2() };
+        let (used, mapped) = (info.uordblks as u64, info.hblkhd as u64);
+        Some(Heap { in_use_bytes: used + mapped, mapped_bytes: mapped, free_bytes: info.fordblks as u64 })
+    }
+    #[cfg(not(target_env = "gnu"))]
+    None
 }
 
 /// Raises the limit on open files as far as this process may, and answers what it is then.

@@ -7,6 +7,7 @@ use crate::auth::Ip;
 use crate::bus::directory::{namespace_of, room_key, room_of};
 use crate::bus::inquiry::{
     Answer, Connection, Inquiry, LISTED_MAX, LOOKED_AT_MAX, Listed, Namespace, Question, ROOMS_NAMED_MAX,
+    Slow,
 };
 use crate::dialect::{Dialect, socketio};
 use crate::message::{ConnId, RoomId, Slot, SocketId};
@@ -14,6 +15,8 @@ use crate::stats::Ending;
 use crate::time::Time;
 use compact_str::CompactString;
 use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 
 impl Shard {
     /// Answers an inquiry.
@@ -41,6 +44,7 @@ impl Shard {
                 let described = described.collect();
                 Answer::User { connections: self.all_of(&name).count() as u32, described }
             }
+            Question::Slowest { from, most } => self.slowest_from(from, most.min(LISTED_MAX), now),
             Question::Connection(id) => {
                 let found = self.find_connection(&id);
                 found.map_or(Answer::Unknown, |(slot, _)| {
@@ -113,6 +117,27 @@ impl Shard {
             slot += 1;
         }
         Answer::Page { listed, next: ((slot as usize) < self.slots).then_some(slot) }
+    }
+
+    fn slowest_from(&self, from: Slot, most: usize, now: Time) -> Answer {
+        let end = (self.slots as Slot).min(from.saturating_add(LOOKED_AT_MAX));
+        let mut slowest: BinaryHeap<Reverse<(usize, Slot)>> = BinaryHeap::new();
+        for slot in from..end {
+            let Some(conn) = self.conns.get(slot as usize) else { continue };
+            let waiting = conn.outbox.as_ref().map_or(0, |outbox| outbox.len());
+            if waiting > 0 && conn.is_open() {
+                slowest.push(Reverse((waiting, slot)));
+                if slowest.len() > most {
+                    slowest.pop();
+                }
+            }
+        }
+        let slow = slowest.into_iter().filter_map(|Reverse((waiting_bytes, slot))| {
+            let conn = &self.conns[slot as usize];
+            let silent_ms = now.ms32().wrapping_sub(conn.heard_ms);
+            Some(Slow { listed: self.list(slot, conn, None)?, waiting_bytes, silent_ms })
+        });
+        Answer::Slowest { slow: slow.collect(), next: ((end as usize) < self.slots).then_some(end) }
     }
 
     fn members_below(&self, room: RoomId, below: Option<u32>, most: usize) -> Answer {

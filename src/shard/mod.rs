@@ -221,6 +221,8 @@ const WORK_MAX: usize = 16_384;
 const MAIL_KEPT: usize = 1024;
 /// How long a peer has to end its side once ours has ended, in milliseconds.
 const CLOSE_TIMEOUT_MS: u32 = 5_000;
+/// What is kept of each slot, used or not: the connection, its timer, and the reactor's side of the socket.
+const SLOT_BYTES: usize = size_of::<Conn>() + Wheel::SLOT_BYTES + size_of::<usize>();
 /// How often a drain goes on, in milliseconds.
 const DRAIN_STEP_MS: u64 = 10;
 /// What a publisher is told to wait when mailboxes are full, in milliseconds.
@@ -1107,6 +1109,8 @@ impl Shard {
             }
         }
         stats.rooms.set(self.rooms.count() as u64);
+        stats.slots.set(self.slots as u64);
+        stats.slots_bytes.set((self.slots * SLOT_BYTES) as u64);
         stats.memberships.set(self.rooms.memberships() as u64);
         stats.receive_bytes.set(self.pool.leased_bytes() as u64);
         stats.open_asks.set(self.asks.len() as u64);

@@ -42,6 +42,9 @@ impl Wheel {
     /// How far ahead a timer can be set, in milliseconds: four and a half hours.
     pub const AHEAD_MS_MAX: u32 = (1 << (3 * LIST_BITS)) - (1 << (2 * LIST_BITS)) - 1;
 
+    /// What a slot takes here, whether its timer is set or not.
+    pub const SLOT_BYTES: usize = size_of::<Link>();
+
     /// A wheel that stands at `now`, with space reserved for this many slots.
     pub fn new(reserved: usize, now: Time) -> Wheel {
         let level = || Level { heads: [NONE; LISTS], filled: [0; LISTS / 64] };

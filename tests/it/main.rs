@@ -20,10 +20,12 @@
 //! | `hostile` | clients that mean no good get what the protocol says, leave nothing behind, and their neighbours notice nothing |
 //! | `abuse` | the list of hostile inputs, by name, for both ports, TLS and the PROXY protocol: each ends as its row says, and nothing is left of it |
 //! | `control` | `/metrics`, `/stats` and the probes say what has happened |
+//! | `watching` | the state by SIGUSR1, `throng top` in a terminal and out of it, the dashboard and the alerts: they name what there is, and alerts fire when they should |
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
+//! | `doctor` | what the machine holds is what the server says, made-up machines are judged right, settings of the kernel are changed and put back |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
 //! | `manager` | the stand-in for systemd's manager keeps the protocols of `sd_notify` and of passed descriptors, by systemd's own program and library |
 //! | `service` | under a service manager: what it is told, its watchdog, listeners that are kept over a restart or passed in |
@@ -81,6 +83,8 @@ mod api;
 mod webhooks;
 mod backend_apps;
 mod control;
+mod doctor;
+mod watching;
 mod lifecycle;
 
 mod routes;

@@ -48,7 +48,7 @@ run throng --version
 run throng-load --version
 # Nothing in the file that comes with it is away from the default.
 run throng check /etc/throng/throng.toml | grep --quiet "Every setting is at its default" || fail "the configuration sets something"
-[[ ! -e etc/sysctl.d/throng.conf ]] || fail "a sysctl profile was applied"
+[[ ! -e etc/sysctl.d/90-throng.conf ]] || fail "a sysctl profile was applied"
 
 echo "== units"
 units=/usr/lib/systemd/system

@@ -40,10 +40,10 @@ struct Rooms {
 }
 
 #[derive(Debug, Serialize)]
-struct Room {
-    room: String,
-    namespace: String,
-    members: u32,
+pub(super) struct Room {
+    pub(super) room: String,
+    pub(super) namespace: String,
+    pub(super) members: u32,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -58,7 +58,7 @@ struct Connections {
 
 /// A connection in a list.
 #[derive(Debug, Serialize)]
-struct Person {
+pub(super) struct Person {
     id: String,
     dialect: &'static str,
     address: String,

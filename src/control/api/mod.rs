@@ -13,6 +13,7 @@ mod stream;
 mod act;
 mod forget;
 mod look;
+mod top;
 mod users;
 
 pub use keys::{Key, Scope, Stranger};
@@ -38,6 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, timeout_at};
+use top::Tops;
 
 /// How long a body may take, but for a stream's.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -102,6 +104,8 @@ pub struct Api {
     replays: Mutex<Replays>,
     /// What each key may still ask, in the order of the keys.
     buckets: Mutex<Box<[Bucket]>>,
+    /// The biggest and the slowest.
+    tops: Tops,
 }
 
 impl fmt::Debug for Api {
@@ -121,6 +125,7 @@ impl Api {
             memory: Semaphore::new(bodies.div_ceil(UNIT_BYTES)),
             replays: Mutex::new(Replays::new(settings.idempotency_keys_max, settings.idempotency_window_ms)),
             buckets: Mutex::new(vec![Bucket::full(rate, Time::default()); settings.keys.len()].into()),
+            tops: Tops::default(),
             settings,
         }
     }
@@ -221,7 +226,7 @@ impl ApiStats {
 }
 
 /// The paths of the API.
-const ROUTES: [&str; 23] = [
+const ROUTES: [&str; 25] = [
     "/v1/publish",
     "/v1/publish/bytes",
     "/v1/publish/stream",
@@ -243,6 +248,8 @@ const ROUTES: [&str; 23] = [
     "/v1/users/{user}/leave",
     "/v1/users/{user}/disconnect",
     "/v1/count",
+    "/v1/top/rooms",
+    "/v1/top/connections",
     "/v1/auth/forget",
     "/openapi.json",
 ];
@@ -275,6 +282,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::new("POST", "/v1/users/{user}/leave", post(users::user_leave)),
         Route::new("POST", "/v1/users/{user}/disconnect", post(users::disconnect_user)),
         Route::new("GET", "/v1/count", get(users::count)),
+        Route::new("GET", "/v1/top/rooms", get(top::rooms)),
+        Route::new("GET", "/v1/top/connections", get(top::connections)),
         Route::new("POST", "/v1/auth/forget", post(forget::forget)),
     ]
 }

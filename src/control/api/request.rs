@@ -87,18 +87,19 @@ impl<'a> Query<'a> {
         Ok(namespace)
     }
 
+    /// How many are wanted, at most `most`, if that is said.
+    pub(super) fn limit(&mut self, most: usize) -> Result<Option<usize>, Refusal> {
+        let Some(text) = self.one("limit")? else { return Ok(None) };
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=most).contains(limit) && text.bytes().all(|byte| byte.is_ascii_digit()));
+        limit.map(Some).ok_or_else(|| Refusal::wrong(format!("`limit` is a whole number from 1 to {most}")))
+    }
+
     /// Which page is wanted.
     pub(super) fn page(&mut self) -> Result<Page, Refusal> {
-        let limit = match self.one("limit")? {
-            None => PAGE,
-            Some(text) => text
-                .parse()
-                .ok()
-                .filter(|limit| {
-                    (1..=PAGE_MAX).contains(limit) && text.bytes().all(|byte| byte.is_ascii_digit())
-                })
-                .ok_or_else(|| Refusal::wrong(format!("`limit` is a whole number from 1 to {PAGE_MAX}")))?,
-        };
+        let limit = self.limit(PAGE_MAX)?.unwrap_or(PAGE);
         let from =
             match self.one("cursor")? {
                 None => None,

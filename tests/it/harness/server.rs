@@ -311,14 +311,20 @@ pub(crate) struct Outcome {
 /// When it takes longer than [`WAIT`].
 pub(crate) fn run(env: &[(&str, &str)], args: &[&str]) -> Outcome {
     let mut command = Command::new(PROGRAM);
-    command.args(args).stdout(Stdio::piped());
+    command.args(args);
+    run_command(command, env)
+}
+
+/// The same for any command, such as a shell that becomes the program.
+pub(crate) fn run_command(mut command: Command, env: &[(&str, &str)]) -> Outcome {
+    command.stdout(Stdio::piped());
     let (mut child, log) = launch(command, env);
     let deadline = Deadline::after(WAIT);
     let mut lines = log.lock();
     while !lines.ended {
         if deadline.is_over() {
             child.kill().ok();
-            panic!("{args:?} does not end:\n{}", lines.lines.join("\n"));
+            panic!("it does not end:\n{}", lines.lines.join("\n"));
         }
         lines = log.grown.wait_timeout(lines, deadline.left()).expect("no reader panicked").0;
     }

@@ -35,3 +35,4 @@ mod systemd;
 pub mod server;
 
 pub mod top;
+pub mod generate;

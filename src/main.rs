@@ -1,9 +1,10 @@
 //! The command line of throng.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use throng::config::{Args, Config, Problem, Trial};
+use throng::generate;
 use throng::log::Log;
 use throng::machine::{doctor, tune};
 use throng::server;
@@ -41,6 +42,9 @@ enum Command {
     },
     Doctor(doctor::Args),
     Tune(tune::Args),
+    /// Write manual pages or completions of shells, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
@@ -56,6 +60,13 @@ fn main() -> ExitCode {
         Command::Doctor(args) => examine(&args),
         Command::Tune(args) => tune(&args),
         Command::Top(args) => top(&args),
+        Command::Generate(args) => match generate::generate(&args, Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("throng: cannot write what is generated: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

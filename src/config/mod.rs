@@ -75,6 +75,9 @@ macro_rules! settings {
             help: concat!($($help),+),
         },)+)+];
 
+        /// The sections of a file, in the same order, each with what it is about.
+        pub const SECTIONS: &[(&str, &str)] = &[$((stringify!($section), concat!($($about),+)),)+];
+
         /// What the configuration means: every setting with its final value, checked.
         #[derive(Clone, Debug)]
         pub struct Config {
@@ -1565,9 +1568,19 @@ impl Setting {
         format!("{ENV_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
     }
 
+    /// The default, as one would write it in a file.
+    pub fn default_text(&self) -> String {
+        self.default_value().to_string()
+    }
+
     fn default_value(&self) -> Value {
         self.kind.read(&Given::bare(self.default)).expect("a default is allowed")
     }
+}
+
+/// The lists of tables that a file may have besides settings: how a table is headed, and the keys that it may have.
+pub fn lists() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    LISTS.into_iter().chain([redis_channels::TABLES]).map(|tables| (tables.heading, tables.keys))
 }
 
 /// The index in [`SETTINGS`] of the setting with this key.

@@ -44,6 +44,7 @@
 //! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `app_…` | the applications of `examples/`, each by its document, with the clients that it names |
+//! | `packages` | manual pages and completions; the Debian package and the tarball, installed in a copy of the machine, upgraded, removed and purged |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
 //! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
@@ -115,5 +116,7 @@ mod app_adstack;
 mod app_pona;
 mod app_inked;
 mod app_terminals;
+
+mod packages;
 
 mod tidy;

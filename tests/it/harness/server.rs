@@ -72,6 +72,14 @@ impl Server {
         Server::spawn(shell, &[])
     }
 
+    /// A server that sees nothing in `/proc` but processes, as our units have it (`ProcSubset=pid`). Only root can start one.
+    pub(crate) fn with_processes_only(flags: &[&str]) -> Server {
+        let mut shell = Command::new("/usr/bin/unshare");
+        let script = "mount -t proc -o subset=pid proc /proc && exec \"$0\" \"$@\"";
+        shell.args(["-m", "/bin/sh", "-c", script, PROGRAM]);
+        Server::spawn(shell, flags)
+    }
+
     fn spawn(command: Command, flags: &[&str]) -> Server {
         Server::spawn_in(&[], command, flags)
     }

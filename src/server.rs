@@ -1,6 +1,9 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
 mod drain;
+mod reload;
+
+pub use reload::Again;
 
 use crate::auth::tally::Quota;
 use crate::auth::{Believed, Gate, Rules};
@@ -23,6 +26,7 @@ use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, Dump, History};
 use crate::dialect::Paths;
 use crate::listeners::{self, Listeners};
+use crate::log::Log;
 use crate::machine::{self, Descriptors};
 use crate::message::ShardId;
 use crate::reactor::neighbours::{Door, Neighbours};
@@ -37,7 +41,9 @@ use crate::systemd;
 use crate::time::Clock;
 use crate::token::keys::{Algorithm, KeyFault, KeySource, Place};
 use crate::token::{self, Tokens, refresh};
+use arc_swap::ArcSwap;
 use drain::Drain;
+use reload::Reload;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -46,7 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, thread};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Sockets that one address may have besides its open connections, when it may have fewer of those: for handshakes and refusals.
 const SOCKETS_PER_IP_TO_REFUSE: u32 = 16;
@@ -113,19 +119,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs the server until it is told to end. What becomes of it is told the service manager, if there is one.
+/// Runs the server until it is told to end. What becomes of it is told the service manager, if there is one. `again` reads the
+/// configuration as it was read for `config`.
 ///
 /// # Errors
 /// See [`Failure`]. Nothing is served then.
-pub fn run(config: &Config) -> Result<(), Failure> {
-    let result = serve(config);
+pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
+    let result = serve(config, log, again);
     if let Err(failure) = &result {
         systemd::notify(&[NotifyState::Status(&failure.to_string())]);
     }
     result
 }
 
-fn serve(config: &Config) -> Result<(), Failure> {
+fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
     sys::return_freed_memory();
     let clock = Clock::start();
     let cpus = sys::cpus();
@@ -169,7 +176,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
     if let Some((callouts, _)) = &callouts {
         bus = bus.with_callouts(callouts.clone());
     }
-    if config.asks_backend() {
+    // Routes that ask the backend may come with SIGHUP.
+    if !config.backend.url.is_empty() {
         bus = bus.with_calls(Arc::new(Calls::new(calls_settings(config))));
     }
     let started_unix_ms = refresh::unix_ms();
@@ -192,7 +200,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
         .transpose()
         .map_err(Failure::Redis)?;
     let process = neighbours.as_ref().map_or(0, Neighbours::tag);
-    let access = Arc::new(access(config, tokens.clone()));
+    let access = Arc::new(access(config, Some(&tokens)));
     let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
     let settings = Settings { process, origin_unix_ms, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
@@ -252,8 +260,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
         }
         _ => webhooks,
     };
-    let callouts = callouts.zip(tokens.clone()).map(|((callouts, settings), tokens)| {
-        let bus = bus.clone();
+    let callouts = callouts.map(|(callouts, settings)| {
+        let (bus, tokens) = (bus.clone(), tokens.clone());
         backend::callout::Parts { settings, callouts, tokens, bus }
     });
     let backend = (!config.backend.url.is_empty())
@@ -269,11 +277,10 @@ fn serve(config: &Config) -> Result<(), Failure> {
         gate: gate.clone(),
         clock,
         started_unix_ms,
-        sockets_max,
         bridge,
         backend,
         api: Api::new(api_settings(config)),
-        tokens: tokens.clone(),
+        tokens: Some(tokens.clone()),
         history: History::default(),
     });
     let runtime =
@@ -282,6 +289,18 @@ fn serve(config: &Config) -> Result<(), Failure> {
         // Before anybody is told that we are here: until then a signal ends the process without the order.
         let mut signals = Signals::new().map_err(Failure::System)?;
         let mut dump = Dump::new(control.clone());
+        let (summary_ms, every_ms) = watch::channel(config.log.summary_ms);
+        tokio::spawn(control::summarize(control.clone(), every_ms));
+        let mut reload = Reload {
+            again,
+            log,
+            config: config.clone(),
+            control: control.clone(),
+            tokens: tokens.clone(),
+            tls: layers.tls.clone(),
+            shards,
+            summary_ms,
+        };
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
@@ -293,8 +312,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats.clone()));
-        tokio::spawn(control::log_numbers(control.clone(), config.log.numbers_interval_ms));
-        tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
+        tokio::spawn(refresh::keep_fresh(tokens, clock));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
@@ -306,9 +324,10 @@ fn serve(config: &Config) -> Result<(), Failure> {
                 order = signals.next() => match order {
                     Order::End => break,
                     Order::Dump => dump.write(sys::heap()),
+                    Order::Verbose => log.toggle_verbose(),
                     Order::Reload => {
                         systemd::notify_of_reload();
-                        reload(layers.tls.as_deref());
+                        reload.reload().await;
                         systemd::notify(&[NotifyState::Ready]);
                     }
                 },
@@ -316,7 +335,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             }
         }
         let drain = Drain {
-            settings: &config.drain,
+            settings: &reload.config().drain,
             gate: &gate,
             bus: &bus,
             notices: notices.as_deref(),
@@ -330,6 +349,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
                 order = signals.next() => match order {
                     Order::End => return Err(Failure::Interrupted),
                     Order::Dump => dump.write(sys::heap()),
+                    Order::Verbose => log.toggle_verbose(),
                     // What ends is not changed any more.
                     Order::Reload => {}
                 },
@@ -349,6 +369,7 @@ struct Signals {
     interrupt: Signal,
     reload: Signal,
     dump: Signal,
+    verbose: Signal,
 }
 
 impl Signals {
@@ -358,6 +379,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             reload: signal(SignalKind::hangup())?,
             dump: signal(SignalKind::user_defined1())?,
+            verbose: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -368,6 +390,7 @@ impl Signals {
             _ = self.interrupt.recv() => Order::End,
             _ = self.reload.recv() => Order::Reload,
             _ = self.dump.recv() => Order::Dump,
+            _ = self.verbose.recv() => Order::Verbose,
         }
     }
 }
@@ -380,6 +403,8 @@ enum Order {
     Reload,
     /// SIGUSR1.
     Dump,
+    /// SIGUSR2.
+    Verbose,
 }
 
 /// What has become of a shard that has stopped.
@@ -397,23 +422,19 @@ impl Outcome {
     }
 }
 
-/// SIGHUP came.
-fn reload(tls: Option<&Tls>) {
-    match tls.map(Tls::reload) {
-        None => tracing::info!("SIGHUP loads certificates anew, and there are none: nothing was done"),
-        Some(Ok(())) => {
-            tracing::info!("SIGHUP: certificate and key were loaded anew; other settings are what they were");
-        }
-        Some(Err(bad)) => tracing::warn!("SIGHUP: {bad}; the certificate stays what it was"),
-    }
+/// Where the certificate is.
+fn certificate_files(config: &Config) -> Files {
+    let tls = &config.tls;
+    Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() }
 }
 
 /// What lies between sockets and shards.
 fn layers(config: &Config, shards: usize) -> Result<Layers, Failure> {
     let Config { tls, limits, .. } = config;
-    let files = Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() };
     let only_13 = tls.version_min == TlsVersion::V13;
-    let tls = (!tls.certificate_file.is_empty()).then(|| Tls::load(files, only_13)).transpose();
+    let tls = (!tls.certificate_file.is_empty())
+        .then(|| Tls::load(&certificate_files(config), only_13))
+        .transpose();
     Ok(Layers {
         tls: tls.map_err(Failure::Tls)?.map(Arc::new),
         proxy_protocol: limits.proxy_protocol,
@@ -544,14 +565,19 @@ fn backend_settings(config: &Config) -> backend::Settings {
         answer_bytes_max: backend.answer_bytes_max as usize,
         failures_max: backend.failures_max,
         rest: ms(backend.rest_ms),
-        answers: backend::events::Settings {
-            bounds: Bounds {
-                rooms_max: config.limits.rooms_per_connection_max as usize,
-                room_name_bytes_max: config.limits.room_name_bytes_max as usize,
-            },
-            message_bytes_max: config.limits.message_bytes_max as usize,
-            attachments_max: config.socketio.attachments_max as usize,
+        answers: Arc::new(ArcSwap::from_pointee(answer_settings(config))),
+    }
+}
+
+/// How much its answers may say.
+pub(crate) fn answer_settings(config: &Config) -> backend::events::Settings {
+    backend::events::Settings {
+        bounds: Bounds {
+            rooms_max: config.limits.rooms_per_connection_max as usize,
+            room_name_bytes_max: config.limits.room_name_bytes_max as usize,
         },
+        message_bytes_max: config.limits.message_bytes_max as usize,
+        attachments_max: config.socketio.attachments_max as usize,
     }
 }
 
@@ -610,7 +636,7 @@ fn callout_settings(config: &Config) -> backend::callout::Settings {
 }
 
 fn bridge_settings(config: &Config) -> bridge::Settings {
-    let Config { redis, limits, socketio, .. } = config;
+    let redis = &config.redis;
     let cluster = match redis.cluster {
         Cluster::Throng => bridge::Cluster::Throng,
         Cluster::SocketIo => bridge::Cluster::SocketIo,
@@ -646,8 +672,16 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         cluster,
         prefix: prefix.to_owned(),
         presence_timeout: ms(config.presence.timeout_ms),
-        channels: channels::Settings {
-            channels: config.redis_channels.clone(),
+        channels: config.redis_channels.clone(),
+        bounds: bridge_bounds(config),
+    }
+}
+
+/// How much of what comes from other processes is taken.
+pub(crate) fn bridge_bounds(config: &Config) -> bridge::Bounds {
+    let Config { redis, limits, socketio, .. } = config;
+    bridge::Bounds {
+        channels: channels::Bounds {
             bytes_max: config.publication_bytes_max(redis.channel_bytes_max),
             names_max: limits.rooms_per_connection_max as usize,
             room_name_bytes_max: limits.room_name_bytes_max as usize,
@@ -729,10 +763,11 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
 }
 
 /// How clients show who they are, by `tokens` if there are keys, and what they may do.
-fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
+fn access(config: &Config, tokens: Option<&Arc<Tokens>>) -> Access {
     let auth = &config.auth;
     Access {
-        tokens,
+        // Without keys they still know how long what the backend says is good.
+        tokens: tokens.filter(|tokens| tokens.has_sources() || auth.callout).cloned(),
         required: auth.required,
         timeout_ms: auth.timeout_ms,
         query_parameter: auth.query_parameter.clone(),
@@ -741,8 +776,8 @@ fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
     }
 }
 
-/// What checks tokens, with its first keys, if there are any to be had.
-fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure> {
+/// What tokens have to be like, and where their keys come from.
+fn token_settings(config: &Config) -> token::Settings {
     let Config { auth, limits, .. } = config;
     let secret = (!auth.secret.is_empty()).then(|| KeySource {
         kid: None,
@@ -750,7 +785,7 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         until_s: None,
         place: Place::Secret(auth.secret.clone().into_bytes()),
     });
-    let tokens = Tokens::new(token::Settings {
+    token::Settings {
         token_bytes_max: auth.token_bytes_max as usize,
         issuers: auth.issuers.clone(),
         audiences: auth.audiences.clone(),
@@ -764,11 +799,12 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         key_set: (!auth.jwks.is_empty()).then(|| auth.jwks.clone()),
         refresh_ms: auth.refresh_ms,
         retry_ms: auth.retry_ms,
-    });
-    // Without keys they still know how long what the backend says is good.
-    if !tokens.has_sources() && !auth.callout {
-        return Ok(None);
     }
+}
+
+/// What checks tokens, with its first keys, if there are any to be had.
+fn tokens(config: &Config, clock: Clock) -> Result<Arc<Tokens>, Failure> {
+    let tokens = Tokens::new(token_settings(config));
     tokens.set_wall_clock(refresh::unix_ms(), clock.now());
     refresh::read_named(&tokens).map_err(Failure::Keys)?;
     let runtime =
@@ -778,7 +814,7 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         tracing::warn!(%fault, "the set of keys could not be read: its tokens are refused until it can");
         tokens.refresh_failures.add(1);
     }
-    Ok(Some(Arc::new(tokens)))
+    Ok(Arc::new(tokens))
 }
 
 /// The kernel interface that `io` stands for on this machine.

@@ -603,11 +603,12 @@ impl Numbers {
     /// Only where there are limits: without, there is nothing to tell apart.
     fn encode_event_limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let tally = self.0.gate.tally();
-        if tally.limits().is_empty() {
+        if tally.is_unlimited() {
             return Ok(());
         }
         let mut refused: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (limit, count) in tally.refused() {
+        let counted = tally.refused();
+        for (limit, count) in &counted {
             *refused.entry((limit.event.as_deref().unwrap_or("*"), limit.per.word())).or_default() += count;
         }
         let help = "Times that a limit on events was in the way of one.";
@@ -640,7 +641,7 @@ impl Numbers {
         gauge(encoder, "throng_draining", "1 while the process drains, 0 before.", None, draining)?;
         let peak = control.gate.peak() as u64;
         gauge(encoder, "throng_connections_peak", "The most open connections at once so far.", None, peak)?;
-        let sockets_max = control.sockets_max as u64;
+        let sockets_max = control.gate.sockets_max() as u64;
         gauge(encoder, "throng_sockets_max", "Sockets there may be.", None, sockets_max)?;
         let rooms = control.bus.rooms() as u64;
         gauge(encoder, "throng_rooms", "Rooms with a member anywhere.", None, rooms)?;

@@ -24,7 +24,7 @@ use crate::config::{
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, Dump, History};
-use crate::dialect::Paths;
+use crate::dialect::{Paths, targets};
 use crate::listeners::{self, Listeners};
 use crate::log::Log;
 use crate::machine::{self, Descriptors};
@@ -683,8 +683,10 @@ pub(crate) fn bridge_bounds(config: &Config) -> bridge::Bounds {
     bridge::Bounds {
         channels: channels::Bounds {
             bytes_max: config.publication_bytes_max(redis.channel_bytes_max),
-            names_max: limits.rooms_per_connection_max as usize,
-            room_name_bytes_max: limits.room_name_bytes_max as usize,
+            names: targets::Bounds {
+                rooms_max: limits.rooms_per_connection_max as usize,
+                room_name_bytes_max: limits.room_name_bytes_max as usize,
+            },
         },
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.

@@ -203,6 +203,25 @@ fn closes_are_no_more_a_second_than_they_may_be() {
 }
 
 #[test]
+fn who_stays_of_a_crowd_is_closed_no_faster_for_that() {
+    let pace = ["drain.spread_ms=0", "drain.timeout_ms=10000", "drain.closes_per_second_max=20"];
+    let mut server = Server::with(&[&pace[..], &["server.shards=1"]].concat());
+    let mut first: Vec<Raw> = (0..20).map(|_| server.socket("/ws")).collect();
+    let crowd: Vec<Raw> = (0..180).map(|_| server.socket("/ws")).collect();
+    drop(crowd);
+    server.wait_for_number("connections", 20);
+    server.wait_for_number("sockets", 20);
+    let start = now();
+    server.signal(Signal::TERM);
+    for socket in &mut first {
+        told_to_go(socket);
+    }
+    assert!(start.elapsed() >= ms(900), "20 take a second: {:?}", start.elapsed());
+    drop(first);
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[test]
 fn however_many_there_are_the_end_comes_in_time() {
     let pace = ["drain.spread_ms=0", "drain.timeout_ms=1500", "drain.closes_per_second_max=1"];
     let mut server = Server::with(&pace);

@@ -4,6 +4,7 @@
 use crate::harness::clock::{now, rest};
 use crate::harness::manager::Manager;
 use crate::harness::raw::{FIN, TEXT};
+use crate::harness::redis::free_port;
 use crate::harness::server::PROGRAM;
 use crate::harness::{Client, Raw, Server, WAIT, frame};
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ impl Drop for Folder {
 
 /// An address that is free now: what is kept over a restart has to be known beforehand.
 fn free_address() -> SocketAddr {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr()).expect("there is one")
+    ([127, 0, 0, 1], free_port()).into()
 }
 
 /// A whole life at an address: in, a room, an event, out.

@@ -9,7 +9,8 @@ use std::{fmt, io, thread};
 
 /// The name of a passed listener that is for the control port (`FileDescriptorName=` of a socket unit). Those of other names are for clients.
 const CONTROL: &str = "control";
-/// How often a port that is to be shared is tried, and the pause between: another process may have it for a moment, or start as well.
+/// How often a port is tried that may be free in a moment, and the pause between: another process may have it for a moment, or start as well; the
+/// service manager may not have closed yet what it was told to keep no longer.
 const CLAIMS_MAX: usize = 10;
 const CLAIM_AGAIN: Duration = Duration::from_millis(50);
 
@@ -78,6 +79,7 @@ impl Listeners {
             may_keep && listener.local_addr().is_ok_and(|address| address == server.listen)
         });
         // First all that is not wanted: what is kept then may get the same name.
+        let is_given_up = !stale.is_empty();
         for (name, _) in stale {
             systemd::forget(&name);
         }
@@ -87,7 +89,7 @@ impl Listeners {
         let old = listeners.len();
         if !is_opened {
             if !were_kept && server.listen.port() != 0 {
-                claim(server.listen, server.share_port).map_err(failure)?;
+                claim(server.listen, server.share_port, is_given_up).map_err(failure)?;
             }
             for _ in old..shards {
                 // With port 0 the first one chooses.
@@ -101,7 +103,7 @@ impl Listeners {
                 }
             }
         }
-        let is_kept = may_keep && (were_kept || systemd::keeps(listeners.len()));
+        let is_kept = may_keep && systemd::keeps(listeners.len());
         if is_kept {
             systemd::keep(listeners[old..].iter(), old);
         }
@@ -164,14 +166,15 @@ fn deal(listeners: Vec<TcpListener>, shards: usize) -> io::Result<Vec<Vec<TcpLis
     Ok(of_shards)
 }
 
-/// Makes sure that nobody has the port, or that it is shared by whoever has it.
-fn claim(address: SocketAddr, is_shared: bool) -> io::Result<()> {
+/// Makes sure that nobody has the port, or, where it `is_shared`, that those share it who have it. `is_given_up` when the service manager is
+/// just closing listeners that may be on it.
+fn claim(address: SocketAddr, is_shared: bool, is_given_up: bool) -> io::Result<()> {
     for _ in 1..CLAIMS_MAX {
         match sys::claim(address) {
-            Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) if (is_shared || is_given_up) && error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,
         }
-        if neighbours::is_shared(address.port()) {
+        if is_shared && neighbours::is_shared(address.port()) {
             return Ok(());
         }
         // Perhaps it is another that is about to share it.

@@ -1,5 +1,6 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
+mod drain;
 mod reload;
 
 pub use reload::Again;
@@ -13,18 +14,17 @@ use crate::bridge::{self, channels, link};
 use crate::bus::Bus;
 use crate::bus::callouts::Callouts;
 use crate::bus::calls::{self, Calls};
-use crate::bus::mailbox::Mail;
 use crate::bus::notices::{self, Notices};
 use crate::bus::outside::Outside;
 use crate::bus::presence;
 use crate::cluster::Limits;
 use crate::config::{
-    self, BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind,
-    RefuseWith, TlsVersion, WebhooksTo,
+    BackendFailure, Cluster, Config, ForwardedHeader, Io, KeySecret, OutboxPolicy, RedisKind, RefuseWith,
+    TlsVersion, WebhooksTo,
 };
 use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, Dump, History};
-use crate::dialect::Paths;
+use crate::dialect::{Paths, targets};
 use crate::listeners::{self, Listeners};
 use crate::log::Log;
 use crate::machine::{self, Descriptors};
@@ -42,14 +42,16 @@ use crate::time::Clock;
 use crate::token::keys::{Algorithm, KeyFault, KeySource, Place};
 use crate::token::{self, Tokens, refresh};
 use arc_swap::ArcSwap;
+use drain::Drain;
 use reload::Reload;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, thread};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 /// Sockets that one address may have besides its open connections, when it may have fewer of those: for handshakes and refusals.
@@ -61,14 +63,6 @@ const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// How often each connection to Redis is tried, and how long nothing may be heard from it. So it is known within two seconds.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 const WATCH_PATIENCE: Duration = Duration::from_millis(1_500);
-/// How much longer than the shards the process waits for them, in milliseconds.
-const DRAIN_MARGIN_MS: u64 = 2_000;
-
-/// How long the last notices and calls have at least to go out, when the connections took all the time to drain; within the margin.
-const LAST_WORDS: Duration = Duration::from_millis(1_000);
-/// How often it is looked whether they have.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 /// Why the server did not start, or did not end well.
 #[derive(Debug)]
 pub enum Failure {
@@ -146,7 +140,7 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
     let tokens = tokens(config, clock)?;
     let rules = rules(config, shards)?;
     let layers = layers(config, shards)?;
-    let Listeners { of_shards, address: listening, are_kept, control } =
+    let Listeners { of_shards, address: listening, are_kept, control: control_listener } =
         Listeners::open(&config.server, shards).map_err(Failure::Listen)?;
     let shared = config
         .server
@@ -160,8 +154,8 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
             "server.share_port is set and redis.urls is not: each process on the port has rooms of its own"
         );
     }
-    let controlling = control.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
-    let control_listener = control;
+    let controlling =
+        control_listener.as_ref().map(TcpListener::local_addr).transpose().map_err(Failure::System)?;
 
     let (sockets_max, connections_max) = (rules.sockets_max, rules.connections_max);
     let gate = Arc::new(Gate::new(rules));
@@ -241,9 +235,9 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
         let thread = thread::Builder::new()
             .name(format!("shard-{id}"))
             .spawn(move || {
-                let outcome = run_shard(kind, parts, cpu);
+                let result = run_shard(kind, parts, cpu);
                 // The receiver is gone only when the process is ending anyway.
-                stopped.send((id as ShardId, outcome)).ok();
+                stopped.send(Outcome { id: id as ShardId, result }).ok();
             })
             .map_err(Failure::System)?;
         threads.push(thread);
@@ -293,12 +287,8 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::System)?;
     let result = runtime.block_on(async {
         // Before anybody is told that we are here: until then a signal ends the process without the order.
-        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::System)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::System)?;
-        let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
-        let mut ask = signal(SignalKind::user_defined1()).map_err(Failure::System)?;
+        let mut signals = Signals::new().map_err(Failure::System)?;
         let mut dump = Dump::new(control.clone());
-        let mut verbose = signal(SignalKind::user_defined2()).map_err(Failure::System)?;
         let (summary_ms, every_ms) = watch::channel(config.log.summary_ms);
         tokio::spawn(control::summarize(control.clone(), every_ms));
         let mut reload = Reload {
@@ -331,60 +321,39 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
         tokio::spawn(systemd::report(stats, bus.clone(), threads, gate.clone()));
         loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                Some(()) = ask.recv() => dump.write(sys::heap()),
-                Some(()) = hang_up.recv() => {
-                    systemd::notify_of_reload();
-                    reload.reload().await;
-                    systemd::notify(&[NotifyState::Ready]);
-                }
-                Some(()) = verbose.recv() => log.toggle_verbose(),
-                Some((id, outcome)) = stops.recv() => {
-                    let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
-                    return Err(Failure::Shard { id, reason });
-                }
+                order = signals.next() => match order {
+                    Order::End => break,
+                    Order::Dump => dump.write(sys::heap()),
+                    Order::Verbose => log.toggle_verbose(),
+                    Order::Reload => {
+                        systemd::notify_of_reload();
+                        reload.reload().await;
+                        systemd::notify(&[NotifyState::Ready]);
+                    }
+                },
+                Some(outcome) = stops.recv() => return Err(outcome.too_early()),
             }
         }
-        let drain = &reload.config().drain;
-        let total_ms = u64::from(drain.notice_ms) + u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS;
-        systemd::notify_of_end(Duration::from_millis(total_ms));
-        gate.drain();
-        if drain.notice_ms > 0 {
-            tracing::info!(connections = gate.open(), notice_ms = drain.notice_ms, "not ready any more");
-            let notice = tokio::time::sleep(Duration::from_millis(drain.notice_ms.into()));
-            tokio::select! {
-                () = notice => {}
-                _ = terminate.recv() => return Err(Failure::Interrupted),
-                _ = interrupt.recv() => return Err(Failure::Interrupted),
-                Some((id, outcome)) = stops.recv() => {
-                    let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
-                    return Err(Failure::Shard { id, reason });
-                }
-            }
-        }
-        let spread_ms = spread_ms(drain, gate.open());
-        tracing::info!(connections = gate.open(), spread_ms, "draining");
-        // Who comes back to listeners that are kept waits for the next process, and that for this one.
-        let away_ms = if are_kept { spread_ms } else { 0 };
-        for id in 0..shards {
-            let timeout_ms = drain.timeout_ms;
-            bus.post(id as ShardId, Mail::Drain { spread_ms, away_ms, timeout_ms });
-        }
-        let patience = Duration::from_millis(drain.timeout_ms.into());
-        let last_end = tokio::time::Instant::now() + patience;
-        let all_stopped = async {
-            while let Some((id, outcome)) = stops.recv().await {
-                outcome.map_err(|reason| Failure::Shard { id, reason })?;
-            }
-            send_last(notices.as_deref(), bus.calls().map(|calls| &**calls), last_end).await;
-            Ok(())
+        let drain = Drain {
+            settings: &reload.config().drain,
+            gate: &gate,
+            bus: &bus,
+            notices: notices.as_deref(),
+            stops: &mut stops,
+            are_kept,
         };
-        let bound = Duration::from_millis(u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS);
-        tokio::select! {
-            result = tokio::time::timeout(bound, all_stopped) => result.unwrap_or(Err(Failure::Undrained)),
-            _ = terminate.recv() => Err(Failure::Interrupted),
-            _ = interrupt.recv() => Err(Failure::Interrupted),
+        let mut drained = pin!(drain.run());
+        loop {
+            tokio::select! {
+                result = &mut drained => return result,
+                order = signals.next() => match order {
+                    Order::End => return Err(Failure::Interrupted),
+                    Order::Dump => dump.write(sys::heap()),
+                    Order::Verbose => log.toggle_verbose(),
+                    // What ends is not changed any more.
+                    Order::Reload => {}
+                },
+            }
         }
     });
     runtime.shutdown_background();
@@ -394,26 +363,62 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
     result
 }
 
-/// Nothing happens any more: waits until the backend has heard the last of it, or the time for that is over.
-async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio::time::Instant) {
-    notices.inspect(|notices| notices.hurry());
-    let waiting = || {
-        let (waiting, _) = notices.map_or((0, 0), Notices::waiting);
-        (waiting, calls.map_or(0, Calls::untold))
-    };
-    let end = end.max(tokio::time::Instant::now() + LAST_WORDS);
-    while waiting() != (0, 0) && tokio::time::Instant::now() < end {
-        tokio::time::sleep(LOOK_AGAIN).await;
+/// The signals that mean something to this process. Those that come in while they are not waited for are heard once.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    reload: Signal,
+    dump: Signal,
+    verbose: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            reload: signal(SignalKind::hangup())?,
+            dump: signal(SignalKind::user_defined1())?,
+            verbose: signal(SignalKind::user_defined2())?,
+        })
     }
-    let (waiting, untold) = waiting();
-    if waiting > 0 {
-        tracing::warn!(waiting, "notices are lost: they did not go out in the time to drain");
+
+    /// What the next one says.
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.terminate.recv() => Order::End,
+            _ = self.interrupt.recv() => Order::End,
+            _ = self.reload.recv() => Order::Reload,
+            _ = self.dump.recv() => Order::Dump,
+            _ = self.verbose.recv() => Order::Verbose,
+        }
     }
-    if untold > 0 {
-        tracing::warn!(
-            untold,
-            "the backend has not heard of all who left: it did not answer in the time to drain"
-        );
+}
+
+/// What a signal says.
+enum Order {
+    /// SIGTERM or SIGINT.
+    End,
+    /// SIGHUP.
+    Reload,
+    /// SIGUSR1.
+    Dump,
+    /// SIGUSR2.
+    Verbose,
+}
+
+/// What has become of a shard that has stopped.
+struct Outcome {
+    id: ShardId,
+    /// Or why it has failed.
+    result: Result<(), String>,
+}
+
+impl Outcome {
+    /// Nobody has told it to stop.
+    fn too_early(self) -> Failure {
+        let reason = self.result.err().unwrap_or_else(|| "it was not told to".to_owned());
+        Failure::Shard { id: self.id, reason }
     }
 }
 
@@ -421,13 +426,6 @@ async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio:
 fn certificate_files(config: &Config) -> Files {
     let tls = &config.tls;
     Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() }
-}
-
-/// Over how many milliseconds so many connections are closed.
-fn spread_ms(drain: &config::Drain, connections: usize) -> u32 {
-    let pace = u64::from(drain.closes_per_second_max);
-    let needed_ms = (connections as u64 * 1_000).checked_div(pace).unwrap_or(0);
-    needed_ms.clamp(drain.spread_ms.into(), drain.timeout_ms.max(drain.spread_ms).into()) as u32
 }
 
 /// What lies between sockets and shards.
@@ -685,8 +683,10 @@ pub(crate) fn bridge_bounds(config: &Config) -> bridge::Bounds {
     bridge::Bounds {
         channels: channels::Bounds {
             bytes_max: config.publication_bytes_max(redis.channel_bytes_max),
-            names_max: limits.rooms_per_connection_max as usize,
-            room_name_bytes_max: limits.room_name_bytes_max as usize,
+            names: targets::Bounds {
+                rooms_max: limits.rooms_per_connection_max as usize,
+                room_name_bytes_max: limits.room_name_bytes_max as usize,
+            },
         },
         limits: Limits {
             // An envelope may hold several publications, and a message may be longer there than here.

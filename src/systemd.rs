@@ -103,8 +103,8 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
                 *turns = stats.shards[id].turns.value();
             }
         }
-        for id in 0..shards.len() {
-            bus.mailbox(id as ShardId).ring();
+        if patience.is_some() {
+            (0..shards.len()).for_each(|id| bus.mailbox(id as ShardId).ring());
         }
         if said.is_none() || now - told >= STATUS_INTERVAL {
             let seen = Seen::now(&stats, &bus);

@@ -398,8 +398,11 @@ mod tests {
 
     #[test]
     fn the_last_hint_counts() {
-        assert_eq!(hint_ms(br#"{"type":"goodbye","retry_ms":1250}"#), Some(1_250));
-        assert_eq!(hint_ms(br#"[{"retry_ms":1,"type":"error"},{"type":"goodbye","retry_ms":2}]"#), Some(2));
+        assert_eq!(hint_ms(br#"{"type":"disconnect","retry_ms":1250}"#), Some(1_250));
+        assert_eq!(
+            hint_ms(br#"[{"retry_ms":1,"type":"error"},{"type":"disconnect","retry_ms":2}]"#),
+            Some(2)
+        );
         assert_eq!(hint_ms(br#"{"retry_ms":99999999999}"#), Some(HINT_MS_MAX));
         assert_eq!(hint_ms(br#"{"retry_ms":"soon"}"#), None);
         assert_eq!(hint_ms(b"{}"), None);

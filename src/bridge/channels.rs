@@ -4,16 +4,15 @@
 //! has a home, which gets the message once.
 
 use super::{Core, REFUSAL_REST_MS};
-use crate::bus::directory::room_key;
-use crate::dialect::native::{is_too_deep, name_fault};
-use crate::message::{Draft, is_reserved_room, user_key};
+use crate::bus::directory::room_keys;
+use crate::dialect::native::{Names, is_too_deep};
+use crate::dialect::targets::{self, Targets};
+use crate::message::Draft;
+use crate::routes::Publish;
 use crate::routes::channel::{Channel, own_prefixes};
-use crate::routes::template::{Fault, Name, Values};
-use crate::routes::{Publish, Target};
+use crate::routes::template::{Fault, Values};
 use crate::time::Time;
 use serde_json::value::RawValue;
-use smallvec::SmallVec;
-use std::borrow::Cow;
 use std::collections::HashMap;
 
 /// How much of what is heard is taken. All bounds are inclusive.
@@ -21,10 +20,8 @@ use std::collections::HashMap;
 pub struct Bounds {
     /// Length of a message.
     pub bytes_max: usize,
-    /// Rooms or users that one list in a message may name.
-    pub names_max: usize,
-    /// Length of a room's name.
-    pub room_name_bytes_max: usize,
+    /// Rooms that one list in a message may name, and how.
+    pub names: targets::Bounds,
 }
 
 /// The channels by what Redis calls them.
@@ -145,47 +142,13 @@ impl Core {
     ) -> Result<(), (Dropped, String)> {
         let Channel { namespace, steps, .. } = channel;
         let bounds = self.bounds.load().channels;
-        let fill = |name: &Name| -> Result<SmallVec<[String; 4]>, (Dropped, String)> {
-            let mut names: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
-            let filled = name.fill(values, &steps.paths, bounds.names_max, &mut names);
-            filled.map_err(|Fault(why)| (Dropped::Refused, why))?;
-            Ok(names.into_iter().map(Cow::into_owned).collect())
-        };
-        let rooms_of = |name: &Name| -> Result<SmallVec<[Cow<'static, str>; 4]>, (Dropped, String)> {
-            let names = fill(name)?;
-            let fault = |name: &String| match is_reserved_room(name) {
-                true => Some("is one that only the server publishes to".to_owned()),
-                false => name_fault(name, bounds.room_name_bytes_max),
-            };
-            match names.iter().find_map(fault) {
-                Some(fault) => Err((Dropped::Refused, format!("a room name {fault}"))),
-                None => Ok(names.iter().map(|name| room_key(namespace, name).into_owned().into()).collect()),
-            }
-        };
-        let mut rooms: SmallVec<[Cow<'static, str>; 4]> = SmallVec::new();
-        let mut natives = false;
-        for target in &publish.to {
-            match target {
-                Target::Room(name) => rooms.extend(rooms_of(name)?),
-                Target::User(name) => {
-                    let key = |name: String| room_key(namespace, &user_key(&name)).into_owned().into();
-                    rooms.extend(fill(name)?.into_iter().map(key));
-                }
-                Target::Everyone => {
-                    rooms.push(room_key(namespace, "").into_owned().into());
-                    natives |= namespace == "/";
-                }
-            }
-        }
-        let mut except: SmallVec<[Cow<'static, str>; 4]> = SmallVec::new();
-        for name in &publish.except {
-            except.extend(rooms_of(name)?);
-        }
+        let Targets { rooms, except, natives } = Targets::of(publish, values, &steps.paths, bounds.names)
+            .map_err(|refusal| (Dropped::Refused, refusal.message.into_owned()))?;
+        let rooms: Names<'_> = room_keys(namespace, rooms).collect();
+        let except: Names<'_> = room_keys(namespace, except).collect();
         let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
         let mut data = Vec::new();
-        if !publish.saying.data.fill(values, &mut data) {
-            data.extend_from_slice(b"null");
-        }
+        publish.saying.data.fill_or_null(values, &mut data);
         if data.len() > bounds.bytes_max {
             // A template may name one member several times.
             return Err((Dropped::TooLarge, "what is made of it is longer than a message may be".to_owned()));
@@ -233,8 +196,8 @@ mod tests {
     use crate::bus::Bus;
     use crate::bus::mailbox::MAIL_MAX;
     use crate::cluster::Limits;
-    use crate::routes::template::{Data, Paths};
-    use crate::routes::{Saying, Steps};
+    use crate::routes::template::{Data, Name, Paths};
+    use crate::routes::{Saying, Steps, Target};
     use crate::time::Clock;
     use arc_swap::ArcSwap;
     use std::sync::{Arc, Mutex, OnceLock};
@@ -252,7 +215,10 @@ mod tests {
             Channel { name: "news".to_owned(), is_pattern: false, namespace: "/".to_owned(), steps };
         let bounds = super::super::Bounds {
             limits: Limits { message_bytes_max: 1, rooms_max: 1, answers_max: 1, attachments_max: 1 },
-            channels: Bounds { bytes_max: 100, names_max: 3, room_name_bytes_max: 50 },
+            channels: Bounds {
+                bytes_max: 100,
+                names: targets::Bounds { rooms_max: 3, room_name_bytes_max: 50 },
+            },
         };
         let bus = Bus::new(1, 100);
         bus.enter(0, "all").expect("there is room");

@@ -364,6 +364,18 @@ pub fn room_key<'a>(namespace: &str, room: &'a str) -> Cow<'a, str> {
     }
 }
 
+/// The same for rooms with these names, which are not copied where that is their name in the directory.
+pub fn room_keys<'a>(
+    namespace: &str,
+    rooms: impl IntoIterator<Item = Cow<'a, str>>,
+) -> impl Iterator<Item = Cow<'a, str>> {
+    rooms.into_iter().map(move |room| match room {
+        Cow::Borrowed(room) => room_key(namespace, room),
+        Cow::Owned(room) if namespace == "/" && !room.is_empty() => Cow::Owned(room),
+        Cow::Owned(room) => Cow::Owned(room_key(namespace, &room).into_owned()),
+    })
+}
+
 /// The name of a room within its namespace, by its name in the directory; empty for the room that stands for the namespace.
 pub fn room_of(key: &str) -> &str {
     key.split_once(NAMESPACE_END).map_or(key, |(_, room)| room)

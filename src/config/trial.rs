@@ -3,12 +3,13 @@
 use super::Config;
 use super::explain::{event_limit_in_words, list, policy_in_brief, route_in_words};
 use crate::dialect::builtin::{self, TOKEN_EVENT};
-use crate::dialect::native::{self, Code, Command, Refusal, check_count, check_targets, is_too_deep};
-use crate::dialect::targets::{self, Bounds};
+use crate::dialect::native::{self, Code, Command, Refusal, check_count, is_too_deep};
+use crate::dialect::targets::{self, Bounds, Targets};
+use crate::message::user_of;
 use crate::permissions::{Act, Actor};
 use crate::policy::Policies;
 use crate::routes::template::{Data, Name, Values};
-use crate::routes::{BuiltIn, Does, Found, Publish, Route, Saying, Steps, Target};
+use crate::routes::{BuiltIn, Does, Found, Route, Saying, Steps};
 use serde_json::value::RawValue;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -254,28 +255,20 @@ impl<'t> Tried<'t> {
         if !steps.leave.is_empty() {
             self.say(format!("Its client leaves {}.", list(&names(&steps.leave)?)));
         }
-        for Publish { to, except, saying, echo, .. } in &steps.publish {
-            let (mut whom, mut rooms) = (Vec::new(), Vec::new());
-            for target in to {
-                match target {
-                    Target::Room(name) => {
-                        let named = names(std::slice::from_ref(name))?;
-                        check_targets(&named)?;
-                        whom.extend(named.iter().map(|room| format!("members of {room}")));
-                        rooms.extend(named);
-                    }
-                    Target::User(name) => {
-                        let users = names(std::slice::from_ref(name))?;
-                        whom.extend(users.iter().map(|user| format!("user {user}")));
-                    }
-                    Target::Everyone => whom.push("everyone".to_owned()),
-                }
-            }
-            let except = names(except)?;
-            self.published(&whom, &except, *echo, &said(saying));
-            let to_natives = self.namespace == "/" && to.contains(&Target::Everyone);
-            let event = saying.event.as_deref().unwrap_or(self.event);
-            self.policies(&rooms, event, to_natives || to.len() > 1 || rooms.len() > 1 || !except.is_empty());
+        for publish in &steps.publish {
+            let Targets { mut rooms, except, natives } = Targets::of(publish, &values, &steps.paths, bounds)?;
+            let whom = |room: &Cow<'_, str>| match user_of(room) {
+                Some(user) => format!("user {user}"),
+                None if room.is_empty() => "everyone".to_owned(),
+                None => format!("members of {room}"),
+            };
+            let whom: Vec<String> = rooms.iter().map(whom).collect();
+            self.published(&whom, &except, publish.echo, &said(&publish.saying));
+            let event = publish.saying.event.as_deref().unwrap_or(self.event);
+            // The others have no policy.
+            rooms.retain(|room| !room.is_empty() && user_of(room).is_none());
+            let passes = natives || publish.to.len() > 1 || rooms.len() > 1 || !except.is_empty();
+            self.policies(&rooms, event, passes);
         }
         if steps.backend {
             self.say("The backend is asked about it, and answers.".to_owned());
@@ -369,7 +362,8 @@ impl<'t> Tried<'t> {
 /// The JSON that a template stands for.
 fn json(data: &Data, values: &Values<'_>) -> String {
     let mut out = Vec::new();
-    if data.fill(values, &mut out) { String::from_utf8(out).unwrap_or_default() } else { "null".to_owned() }
+    data.fill_or_null(values, &mut out);
+    String::from_utf8(out).unwrap_or_default()
 }
 
 fn acknowledged(with: &str) -> String {

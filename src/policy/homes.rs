@@ -104,6 +104,13 @@ struct State {
     is_doubtful: bool,
 }
 
+impl State {
+    /// The object.
+    fn read(&self) -> patch::Object {
+        patch::read(self.text.as_bytes()).unwrap_or_default()
+    }
+}
+
 impl Homes {
     /// The homes of a shard, of which there are `shards`.
     pub fn new(policies: Arc<Policies>, shards: usize) -> Homes {
@@ -411,13 +418,10 @@ impl Homes {
         }
         let payload = match &room.state {
             None => text.clone(),
-            Some(state) if state.is_doubtful => {
-                write(&patch::anew(&patch::read(state.text.as_bytes()).unwrap_or_default(), &object))
-            }
+            Some(state) if state.is_doubtful => write(&patch::anew(&state.read(), &object)),
             Some(state) if *state.text == *text => String::new(),
             Some(state) => {
-                let old = patch::read(state.text.as_bytes()).unwrap_or_default();
-                let mut patch = patch::diff(&old, &object);
+                let mut patch = patch::diff(&state.read(), &object);
                 for name in &changes.always {
                     if let Some(value) = object.get(&**name) {
                         patch.entry(&**name).or_insert_with(|| value.clone());
@@ -448,7 +452,7 @@ impl Homes {
             && publication.special.as_ref().is_none_or(|special| special.attachments.is_empty());
         let object = match serde_json::from_slice(publication.payload()) {
             Ok(Value::Object(patch)) if is_json => {
-                let mut object = patch::read(state.text.as_bytes()).unwrap_or_default();
+                let mut object = state.read();
                 patch::apply(&mut object, &patch);
                 serde_json::to_string(&object).ok()
             }

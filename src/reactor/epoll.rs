@@ -54,8 +54,8 @@ pub(super) struct Epoll {
     events: Events,
     /// Empty from the end of the last call on.
     listeners: Vec<TcpListener>,
-    /// Which of them is asked first for the next connection.
-    next_listener: usize,
+    /// Which of them was asked last for a connection.
+    last_listener: usize,
     /// Somebody else keeps them open, for the next process: what waits in their queues is left there.
     are_kept: bool,
     /// By slot.
@@ -185,7 +185,7 @@ impl Epoll {
             poll,
             events: Events::with_capacity(EVENTS_MAX),
             listeners,
-            next_listener: 0,
+            last_listener: 0,
             are_kept,
             // Grown step by step, it would leave small blocks behind.
             sockets: Vec::with_capacity(shard.connections_reserved()),
@@ -399,8 +399,8 @@ impl Epoll {
     /// The next connection that waits, of each listener in turn.
     fn next_connection(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
         for _ in 0..self.listeners.len() {
-            self.next_listener = (self.next_listener + 1) % self.listeners.len();
-            match self.listeners[self.next_listener].accept() {
+            self.last_listener = (self.last_listener + 1) % self.listeners.len();
+            match self.listeners[self.last_listener].accept() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
                 result => return result,
             }

@@ -548,6 +548,13 @@ impl Data {
         }
     }
 
+    /// Writes what it stands for, `null` when that is missing from the event.
+    pub fn fill_or_null(&self, values: &Values<'_>, out: &mut Vec<u8>) {
+        if !self.fill(values, out) {
+            out.extend_from_slice(b"null");
+        }
+    }
+
     /// Writes what it stands for. False, and nothing written, when it is missing from the event.
     pub fn fill(&self, values: &Values<'_>, out: &mut Vec<u8>) -> bool {
         match self {

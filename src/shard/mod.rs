@@ -496,6 +496,10 @@ struct Drain {
     spread_ms: u32,
     away_ms: u32,
     timeout_ms: u32,
+    /// How many connections there were when it began.
+    of: usize,
+    /// How many had one of the slots below `told` when that passed them.
+    passed: usize,
     /// Slots below have been told.
     told: usize,
     /// How much mail has to be carried out before the first is told, so that nothing is lost that waited in the homes of rooms; `None` until
@@ -819,6 +823,8 @@ impl Shard {
                             spread_ms,
                             away_ms,
                             timeout_ms,
+                            of: self.conns.len(),
+                            passed: 0,
                             told: 0,
                             mail_awaited: None,
                         };
@@ -1585,14 +1591,15 @@ impl Shard {
             return;
         }
         let Some(drain) = &mut self.drain else { return };
-        let due = match drain.spread_ms {
-            0 => self.slots,
-            spread_ms => {
-                (self.slots as u64 * elapsed_ms / u64::from(spread_ms)).min(self.slots as u64) as usize
-            }
-        };
+        let is_over = elapsed_ms >= drain.spread_ms.into();
+        let passed_due = (drain.of as u64 * elapsed_ms).checked_div(drain.spread_ms.into()).unwrap_or(0);
         let told = drain.told;
-        drain.told = due.max(told);
+        // By connections, not by slots: where a crowd has left, those who stay may have the lowest.
+        while drain.told < self.slots && (is_over || (drain.passed as u64) < passed_due) {
+            drain.passed += usize::from(self.conns.contains(drain.told));
+            drain.told += 1;
+        }
+        let due = drain.told;
         let timed_out = elapsed_ms >= u64::from(drain.timeout_ms);
         for slot in told..due {
             match self.conns.get(slot).map(|conn| conn.stage) {

@@ -2,15 +2,15 @@
 
 use super::{OVERLOAD_RETRY_MS, Shard};
 use crate::bus::Overloaded;
-use crate::bus::directory::{namespace_of, room_key, room_of};
+use crate::bus::directory::{namespace_of, room_keys, room_of};
 use crate::dialect::attachments;
-use crate::dialect::native::{Code, Names, Refusal, check_targets};
-use crate::dialect::targets::{self, Bounds};
+use crate::dialect::native::{Code, Names, Refusal};
+use crate::dialect::targets::{self, Bounds, Targets};
 use crate::json::is_one;
-use crate::message::{ConnId, Draft, ShardSet, Slot, user_key, write_socket_id};
+use crate::message::{ConnId, Draft, ShardSet, Slot, write_socket_id};
 use crate::permissions::{Act, Who};
 use crate::routes::template::{Data, Name, Values};
-use crate::routes::{Publish, Saying, Steps, Target};
+use crate::routes::{Publish, Saying, Steps};
 use crate::time::Time;
 use smallvec::SmallVec;
 use std::borrow::Cow;
@@ -143,39 +143,15 @@ impl Shard {
         values: &Values<'_>,
         now: Time,
     ) -> Result<(), Refusal<'static>> {
-        let mut rooms = Names::new();
-        let mut natives = false;
-        for target in &publish.to {
-            match target {
-                Target::Room(name) => {
-                    let mut names = SmallVec::new();
-                    self.fill(name, values, steps, &mut names)?;
-                    check_targets(&names)?;
-                    rooms.extend(keys_of(sent.namespace, names));
-                }
-                Target::User(name) => {
-                    let mut names = SmallVec::new();
-                    self.fill(name, values, steps, &mut names)?;
-                    let key =
-                        |name: &Cow<'_, str>| room_key(sent.namespace, &user_key(name)).into_owned().into();
-                    rooms.extend(names.iter().map(key));
-                }
-                Target::Everyone => {
-                    rooms.push(room_key(sent.namespace, "").into_owned().into());
-                    natives |= sent.namespace == "/";
-                }
-            }
-        }
-        let except = self.keys(sent, &publish.except, values, steps)?;
+        let Targets { rooms, except, natives } = Targets::of(publish, values, &steps.paths, self.bounds())?;
+        let rooms: Names<'_> = room_keys(sent.namespace, rooms).collect();
+        let except: Names<'_> = room_keys(sent.namespace, except).collect();
         let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
         let event = publish.saying.event.as_deref().unwrap_or(sent.event);
         let sender = ConnId { shard: self.id, slot, stamp: self.conns[slot as usize].stamp };
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
-        let is_there = publish.saying.data.fill(values, &mut payload);
-        if !is_there {
-            payload.extend_from_slice(b"null");
-        }
+        publish.saying.data.fill_or_null(values, &mut payload);
         let draft = Draft {
             more_rooms,
             except_rooms: &except,
@@ -244,24 +220,16 @@ impl Shard {
     ) -> Result<Names<'n>, Refusal<'static>> {
         let mut filled: SmallVec<[Cow<'n, str>; 4]> = SmallVec::new();
         for name in names {
-            self.fill(name, values, steps, &mut filled)?;
+            targets::fill(name, values, &steps.paths, self.bounds(), &mut filled)?;
         }
-        Ok(keys_of(sent.namespace, filled).collect())
+        Ok(room_keys(sent.namespace, filled).collect())
     }
 
-    /// Adds the names that a template stands for.
-    fn fill<'n>(
-        &self,
-        name: &'n Name,
-        values: &Values<'_>,
-        steps: &Steps,
-        names: &mut SmallVec<[Cow<'n, str>; 4]>,
-    ) -> Result<(), Refusal<'static>> {
-        let bounds = Bounds {
+    fn bounds(&self) -> Bounds {
+        Bounds {
             rooms_max: self.settings.rooms_per_connection_max,
             room_name_bytes_max: self.settings.room_name_bytes_max,
-        };
-        targets::fill(name, values, &steps.paths, bounds, names)
+        }
     }
 
     /// The names of the rooms of a namespace that a connection is in, as a JSON list.
@@ -273,13 +241,4 @@ impl Shard {
         let names = keys.iter().map(|key| room_of(key)).filter(|name| !name.is_empty() && *name != own);
         serde_json::to_string(&names.collect::<Vec<_>>()).unwrap_or_default()
     }
-}
-
-/// The rooms with these names in a namespace, as the directory calls them.
-fn keys_of<'n>(namespace: &str, names: SmallVec<[Cow<'n, str>; 4]>) -> impl Iterator<Item = Cow<'n, str>> {
-    names.into_iter().map(move |name| match name {
-        Cow::Borrowed(name) => room_key(namespace, name),
-        Cow::Owned(name) if namespace == "/" => Cow::Owned(name),
-        Cow::Owned(name) => Cow::Owned(room_key(namespace, &name).into_owned()),
-    })
 }

@@ -143,6 +143,10 @@ pub(super) struct Drain {
     started: Time,
     pub(super) spread_ms: u32,
     pub(super) timeout_ms: u32,
+    /// Connections at its beginning.
+    of: usize,
+    /// Those of them that it has come to.
+    passed: usize,
     pub(super) told: usize,
 }
 
@@ -481,7 +485,9 @@ impl Model {
                 Letter::Order { socket, deed } => self.carry_out(socket, &deed, now),
                 Letter::Settings => {}
                 Letter::Drain { spread_ms, timeout_ms } => {
-                    self.drains[shard].get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
+                    let of = self.slots_of(shard).count();
+                    let drain = Drain { started: now, spread_ms, timeout_ms, of, passed: 0, told: 0 };
+                    self.drains[shard].get_or_insert(drain);
                 }
             }
         }
@@ -551,13 +557,19 @@ impl Model {
             }
         }
         self.end_asks(shard, now);
+        let taken: BTreeSet<usize> = self.slots_of(shard).collect();
         let Some(drain) = &mut self.drains[shard] else { return };
-        let slots = self.slots[shard] as u64;
         let elapsed_ms = now.since_ns(drain.started) / 1_000_000;
-        let due =
-            (slots * elapsed_ms).checked_div(drain.spread_ms.into()).unwrap_or(slots).min(slots) as usize;
+        let spread_ms = u64::from(drain.spread_ms);
         let told = drain.told;
-        drain.told = due.max(told);
+        while drain.told < self.slots[shard]
+            && (elapsed_ms >= spread_ms
+                || (drain.passed as u64 + 1) * spread_ms <= drain.of as u64 * elapsed_ms)
+        {
+            drain.passed += usize::from(taken.contains(&drain.told));
+            drain.told += 1;
+        }
+        let due = drain.told;
         let has_timed_out = elapsed_ms >= drain.timeout_ms.into();
         for number in 0..self.peers.len() {
             let probed = match self.peers[number].stage {
@@ -588,6 +600,12 @@ impl Model {
                 self.peers[number].doomed = true;
             }
         }
+    }
+
+    /// The places of a shard that are taken.
+    fn slots_of(&self, shard: usize) -> impl Iterator<Item = usize> {
+        let here = self.peers.iter().filter(move |peer| peer.shard == shard && peer.is_live());
+        here.map(|peer| peer.slot.expect("accepted") as usize)
     }
 
     /// A WebSocket is told that the server shuts down.

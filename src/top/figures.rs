@@ -2,6 +2,9 @@
 
 use super::scrape::Scrape;
 
+/// The most shards that are looked at: a server has fewer, and what says that it has more is none.
+const SHARDS_MAX: usize = 256;
+
 /// The server at the later one. Rates and shares are those of the time between, `None` when it has not been looked at before.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Figures {
@@ -146,7 +149,12 @@ impl Figures {
             }),
             turn: quantiles(turn, ""),
             publish: quantiles(publish, ""),
-            shards: now.values("throng_connections", "shard").into_iter().map(shard).collect(),
+            shards: now
+                .values("throng_connections", "shard")
+                .into_iter()
+                .take(SHARDS_MAX)
+                .map(shard)
+                .collect(),
             redis: now.has("throng_redis_waiting").then(|| Redis {
                 waiting: now.sum("throng_redis_waiting"),
                 published: rate("throng_redis_published_total", ""),

@@ -70,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), String> {
     let mut terminal = ratatui::try_init().map_err(|error| format!("cannot use the terminal: {error}"))?;
     let outcome = runtime.block_on(watch(&source, every, &mut terminal));
     ratatui::restore();
-    // A key that is awaited on a thread of its own must not hold up the end.
+    // A name that is being looked up, on a thread of its own, must not hold up the end.
     runtime.shutdown_background();
     outcome.map_err(|error| error.to_string())
 }

@@ -148,7 +148,7 @@ fn readiness_ends_with_the_signal_and_the_control_port_stays_to_the_end() {
 
 #[test]
 fn balancers_notice_before_anybody_is_closed() {
-    let mut server = Server::with(&["drain.notice_ms=1500", "drain.spread_ms=0", "drain.timeout_ms=10000"]);
+    let mut server = Server::with(&["drain.notice_ms=3000", "drain.spread_ms=0", "drain.timeout_ms=10000"]);
     let mut early = server.socket("/ws");
     let start = now();
     server.signal(Signal::TERM);
@@ -161,10 +161,13 @@ fn balancers_notice_before_anybody_is_closed() {
     let mut late = server.socket("/ws");
     late.send(frame(FIN | TEXT, r#"{"type":"ping"}"#));
     assert_eq!(late.frame().opcode, TEXT);
-    assert!(start.elapsed() < ms(1_500), "a machine too slow for this test: {:?}", start.elapsed());
+    // Who waits for balancers can be asked how it is.
+    server.signal(Signal::USR1);
+    assert_eq!(server.wait_for_log("state of the process")["fields"]["draining"], true);
+    assert!(start.elapsed() < ms(3_000), "a machine too slow for this test: {:?}", start.elapsed());
     for socket in [&mut early, &mut late] {
         told_to_go(socket);
-        assert!(start.elapsed() >= ms(1_500), "{:?}", start.elapsed());
+        assert!(start.elapsed() >= ms(3_000), "{:?}", start.elapsed());
         socket.send(close_frame(1001, ""));
     }
     assert_eq!(server.wait_for_exit().code(), Some(0));
@@ -196,6 +199,25 @@ fn closes_are_no_more_a_second_than_they_may_be() {
     retries.dedup();
     // Two shards may have given the same to a client each.
     assert!(retries.len() >= 20, "{retries:?}");
+    assert_eq!(server.wait_for_exit().code(), Some(0));
+}
+
+#[test]
+fn who_stays_of_a_crowd_is_closed_no_faster_for_that() {
+    let pace = ["drain.spread_ms=0", "drain.timeout_ms=10000", "drain.closes_per_second_max=20"];
+    let mut server = Server::with(&[&pace[..], &["server.shards=1"]].concat());
+    let mut first: Vec<Raw> = (0..20).map(|_| server.socket("/ws")).collect();
+    let crowd: Vec<Raw> = (0..180).map(|_| server.socket("/ws")).collect();
+    drop(crowd);
+    server.wait_for_number("connections", 20);
+    server.wait_for_number("sockets", 20);
+    let start = now();
+    server.signal(Signal::TERM);
+    for socket in &mut first {
+        told_to_go(socket);
+    }
+    assert!(start.elapsed() >= ms(900), "20 take a second: {:?}", start.elapsed());
+    drop(first);
     assert_eq!(server.wait_for_exit().code(), Some(0));
 }
 

@@ -111,14 +111,14 @@ fn the_store_has_a_bound_and_drops_what_it_is_told_to_or_has_hung_up() {
 fn who_goes_silent_is_aborted_and_started_again() {
     let steps = ["READY=1", "sleep 0.3", "WATCHDOG=1", "wait"];
     let options =
-        ["--watchdog", "0.5", "--restart", "on-failure", "--restart-pause", "0.2", "--restarts-max", "1"];
+        ["--watchdog", "2", "--restart", "on-failure", "--restart-pause", "0.2", "--restarts-max", "1"];
     let mut manager = service(&options, &steps);
     manager.start();
     manager.wait_for_said("WATCHDOG");
     let fed_us =
         manager.events().iter().rev().find(|event| event.said("WATCHDOG").is_some()).map(|event| event.at_us);
     let silent_us = manager.wait_for("watchdog").at_us - fed_us.expect("it was fed");
-    assert!((500_000..1_500_000).contains(&silent_us), "{silent_us}");
+    assert!((2_000_000..8_000_000).contains(&silent_us), "{silent_us}");
     assert_eq!(manager.wait_for("exited").text("signal"), "SIGABRT");
     let waits_us = manager.wait_for("restarting").at_us;
     assert!(manager.wait_for("spawned").at_us - waits_us >= 200_000);

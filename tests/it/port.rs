@@ -225,6 +225,23 @@ fn who_does_not_share_does_not_get_the_port() {
 }
 
 #[test]
+fn processes_find_each_other_where_they_see_nothing_else_of_the_machine() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let one = Server::with_processes_only(&["--set", "server.share_port=true", "--set", "server.shards=1"]);
+    let listen = format!("server.listen={}", one.address());
+    let shares = ["--set", "server.share_port=true", "--set", "server.shards=1", "--set", &listen];
+    let other = Server::with_processes_only(&shares);
+    assert_eq!(one.address(), other.address());
+    // What alerts go by is known there, too.
+    let metrics = other.metrics();
+    for name in ["throng_memory_max_bytes", "process_resident_memory_bytes", "process_max_fds"] {
+        assert!(metrics.sum(name, &[]) > 0.0, "{name}");
+    }
+}
+
+#[test]
 fn a_port_that_somebody_has_for_himself_is_not_shared() {
     let alone = Server::start();
     let listen = alone.address().to_string();

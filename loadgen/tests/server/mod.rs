@@ -155,8 +155,8 @@ impl Server {
         for member in members {
             let mut writer = member.lock().unwrap();
             if let Some(retry_ms) = restart.retry_ms {
-                let goodbye = json!({"type": "goodbye", "retry_ms": retry_ms});
-                writer.send(Message::text(goodbye.to_string())).unwrap();
+                let disconnect = json!({"type": "disconnect", "retry_ms": retry_ms});
+                writer.send(Message::text(disconnect.to_string())).unwrap();
             }
             if let Some(code) = restart.close_code {
                 writer.close(Some(CloseFrame { code: code.into(), reason: "restart".into() })).unwrap();

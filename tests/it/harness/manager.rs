@@ -2,7 +2,7 @@
 
 use super::WAIT;
 use super::clock::Deadline;
-use super::server::PROGRAM;
+use super::server::{DEFAULTS, PROGRAM};
 use serde_json::Value;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
@@ -33,14 +33,7 @@ impl Manager {
     /// A manager with these options (`manager.py --help` lists them) whose service is the built throng with these settings, written
     /// `key=value`. It is not started before the manager is told so.
     pub(crate) fn of_throng(options: &[&str], settings: &[&str]) -> Manager {
-        let defaults = [
-            "server.listen=127.0.0.1:0",
-            "server.control=127.0.0.1:0",
-            "server.shards=2",
-            "server.pin=false",
-            "log.format=json",
-        ];
-        let settings = defaults.iter().chain(settings).flat_map(|setting| ["--set", setting]);
+        let settings = DEFAULTS.iter().chain(settings).flat_map(|setting| ["--set", setting]);
         let program: Vec<&str> = [PROGRAM, "serve"].into_iter().chain(settings).collect();
         Manager::of(options, &program)
     }

@@ -17,6 +17,15 @@ use std::time::Duration;
 
 /// The program that cargo has built for this test.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_throng");
+/// How a server is set up where a test does not say otherwise. Tests run side by side on few processors: a shard that insisted on one would
+/// wait for other tests' servers.
+pub(crate) const DEFAULTS: [&str; 5] = [
+    "server.listen=127.0.0.1:0",
+    "server.control=127.0.0.1:0",
+    "server.shards=2",
+    "server.pin=false",
+    "log.format=json",
+];
 
 /// A server on ports of its own. It is killed when this is dropped, and its log shown when the test has failed.
 #[derive(Debug)]
@@ -72,20 +81,20 @@ impl Server {
         Server::spawn(shell, &[])
     }
 
+    /// A server that sees nothing in `/proc` but processes, as our units have it (`ProcSubset=pid`). Only root can start one.
+    pub(crate) fn with_processes_only(flags: &[&str]) -> Server {
+        let mut shell = Command::new("/usr/bin/unshare");
+        let script = "mount -t proc -o subset=pid proc /proc && exec \"$0\" \"$@\"";
+        shell.args(["-m", "/bin/sh", "-c", script, PROGRAM]);
+        Server::spawn(shell, flags)
+    }
+
     fn spawn(command: Command, flags: &[&str]) -> Server {
         Server::spawn_in(&[], command, flags)
     }
 
     fn spawn_in(environment: &[(&str, &str)], mut command: Command, flags: &[&str]) -> Server {
-        // Tests run side by side on few processors: a shard that insisted on one would wait for other tests' servers.
-        let defaults = [
-            "server.listen=127.0.0.1:0",
-            "server.control=127.0.0.1:0",
-            "server.shards=2",
-            "server.pin=false",
-            "log.format=json",
-        ];
-        command.arg("serve").args(defaults.iter().flat_map(|setting| ["--set", *setting])).args(flags);
+        command.arg("serve").args(DEFAULTS.iter().flat_map(|setting| ["--set", *setting])).args(flags);
         let (child, log) = launch(command, environment);
         let mut server =
             Server { child, log, address: ([0; 4], 0).into(), control: ([0; 4], 0).into(), may_fail: false };

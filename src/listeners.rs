@@ -78,7 +78,9 @@ impl Listeners {
             may_keep && listener.local_addr().is_ok_and(|address| address == server.listen)
         });
         // First all that is not wanted: what is kept then may get the same name.
-        for (name, _) in stale {
+        let mut gives_up_port = false;
+        for (name, listener) in stale {
+            gives_up_port |= listener.local_addr().is_ok_and(|its| its.port() == server.listen.port());
             systemd::forget(&name);
         }
         let were_kept = !kept.is_empty();
@@ -87,7 +89,7 @@ impl Listeners {
         let old = listeners.len();
         if !is_opened {
             if !were_kept && server.listen.port() != 0 {
-                claim(server.listen, server.share_port).map_err(failure)?;
+                claim(server.listen, server.share_port, gives_up_port).map_err(failure)?;
             }
             for _ in old..shards {
                 // With port 0 the first one chooses.
@@ -101,10 +103,9 @@ impl Listeners {
                 }
             }
         }
-        let is_kept = may_keep && (were_kept || systemd::keeps(listeners.len()));
-        if is_kept {
-            systemd::keep(listeners[old..].iter(), old);
-        }
+        let is_kept = may_keep
+            && (were_kept || systemd::keeps(listeners.len()))
+            && systemd::keep(listeners[old..].iter(), old);
         let address = listeners[0].local_addr().map_err(failure)?;
         let of_shards = deal(listeners, shards).map_err(failure)?;
         Ok(Listeners { of_shards, address, are_kept: is_opened || is_kept, control })
@@ -127,6 +128,10 @@ impl Passed {
         let all = sys::passed().map_err(|error| Fault::Passed { name: "LISTEN_FDS".to_owned(), error })?;
         for (name, socket) in all {
             match sys::adopt(socket) {
+                Ok(_) if name == CONTROL && passed.control.is_some() => {
+                    let error = io::Error::new(io::ErrorKind::InvalidInput, "there can be one of this name");
+                    return Err(Fault::Passed { name, error });
+                }
                 Ok(listener) if name == CONTROL => passed.control = Some(listener),
                 Ok(listener) if systemd::is_kept(&name) => passed.kept.push((name, listener)),
                 Ok(listener) => passed.opened.push(listener),
@@ -164,14 +169,15 @@ fn deal(listeners: Vec<TcpListener>, shards: usize) -> io::Result<Vec<Vec<TcpLis
     Ok(of_shards)
 }
 
-/// Makes sure that nobody has the port, or that it is shared by whoever has it.
-fn claim(address: SocketAddr, is_shared: bool) -> io::Result<()> {
+/// Makes sure that nobody has the port, or that it is shared by whoever has it. Where it is the manager that has it and is to give it up, it
+/// may take a moment.
+fn claim(address: SocketAddr, is_shared: bool, is_given_up: bool) -> io::Result<()> {
     for _ in 1..CLAIMS_MAX {
         match sys::claim(address) {
-            Err(error) if is_shared && error.kind() == io::ErrorKind::AddrInUse => {}
+            Err(error) if (is_shared || is_given_up) && error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,
         }
-        if neighbours::is_shared(address.port()) {
+        if is_shared && neighbours::is_shared(address.port()) {
             return Ok(());
         }
         // Perhaps it is another that is about to share it.

@@ -1,6 +1,7 @@
 //! What two scrapes say of the time between them.
 
 use super::scrape::Scrape;
+use crate::message::SHARDS_MAX;
 
 /// The server at the later one. Rates and shares are those of the time between, `None` when it has not been looked at before.
 #[derive(Clone, Debug, Default)]
@@ -146,7 +147,13 @@ impl Figures {
             }),
             turn: quantiles(turn, ""),
             publish: quantiles(publish, ""),
-            shards: now.values("throng_connections", "shard").into_iter().map(shard).collect(),
+            // No throng has more, whatever this server says.
+            shards: now
+                .values("throng_connections", "shard")
+                .into_iter()
+                .take(SHARDS_MAX)
+                .map(shard)
+                .collect(),
             redis: now.has("throng_redis_waiting").then(|| Redis {
                 waiting: now.sum("throng_redis_waiting"),
                 published: rate("throng_redis_published_total", ""),
@@ -177,6 +184,13 @@ mod tests {
              throng_messages_received_total{{shard=\"0\"}} {messages}\n"
         );
         Scrape::parse(&text, Time::from_ms(at_ms))
+    }
+
+    #[test]
+    fn there_are_no_more_shards_than_a_process_can_have() {
+        let text: String =
+            (0..70_000).map(|id| format!("throng_connections{{shard=\"{id}\"}} 1\n")).collect();
+        assert_eq!(Figures::new(&Scrape::parse(&text, Time::default()), None).shards.len(), SHARDS_MAX);
     }
 
     #[test]

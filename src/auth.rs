@@ -8,6 +8,7 @@ use crate::permissions::{Actor, Grant};
 use crate::rules::EventLimits;
 use crate::time::Time;
 use crate::wire::http::Forwarded;
+use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use ipnet::IpNet;
 use std::collections::{HashMap, HashSet};
@@ -62,7 +63,7 @@ pub enum Believed {
 /// each user with a connection, so it is bounded by twice `sockets_max`, and there are none of a kind that has no limit.
 #[derive(Debug)]
 pub struct Gate {
-    rules: Rules,
+    rules: ArcSwap<Rules>,
     sockets: AtomicUsize,
     open: AtomicUsize,
     peak: AtomicUsize,
@@ -71,7 +72,7 @@ pub struct Gate {
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
     /// Where it is noted whose open connections have changed, when other processes count them as well.
     changed: OnceLock<Mutex<HashSet<Subject>>>,
-    /// New connections of addresses, in windows; empty without a limit on them.
+    /// New connections of addresses, in windows.
     handshakes: Box<[Mutex<Windows<Ip>>]>,
     tally: Tally,
 }
@@ -236,11 +237,10 @@ impl Gate {
     /// A gate with these rules and nobody inside.
     pub fn new(rules: Rules) -> Gate {
         let windows_max = rules.event_windows_max.div_ceil(Gate::STRIPES);
-        let stripes = if rules.handshakes_per_ip.is_some() { Gate::STRIPES } else { 0 };
         Gate {
-            handshakes: (0..stripes).map(|_| Mutex::new(Windows::new(windows_max))).collect(),
+            handshakes: (0..Gate::STRIPES).map(|_| Mutex::new(Windows::new(windows_max))).collect(),
             tally: Tally::new(rules.events.clone(), rules.event_windows_max),
-            rules,
+            rules: ArcSwap::from_pointee(rules),
             sockets: AtomicUsize::new(0),
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
@@ -251,10 +251,21 @@ impl Gate {
         }
     }
 
+    /// From now on these are the rules. Nobody who is inside goes for that. How many windows of events there may be stays what it was, and
+    /// so must, for those who are inside, whether there is a limit for an address and for a user.
+    pub fn set_rules(&self, rules: Rules) {
+        let earlier = self.rules.load();
+        let counts = |rules: &Rules| (rules.per_ip_max.is_some(), rules.per_user_max.is_some());
+        assert_eq!(counts(&earlier), counts(&rules), "who is inside was counted, or was not");
+        self.tally.set_limits(rules.events.clone());
+        self.rules.store(Arc::new(rules));
+    }
+
     /// From now on the connections of addresses and users are counted over several processes: what changes here is noted for
     /// [`Gate::take_changed`], and what is elsewhere counts here. False when neither has a limit, so that nothing is counted.
     pub fn share(&self) -> bool {
-        let has_limit = self.rules.per_ip_max.is_some() || self.rules.per_user_max.is_some();
+        let rules = self.rules.load();
+        let has_limit = rules.per_ip_max.is_some() || rules.per_user_max.is_some();
         has_limit && self.changed.set(Mutex::default()).is_ok()
     }
 
@@ -311,7 +322,7 @@ impl Gate {
     /// [`Reject::PerIp`] when there are too many of this address. It is counted all the same, until [`Gate::leave_socket`].
     pub fn enter_socket(&self, ip: Ip, from_proxy: bool) -> Result<(), Reject> {
         self.sockets.fetch_add(1, Relaxed);
-        match self.rules.sockets_per_ip_max.filter(|_| !from_proxy) {
+        match self.rules.load().sockets_per_ip_max.filter(|_| !from_proxy) {
             Some(max) => {
                 let subject = Subject::Ip(ip);
                 let mut table = self.table(&subject);
@@ -325,13 +336,13 @@ impl Gate {
 
     /// True when there is a place for a socket; otherwise it must wait in the kernel's queue.
     pub fn has_place(&self) -> bool {
-        self.sockets.load(Relaxed) < self.rules.sockets_max
+        self.sockets.load(Relaxed) < self.rules.load().sockets_max
     }
 
     /// Frees the place of a socket.
     pub fn leave_socket(&self, ip: Ip, from_proxy: bool) {
         self.sockets.fetch_sub(1, Relaxed);
-        if self.rules.sockets_per_ip_max.is_some() && !from_proxy {
+        if self.rules.load().sockets_per_ip_max.is_some() && !from_proxy {
             self.uncount(&Subject::Ip(ip), |counted| counted.sockets -= 1);
         }
     }
@@ -341,7 +352,7 @@ impl Gate {
     /// # Errors
     /// [`Reject::IpRate`] when too many of this address have wanted to.
     pub fn knock(&self, ip: Ip, now: Time) -> Result<(), Reject> {
-        let Some(quota) = self.rules.handshakes_per_ip else { return Ok(()) };
+        let Some(quota) = self.rules.load().handshakes_per_ip else { return Ok(()) };
         let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
         let mut windows = self.handshakes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
         let knocked = windows.take(ip, quota, 1, now).map(|_| ());
@@ -353,10 +364,10 @@ impl Gate {
     /// # Errors
     /// [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
     pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
-        if !take_place(&self.open, self.rules.connections_max) {
+        if !take_place(&self.open, self.rules.load().connections_max) {
             return Err(Reject::Full);
         }
-        if let Some(max) = self.rules.per_ip_max
+        if let Some(max) = self.rules.load().per_ip_max
             && !self.take_one(Subject::Ip(ip), max)
         {
             self.open.fetch_sub(1, Relaxed);
@@ -369,7 +380,7 @@ impl Gate {
     /// Frees the place of an open connection from `ip`.
     pub fn dismiss(&self, ip: Ip) {
         self.open.fetch_sub(1, Relaxed);
-        if self.rules.per_ip_max.is_some() {
+        if self.rules.load().per_ip_max.is_some() {
             self.give_one_back(Subject::Ip(ip));
         }
     }
@@ -398,11 +409,11 @@ impl Gate {
 
     /// True when the connections of a user that came with such a token are counted.
     fn counts(&self, user: &User) -> bool {
-        self.rules.per_user_max.is_some() || user.connections_max().is_some()
+        self.rules.load().per_user_max.is_some() || user.connections_max().is_some()
     }
 
     fn most_of(&self, user: &User) -> u32 {
-        match user.connections_max().or(self.rules.per_user_max) {
+        match user.connections_max().or(self.rules.load().per_user_max) {
             None | Some(0) => u32::MAX,
             Some(most) => most,
         }
@@ -437,7 +448,7 @@ impl Gate {
     /// Counts a session that drops out and may come back. False when `ip` has as many of them as it may have connections: then it may
     /// not.
     pub fn haunt(&self, ip: Ip) -> bool {
-        let Some(max) = self.rules.per_ip_max else { return true };
+        let Some(max) = self.rules.load().per_ip_max else { return true };
         let subject = Subject::Ip(ip);
         let mut table = self.table(&subject);
         let counted = table.entry(subject).or_default();
@@ -448,7 +459,7 @@ impl Gate {
 
     /// Such a session has come back, or will not.
     pub fn exorcise(&self, ip: Ip) {
-        if self.rules.per_ip_max.is_some() {
+        if self.rules.load().per_ip_max.is_some() {
             self.uncount(&Subject::Ip(ip), |counted| counted.ghosts -= 1);
         }
     }
@@ -469,7 +480,7 @@ impl Gate {
 
     /// A connection that was counted for one address is now of another.
     pub fn transfer(&self, from: Ip, to: Ip) {
-        if self.rules.per_ip_max.is_some() {
+        if self.rules.load().per_ip_max.is_some() {
             let to = Subject::Ip(to);
             self.give_one_back(Subject::Ip(from));
             self.table(&to).entry(to.clone()).or_default().open += 1;
@@ -494,7 +505,12 @@ impl Gate {
 
     /// How many there may be.
     pub fn connections_max(&self) -> usize {
-        self.rules.connections_max
+        self.rules.load().connections_max
+    }
+
+    /// Sockets there may be in the process, open connections included.
+    pub fn sockets_max(&self) -> usize {
+        self.rules.load().sockets_max
     }
 
     /// From now on nobody should be sent here any more. Who comes all the same is admitted, as long as the shard that it comes to does not drain.
@@ -512,25 +528,22 @@ impl Gate {
     /// # Errors
     /// [`Reject::Origin`].
     pub fn check_origin(&self, origin: Option<&str>) -> Result<(), Reject> {
-        match origin {
-            Some(origin) if !self.rules.origins.is_empty() => {
-                let allowed = self.rules.origins.iter().any(|rule| origin_matches(rule, origin));
-                if allowed { Ok(()) } else { Err(Reject::Origin) }
-            }
-            _ => Ok(()),
-        }
+        let Some(origin) = origin else { return Ok(()) };
+        let origins = &self.rules.load().origins;
+        let allowed = origins.is_empty() || origins.iter().any(|rule| origin_matches(rule, origin));
+        if allowed { Ok(()) } else { Err(Reject::Origin) }
     }
 
     /// True when `address` is a proxy whose word on its clients is believed.
     pub fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.rules.trusted_proxies.iter().any(|network| network.contains(&address))
+        self.rules.load().trusted_proxies.iter().any(|network| network.contains(&address))
     }
 
     /// The client behind a trusted proxy: going back from the nearest, the first address that is no trusted proxy. `None` when the
     /// proxies do not say, or say nothing that is an address.
     pub fn client(&self, forwarded: &Forwarded<'_>) -> Option<IpAddr> {
-        let hops: Vec<Option<IpAddr>> = match self.rules.believed {
+        let hops: Vec<Option<IpAddr>> = match self.rules.load().believed {
             Believed::Forwarded => {
                 forwarded.standard.iter().flat_map(|line| line.split(',')).map(forwarded_for).collect()
             }

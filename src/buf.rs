@@ -46,6 +46,11 @@ impl Pool {
         Pool { free: Vec::new(), leased_bytes: 0, leases: 0, bytes_max }
     }
 
+    /// Lets leases hold at least `bytes_max` together. What they may hold already stays: a message that has begun is to end.
+    pub fn allow(&mut self, bytes_max: usize) {
+        self.bytes_max = self.bytes_max.max(bytes_max);
+    }
+
     /// An empty buffer. It costs nothing until bytes are put in.
     pub fn lease(&mut self) -> Lease {
         self.leases += 1;

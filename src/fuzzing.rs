@@ -225,7 +225,7 @@ fn tls_server() -> &'static Tls {
     SERVER.get_or_init(|| {
         let folder = std::env::temp_dir().join(format!("throng-fuzz-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder of ours");
-        let files = Files { certificates: folder.join("cert.pem"), key: folder.join("key.pem") };
+        let files = &Files { certificates: folder.join("cert.pem"), key: folder.join("key.pem") };
         fs::write(&files.certificates, TLS_CERTIFICATE).expect("a file");
         fs::write(&files.key, TLS_KEY).expect("a file");
         let tls = Tls::load(files, false).expect("the files are right");

@@ -29,8 +29,10 @@ pub mod backend;
 pub mod control;
 pub mod config;
 pub mod machine;
+pub mod log;
 pub mod listeners;
 mod systemd;
 pub mod server;
 
 pub mod top;
+pub mod generate;

@@ -1,15 +1,15 @@
 //! The command line of throng.
 
-use clap::{Parser, Subcommand};
-use std::io::IsTerminal;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use throng::config::{Args, Config, LogFormat, Problem, Trial};
+use throng::config::{Args, Config, Problem, Trial};
+use throng::generate;
+use throng::log::Log;
 use throng::machine::{doctor, tune};
 use throng::server;
 use throng::token::mint;
 use throng::top;
-use tracing_subscriber::EnvFilter;
 
 /// A realtime server: rooms and events over WebSocket, for very many connections
 #[derive(Parser)]
@@ -42,6 +42,9 @@ enum Command {
     },
     Doctor(doctor::Args),
     Tune(tune::Args),
+    /// Write manual pages or completions of shells, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,13 @@ fn main() -> ExitCode {
         Command::Doctor(args) => examine(&args),
         Command::Tune(args) => tune(&args),
         Command::Top(args) => top(&args),
+        Command::Generate(args) => match generate::generate(&args, Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("throng: cannot write what is generated: {error}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
@@ -65,8 +75,9 @@ fn serve(args: &Args) -> ExitCode {
         Ok(config) => config,
         Err(problems) => return report(&problems),
     };
-    log_to_stderr(&config);
-    match server::run(&config) {
+    let log = Log::start(&config.log);
+    let again = || Config::load(args, std::env::vars_os());
+    match server::run(&config, &log, &again) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             tracing::error!("{failure}");
@@ -153,17 +164,4 @@ fn report(problems: &[Problem]) -> ExitCode {
     }
     // The status of a usage error, as clap gives it.
     ExitCode::from(2)
-}
-
-fn log_to_stderr(config: &Config) {
-    let filter = EnvFilter::new(config.log.level.word());
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    match config.log.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
 }

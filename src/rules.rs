@@ -183,11 +183,15 @@ pub struct EventLimits {
     for_all: Vec<u16>,
     /// The length of the longest name in `by_event`, in bytes.
     name_bytes_max: usize,
+    /// For each of `limits` what it is known by to those who count: its place. No two are the same.
+    places: Vec<u16>,
 }
 
 impl EventLimits {
     /// The most limits that a configuration may have.
     pub const CONFIGURED_MAX: usize = 500;
+    /// Places are below this: there are as many that are free as may be taken.
+    pub const PLACES: u16 = 2 * EventLimits::CONFIGURED_MAX as u16;
 
     /// These, of which those beyond [`EventLimits::CONFIGURED_MAX`] are left out.
     pub fn new(mut limits: Vec<EventLimit>) -> EventLimits {
@@ -202,7 +206,22 @@ impl EventLimits {
         };
         let by_event: HashMap<String, Vec<u16>> = names.map(with_all).collect();
         let name_bytes_max = by_event.keys().map(String::len).max().unwrap_or(0);
-        EventLimits { limits, by_event, for_all, name_bytes_max }
+        let places = (0..).zip(&limits).map(|(place, _)| place).collect();
+        EventLimits { limits, by_event, for_all, name_bytes_max, places }
+    }
+
+    /// These after `earlier`: a limit that was there has the place that it had, so that what has been counted counts on, and those that
+    /// are new have places that none had.
+    pub fn after(mut self, earlier: &EventLimits) -> EventLimits {
+        let mut known: Vec<(u16, &EventLimit)> = earlier.numbered().collect();
+        let mut free = (0..EventLimits::PLACES).filter(|place| !earlier.places.contains(place));
+        for (limit, place) in self.limits.iter().zip(&mut self.places) {
+            *place = match known.iter().position(|(_, other)| *other == limit) {
+                Some(at) => known.remove(at).0,
+                None => free.next().expect("there are twice as many places as limits"),
+            };
+        }
+        self
     }
 
     /// True when there are none.
@@ -215,20 +234,26 @@ impl EventLimits {
     pub fn find(&self, namespace: Option<&str>, event: &str) -> impl Iterator<Item = (u16, &EventLimit)> {
         let named = if event.len() <= self.name_bytes_max { self.by_event.get(event) } else { None };
         let indices = named.unwrap_or(&self.for_all).iter();
-        let limits = indices.map(|index| (*index, &self.limits[usize::from(*index)]));
+        let at = |index: &u16| usize::from(*index);
+        let limits = indices.map(move |index| (self.places[at(index)], &self.limits[at(index)]));
         limits.filter(move |(_, limit)| {
             limit.namespace.as_ref().is_none_or(|pattern| pattern.matches(namespace.unwrap_or(MAIN)))
         })
     }
 
-    /// All limits, in the order of their places.
+    /// All limits, in the order of the configuration.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &EventLimit> {
         self.limits.iter()
     }
 
-    /// The limit in this place.
-    pub fn at(&self, place: u16) -> Option<&EventLimit> {
-        self.limits.get(usize::from(place))
+    /// The same, with their places.
+    pub fn numbered(&self) -> impl Iterator<Item = (u16, &EventLimit)> {
+        self.places.iter().copied().zip(&self.limits)
+    }
+
+    /// True when a limit has this place.
+    pub fn has(&self, place: u16) -> bool {
+        self.places.contains(&place)
     }
 }
 

@@ -1,5 +1,9 @@
 //! The process: what a [`Config`] becomes. Listeners, a thread for each shard, the control port, signals, and the orderly end.
 
+mod reload;
+
+pub use reload::Again;
+
 use crate::auth::tally::Quota;
 use crate::auth::{Believed, Gate, Rules};
 use crate::backend::said::Bounds;
@@ -22,6 +26,7 @@ use crate::control::api::{self, Api, Key, Scope};
 use crate::control::{self, Control, Dump, History};
 use crate::dialect::Paths;
 use crate::listeners::{self, Listeners};
+use crate::log::Log;
 use crate::machine::{self, Descriptors};
 use crate::message::ShardId;
 use crate::reactor::neighbours::{Door, Neighbours};
@@ -36,6 +41,8 @@ use crate::systemd;
 use crate::time::Clock;
 use crate::token::keys::{Algorithm, KeyFault, KeySource, Place};
 use crate::token::{self, Tokens, refresh};
+use arc_swap::ArcSwap;
+use reload::Reload;
 use sd_notify::NotifyState;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,7 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io, thread};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// Sockets that one address may have besides its open connections, when it may have fewer of those: for handshakes and refusals.
 const SOCKETS_PER_IP_TO_REFUSE: u32 = 16;
@@ -118,19 +125,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Runs the server until it is told to end. What becomes of it is told the service manager, if there is one.
+/// Runs the server until it is told to end. What becomes of it is told the service manager, if there is one. `again` reads the
+/// configuration as it was read for `config`.
 ///
 /// # Errors
 /// See [`Failure`]. Nothing is served then.
-pub fn run(config: &Config) -> Result<(), Failure> {
-    let result = serve(config);
+pub fn run(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
+    let result = serve(config, log, again);
     if let Err(failure) = &result {
         systemd::notify(&[NotifyState::Status(&failure.to_string())]);
     }
     result
 }
 
-fn serve(config: &Config) -> Result<(), Failure> {
+fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
     sys::return_freed_memory();
     let clock = Clock::start();
     let cpus = sys::cpus();
@@ -174,7 +182,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
     if let Some((callouts, _)) = &callouts {
         bus = bus.with_callouts(callouts.clone());
     }
-    if config.asks_backend() {
+    // Routes that ask the backend may come with SIGHUP.
+    if !config.backend.url.is_empty() {
         bus = bus.with_calls(Arc::new(Calls::new(calls_settings(config))));
     }
     let started_unix_ms = refresh::unix_ms();
@@ -197,7 +206,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
         .transpose()
         .map_err(Failure::Redis)?;
     let process = neighbours.as_ref().map_or(0, Neighbours::tag);
-    let access = Arc::new(access(config, tokens.clone()));
+    let access = Arc::new(access(config, Some(&tokens)));
     let origin_unix_ms = started_unix_ms.saturating_sub(clock.now().ms());
     let settings = Settings { process, origin_unix_ms, access, ..settings(config, shards, sockets_max) };
     // Threads are pinned only when each has a processor of its own.
@@ -257,8 +266,8 @@ fn serve(config: &Config) -> Result<(), Failure> {
         }
         _ => webhooks,
     };
-    let callouts = callouts.zip(tokens.clone()).map(|((callouts, settings), tokens)| {
-        let bus = bus.clone();
+    let callouts = callouts.map(|(callouts, settings)| {
+        let (bus, tokens) = (bus.clone(), tokens.clone());
         backend::callout::Parts { settings, callouts, tokens, bus }
     });
     let backend = (!config.backend.url.is_empty())
@@ -274,11 +283,10 @@ fn serve(config: &Config) -> Result<(), Failure> {
         gate: gate.clone(),
         clock,
         started_unix_ms,
-        sockets_max,
         bridge,
         backend,
         api: Api::new(api_settings(config)),
-        tokens: tokens.clone(),
+        tokens: Some(tokens.clone()),
         history: History::default(),
     });
     let runtime =
@@ -290,6 +298,19 @@ fn serve(config: &Config) -> Result<(), Failure> {
         let mut hang_up = signal(SignalKind::hangup()).map_err(Failure::System)?;
         let mut ask = signal(SignalKind::user_defined1()).map_err(Failure::System)?;
         let mut dump = Dump::new(control.clone());
+        let mut verbose = signal(SignalKind::user_defined2()).map_err(Failure::System)?;
+        let (summary_ms, every_ms) = watch::channel(config.log.summary_ms);
+        tokio::spawn(control::summarize(control.clone(), every_ms));
+        let mut reload = Reload {
+            again,
+            log,
+            config: config.clone(),
+            control: control.clone(),
+            tokens: tokens.clone(),
+            tls: layers.tls.clone(),
+            shards,
+            summary_ms,
+        };
         tracing::info!(
             listen = %listening,
             control = %controlling.map_or("off".to_owned(), |address| address.to_string()),
@@ -301,8 +322,7 @@ fn serve(config: &Config) -> Result<(), Failure> {
             "listening"
         );
         tokio::spawn(control::sample_memory(stats.clone()));
-        tokio::spawn(control::log_numbers(control.clone(), config.log.numbers_interval_ms));
-        tokens.map(|tokens| tokio::spawn(refresh::keep_fresh(tokens, clock)));
+        tokio::spawn(refresh::keep_fresh(tokens, clock));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
             tokio::spawn(control::serve(listener, control, std::future::pending()));
@@ -316,16 +336,17 @@ fn serve(config: &Config) -> Result<(), Failure> {
                 Some(()) = ask.recv() => dump.write(sys::heap()),
                 Some(()) = hang_up.recv() => {
                     systemd::notify_of_reload();
-                    reload(layers.tls.as_deref());
+                    reload.reload().await;
                     systemd::notify(&[NotifyState::Ready]);
                 }
+                Some(()) = verbose.recv() => log.toggle_verbose(),
                 Some((id, outcome)) = stops.recv() => {
                     let reason = outcome.err().unwrap_or_else(|| "it was not told to".to_owned());
                     return Err(Failure::Shard { id, reason });
                 }
             }
         }
-        let drain = &config.drain;
+        let drain = &reload.config().drain;
         let total_ms = u64::from(drain.notice_ms) + u64::from(drain.timeout_ms) + DRAIN_MARGIN_MS;
         systemd::notify_of_end(Duration::from_millis(total_ms));
         gate.drain();
@@ -396,6 +417,12 @@ async fn send_last(notices: Option<&Notices>, calls: Option<&Calls>, end: tokio:
     }
 }
 
+/// Where the certificate is.
+fn certificate_files(config: &Config) -> Files {
+    let tls = &config.tls;
+    Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() }
+}
+
 /// Over how many milliseconds so many connections are closed.
 fn spread_ms(drain: &config::Drain, connections: usize) -> u32 {
     let pace = u64::from(drain.closes_per_second_max);
@@ -403,23 +430,13 @@ fn spread_ms(drain: &config::Drain, connections: usize) -> u32 {
     needed_ms.clamp(drain.spread_ms.into(), drain.timeout_ms.max(drain.spread_ms).into()) as u32
 }
 
-/// SIGHUP came.
-fn reload(tls: Option<&Tls>) {
-    match tls.map(Tls::reload) {
-        None => tracing::info!("SIGHUP loads certificates anew, and there are none: nothing was done"),
-        Some(Ok(())) => {
-            tracing::info!("SIGHUP: certificate and key were loaded anew; other settings are what they were");
-        }
-        Some(Err(bad)) => tracing::warn!("SIGHUP: {bad}; the certificate stays what it was"),
-    }
-}
-
 /// What lies between sockets and shards.
 fn layers(config: &Config, shards: usize) -> Result<Layers, Failure> {
     let Config { tls, limits, .. } = config;
-    let files = Files { certificates: (&tls.certificate_file).into(), key: (&tls.key_file).into() };
     let only_13 = tls.version_min == TlsVersion::V13;
-    let tls = (!tls.certificate_file.is_empty()).then(|| Tls::load(files, only_13)).transpose();
+    let tls = (!tls.certificate_file.is_empty())
+        .then(|| Tls::load(&certificate_files(config), only_13))
+        .transpose();
     Ok(Layers {
         tls: tls.map_err(Failure::Tls)?.map(Arc::new),
         proxy_protocol: limits.proxy_protocol,
@@ -550,14 +567,19 @@ fn backend_settings(config: &Config) -> backend::Settings {
         answer_bytes_max: backend.answer_bytes_max as usize,
         failures_max: backend.failures_max,
         rest: ms(backend.rest_ms),
-        answers: backend::events::Settings {
-            bounds: Bounds {
-                rooms_max: config.limits.rooms_per_connection_max as usize,
-                room_name_bytes_max: config.limits.room_name_bytes_max as usize,
-            },
-            message_bytes_max: config.limits.message_bytes_max as usize,
-            attachments_max: config.socketio.attachments_max as usize,
+        answers: Arc::new(ArcSwap::from_pointee(answer_settings(config))),
+    }
+}
+
+/// How much its answers may say.
+pub(crate) fn answer_settings(config: &Config) -> backend::events::Settings {
+    backend::events::Settings {
+        bounds: Bounds {
+            rooms_max: config.limits.rooms_per_connection_max as usize,
+            room_name_bytes_max: config.limits.room_name_bytes_max as usize,
         },
+        message_bytes_max: config.limits.message_bytes_max as usize,
+        attachments_max: config.socketio.attachments_max as usize,
     }
 }
 
@@ -616,7 +638,7 @@ fn callout_settings(config: &Config) -> backend::callout::Settings {
 }
 
 fn bridge_settings(config: &Config) -> bridge::Settings {
-    let Config { redis, limits, socketio, .. } = config;
+    let redis = &config.redis;
     let cluster = match redis.cluster {
         Cluster::Throng => bridge::Cluster::Throng,
         Cluster::SocketIo => bridge::Cluster::SocketIo,
@@ -652,8 +674,16 @@ fn bridge_settings(config: &Config) -> bridge::Settings {
         cluster,
         prefix: prefix.to_owned(),
         presence_timeout: ms(config.presence.timeout_ms),
-        channels: channels::Settings {
-            channels: config.redis_channels.clone(),
+        channels: config.redis_channels.clone(),
+        bounds: bridge_bounds(config),
+    }
+}
+
+/// How much of what comes from other processes is taken.
+pub(crate) fn bridge_bounds(config: &Config) -> bridge::Bounds {
+    let Config { redis, limits, socketio, .. } = config;
+    bridge::Bounds {
+        channels: channels::Bounds {
             bytes_max: config.publication_bytes_max(redis.channel_bytes_max),
             names_max: limits.rooms_per_connection_max as usize,
             room_name_bytes_max: limits.room_name_bytes_max as usize,
@@ -735,10 +765,11 @@ pub fn settings(config: &Config, shards: usize, sockets_max: usize) -> Settings 
 }
 
 /// How clients show who they are, by `tokens` if there are keys, and what they may do.
-fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
+fn access(config: &Config, tokens: Option<&Arc<Tokens>>) -> Access {
     let auth = &config.auth;
     Access {
-        tokens,
+        // Without keys they still know how long what the backend says is good.
+        tokens: tokens.filter(|tokens| tokens.has_sources() || auth.callout).cloned(),
         required: auth.required,
         timeout_ms: auth.timeout_ms,
         query_parameter: auth.query_parameter.clone(),
@@ -747,8 +778,8 @@ fn access(config: &Config, tokens: Option<Arc<Tokens>>) -> Access {
     }
 }
 
-/// What checks tokens, with its first keys, if there are any to be had.
-fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure> {
+/// What tokens have to be like, and where their keys come from.
+fn token_settings(config: &Config) -> token::Settings {
     let Config { auth, limits, .. } = config;
     let secret = (!auth.secret.is_empty()).then(|| KeySource {
         kid: None,
@@ -756,7 +787,7 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         until_s: None,
         place: Place::Secret(auth.secret.clone().into_bytes()),
     });
-    let tokens = Tokens::new(token::Settings {
+    token::Settings {
         token_bytes_max: auth.token_bytes_max as usize,
         issuers: auth.issuers.clone(),
         audiences: auth.audiences.clone(),
@@ -770,11 +801,12 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         key_set: (!auth.jwks.is_empty()).then(|| auth.jwks.clone()),
         refresh_ms: auth.refresh_ms,
         retry_ms: auth.retry_ms,
-    });
-    // Without keys they still know how long what the backend says is good.
-    if !tokens.has_sources() && !auth.callout {
-        return Ok(None);
     }
+}
+
+/// What checks tokens, with its first keys, if there are any to be had.
+fn tokens(config: &Config, clock: Clock) -> Result<Arc<Tokens>, Failure> {
+    let tokens = Tokens::new(token_settings(config));
     tokens.set_wall_clock(refresh::unix_ms(), clock.now());
     refresh::read_named(&tokens).map_err(Failure::Keys)?;
     let runtime =
@@ -784,7 +816,7 @@ fn tokens(config: &Config, clock: Clock) -> Result<Option<Arc<Tokens>>, Failure>
         tracing::warn!(%fault, "the set of keys could not be read: its tokens are refused until it can");
         tokens.refresh_failures.add(1);
     }
-    Ok(Some(Arc::new(tokens)))
+    Ok(Arc::new(tokens))
 }
 
 /// The kernel interface that `io` stands for on this machine.

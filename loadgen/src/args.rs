@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::{Deserialize, Serialize};
 
 use crate::frame::Mask;
+use crate::generate;
 use crate::protocol::Protocol;
 use crate::socketio;
 use crate::source::Sources;
@@ -87,6 +88,9 @@ pub(crate) enum Scenario {
         #[command(flatten)]
         args: Chat,
     },
+    /// Write manual pages or completions of shells, for packages
+    #[command(hide = true)]
+    Generate(generate::Args),
     /// What the program starts itself as; its orders come on standard input
     #[command(hide = true)]
     Worker,

@@ -15,6 +15,7 @@ mod control;
 mod echo;
 mod fanout;
 mod frame;
+mod generate;
 mod idle;
 mod listen;
 mod membership;
@@ -86,6 +87,13 @@ fn main() -> ExitCode {
         Scenario::Adstack { common, args } => listen_to(Application::Adstack, common, args),
         Scenario::Pona { common, args } => listen_to(Application::Pona, common, args),
         Scenario::Inked { common, args } => listen_to(Application::Inked, common, args),
+        Scenario::Generate(args) => match generate::generate(&args, Cli::command()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("throng-load: cannot write what is generated: {error}");
+                ExitCode::FAILURE
+            }
+        },
         // The parent prints what went wrong here.
         Scenario::Worker => worker::run().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS),
     }

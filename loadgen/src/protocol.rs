@@ -14,7 +14,7 @@ pub(crate) enum Protocol {
     /// throng's own.
     #[default]
     Native,
-    /// Socket.IO over WebSocket, namespace `/`; for echo Engine.IO alone.
+    /// Socket.IO over WebSocket, namespace /; for echo Engine.IO alone.
     Socketio,
     /// Messages of an application, in which rooms are auctions.
     #[value(skip)]

@@ -4,17 +4,22 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use throng::config::{Args, Config};
+use throng::log::Log;
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples");
 
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).unwrap()
 }
+
+/// That of all servers in this process.
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Runs throng with a configuration of an example, in a thread, which ends with this process. Answers where clients connect, and its
 /// control port.
@@ -34,7 +39,10 @@ fn serve(example: &str, settings: &[&str]) -> [SocketAddr; 2] {
         ..Args::default()
     };
     let config = Config::load(&args, []).unwrap();
-    thread::spawn(move || throng::server::run(&config));
+    thread::spawn(move || {
+        let log = LOG.get_or_init(|| Log::start(&config.log));
+        throng::server::run(&config, log, &|| Ok(config.clone()))
+    });
     for _ in 0..1_000 {
         if addresses.iter().all(|address| TcpStream::connect(address).is_ok()) {
             return addresses;

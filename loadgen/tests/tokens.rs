@@ -2,14 +2,19 @@
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use throng::config::{Args, Config};
+use throng::log::Log;
 
 const SECRET: &str = "the secret of the tests of the load";
 const OTHER_SECRET: &str = "another secret of the tests, as long";
+
+/// That of all servers in this process.
+static LOG: OnceLock<Log> = OnceLock::new();
 
 /// Runs throng in a thread, which ends with this process. Only bearers of tokens by [`SECRET`] may do anything.
 #[expect(clippy::disallowed_methods, reason = "a bounded poll for the server to listen")]
@@ -25,7 +30,10 @@ fn serve() -> SocketAddr {
         ..Args::default()
     };
     let config = Config::load(&args, []).unwrap();
-    thread::spawn(move || throng::server::run(&config));
+    thread::spawn(move || {
+        let log = LOG.get_or_init(|| Log::start(&config.log));
+        throng::server::run(&config, log, &|| Ok(config.clone()))
+    });
     for _ in 0..1_000 {
         if TcpStream::connect(address).is_ok() {
             return address;

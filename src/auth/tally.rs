@@ -7,6 +7,7 @@
 use super::{Ip, Subject, User};
 use crate::rules::{EventLimit, EventLimits, Over, Per};
 use crate::time::Time;
+use arc_swap::{ArcSwap, Guard};
 use smallvec::SmallVec;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 /// What the subjects of a process have used: its addresses and users; of what single connections may send, each shard keeps its own
 /// [`Windows`]. Bounded as they are.
 pub struct Tally {
-    limits: EventLimits,
+    limits: ArcSwap<EventLimits>,
     windows_max: usize,
     hasher: RandomState,
     stripes: Box<[Mutex<Stripe>]>,
@@ -79,11 +80,10 @@ impl Tally {
             let windows = Windows::new(windows_max.div_ceil(Tally::STRIPES));
             Mutex::new(Stripe { windows, changed: HashSet::new() })
         };
-        let stripes = if limits.is_empty() { 0 } else { Tally::STRIPES };
         Tally {
-            stripes: (0..stripes).map(stripe).collect(),
-            refused: limits.iter().map(|_| AtomicU64::new(0)).collect(),
-            limits,
+            stripes: (0..Tally::STRIPES).map(stripe).collect(),
+            refused: (0..EventLimits::PLACES).map(|_| AtomicU64::new(0)).collect(),
+            limits: ArcSwap::from_pointee(limits),
             windows_max,
             hasher: RandomState::new(),
             bell: OnceLock::new(),
@@ -92,9 +92,30 @@ impl Tally {
         }
     }
 
-    /// The limits.
-    pub fn limits(&self) -> &EventLimits {
-        &self.limits
+    /// From now on these are the limits. Of those that were there before, what is used stays used; what is known of the others is forgotten:
+    /// that takes some milliseconds for a million windows, in which no more than a part of the subjects waits at a time.
+    pub fn set_limits(&self, limits: EventLimits) {
+        let limits = Arc::new(limits.after(&self.limits()));
+        let earlier = self.limits.swap(limits.clone());
+        for place in earlier.numbered().map(|(place, _)| place).filter(|place| !limits.has(*place)) {
+            self.refused[usize::from(place)].store(0, Relaxed);
+        }
+        // What somebody counts in this moment by the earlier limits stands in a place that has none, and ends by itself.
+        for at in 0..self.stripes.len() {
+            let Stripe { windows, changed } = &mut *self.lock(at);
+            windows.retain(|(place, _)| limits.has(*place));
+            changed.retain(|(place, _)| limits.has(*place));
+        }
+    }
+
+    /// The limits, to be looked at and let go of.
+    pub fn limits(&self) -> Guard<Arc<EventLimits>> {
+        self.limits.load()
+    }
+
+    /// True when there are none: no more than a look.
+    pub fn is_unlimited(&self) -> bool {
+        self.limits.load().is_empty()
     }
 
     /// Windows that may be counted at a time.
@@ -219,8 +240,10 @@ impl Tally {
     }
 
     /// Events refused so far, by the limit.
-    pub fn refused(&self) -> impl Iterator<Item = (&EventLimit, u64)> {
-        self.limits.iter().zip(self.refused.iter().map(|count| count.load(Relaxed)))
+    pub fn refused(&self) -> Vec<(EventLimit, u64)> {
+        let limits = self.limits();
+        let count = |place: u16| self.refused[usize::from(place)].load(Relaxed);
+        limits.numbered().map(|(place, limit)| (limit.clone(), count(place))).collect()
     }
 
     /// Windows that there is memory for now, and windows that had to go before their end.
@@ -308,6 +331,12 @@ impl<K: Hash + Eq> Windows<K> {
         Ok(window)
     }
 
+    /// Forgets the windows whose keys are not kept.
+    pub fn retain(&mut self, keep: impl Fn(&K) -> bool) {
+        self.windows.retain(|key, _| keep(key));
+        self.windows.shrink_to(self.sweep_at);
+    }
+
     /// What was counted was not carried out.
     fn give_back(&mut self, key: &K, weight: u32) {
         if let Some(window) = self.windows.get_mut(key) {
@@ -366,7 +395,8 @@ mod tests {
     /// The event of connection 1, of an address and perhaps of a user: how long to wait, if it was one too many.
     fn send(tally: &Tally, event: &str, ip: u64, user: Option<&Arc<User>>, now: Time) -> Option<u32> {
         let who = (1, Ip(ip), user);
-        let limits = || tally.limits().find(None, event);
+        let all = tally.limits();
+        let limits = || all.find(None, event);
         tally.take(limits, &mut Windows::new(10), who, 100, now).err().map(|excess| excess.retry_ms)
     }
 
@@ -384,8 +414,32 @@ mod tests {
             assert_eq!(send(&tally, "bid", 1, None, START.plus_ms(1000)), None, "the next window");
         }
         assert_eq!(send(&tally, "bid", 1, None, START.plus_ms(1500)), Some(500));
-        let refused: Vec<u64> = tally.refused().map(|(_, count)| count).collect();
+        let refused: Vec<u64> = tally.refused().into_iter().map(|(_, count)| count).collect();
         assert_eq!(refused, [3]);
+    }
+
+    #[test]
+    fn what_is_used_of_a_limit_stays_used_when_others_come_and_go() {
+        let (bid, chat) = (limit("bid", Per::Ip, 2, 1000), limit("chat", Per::Ip, 1, 1000));
+        let tally = tally(&[chat.clone(), bid.clone()]);
+        for event in ["bid", "chat"] {
+            assert_eq!(send(&tally, event, 1, None, START), None);
+        }
+        assert_eq!(send(&tally, "chat", 1, None, START), Some(1000));
+        // The first goes, and the other takes its place in the list.
+        tally.set_limits(EventLimits::new(vec![bid.clone(), limit("*", Per::Ip, 9, 1000)]));
+        assert_eq!(tally.held().0, 1, "what was counted of the one that is gone is forgotten");
+        assert_eq!(send(&tally, "bid", 1, None, START), None);
+        assert_eq!(send(&tally, "bid", 1, None, START), Some(1000), "the third");
+        // What comes back is new.
+        tally.set_limits(EventLimits::new(vec![bid, chat]));
+        assert_eq!(send(&tally, "chat", 1, None, START), None);
+        let refused: Vec<u64> = tally.refused().into_iter().map(|(_, count)| count).collect();
+        assert_eq!(refused, [1, 0]);
+        // However often they change, places are enough.
+        for most in 1..3000 {
+            tally.set_limits(EventLimits::new(vec![limit("bid", Per::Ip, most, 1000); 500]));
+        }
     }
 
     #[test]
@@ -406,7 +460,8 @@ mod tests {
         let tally = tally(&limits);
         let mut own = Windows::new(10);
         let mut send = |bytes: usize, stamp: u32| {
-            let limits = || tally.limits().find(None, "bid");
+            let all = tally.limits();
+            let limits = || all.find(None, "bid");
             let taken = tally.take(limits, &mut own, (stamp, Ip(1), None), bytes, START);
             taken.err().map(|excess| excess.retry_ms)
         };
@@ -425,7 +480,8 @@ mod tests {
         ];
         let (tally, mut own) = (tally(&limits), Windows::new(10));
         let mut send = |event: &str, stamp: u32| {
-            let limits = || tally.limits().find(None, event);
+            let all = tally.limits();
+            let limits = || all.find(None, event);
             tally.take(limits, &mut own, (stamp, Ip(1), None), 100, START).err().map(|excess| excess.retry_ms)
         };
         assert_eq!(send("bid", 1), None);

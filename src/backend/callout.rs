@@ -365,9 +365,8 @@ impl Known {
 mod tests {
     use super::*;
     use crate::auth::{User, Vouched};
-    use crate::backend::said::Bounds;
+    use crate::backend;
     use crate::backend::stats::BackendStats;
-    use crate::backend::{self, events};
     use crate::bus::callouts::About;
     use crate::message::ConnId;
     use crate::token;
@@ -529,11 +528,7 @@ mod tests {
                 answer_bytes_max: 1_000,
                 failures_max: 10,
                 rest: Duration::from_secs(1),
-                answers: events::Settings {
-                    bounds: Bounds { rooms_max: 1, room_name_bytes_max: 1 },
-                    message_bytes_max: 1,
-                    attachments_max: 1,
-                },
+                answers: Arc::default(),
             };
             let callouts = Arc::new(Callouts::new(100));
             let bus = Arc::new(Bus::new(1, 10).with_callouts(callouts.clone()));

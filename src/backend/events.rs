@@ -17,6 +17,7 @@ use crate::dialect::native::{DEPTH_MAX, is_too_deep};
 use crate::dialect::socketio::elements;
 use crate::json;
 use crate::message::{ShardId, write_socket_id};
+use arc_swap::ArcSwap;
 use compact_str::CompactString;
 use data_encoding::BASE64;
 use percent_encoding::percent_decode_str;
@@ -37,7 +38,7 @@ const EMITS_MAX: usize = 1_000;
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How much an answer may say.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Settings {
     /// What holds for names of rooms.
     pub bounds: Bounds,
@@ -49,7 +50,7 @@ pub struct Settings {
 
 /// Asks for clients, for as long as the process lives. The calls that wait are bounded by what [`Calls`] takes.
 pub(super) struct Asking {
-    settings: Settings,
+    settings: Arc<ArcSwap<Settings>>,
     calls: Arc<Calls>,
     caller: Arc<Caller>,
     bus: Arc<Bus>,
@@ -62,7 +63,7 @@ pub(super) struct Asking {
 impl Asking {
     /// Nobody waits yet.
     pub(super) fn new(
-        settings: Settings,
+        settings: Arc<ArcSwap<Settings>>,
         calls: Arc<Calls>,
         caller: Arc<Caller>,
         bus: Arc<Bus>,
@@ -115,7 +116,7 @@ impl Asking {
         let posted = self.caller.post(&path, body).await;
         let outcome = |outcome: CallOutcome| self.stats.calls[kind as usize][outcome as usize].add(1);
         let answer = match posted {
-            Ok(json) => match read(&json, &call, &self.settings) {
+            Ok(json) => match read(&json, &call, &self.settings.load()) {
                 Ok(answer) => {
                     outcome(CallOutcome::Answered);
                     Some(answer)
@@ -473,10 +474,11 @@ mod tests {
             answer_bytes_max: 1_000,
             failures_max: 1,
             rest: Duration::from_secs(1),
-            answers: SETTINGS,
+            answers: Arc::new(ArcSwap::from_pointee(SETTINGS)),
         };
         let caller = Arc::new(Caller::new(nobody, false, stats.clone()));
-        let asking = Asking::new(SETTINGS, calls.clone(), caller, bus.clone(), stats);
+        let asking =
+            Asking::new(Arc::new(ArcSwap::from_pointee(SETTINGS)), calls.clone(), caller, bus.clone(), stats);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
             tokio::spawn(asking.run());

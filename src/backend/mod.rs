@@ -18,6 +18,7 @@ use crate::bridge::Bridge;
 use crate::bus::Bus;
 use crate::bus::notices::Notices;
 use crate::time::Clock;
+use arc_swap::ArcSwap;
 use caller::Caller;
 use events::Asking;
 use stats::BackendStats;
@@ -44,8 +45,8 @@ pub struct Settings {
     pub failures_max: u32,
     /// How long nothing is tried then.
     pub rest: Duration,
-    /// How much its answers may say.
-    pub answers: events::Settings,
+    /// How much its answers may say. Looked at for each.
+    pub answers: Arc<ArcSwap<events::Settings>>,
 }
 
 /// What others may know of the backend.
@@ -53,6 +54,8 @@ pub struct Settings {
 pub struct Backend {
     /// What is counted of requests to it.
     pub stats: Arc<BackendStats>,
+    /// How much its answers may say, which may be exchanged.
+    pub answers: Arc<ArcSwap<events::Settings>>,
 }
 
 /// Notices that are to go out.
@@ -79,10 +82,10 @@ pub fn spawn(
 ) -> io::Result<Backend> {
     let stats = Arc::new(BackendStats::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let backend = Backend { stats: stats.clone() };
+    let backend = Backend { stats: stats.clone(), answers: settings.answers.clone() };
     let work = move || {
         runtime.block_on(async move {
-            let answers = settings.answers;
+            let answers = settings.answers.clone();
             let caller = Arc::new(Caller::new(settings, callouts.is_some(), stats.clone()));
             webhooks.map(|webhooks| tokio::spawn(webhooks.deliver(Way::Post(caller.clone()))));
             callouts.map(|parts| tokio::spawn(callout::run(parts, caller.clone())));

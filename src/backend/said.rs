@@ -35,7 +35,7 @@ impl Fault {
 }
 
 /// How much a backend may say. Bounds are inclusive.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Bounds {
     /// Rooms that are named at a time.
     pub rooms_max: usize,

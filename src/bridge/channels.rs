@@ -16,11 +16,9 @@ use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// What is heard, and how much of it is taken.
-#[derive(Clone, Debug, Default)]
-pub struct Settings {
-    /// The channels.
-    pub channels: Vec<Channel>,
+/// How much of what is heard is taken. All bounds are inclusive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
     /// Length of a message.
     pub bytes_max: usize,
     /// Rooms or users that one list in a message may name.
@@ -32,7 +30,7 @@ pub struct Settings {
 /// The channels by what Redis calls them.
 #[derive(Debug)]
 pub(super) struct Channels {
-    settings: Settings,
+    channels: Vec<Channel>,
     /// Places in the list: of names, then of patterns.
     places: [HashMap<Vec<u8>, Vec<usize>>; 2],
     /// What the names of throng's own channels begin with, and those of Node's.
@@ -63,13 +61,13 @@ impl Dropped {
 }
 
 impl Channels {
-    pub(super) fn new(settings: Settings, prefix: &str) -> Channels {
+    pub(super) fn new(channels: Vec<Channel>, prefix: &str) -> Channels {
         let mut places: [HashMap<Vec<u8>, Vec<usize>>; 2] = Default::default();
-        for (place, channel) in settings.channels.iter().enumerate() {
+        for (place, channel) in channels.iter().enumerate() {
             let of_kind = &mut places[usize::from(channel.is_pattern)];
             of_kind.entry(channel.name.clone().into_bytes()).or_default().push(place);
         }
-        Channels { settings, places, own: own_prefixes(prefix).map(String::into_bytes) }
+        Channels { channels, places, own: own_prefixes(prefix).map(String::into_bytes) }
     }
 
     /// What Redis calls them: names, or patterns.
@@ -96,7 +94,7 @@ impl Core {
             return;
         }
         self.stats.channel_messages.add(1);
-        let bytes_max = self.channels.settings.bytes_max;
+        let bytes_max = self.bounds.load().channels.bytes_max;
         if payload.len() > bytes_max {
             return self.drop_message(
                 channel,
@@ -111,7 +109,7 @@ impl Core {
         };
         let (name, now) = (String::from_utf8_lossy(channel), self.clock.now());
         for place in places {
-            let heard = &self.channels.settings.channels[*place];
+            let heard = &self.channels.channels[*place];
             let Channel { namespace, steps, .. } = heard;
             let found = steps.paths.find(json);
             if let Err(Fault(why)) = steps.check(&found) {
@@ -146,10 +144,10 @@ impl Core {
         now: Time,
     ) -> Result<(), (Dropped, String)> {
         let Channel { namespace, steps, .. } = channel;
-        let settings = &self.channels.settings;
+        let bounds = self.bounds.load().channels;
         let fill = |name: &Name| -> Result<SmallVec<[String; 4]>, (Dropped, String)> {
             let mut names: SmallVec<[Cow<'_, str>; 4]> = SmallVec::new();
-            let filled = name.fill(values, &steps.paths, settings.names_max, &mut names);
+            let filled = name.fill(values, &steps.paths, bounds.names_max, &mut names);
             filled.map_err(|Fault(why)| (Dropped::Refused, why))?;
             Ok(names.into_iter().map(Cow::into_owned).collect())
         };
@@ -157,7 +155,7 @@ impl Core {
             let names = fill(name)?;
             let fault = |name: &String| match is_reserved_room(name) {
                 true => Some("is one that only the server publishes to".to_owned()),
-                false => name_fault(name, settings.room_name_bytes_max),
+                false => name_fault(name, bounds.room_name_bytes_max),
             };
             match names.iter().find_map(fault) {
                 Some(fault) => Err((Dropped::Refused, format!("a room name {fault}"))),
@@ -188,7 +186,7 @@ impl Core {
         if !publish.saying.data.fill(values, &mut data) {
             data.extend_from_slice(b"null");
         }
-        if data.len() > settings.bytes_max {
+        if data.len() > bounds.bytes_max {
             // A template may name one member several times.
             return Err((Dropped::TooLarge, "what is made of it is longer than a message may be".to_owned()));
         }
@@ -238,6 +236,7 @@ mod tests {
     use crate::routes::template::{Data, Paths};
     use crate::routes::{Saying, Steps};
     use crate::time::Clock;
+    use arc_swap::ArcSwap;
     use std::sync::{Arc, Mutex, OnceLock};
     use std::time::Duration;
 
@@ -251,8 +250,10 @@ mod tests {
         let steps = Steps { publish, paths, ..Steps::default() };
         let channel =
             Channel { name: "news".to_owned(), is_pattern: false, namespace: "/".to_owned(), steps };
-        let settings =
-            Settings { channels: vec![channel], bytes_max: 100, names_max: 3, room_name_bytes_max: 50 };
+        let bounds = super::super::Bounds {
+            limits: Limits { message_bytes_max: 1, rooms_max: 1, answers_max: 1, attachments_max: 1 },
+            channels: Bounds { bytes_max: 100, names_max: 3, room_name_bytes_max: 50 },
+        };
         let bus = Bus::new(1, 100);
         bus.enter(0, "all").expect("there is room");
         Core {
@@ -260,8 +261,8 @@ mod tests {
             outside: Arc::default(),
             clock: Clock::start(),
             wire: Wire::new(Cluster::Throng, "throng", "uid".to_owned(), false),
-            channels: Channels::new(settings, "throng"),
-            limits: Limits { message_bytes_max: 1, rooms_max: 1, answers_max: 1, attachments_max: 1 },
+            channels: Channels::new(vec![channel], "throng"),
+            bounds: Arc::new(ArcSwap::from_pointee(bounds)),
             presence_timeout: Duration::ZERO,
             origin_us: 0,
             stats: Arc::default(),

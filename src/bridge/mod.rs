@@ -30,8 +30,10 @@ use crate::bus::presence::Question;
 use crate::cluster::{Body, Flags, Limits, Message, Target, Why, throng};
 use crate::dialect::attachments;
 use crate::message::{Ask, Asker, Draft, Publication, is_reserved_room};
+use crate::routes::channel::Channel;
 use crate::stats::Counter;
 use crate::time::{Clock, Time};
+use arc_swap::ArcSwap;
 use asking::{Asking, Purpose, TooMuch};
 use channels::{Channels, Dropped};
 use compact_str::CompactString;
@@ -72,10 +74,10 @@ pub struct Settings {
     pub cluster: Cluster,
     /// What the names of all channels begin with.
     pub prefix: String,
-    /// What is taken from others.
-    pub limits: Limits,
+    /// How much of what comes is taken.
+    pub bounds: Bounds,
     /// What is heard of applications.
-    pub channels: channels::Settings,
+    pub channels: Vec<Channel>,
     /// How long others may take to tell who is in a room.
     pub presence_timeout: Duration,
 }
@@ -91,9 +93,24 @@ pub struct Bridge {
     pub outside: Arc<Outside>,
     /// What it holds, and the runtime of its thread.
     core: Option<(Link, Handle)>,
+    bounds: Arc<ArcSwap<Bounds>>,
+}
+
+/// How much of what comes is taken. All bounds are inclusive.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bounds {
+    /// What others may say.
+    pub limits: Limits,
+    /// What applications may say on their channels.
+    pub channels: channels::Bounds,
 }
 
 impl Bridge {
+    /// From now on so much is taken.
+    pub fn set_bounds(&self, bounds: Bounds) {
+        self.bounds.store(Arc::new(bounds));
+    }
+
     /// Has something done with the link, on the bridge's thread.
     pub fn spawn<F>(&self, work: impl FnOnce(Link) -> F)
     where
@@ -138,7 +155,7 @@ struct Core {
     clock: Clock,
     wire: Wire,
     channels: Channels,
-    limits: Limits,
+    bounds: Arc<ArcSwap<Bounds>>,
     presence_timeout: Duration,
     /// Microseconds from 1970 to the clock's origin.
     origin_us: u64,
@@ -192,13 +209,14 @@ pub fn spawn(
     // Node's classic adapter has names of six characters, and nobody counts them.
     let on_cluster = matches!(settings.link.servers, link::Servers::Cluster(_));
     let wire = Wire::new(settings.cluster, &settings.prefix, uid, on_cluster);
+    let bounds = Arc::new(ArcSwap::from_pointee(settings.bounds));
     let core = Arc::new(Core {
         bus,
         outside,
         clock,
         wire,
         channels: Channels::new(settings.channels, &settings.prefix),
-        limits: settings.limits,
+        bounds: bounds.clone(),
         presence_timeout: settings.presence_timeout,
         origin_us,
         stats: Arc::default(),
@@ -219,6 +237,7 @@ pub fn spawn(
         link_stats: link.stats(),
         outside: core.outside.clone(),
         core: Some((link.clone(), runtime.handle().clone())),
+        bounds,
     };
     core.outside.set_pen(core.wire.pen(origin_us));
     let bell = Arc::new(Notify::new());
@@ -227,10 +246,8 @@ pub fn spawn(
     let (uid, own_stats) = (core.wire.uid().to_owned(), core.stats.clone());
     let work = move || {
         runtime.block_on(async move {
-            if !gate.tally().limits().is_empty() {
-                let names = (settings.prefix.clone(), uid.clone());
-                tokio::spawn(used::run(link.clone(), gate.clone(), names, clock, own_stats));
-            }
+            let names = (settings.prefix.clone(), uid.clone());
+            tokio::spawn(used::run(link.clone(), gate.clone(), names, clock, own_stats));
             if gate.share() {
                 tokio::spawn(counts::run(link.clone(), gate, settings.prefix, uid));
             }
@@ -432,7 +449,7 @@ impl Core {
             }
             Event::Message { channel, payload, .. } => match self.wire.room_of(channel) {
                 Some(room) => self.hear_envelope(channel, room, &payload),
-                None => match self.wire.decode(channel, &payload, &self.limits) {
+                None => match self.wire.decode(channel, &payload, &self.bounds.load().limits) {
                     Ok(Some(message)) => self.hear_message(message),
                     Ok(None) => {}
                     Err(_) => self.stats.malformed.add(1),
@@ -452,7 +469,7 @@ impl Core {
     }
 
     fn hear_envelope(self: &Arc<Core>, channel: &[u8], room: &str, payload: &[u8]) {
-        let Ok((head, entries)) = throng::decode(payload, self.limits.message_bytes_max) else {
+        let Ok((head, entries)) = throng::decode(payload, self.bounds.load().limits.message_bytes_max) else {
             return self.stats.malformed.add(1);
         };
         if self.state(|state| state.outbound.is_own(head)) {
@@ -493,11 +510,13 @@ impl Core {
                     let draft = Draft::new(room, event, payload, now);
                     self.deliver(&Draft { binary, volatile, except_rooms: &except, ..draft });
                 }
-                Ok(throng::Said::Message(message)) => match self.wire.open(room, message, &self.limits) {
-                    Ok(Some(message)) => self.hear_message(message),
-                    Ok(None) => {}
-                    Err(_) => self.stats.malformed.add(1),
-                },
+                Ok(throng::Said::Message(message)) => {
+                    match self.wire.open(room, message, &self.bounds.load().limits) {
+                        Ok(Some(message)) => self.hear_message(message),
+                        Ok(None) => {}
+                        Err(_) => self.stats.malformed.add(1),
+                    }
+                }
                 Ok(throng::Said::Unknown(_)) => self.stats.unknown.add(1),
                 Err(_) => self.stats.malformed.add(1),
             }

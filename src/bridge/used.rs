@@ -12,6 +12,7 @@ use crate::auth::Gate;
 use crate::auth::tally::Used;
 use crate::rules::{EventLimit, Unit};
 use crate::time::{Clock, Time};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -45,11 +46,14 @@ pub(super) async fn run(
     tally.share(Box::new(move || ringing.notify_one()));
     let script = Arc::new(Script::new(include_str!("used.lua")));
     let uid: Arc<str> = uid.into();
-    let names: Vec<String> = tally.limits().iter().map(name).collect();
-    let lasts_ms: Arc<[u32]> = tally.limits().iter().map(|limit| limit.window_ms).collect();
     let mut more = false;
     let mut is_away = false;
     loop {
+        if tally.is_unlimited() {
+            // There may be limits later.
+            sleep(RETRY).await;
+            continue;
+        }
         sleep(PAUSE).await;
         if !more {
             // Changes that nobody is in a hurry for are told when the time is up.
@@ -58,9 +62,18 @@ pub(super) async fn run(
         let mut slots: [Vec<(String, Used)>; SLOTS as usize] = Default::default();
         let (changed, is_more) = tally.take_changed(ROUND_MAX, clock.now());
         more = is_more;
+        // What each limit is called, and how long its windows last, by its place.
+        let known: Arc<HashMap<u16, (String, u32)>> = Arc::new(if changed.is_empty() {
+            HashMap::new()
+        } else {
+            let known = |(place, limit): (u16, &EventLimit)| (place, (name(limit), limit.window_ms));
+            tally.limits().numbered().map(known).collect()
+        });
         for used in changed {
             let (place, subject) = &used.key;
-            let what = format!("{}:{subject}", names[usize::from(*place)]);
+            // A limit that there is no more was changed in this moment.
+            let Some((name, _)) = known.get(place) else { continue };
+            let what = format!("{name}:{subject}");
             let slot = hash(&what) % SLOTS;
             slots[slot as usize].push((format!("{{{prefix}:{slot}}}:events:{what}"), used));
         }
@@ -69,9 +82,9 @@ pub(super) async fn run(
             while !slot.is_empty() {
                 let batch = slot.split_off(slot.len().saturating_sub(BATCH_MAX));
                 let (link, script, uid) = (link.clone(), script.clone(), uid.clone());
-                let (lasts_ms, now) = (lasts_ms.clone(), clock.now());
+                let (known, now) = (known.clone(), clock.now());
                 calls.spawn(async move {
-                    let answer = tell(&link, &script, &uid, &batch, &lasts_ms, now).await;
+                    let answer = tell(&link, &script, &uid, &batch, &known, now).await;
                     (batch, answer)
                 });
             }
@@ -113,7 +126,7 @@ pub(super) async fn run(
     }
 }
 
-/// Tells Redis of windows, by their keys, where limits last so long by their places. Answers for each what others have used, and the
+/// Tells Redis of windows, by their keys, where what is `known` of limits stands by their places: what they are called, and how long windows last. Answers for each what others have used, and the
 /// milliseconds to its end, or nothing when something else has its key: then this process has the limit for itself, which has been
 /// counted as a fault.
 ///
@@ -124,13 +137,13 @@ async fn tell(
     script: &Script,
     uid: &str,
     batch: &[(String, Used)],
-    lasts_ms: &[u32],
+    known: &HashMap<u16, (String, u32)>,
     now: Time,
 ) -> Result<Vec<Option<(u32, u32)>>, Fault> {
     let keys: Vec<&[u8]> = batch.iter().map(|(key, _)| key.as_bytes()).collect();
     let numbers = batch.iter().flat_map(|(_, used)| {
         let left_ms = used.until.since_ns(now).div_ceil(1_000_000).max(1);
-        let whole_ms = lasts_ms[usize::from(used.key.0)];
+        let whole_ms = known[&used.key.0].1;
         [used.used.to_string(), left_ms.to_string(), whole_ms.to_string()]
     });
     let args: Vec<String> = std::iter::once(uid.to_owned()).chain(numbers).collect();

@@ -57,6 +57,8 @@ pub enum Mail {
         /// Time after which the shard stops waiting for peers, in milliseconds.
         timeout_ms: u32,
     },
+    /// What the shard goes by from the end of this turn on: its `Settings`, which stand above and are not known here.
+    Settings(Arc<dyn Any + Send + Sync>),
     /// About a session that comes back on another shard than it left.
     Recovery(Box<Recovery>),
     /// So many sockets of one shard were asked.
@@ -210,6 +212,7 @@ impl Mail {
             Mail::Order(order) => order.size(),
             Mail::Answered(answered) => answered.size(),
             Mail::Drain { .. }
+            | Mail::Settings(_)
             | Mail::Recovery(_)
             | Mail::Asked { .. }
             | Mail::AskedOutside { .. }

@@ -240,7 +240,7 @@ pub struct Member<'a> {
 }
 
 /// What is taken from others. Reading a message takes at most some 20 times its size, and some 200 bytes for each item of its lists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a message.
     pub message_bytes_max: usize,

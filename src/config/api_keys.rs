@@ -1,5 +1,6 @@
 //! The `[[api.keys]]` of a configuration file: who may use the HTTP API, and for what.
 
+use super::Reloaded;
 use super::tables::{Reading, Tables};
 use super::value::is_key;
 use std::fmt;
@@ -10,6 +11,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[api.keys]]",
     keys: &["name", "key", "sha256", "scopes"],
     most: 64,
+    reloaded: Reloaded::Yes,
 };
 
 /// What a key is for, in the words of the configuration: `publish` sends events, `read` looks at rooms and connections, `admin` has

@@ -1,5 +1,6 @@
 //! The `[[auth.keys]]` of a configuration file: tables that name keys which vouch for tokens.
 
+use super::Reloaded;
 use super::tables::{Reading, Table, Tables};
 use super::value::Kind;
 use crate::token::keys::{Algorithm, KEYS_MAX, KeySource, Place};
@@ -11,6 +12,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[auth.keys]]",
     keys: &["kid", "algorithm", "secret", "file", "until"],
     most: KEYS_MAX,
+    reloaded: Reloaded::Yes,
 };
 
 const DATE: &str = "a date, like 2027-01-31 or 2027-01-31T12:00:00Z, which without an offset is of UTC";

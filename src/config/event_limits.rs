@@ -1,6 +1,7 @@
 //! The `[[limits.events]]` of a configuration file: tables that say how often clients may send events.
 
 use super::Kind;
+use super::Reloaded;
 use super::tables::{Reading, Table, Tables};
 use crate::rules::{EventLimit, EventLimits, Over, Per, Unit, is_event_name};
 use toml::de::DeValue;
@@ -10,6 +11,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[limits.events]]",
     keys: &["event", "namespace", "per", "count", "bytes", "window_ms", "over"],
     most: EventLimits::CONFIGURED_MAX,
+    reloaded: Reloaded::Yes,
 };
 
 /// What the key takes, to stand behind "it takes".

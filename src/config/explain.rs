@@ -1,7 +1,7 @@
 //! What a configuration means, in words for people.
 
 use super::value::{hidden, size};
-use super::{Changed, Cluster, Config, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
+use super::{Changed, Cluster, Config, LogFormat, OutboxPolicy, RedisKind, RefuseWith, WebhooksTo};
 use crate::permissions::{Grant, Permission, Who};
 use crate::policy::{Conflate, Policy};
 use crate::routes::arrival::Arrival;
@@ -221,7 +221,16 @@ impl Config {
             time(drain.spread_ms),
             time(drain.timeout_ms)
         ));
-        lines.push(format!("Logs are {}, from level {}.", log.format.word(), log.level.word()));
+        let format = match log.format {
+            LogFormat::Auto => "entries of the journal where standard error leads there, otherwise text",
+            LogFormat::Journald => "entries of the journal",
+            LogFormat::Text | LogFormat::Json => log.format.word(),
+        };
+        let summary = match log.summary_ms {
+            0 => String::new(),
+            ms => format!("; every {} a line says how the server is", time(ms)),
+        };
+        lines.push(format!("Logs are {format}, from level {}{summary}.", log.level.word()));
         lines
     }
 

@@ -20,8 +20,10 @@ mod webhook_events;
 mod explain;
 mod ambiguous;
 mod cautions;
+mod merge;
 
 pub use api_keys::{ApiKey, KeySecret};
+pub use merge::{Change, Merged, Reloaded};
 pub use trial::Trial;
 pub use value::Kind;
 
@@ -60,8 +62,8 @@ const GIB: u64 = 1 << 30;
 macro_rules! settings {
     ($(
         $(#[doc = $about:literal])+
-        $section:ident: $Section:ident {
-            $($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal, $kind:expr;)+
+        $section:ident: $Section:ident, $reloaded:ident {
+            $($(#[doc = $help:literal])+ $field:ident: $type:ty = $default:literal, $kind:expr $(, $itself:ident)?;)+
         }
     )+) => {
         /// Every setting, in the order of the documentation.
@@ -69,8 +71,12 @@ macro_rules! settings {
             key: concat!(stringify!($section), ".", stringify!($field)),
             default: $default,
             kind: $kind,
+            reloaded: reloaded!($reloaded $($itself)?),
             help: concat!($($help),+),
         },)+)+];
+
+        /// The sections of a file, in the same order, each with what it is about.
+        pub const SECTIONS: &[(&str, &str)] = &[$((stringify!($section), concat!($($about),+)),)+];
 
         /// What the configuration means: every setting with its final value, checked.
         #[derive(Clone, Debug)]
@@ -94,6 +100,8 @@ macro_rules! settings {
             pub redis_channels: Vec<Channel>,
             /// What was set away from its default, for [`Config::explain`].
             changed: Vec<Changed>,
+            /// For each of [`SETTINGS`], in its order, what was said and where.
+            finals: Vec<Final>,
         }
 
         $(
@@ -117,14 +125,35 @@ macro_rules! settings {
                 webhook_events: Vec::new(),
                 redis_channels: Vec::new(),
                 changed: Vec::new(),
+                finals: Vec::new(),
+            }
+        }
+
+        impl Config {
+            /// Takes from `new` those settings whose places in [`SETTINGS`] are marked in `taken`.
+            fn take_settings(&mut self, new: &Config, taken: &[bool]) {
+                let mut taken = taken.iter();
+                $($(if taken.next().is_some_and(|taken| *taken) {
+                    self.$section.$field = new.$section.$field.clone();
+                })+)+
             }
         }
     };
 }
 
+/// Whether a setting is reloaded: what its row says, or else its section.
+macro_rules! reloaded {
+    ($section:ident) => {
+        Reloaded::$section
+    };
+    ($section:ident $row:ident) => {
+        Reloaded::$row
+    };
+}
+
 settings! {
     /// Where the server listens and what runs it.
-    server: Server {
+    server: Server, No {
         /// Address and port that clients connect to. Port 0 takes any free one.
         listen: SocketAddr = "0.0.0.0:7070", Kind::Address;
         /// Address and port of the control port with metrics, or `off`.
@@ -152,14 +181,14 @@ settings! {
     }
 
     /// What one client, and all of them, may take.
-    limits: Limits {
+    limits: Limits, Yes {
         /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
         connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
         /// many on top, at least 16.
-        connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 }, WhileOn;
         /// Open connections of one user; 0 is no limit.
-        connections_per_user_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        connections_per_user_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 }, WhileOn;
         /// How a connection over a limit is refused: `status` answers the upgrade with 429 or 503; `close` accepts it and
         /// closes with 1008, which a browser's script can see. Sockets beyond those of one address get a status either way.
         refuse_with: RefuseWith = "status", Kind::Word(RefuseWith::WORDS);
@@ -169,7 +198,7 @@ settings! {
         forwarded_header: ForwardedHeader = "x-forwarded-for", Kind::Word(ForwardedHeader::WORDS);
         /// Connections begin with a header of the PROXY protocol, version 1 or 2, that says whose they are. Those that are not from
         /// `limits.trusted_proxies` are closed.
-        proxy_protocol: bool = "false", Kind::Flag;
+        proxy_protocol: bool = "false", Kind::Flag, No;
         /// New connections that one address, for IPv6 one /64, may ask for within `limits.handshakes_window_ms`, whether it gets them or not;
         /// 0 is no limit.
         handshakes_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
@@ -193,23 +222,23 @@ settings! {
         /// Rooms that one connection may be in.
         rooms_per_connection_max: u32 = "1024", Kind::Number { min: 1, max: 1_000_000 };
         /// Rooms in all.
-        rooms_max: u32 = "10000000", Kind::Number { min: 1, max: 100_000_000 };
+        rooms_max: u32 = "10000000", Kind::Number { min: 1, max: 100_000_000 }, No;
         /// Length of a room's name.
         room_name_bytes_max: u32 = "200", Kind::Bytes { min: 1, max: 1024 };
         /// Rooms whose state is known because their `[[rooms]]` table has `changes`, in equal shares for the shards. When there are more, the
         /// states that changed longest ago are forgotten: the next one is sent whole.
-        room_states_max: u32 = "100000", Kind::Number { min: 1, max: 100_000_000 };
+        room_states_max: u32 = "100000", Kind::Number { min: 1, max: 100_000_000 }, No;
         /// Length of one such state. A longer one is sent whole, each time.
-        room_state_bytes_max: u32 = "64KiB", Kind::Bytes { min: 2, max: 256 * MIB };
+        room_state_bytes_max: u32 = "64KiB", Kind::Bytes { min: 2, max: 256 * MIB }, No;
         /// Memory for all of them, likewise in shares, none of them less than one state takes.
-        room_states_bytes_max: u64 = "256MiB", Kind::Bytes { min: 2, max: 1024 * GIB };
+        room_states_bytes_max: u64 = "256MiB", Kind::Bytes { min: 2, max: 1024 * GIB }, No;
         /// How long the state of a room is kept that nobody is in, from when it changed last.
-        room_state_idle_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        room_state_idle_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 }, No;
         /// Values of `dedupe` fields of `[[rooms]]` that are known at a time, some 60 bytes each, in equal shares for the shards. When there are
         /// more, those known longest are forgotten.
-        dedupe_ids_max: u32 = "1000000", Kind::Number { min: 1, max: 1_000_000_000 };
+        dedupe_ids_max: u32 = "1000000", Kind::Number { min: 1, max: 1_000_000_000 }, No;
         /// Memory for events that wait because of `[[rooms]]`, in equal shares for the shards. Beyond, those leave early that would be next.
-        rooms_waiting_bytes_max: u64 = "64MiB", Kind::Bytes { min: 1, max: 1024 * GIB };
+        rooms_waiting_bytes_max: u64 = "64MiB", Kind::Bytes { min: 1, max: 1024 * GIB }, No;
         /// Messages a second from one connection, on average; 0 is no limit.
         messages_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Messages that one connection may send at once after a rest; 0 is as many as `messages_per_second_max`.
@@ -225,26 +254,26 @@ settings! {
         /// Windows of `[[limits.events]]` that are counted at a time for addresses and users, some 100 bytes each, and as many again for
         /// connections, in equal shares for the shards; and as many of `limits.handshakes_per_ip_max` for addresses. When there are more, those
         /// that end first are forgotten before their end.
-        event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 };
+        event_windows_max: u32 = "1000000", Kind::Number { min: 1000, max: 100_000_000 }, No;
         /// Memory for unfinished messages in all, in equal shares for the shards, none of them less than twice
         /// `limits.message_bytes_max`. A message that finds none closes with 1013.
-        receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB };
+        receive_bytes_max: u64 = "256MiB", Kind::Bytes { min: 125, max: 1024 * GIB }, No;
         /// Origins whose pages may connect; empty is any. `https://*.example.com` is every subdomain.
         origins: Vec<String> = "[]", Kind::Origins;
     }
 
     /// TLS for clients. Without a certificate they speak plain HTTP, and with one nothing else than TLS.
-    tls: Tls {
-        /// File with the certificate chain in PEM, the server's own certificate first; empty is no TLS. SIGHUP loads it anew.
-        certificate_file: String = "", Kind::FileOrNone;
+    tls: Tls, No {
+        /// File with the certificate chain in PEM, the server's own certificate first; empty is no TLS. SIGHUP reads it again in any case.
+        certificate_file: String = "", Kind::FileOrNone, WhileOn;
         /// File with its private key in PEM.
-        key_file: String = "", Kind::FileOrNone;
+        key_file: String = "", Kind::FileOrNone, WhileOn;
         /// The oldest version of TLS that is spoken.
         version_min: TlsVersion = "1.2", Kind::Word(TlsVersion::WORDS);
     }
 
     /// Tokens, which say who a client is.
-    auth: Auth {
+    auth: Auth, Yes {
         /// Refuse clients that bring no token. Without it, who brings none is nobody.
         required: bool = "false", Kind::Flag;
         /// The secret that tokens are signed with, by HS256; empty is none. For other kinds of keys there is `[[auth.keys]]`.
@@ -274,21 +303,21 @@ settings! {
         /// Length of a token. One in a header is bounded by `limits.head_bytes_max` as well.
         token_bytes_max: u32 = "8KiB", Kind::Bytes { min: 128, max: 65_536 };
         /// Ask the backend about clients whose token is none that throng can check: `POST` to `/authenticate` below `backend.url`.
-        callout: bool = "false", Kind::Flag;
+        callout: bool = "false", Kind::Flag, No;
         /// Cookies of requests that the backend is asked about, by their names; `*` is all of them.
         callout_cookies: Vec<String> = "[]", Kind::Texts;
         /// How long what the backend says of a client is known, so that it is not asked again; 0 is not at all.
-        callout_cache_ms: u32 = "300000", Kind::Ms { min: 0, max: 86_400_000 };
+        callout_cache_ms: u32 = "300000", Kind::Ms { min: 0, max: 86_400_000 }, No;
         /// The same for its refusals.
-        callout_refused_ms: u32 = "10000", Kind::Ms { min: 0, max: 86_400_000 };
+        callout_refused_ms: u32 = "10000", Kind::Ms { min: 0, max: 86_400_000 }, No;
         /// How much of what the backend says is known at a time; beyond, what was asked for least is forgotten.
-        callout_cache_entries_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 };
+        callout_cache_entries_max: u32 = "100000", Kind::Number { min: 1, max: 10_000_000 }, No;
         /// Clients that may wait for the backend at a time. Further ones are told to come back later.
-        callout_waiting_max: u32 = "20000", Kind::Number { min: 1, max: 1_000_000 };
+        callout_waiting_max: u32 = "20000", Kind::Number { min: 1, max: 1_000_000 }, No;
     }
 
     /// How a connection shows that it is alive.
-    heartbeat: Heartbeat {
+    heartbeat: Heartbeat, Yes {
         /// Silence of a client after which it is sent a ping.
         ping_interval_ms: u32 = "25000", Kind::Ms { min: 50, max: 3_600_000 };
         /// Further silence after which the connection is closed.
@@ -296,7 +325,7 @@ settings! {
     }
 
     /// What waits for a connection that reads slowly.
-    outbox: Outbox {
+    outbox: Outbox, Yes {
         /// Bytes that may wait for one connection; at least `limits.message_bytes_max` + 1024.
         bytes_max: u32 = "4MiB", Kind::Bytes { min: 1149, max: GIB };
         /// Bytes that may wait for all connections together, each shard having an equal share; at least `outbox.bytes_max`. When it is
@@ -308,23 +337,23 @@ settings! {
     }
 
     /// Clients of throng's own protocol.
-    native: Native {
+    native: Native, No {
         /// Where they connect; empty is nowhere.
         path: String = "/ws", Kind::SocketPathOrNone;
     }
 
     /// Clients of an application that had a WebSocket server of its own: messages are JSON objects, and their `type` is the name of an event.
-    plain: Plain {
+    plain: Plain, No {
         /// Where they connect; empty is nowhere.
         path: String = "", Kind::SocketPathOrNone;
     }
 
     /// Clients of Socket.IO.
-    socketio: SocketIo {
+    socketio: SocketIo, Yes {
         /// Let them in.
-        enabled: bool = "true", Kind::Flag;
+        enabled: bool = "true", Kind::Flag, No;
         /// Where they connect.
-        path: String = "/socket.io/", Kind::Path;
+        path: String = "/socket.io/", Kind::Path, No;
         /// Origins whose pages may read what long-polling answers: those get CORS headers. `*` is any, empty is none.
         cors_origins: Vec<String> = "[]", Kind::CorsOrigins;
         /// Let such pages send cookies and other credentials.
@@ -335,7 +364,7 @@ settings! {
         upgrade_timeout_ms: u32 = "10000", Kind::Ms { min: 100, max: 600_000 };
         /// Namespaces that clients may join, besides those of `[[namespaces]]`. In `/guild/*` the `*` stands for any one segment that is
         /// not empty.
-        namespaces: Namespaces = "/", Kind::Namespaces;
+        namespaces: Namespaces = "/", Kind::Namespaces, No;
         /// Namespaces that one connection may be in.
         namespaces_per_connection_max: u32 = "16", Kind::Number { min: 1, max: 1024 };
         /// Namespaces with somebody in them, in all.
@@ -350,23 +379,23 @@ settings! {
         compression_bytes_min: u32 = "1KiB", Kind::Bytes { min: 0, max: 256 * MIB };
         /// How long a client that drops out can come back as the same one and get what it has missed; 0 is not at all. Each event
         /// then has one argument more, its offset, as with Node.
-        recovery_ms: u32 = "0", Kind::Ms { min: 0, max: 3_600_000 };
+        recovery_ms: u32 = "0", Kind::Ms { min: 0, max: 3_600_000 }, No;
         /// Memory for events that somebody may have missed, in equal shares for the shards.
-        recovery_bytes_max: u64 = "64MiB", Kind::Bytes { min: 0, max: 1024 * GIB };
+        recovery_bytes_max: u64 = "64MiB", Kind::Bytes { min: 0, max: 1024 * GIB }, No;
         /// Events that one client is sent when it comes back; one that has missed more begins anew.
-        recovery_session_bytes_max: u32 = "1MiB", Kind::Bytes { min: 0, max: GIB };
+        recovery_session_bytes_max: u32 = "1MiB", Kind::Bytes { min: 0, max: GIB }, No;
         /// Clients that may be out at a time, counted in each namespace, in equal shares for the shards.
-        recovery_sessions_max: u32 = "100000", Kind::Number { min: 0, max: 16_000_000 };
+        recovery_sessions_max: u32 = "100000", Kind::Number { min: 0, max: 16_000_000 }, No;
     }
 
     /// Engine.IO, which carries Socket.IO, by itself.
-    engineio: EngineIo {
+    engineio: EngineIo, No {
         /// Where every Engine.IO message comes back as it is: for conformance tests and benchmarks; empty is nowhere.
         echo_path: String = "", Kind::PathOrNone;
     }
 
     /// Redis, which carries events between processes.
-    redis: Redis {
+    redis: Redis, No {
         /// Where it is: one server, or some Sentinels, or some servers of a cluster. Empty is nowhere: this process is alone.
         urls: Vec<String> = "[]", Kind::RedisUrls;
         /// What is there.
@@ -399,26 +428,26 @@ settings! {
     }
 
     /// The HTTP API for backends, on the control port.
-    api: Api {
+    api: Api, Yes {
         /// A key that may do everything. Others, for less, are in `[[api.keys]]`. Empty is none; without any key there is no API.
         key: String = "", Kind::KeyOrNone;
         /// Connections of the control port that have shown a key and may stay open between requests.
-        kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 };
+        kept_connections_max: u32 = "64", Kind::Number { min: 1, max: 4096 }, No;
         /// Requests a second with one key, as many of them at once; 0 is no limit. A list or a stream of publications is one request.
         requests_per_second_max: u32 = "0", Kind::Number { min: 0, max: 1_000_000 };
         /// Length of a request's body, and of a line of a stream. One publication has to fit into an outbox besides: at most `outbox.bytes_max` -
         /// 1024.
-        body_bytes_max: u32 = "1MiB", Kind::Bytes { min: 1024, max: 256 * MIB };
+        body_bytes_max: u32 = "1MiB", Kind::Bytes { min: 1024, max: 256 * MIB }, No;
         /// Publications that one request may hold in a list.
         batch_max: u32 = "1000", Kind::Number { min: 1, max: 65_536 };
         /// How long the answer to a request with an `Idempotency-Key` is kept.
-        idempotency_window_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 };
+        idempotency_window_ms: u32 = "300000", Kind::Ms { min: 1000, max: 86_400_000 }, No;
         /// How many such answers are kept; beyond, the oldest are forgotten early.
-        idempotency_keys_max: u32 = "10000", Kind::Number { min: 1, max: 1_000_000 };
+        idempotency_keys_max: u32 = "10000", Kind::Number { min: 1, max: 1_000_000 }, No;
     }
 
     /// The backend, which is told and asked over HTTP.
-    backend: Backend {
+    backend: Backend, No {
         /// Where it is: what is said to it is posted to paths below this. Empty is nowhere.
         url: String = "", Kind::UrlOrNone;
         /// What requests to it are signed with, so that it knows them; empty is no signature.
@@ -450,7 +479,7 @@ settings! {
     }
 
     /// Notices of connections, rooms and events, for the backend.
-    webhooks: Webhooks {
+    webhooks: Webhooks, No {
         /// What is told: clients that come (`connected`) and go (`disconnected`), rooms that have a first member in this process
         /// (`occupied`) and none any more (`vacated`). Events of clients have `[[webhooks.events]]`.
         kinds: Vec<String> = "[]", Kind::Words(NOTICE_KINDS);
@@ -479,7 +508,7 @@ settings! {
     }
 
     /// Who is in a room, for those who ask.
-    presence: Presence {
+    presence: Presence, No {
         /// How old an answer may be that is given again; 0 is not at all.
         age_max_ms: u32 = "1000", Kind::Ms { min: 0, max: 600_000 };
         /// Time for other processes to tell. Without those that are not heard in it the answer is not `complete`.
@@ -489,7 +518,7 @@ settings! {
     }
 
     /// How the server shuts down on SIGTERM.
-    drain: Drain {
+    drain: Drain, Yes {
         /// Time for balancers to notice: `/ready` says 503, and all else goes on, new connections included. Twice the interval of their
         /// checks; 0 where there is none.
         notice_ms: u32 = "0", Kind::Ms { min: 0, max: 600_000 };
@@ -503,13 +532,14 @@ settings! {
     }
 
     /// What is logged, on standard error.
-    log: Log {
+    log: Log, Yes {
         /// The least severe level that is logged.
         level: LogLevel = "info", Kind::Word(LogLevel::WORDS);
-        /// Lines for people or for machines.
-        format: LogFormat = "text", Kind::Word(LogFormat::WORDS);
-        /// How often a line with the numbers of the time since the last one is logged, at the level info; 0 for never.
-        numbers_interval_ms: u32 = "60000", Kind::Ms { min: 0, max: 86_400_000 };
+        /// Lines for people (`text`), for machines (`json`), or entries of the system's journal with fields of their own (`journald`); `auto` is
+        /// the journal where standard error leads there, and otherwise text.
+        format: LogFormat = "auto", Kind::Word(LogFormat::WORDS), No;
+        /// How often a line says how the server is: connections, rooms, messages, memory; 0 is never.
+        summary_ms: u32 = "60000", Kind::Ms { min: 0, max: 86_400_000 };
     }
 }
 
@@ -643,6 +673,10 @@ words! {
 
     /// How a log line is written.
     LogFormat {
+        /// As the journal wants it, where standard error leads there; otherwise for people.
+        Auto = "auto",
+        /// An entry of the journal.
+        Journald = "journald",
         /// For people.
         Text = "text",
         /// One JSON object a line.
@@ -873,7 +907,7 @@ pub struct Args {
     /// error, warn, info, debug or trace
     #[arg(long, value_name = "LEVEL")]
     pub log_level: Option<String>,
-    /// text or json
+    /// auto, text, json or journald
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
     /// Any setting, as in --set limits.message_bytes_max=64KiB; weaker than a flag of its own
@@ -903,7 +937,7 @@ impl Args {
 impl Config {
     /// True when a rule asks the backend about events, or who comes into a namespace or goes concerns it.
     pub fn asks_backend(&self) -> bool {
-        self.routes.iter().any(Route::asks_backend)
+        self.routes.asks_backend()
             || self.socketio.namespaces.iter().any(|allowance| allowance.backend != Concerns::default())
     }
 
@@ -1126,12 +1160,13 @@ impl Said {
             problems.sort_by(|a, b| a.source.cmp(&b.source));
             return Err(problems);
         }
-        for (setting, last) in SETTINGS.iter().zip(finals) {
+        for (setting, last) in SETTINGS.iter().zip(&finals) {
             if last.value != setting.default_value() {
                 let shown = format!("{} = {}", setting.key, last.value);
-                config.changed.push(Changed { shown, source: last.source });
+                config.changed.push(Changed { shown, source: last.source.clone() });
             }
         }
+        config.finals = finals;
         for (list, source, count) in tables {
             if let Some(source) = source.filter(|_| count > 0) {
                 let shown = format!("{}, {count} in all", list.heading);
@@ -1294,6 +1329,7 @@ fn foreign(config: &Config, (channel, source): &(Channel, Source)) -> Option<Pro
 }
 
 /// What a setting has come to.
+#[derive(Clone, Debug)]
 struct Final {
     value: Value,
     source: Source,
@@ -1505,6 +1541,8 @@ pub struct Setting {
     pub default: &'static str,
     /// What values it takes.
     pub kind: Kind,
+    /// Whether a change of it takes effect on SIGHUP.
+    pub reloaded: Reloaded,
     help: &'static str,
 }
 
@@ -1530,9 +1568,19 @@ impl Setting {
         format!("{ENV_PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
     }
 
+    /// The default, as one would write it in a file.
+    pub fn default_text(&self) -> String {
+        self.default_value().to_string()
+    }
+
     fn default_value(&self) -> Value {
         self.kind.read(&Given::bare(self.default)).expect("a default is allowed")
     }
+}
+
+/// The lists of tables that a file may have besides settings: how a table is headed, and the keys that it may have.
+pub fn lists() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    LISTS.into_iter().chain([redis_channels::TABLES]).map(|tables| (tables.heading, tables.keys))
 }
 
 /// The index in [`SETTINGS`] of the setting with this key.

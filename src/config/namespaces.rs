@@ -1,6 +1,7 @@
 //! The `[[namespaces]]` of a configuration file: tables that allow namespaces and bound how much of them there may be.
 
 use super::Kind;
+use super::Reloaded;
 use super::tables::{Reading, Tables};
 use crate::routes::arrival::Arrival;
 use crate::rules::{Allowance, Coding, Concerns, Namespaces};
@@ -12,6 +13,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[namespaces]]",
     keys: &["name", "connections_max", "namespaces_max", "backend", "encoding", "join"],
     most: Namespaces::PATTERNS_MAX,
+    reloaded: Reloaded::No,
 };
 
 /// Reads the list, which begins at `start`, into allowances and what happens to who enters, those of tables that are right.

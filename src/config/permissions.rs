@@ -1,5 +1,6 @@
 //! The `[[permissions]]` of a configuration file: tables that say what clients may do with rooms.
 
+use super::Reloaded;
 use super::tables::{Reading, Table, Tables};
 use crate::permissions::{Acts, Grant, Permission, Permissions, RoomPattern, Who};
 use toml::de::DeValue;
@@ -9,6 +10,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[permissions]]",
     keys: &["namespace", "rooms", "who", "allow"],
     most: Permissions::RULES_MAX,
+    reloaded: Reloaded::Yes,
 };
 
 pub(super) const WHO: &str = "\"anyone\", \"user\" or \"role:NAME\"";

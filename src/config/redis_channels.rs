@@ -1,5 +1,6 @@
 //! The `[[redis.channels]]` of a configuration file: tables that say what is made of messages that others publish on Redis.
 
+use super::Reloaded;
 use super::Source;
 use super::tables::{Reading, Table, Tables};
 use crate::routes::Steps;
@@ -13,6 +14,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[redis.channels]]",
     keys: &["name", "pattern", "namespace", "fields", "publish"],
     most: Channel::CONFIGURED_MAX,
+    reloaded: Reloaded::No,
 };
 
 /// What the keys take, to stand behind "it takes".

@@ -1,6 +1,7 @@
 //! The `[[rooms]]` of a configuration file: tables that say what happens to events on their way to a room's members.
 
 use super::Kind;
+use super::Reloaded;
 use super::tables::{Reading, Table, Tables};
 use crate::permissions::RoomPattern;
 use crate::policy::field::FieldPath;
@@ -33,6 +34,7 @@ pub(super) const TABLES: Tables = Tables {
         "burst",
     ],
     most: Policies::CONFIGURED_MAX,
+    reloaded: Reloaded::No,
 };
 
 // What keys take, to stand behind "it takes".

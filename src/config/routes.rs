@@ -1,5 +1,6 @@
 //! The `[[routes]]` of a configuration file: tables that say what clients' events do.
 
+use super::Reloaded;
 use super::tables::{Reading, Table, Tables};
 use super::{Kind, Source};
 use crate::message::is_reserved_room;
@@ -33,6 +34,7 @@ pub(super) const TABLES: Tables = Tables {
         "backend",
     ],
     most: Routes::CONFIGURED_MAX,
+    reloaded: Reloaded::Yes,
 };
 
 const BUILT_IN: &[&str] = &["join", "leave", "publish", "presence"];

@@ -1,7 +1,7 @@
 //! Lists of tables in a configuration file, like `[[routes]]` and `[[namespaces]]`: how each table is read, and what is wrong with it told.
 
 use super::value::{HIDDEN, Value};
-use super::{Fault, Given, Kind, Problem, Source, nearest};
+use super::{Fault, Given, Kind, Problem, Reloaded, Source, nearest};
 use crate::rules::Pattern;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -19,6 +19,8 @@ pub(super) struct Tables {
     pub(super) keys: &'static [&'static str],
     /// How many tables there may be.
     pub(super) most: usize,
+    /// Whether a change of it takes effect on SIGHUP.
+    pub(super) reloaded: Reloaded,
 }
 
 /// The file that is read. What is wrong goes to `problems`; `source` says where a byte of `text` is.

@@ -107,10 +107,7 @@ fn nothing_said_means_the_defaults() {
     assert_eq!(config.presence, Presence { age_max_ms: 1000, timeout_ms: 1000, listed_max: 1000 });
     let drain = Drain { notice_ms: 0, timeout_ms: 10_000, spread_ms: 1000, closes_per_second_max: 10_000 };
     assert_eq!(config.drain, drain);
-    assert_eq!(
-        config.log,
-        Log { level: LogLevel::Info, format: LogFormat::Text, numbers_interval_ms: 60_000 }
-    );
+    assert_eq!(config.log, Log { level: LogLevel::Info, format: LogFormat::Auto, summary_ms: 60_000 });
     assert!(Config::default().explain().starts_with("Every setting is at its default.\n"));
 }
 
@@ -156,10 +153,7 @@ fn every_flag_sets_its_key() {
         linger_ms: 5,
     };
     assert_eq!(config.server, server);
-    assert_eq!(
-        config.log,
-        Log { level: LogLevel::Debug, format: LogFormat::Json, numbers_interval_ms: 60_000 }
-    );
+    assert_eq!(config.log, Log { level: LogLevel::Debug, format: LogFormat::Json, summary_ms: 60_000 });
 }
 
 #[test]
@@ -1433,10 +1427,11 @@ fn the_documentation_shows_what_is_true() {
 fn the_documentation_lists_the_table() {
     let text = include_str!("../../docs/configuration.md");
     let row = |setting: &Setting| {
-        let Setting { key, kind, .. } = setting;
+        let Setting { key, kind, reloaded, .. } = setting;
         // Two bare asterisks would be emphasis.
         let allowed = kind.allowed().replace('*', "\\*");
-        format!("| `{key}` | `{}` | {allowed} | {} |", setting.default_value(), setting.help())
+        let (default, reloaded) = (setting.default_value(), reloaded.words());
+        format!("| `{key}` | `{default}` | {allowed} | {reloaded} | {} |", setting.help())
     };
     let listed: Vec<&str> =
         text.lines().filter(|line| line.starts_with("| `") && line.contains('.')).collect();

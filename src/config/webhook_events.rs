@@ -1,5 +1,6 @@
 //! The `[[webhooks.events]]` of a configuration file: tables that choose the events of clients that the backend is told of.
 
+use super::Reloaded;
 use super::tables::{Reading, Tables};
 use crate::rules::{EventChoice, is_event_name};
 use toml::de::DeValue;
@@ -9,6 +10,7 @@ pub(super) const TABLES: Tables = Tables {
     heading: "[[webhooks.events]]",
     keys: &["event", "namespace"],
     most: EventChoice::CONFIGURED_MAX,
+    reloaded: Reloaded::No,
 };
 
 /// What the key takes, to stand behind "it takes".

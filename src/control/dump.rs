@@ -10,8 +10,6 @@ use crate::stats::{Counter, Ending, Heap, ShardStats, Snapshot};
 use crate::time::Time;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
 
 /// What a room of the directory takes, in bytes: its entry, its place in the index, and what the shard with its members has of it. Longer
 /// names than 24 bytes, and rooms on several shards, take more.
@@ -33,29 +31,29 @@ pub struct Dump {
 
 /// The numbers at one moment.
 #[derive(Debug)]
-struct Seen {
+pub(super) struct Seen {
     at: Time,
     shards: Vec<SeenOfShard>,
 }
 
 impl Seen {
-    fn new(control: &Control) -> Seen {
+    pub(super) fn new(control: &Control) -> Seen {
         let shards = control.stats.shards.iter().map(SeenOfShard::new).collect();
         Seen { at: control.clock.now(), shards }
     }
 }
 
 #[derive(Debug)]
-struct SeenOfShard {
-    turns: u64,
-    messages_received: u64,
-    received_bytes: u64,
-    frames_sent: u64,
-    sent_bytes: u64,
-    publications: u64,
-    deliveries: u64,
-    turn_duration: Snapshot,
-    publish_latency: Snapshot,
+pub(super) struct SeenOfShard {
+    pub(super) turns: u64,
+    pub(super) messages_received: u64,
+    pub(super) received_bytes: u64,
+    pub(super) frames_sent: u64,
+    pub(super) sent_bytes: u64,
+    pub(super) publications: u64,
+    pub(super) deliveries: u64,
+    pub(super) turn_duration: Snapshot,
+    pub(super) publish_latency: Snapshot,
 }
 
 impl SeenOfShard {
@@ -119,44 +117,10 @@ impl Dump {
     }
 }
 
-/// Logs a line with the numbers of the time since the last one, each time that these milliseconds are over; never when there are none.
-pub async fn log_numbers(control: Arc<Control>, interval_ms: u32) {
-    if interval_ms == 0 {
-        return;
-    }
-    let mut ticks = interval(Duration::from_millis(interval_ms.into()));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The first one comes at once.
-    ticks.tick().await;
-    let mut last = Seen::new(&control);
-    loop {
-        ticks.tick().await;
-        let now = Seen::new(&control);
-        let rates = Rates { last: &last, now: &now };
-        let stats = &control.stats;
-        tracing::info!(
-            uptime_seconds = now.at.ms() / 1000,
-            connections = stats.sum(|shard| shard.connections.value()),
-            connections_peak = control.gate.peak(),
-            rooms = control.bus.rooms(),
-            messages_received = rates.of(|shard| shard.messages_received),
-            frames_sent = rates.of(|shard| shard.frames_sent),
-            publications = rates.of(|shard| shard.publications),
-            deliveries = rates.of(|shard| shard.deliveries),
-            turn_p99_us = rates.p99_us(|shard| &shard.turn_duration),
-            publish_p99_us = rates.p99_us(|shard| &shard.publish_latency),
-            memory_bytes = stats.memory_bytes.value(),
-            outbox_bytes = stats.sum(|shard| shard.outbox_bytes.value()),
-            "numbers, rates per second"
-        );
-        last = now;
-    }
-}
-
 /// What happened between two moments.
-struct Rates<'a> {
-    last: &'a Seen,
-    now: &'a Seen,
+pub(super) struct Rates<'a> {
+    pub(super) last: &'a Seen,
+    pub(super) now: &'a Seen,
 }
 
 impl Rates<'_> {
@@ -165,12 +129,12 @@ impl Rates<'_> {
     }
 
     /// How much a number of all shards has grown, per second.
-    fn of(&self, number: fn(&SeenOfShard) -> u64) -> f64 {
+    pub(super) fn of(&self, number: fn(&SeenOfShard) -> u64) -> f64 {
         let sum = |seen: &Seen| seen.shards.iter().map(number).sum::<u64>();
         round(sum(self.now).saturating_sub(sum(self.last)) as f64 / self.seconds().max(1e-3))
     }
 
-    fn p99_us(&self, durations: fn(&SeenOfShard) -> &Snapshot) -> u64 {
+    pub(super) fn p99_us(&self, durations: fn(&SeenOfShard) -> &Snapshot) -> u64 {
         let between = self.now.shards.iter().zip(&self.last.shards);
         let between = between.map(|(now, last)| durations(now).since(durations(last)));
         let all = between.reduce(|mut all, one| {
@@ -195,7 +159,7 @@ fn write_process(control: &Control, since_last_seconds: f64) {
         sessions_websocket = stats.sum(|shard| shard.websocket_sessions.value()),
         recoverable_sessions = stats.sum(|shard| shard.recoverable.value()),
         sockets = stats.sum(|shard| shard.sockets.value()),
-        sockets_max = control.sockets_max,
+        sockets_max = control.gate.sockets_max(),
         layers = stats.sum(|shard| shard.layers.value()),
         rooms = control.bus.rooms(),
         memberships = stats.sum(|shard| shard.memberships.value()),

@@ -603,11 +603,12 @@ impl Numbers {
     /// Only where there are limits: without, there is nothing to tell apart.
     fn encode_event_limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let tally = self.0.gate.tally();
-        if tally.limits().is_empty() {
+        if tally.is_unlimited() {
             return Ok(());
         }
         let mut refused: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-        for (limit, count) in tally.refused() {
+        let counted = tally.refused();
+        for (limit, count) in &counted {
             *refused.entry((limit.event.as_deref().unwrap_or("*"), limit.per.word())).or_default() += count;
         }
         let help = "Times that a limit on events was in the way of one.";
@@ -640,17 +641,15 @@ impl Numbers {
         gauge(encoder, "throng_draining", "1 while the process drains, 0 before.", None, draining)?;
         let peak = control.gate.peak() as u64;
         gauge(encoder, "throng_connections_peak", "The most open connections at once so far.", None, peak)?;
-        let sockets_max = control.sockets_max as u64;
+        let sockets_max = control.gate.sockets_max() as u64;
         gauge(encoder, "throng_sockets_max", "Sockets there may be.", None, sockets_max)?;
         let rooms = control.bus.rooms() as u64;
         gauge(encoder, "throng_rooms", "Rooms with a member anywhere.", None, rooms)?;
         // From here on, the names that Prometheus' own clients use for any process.
         let memory = control.stats.memory_bytes.value();
         gauge(encoder, "process_resident_memory", "Resident memory.", Some(Unit::Bytes), memory)?;
-        if let Some(max) = process::memory_max() {
-            let help = "Memory that the process may have.";
-            gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), max)?;
-        }
+        let help = "Memory that the process may have.";
+        gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), process::memory_max())?;
         let started = control.started_unix_ms as f64 / 1e3;
         gauge(
             encoder,

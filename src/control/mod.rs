@@ -9,14 +9,16 @@ mod metrics;
 mod process;
 mod report;
 mod rooms;
+mod summary;
 
 pub mod api;
 mod refusal;
 mod seat;
 
-pub use dump::{Dump, log_numbers};
+pub use dump::Dump;
 pub use process::sample_memory;
 pub use report::History;
+pub use summary::summarize;
 
 use crate::auth::Gate;
 use crate::backend::Backend;
@@ -63,8 +65,6 @@ pub struct Control {
     pub clock: Clock,
     /// When that was, in milliseconds since 1970 (UTC).
     pub started_unix_ms: u64,
-    /// Sockets there may be in the process, open connections included.
-    pub sockets_max: usize,
     /// What connects this process to others, if anything does.
     pub bridge: Option<Bridge>,
     /// The way to the backend, if there is one.

@@ -193,7 +193,7 @@ impl Report {
             memory_bytes: stats.memory_bytes.value(),
             connections_max: control.gate.connections_max(),
             connections_peak: control.gate.peak(),
-            sockets_max: control.sockets_max,
+            sockets_max: control.gate.sockets_max(),
             figures,
             namespaces: Namespaces::of(control),
             presence: Presence::new(&control.bus.presence().stats),

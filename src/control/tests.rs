@@ -150,7 +150,8 @@ fn gate() -> Gate {
     let gate = Gate::new(rules);
     let (tally, mut own) = (gate.tally(), Windows::new(1));
     for _ in 0..2 {
-        let limits = || tally.limits().find(None, "bid");
+        let all = tally.limits();
+        let limits = || all.find(None, "bid");
         tally.take(limits, &mut own, (1, Ip::default(), None), 0, Time::default()).ok();
     }
     gate
@@ -216,7 +217,6 @@ fn control() -> Control {
         gate: Arc::new(gate()),
         clock: Clock::start(),
         started_unix_ms: 1_700_000_000_250,
-        sockets_max: 1_100,
         api: Api::new(api::Settings::default()),
         history: History::default(),
     }

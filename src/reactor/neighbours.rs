@@ -193,7 +193,8 @@ pub fn is_shared(port: u16) -> bool {
 
 /// The tags of the processes on a port that answer, as far as the kernel tells the names of sockets (`proc(5)`).
 fn tags(port: u16) -> impl Iterator<Item = ProcessTag> {
-    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    // Not /proc/net, which is not there where a unit hides all but processes (ProcSubset=pid).
+    let sockets = std::fs::read_to_string("/proc/self/net/unix").unwrap_or_default();
     let start = format!("@throng/{port}/");
     let names = sockets.lines().filter_map(|line| line.split_ascii_whitespace().last()?.strip_prefix(&start));
     // Connections have the name of the socket that they were made to, so a name may be there several times.

@@ -30,8 +30,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 pub struct Tls {
     config: Arc<ServerConfig>,
     certificate: Arc<Certificate>,
-    files: Files,
 }
+
+/// A certificate with its key, read and found to be good.
+#[derive(Debug)]
+pub struct Loaded(Arc<CertifiedKey>);
 
 /// Where the certificate is.
 #[derive(Clone, Debug)]
@@ -76,8 +79,8 @@ impl Tls {
     ///
     /// # Errors
     /// [`BadFile`], when one of the files cannot be read, or its content not be used.
-    pub fn load(files: Files, only_13: bool) -> Result<Tls, BadFile> {
-        let certificate = Arc::new(Certificate(RwLock::new(Arc::new(files.load()?))));
+    pub fn load(files: &Files, only_13: bool) -> Result<Tls, BadFile> {
+        let certificate = Arc::new(Certificate(RwLock::new(files.load()?.0)));
         let versions: &[_] = if only_13 { &[&version::TLS13] } else { &[&version::TLS13, &version::TLS12] };
         // Neither can fail: the provider has ciphers for both versions, and a source of chance.
         let unusable = |error: Error| files.bad_certificate(error.to_string());
@@ -93,17 +96,12 @@ impl Tls {
         // A client has one connection, and gets a new ticket with the next.
         config.send_tls13_tickets = 1;
         config.enable_secret_extraction = true;
-        Ok(Tls { config: Arc::new(config), certificate, files })
+        Ok(Tls { config: Arc::new(config), certificate })
     }
 
-    /// Loads the files anew. Handshakes that begin from now on use what they hold; connections are not touched.
-    ///
-    /// # Errors
-    /// [`BadFile`]; the certificate is then what it was.
-    pub fn reload(&self) -> Result<(), BadFile> {
-        let loaded = Arc::new(self.files.load()?);
-        *self.certificate.0.write().unwrap_or_else(PoisonError::into_inner) = loaded;
-        Ok(())
+    /// Handshakes that begin from now on use this certificate; connections are not touched.
+    pub fn show(&self, loaded: Loaded) {
+        *self.certificate.0.write().unwrap_or_else(PoisonError::into_inner) = loaded.0;
     }
 
     /// A session with a client that has just connected.
@@ -116,7 +114,11 @@ impl Tls {
 }
 
 impl Files {
-    fn load(&self) -> Result<CertifiedKey, BadFile> {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`BadFile`], when one of them cannot be read, or its content not be used.
+    pub fn load(&self) -> Result<Loaded, BadFile> {
         let chain = CertificateDer::pem_file_iter(&self.certificates)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| self.bad_certificate(error.to_string()))?;
@@ -128,7 +130,9 @@ impl Files {
         let key = any_supported_type(&key).map_err(|error| self.bad_key(error.to_string()))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+            Ok(()) | Err(Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                Ok(Loaded(Arc::new(certified)))
+            }
             Err(Error::InconsistentKeys(_)) => {
                 Err(self.bad_key("it is not the key of the certificate".to_owned()))
             }
@@ -694,7 +698,7 @@ mod tests {
     #[test]
     fn bytes_come_through_however_records_are_cut() {
         let folder = Folder::new("cut");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for (suite, piece) in
             SUITES.iter().flat_map(|suite| [1, 7, 16_000, usize::MAX].map(|piece| (suite, piece)))
         {
@@ -735,7 +739,7 @@ mod tests {
     #[test]
     fn keys_change_when_the_client_wants_it_and_when_they_are_used_up() {
         let folder = Folder::new("keys");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for suite in &SUITES[..3] {
             let mut pair = Pair::new(&tls, &folder.client(*suite));
             pair.exchange(usize::MAX);
@@ -769,7 +773,7 @@ mod tests {
     #[test]
     fn a_client_may_want_our_key_changed_right_behind_its_handshake() {
         let folder = Folder::new("hasty");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for (suite, piece) in
             SUITES[..3].iter().flat_map(|suite| [1, 40, usize::MAX].map(|piece| (suite, piece)))
         {
@@ -868,7 +872,7 @@ mod tests {
     #[test]
     fn a_client_may_ask_that_our_key_changes_and_send_what_is_allowed_and_nothing_else() {
         let folder = Folder::new("bare");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for suite in &SUITES[..3] {
             let config = folder.client(*suite);
             let mut bare = Bare::new(&tls, &config);
@@ -916,7 +920,7 @@ mod tests {
     #[test]
     fn a_record_may_be_empty_and_full_but_no_longer() {
         let folder = Folder::new("sizes");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         let config = folder.client(SUITES[0]);
         let inner =
             |bytes: usize, zeros: usize| [vec![b'x'; bytes], vec![APPLICATION_DATA], vec![0; zeros]].concat();
@@ -965,7 +969,7 @@ mod tests {
     #[test]
     fn our_key_changes_before_it_is_used_up() {
         let folder = Folder::new("limit");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         let mut bare = Bare::new(&tls, &folder.client(SUITES[0]));
         let Session::Light(light) = &mut bare.session else { panic!("it is TLS 1.3") };
         (light.tx.records, bare.rx.records) = (RECORDS_MAX - 1, RECORDS_MAX - 1);
@@ -982,7 +986,7 @@ mod tests {
     #[test]
     fn whatever_is_done_to_a_handshake_it_ends_in_a_fault_or_goes_on() {
         let folder = Folder::new("mutations");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         let configs = [folder.client(SUITES[0]), folder.client(SUITES[3])];
         let mut random = Random(1);
         for round in 0..1_000 {
@@ -1064,7 +1068,7 @@ mod tests {
     #[test]
     fn who_comes_back_brings_a_ticket_whatever_the_certificate_is_by_then() {
         let folder = Folder::new("ticket");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for suite in &SUITES[1..4] {
             let config = folder.client(*suite);
             for expected in [HandshakeKind::Full, HandshakeKind::Resumed, HandshakeKind::Resumed] {
@@ -1073,7 +1077,7 @@ mod tests {
                 assert_eq!(pair.shook, Some(expected), "{suite:?}");
                 assert_eq!(pair.send(b"hello"), b"hello");
                 folder.make();
-                assert_eq!(tls.reload(), Ok(()));
+                tls.show(folder.files().load().expect("the files are right"));
             }
         }
     }
@@ -1081,7 +1085,7 @@ mod tests {
     #[test]
     fn whatever_comes_instead_is_an_alert_and_a_fault() {
         let folder = Folder::new("faults");
-        let tls = Tls::load(folder.files(), true).expect("the files are right");
+        let tls = Tls::load(&folder.files(), true).expect("the files are right");
         let check = |bytes: &[u8], fault: Fault| {
             let mut pair = Pair::new(&tls, &folder.client(SUITES[0]));
             assert_eq!(pair.receive(bytes), Err(fault), "{bytes:x?}");
@@ -1103,7 +1107,7 @@ mod tests {
     #[test]
     fn a_record_that_was_touched_ends_the_session_and_the_client_is_told() {
         let folder = Folder::new("touched");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         for suite in SUITES {
             for place in [0, 5, 12, 20, 36] {
                 let mut pair = Pair::new(&tls, &folder.client(suite));
@@ -1126,14 +1130,14 @@ mod tests {
     #[test]
     fn a_bad_file_is_named_and_changes_nothing() {
         let folder = Folder::new("files");
-        let tls = Tls::load(folder.files(), false).expect("the files are right");
+        let tls = Tls::load(&folder.files(), false).expect("the files are right");
         let right = |name: &str| fs::read(folder.0.join(name)).expect("a file of ours");
         let (certificate, key) = (right("cert.pem"), right("key.pem"));
         let other = Folder::new("other");
         let other_key = fs::read(other.0.join("key.pem")).expect("a file");
         let check = |file: &str, content: &[u8], setting: &str, reason: &str| {
             fs::write(folder.0.join(file), content).expect("a file of ours");
-            let bad = tls.reload().expect_err("the file is bad");
+            let bad = folder.files().load().expect_err("the file is bad");
             assert_eq!((bad.setting, &*bad.path), (setting, &*folder.0.join(file)));
             assert!(bad.to_string().contains(reason), "{bad}");
             fs::write(folder.0.join("cert.pem"), &certificate).expect("a file of ours");
@@ -1145,7 +1149,7 @@ mod tests {
         check("key.pem", &certificate, "tls.key_file", "no private key");
         check("key.pem", &other_key, "tls.key_file", "not the key of the certificate");
         let missing = Files { certificates: Path::new("/does/not/exist").to_owned(), ..folder.files() };
-        assert_eq!(Tls::load(missing, false).expect_err("there is none").setting, "tls.certificate_file");
+        assert_eq!(Tls::load(&missing, false).expect_err("there is none").setting, "tls.certificate_file");
         let mut pair = Pair::new(&tls, &folder.client(SUITES[0]));
         pair.exchange(usize::MAX);
         assert_eq!(pair.send(b"hello"), b"hello");

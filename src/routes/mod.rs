@@ -23,6 +23,8 @@ pub struct Routes {
     for_others: Vec<usize>,
     /// See [`Routes::replaces_built_in`].
     replaces_built_in: bool,
+    /// See [`Routes::asks_backend`].
+    asks_backend: bool,
     /// What else happens when somebody enters a namespace: the first that is for it counts.
     arrivals: Vec<Arrival>,
 }
@@ -82,7 +84,9 @@ impl Routes {
         for (index, route) in routes.iter().enumerate().filter(|(_, route)| route.on != Route::OTHERS) {
             by_event.entry(route.on.clone()).or_default().push(index);
         }
-        Routes { routes, configured, by_event, for_others, replaces_built_in, arrivals: Vec::new() }
+        let asks_backend = routes.iter().any(Route::asks_backend);
+        let arrivals = Vec::new();
+        Routes { routes, configured, by_event, for_others, replaces_built_in, asks_backend, arrivals }
     }
 
     /// These, and what happens when somebody enters a namespace.
@@ -134,6 +138,11 @@ impl Routes {
     /// Those that are not built in, in the order of the configuration.
     pub fn configured(&self) -> &[Route] {
         &self.routes[..self.configured]
+    }
+
+    /// True when the backend is asked about an event.
+    pub fn asks_backend(&self) -> bool {
+        self.asks_backend
     }
 
     /// True when one of those that are configured is for an event that is built in, where native clients are.

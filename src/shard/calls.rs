@@ -7,7 +7,7 @@
 
 use super::conn::{Conn, Stage};
 use super::socketio::{Barred, Origin};
-use super::{Ending, OVERLOAD_RETRY_MS, Shard};
+use super::{Ending, OVERLOAD_RETRY_MS, Shard, SocketIo};
 use crate::bus::calls::{
     Answer, Answered, Asked, Busy, Call, Client, Emit, End, Failure, Refusal as NotIn, What,
 };
@@ -17,7 +17,7 @@ use crate::dialect::native::{self, Code, Refusal};
 use crate::dialect::{Dialect, attachments, socketio};
 use crate::json;
 use crate::message::{ConnId, Draft, Slot, SocketId, write_socket_id};
-use crate::rules::Concerns;
+use crate::rules::{Allowance, Concerns};
 use crate::time::Time;
 use crate::wire::close::CloseCode;
 use crate::wire::frame::Opcode;
@@ -110,6 +110,11 @@ impl Shard {
     /// Keeps the query with which an open connection began.
     pub(super) fn keep_query(&mut self, slot: Slot, query: &str) {
         let Some(calls) = self.bus.calls() else { return };
+        let SocketIo { routes, namespaces, .. } = &*self.settings.socketio;
+        let is_concerned = |allowance: &Allowance| allowance.backend != Concerns::default();
+        if !routes.asks_backend() && !namespaces.iter().any(is_concerned) {
+            return;
+        }
         let is_asked_for = |conn: &&Conn| conn.is_direct() || conn.stage == Stage::Open(Dialect::SocketIo);
         let Some(conn) = self.conns.get(slot as usize).filter(is_asked_for) else { return };
         let bytes_max = calls.settings().handshake_bytes_max;

@@ -441,12 +441,13 @@ impl Shard {
         now: Time,
     ) -> Result<(), Option<Refusal<'i>>> {
         let tally = self.gate.tally();
-        if tally.limits().is_empty() {
+        if tally.is_unlimited() {
             return Ok(());
         }
+        let all = tally.limits();
         let conn = &self.conns[slot as usize];
         let who = (conn.stamp, conn.ip, self.users.of(slot));
-        let limits = || tally.limits().find(namespace, event).filter(|(_, limit)| counts(limit));
+        let limits = || all.find(namespace, event).filter(|(_, limit)| counts(limit));
         let Err(Excess { retry_ms, over }) =
             tally.take(limits, &mut self.event_windows, who, bytes, self.waits.came(now))
         else {

@@ -121,6 +121,10 @@ pub struct Partial {
     pub fin: bool,
     /// Frames of the message so far.
     pub frames: u32,
+    /// How long the message may be, and in how many frames it may come: what was allowed when it began.
+    pub bytes_max: usize,
+    /// See above.
+    pub frames_max: u32,
     /// The beginning of a frame whose header, or whose control payload, is cut short; as it came, still masked.
     pub stub: SmallVec<[u8; STUB_BYTES_MAX]>,
 }
@@ -208,6 +212,8 @@ impl Partial {
             opcode: None,
             fin: false,
             frames: 0,
+            bytes_max: 0,
+            frames_max: 0,
             stub: SmallVec::new(),
         })
     }

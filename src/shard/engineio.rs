@@ -229,7 +229,8 @@ impl Shard {
     pub(super) fn open_session(&mut self, slot: Slot, dialect: Dialect, transport: Transport, now: Time) {
         let connect_timeout_ms = self.settings.socketio.connect_timeout_ms;
         let connect_by = (dialect == Dialect::SocketIo).then(|| now.plus_ms(connect_timeout_ms.into()));
-        let beat = now.plus_ms(self.settings.ping_interval_ms.into());
+        let interval_ms = self.settings.ping_interval_ms;
+        let beat = (now.plus_ms(interval_ms.into()), interval_ms);
         let is_socket = matches!(transport, Transport::WebSocket);
         self.sessions(&transport).add(1);
         self.conns[slot as usize].session = Some(Session::new(transport, beat, connect_by));

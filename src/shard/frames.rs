@@ -119,8 +119,12 @@ impl Shard {
 
     /// A data frame begins whose payload goes into the connection's partial message.
     fn begin_frame(&mut self, slot: Slot, header: &Header, now: Time) {
-        let (bytes_max, frames_max) = (self.settings.message_bytes_max, self.settings.frames_per_message_max);
+        let allowed = (self.settings.message_bytes_max, self.settings.frames_per_message_max);
         let partial = self.partial(slot);
+        if partial.opcode.is_none() {
+            (partial.bytes_max, partial.frames_max) = allowed;
+        }
+        let (bytes_max, frames_max) = (partial.bytes_max, partial.frames_max);
         let fault = match (header.opcode, partial.opcode) {
             (Opcode::Continuation, None) => Some((CloseCode::Protocol, "a continuation of no message")),
             (Opcode::Text | Opcode::Binary, Some(_)) => {

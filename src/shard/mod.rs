@@ -233,6 +233,8 @@ const OVERLOAD_RETRY_MS: u32 = 200;
 pub struct Shard {
     id: ShardId,
     settings: Settings,
+    /// What it goes by from the end of this turn on, so that nothing changes while a message is carried out.
+    next_settings: Option<Arc<Settings>>,
     bus: Arc<Bus>,
     gate: Arc<Gate>,
     stats: Arc<Stats>,
@@ -579,6 +581,7 @@ impl Shard {
             drain: None,
             homes: bus.policies().map(|policies| Box::new(Homes::new(policies.clone(), bus.shards()))),
             joined: Vec::new(),
+            next_settings: None,
             settings,
             bus,
             gate,
@@ -635,7 +638,7 @@ impl Shard {
             match &mut conn.session {
                 None => self.arm_open(slot, now, interval_ms),
                 Some(session) => {
-                    session.beat = now.plus_ms(interval_ms.into());
+                    session.beat = now.plus_ms(session.interval_ms.min(interval_ms).into());
                     self.arm_session(slot, now);
                 }
             }
@@ -800,6 +803,11 @@ impl Shard {
                 Mail::Joined(_) => {
                     if let Some(Mail::Joined(joined)) = mail.pop_front() {
                         self.note_joined_room(*joined);
+                    }
+                }
+                Mail::Settings(_) => {
+                    if let Some(Mail::Settings(settings)) = mail.pop_front() {
+                        self.next_settings = settings.downcast().ok();
                     }
                 }
                 Mail::Drain { spread_ms, away_ms, timeout_ms } => {
@@ -1097,6 +1105,9 @@ impl Shard {
         if self.mail.is_empty() {
             self.mail.shrink_to(MAIL_KEPT);
         }
+        if let Some(settings) = self.next_settings.take() {
+            self.go_by(Settings::clone(&settings));
+        }
         self.forget(now);
         if self.homes.is_some() {
             self.count_homes();
@@ -1155,6 +1166,18 @@ impl Shard {
             users: self.users.connections(),
             waits: self.waits.len(),
         }
+    }
+
+    /// Goes by other settings from now on. What was made by the earlier ones at the start stays: the space that is reserved, what other
+    /// processes know of this one, where clients find what. Nobody who is inside goes for that.
+    fn go_by(&mut self, settings: Settings) {
+        let Settings { process, origin_unix_ms, connections_reserved, linger_ms, .. } = self.settings;
+        let paths = std::mem::take(&mut self.settings.paths);
+        self.settings =
+            Settings { process, origin_unix_ms, connections_reserved, linger_ms, paths, ..settings };
+        self.pool.allow(self.settings.receive_bytes_max);
+        let limits = self.gate.tally().limits();
+        self.event_windows.retain(|(place, _)| limits.has(*place));
     }
 
     fn stats(&self) -> &ShardStats {

@@ -16,6 +16,8 @@ pub struct Session {
     pub transport: Transport,
     /// When the next ping is due; after a ping, when its answer must have come.
     pub beat: Time,
+    /// How often its client has been told that a ping comes, in milliseconds: it goes when there is none.
+    pub interval_ms: u32,
     /// When it must have joined a namespace; `None` once it has, and where there are none.
     pub connect_by: Option<Time>,
     /// The Socket.IO namespaces it is in. At most `namespaces_per_connection_max`.
@@ -154,14 +156,21 @@ pub struct Incoming {
     pub expected: usize,
     /// When its text came, as [`Time::ms32`].
     pub began_ms: u32,
+    /// How long the packet may be: what was allowed when it began.
+    pub bytes_max: usize,
 }
 
 impl Session {
     /// A session that has just begun.
-    pub fn new(transport: Transport, beat: Time, connect_by: Option<Time>) -> Box<Session> {
+    pub fn new(
+        transport: Transport,
+        (beat, interval_ms): (Time, u32),
+        connect_by: Option<Time>,
+    ) -> Box<Session> {
         Box::new(Session {
             transport,
             beat,
+            interval_ms,
             connect_by,
             namespaces: SmallVec::new(),
             parser: None,
@@ -192,9 +201,9 @@ impl Session {
 }
 
 impl Incoming {
-    /// Nothing yet of a packet that will have `expected` attachments.
-    pub fn new(lease: Lease, expected: usize, now: Time) -> Box<Incoming> {
-        Box::new(Incoming { lease, ends: SmallVec::new(), expected, began_ms: now.ms32() })
+    /// Nothing yet of a packet that will have `expected` attachments and `bytes_max` bytes in all at the most.
+    pub fn new(lease: Lease, (expected, bytes_max): (usize, usize), now: Time) -> Box<Incoming> {
+        Box::new(Incoming { lease, ends: SmallVec::new(), expected, began_ms: now.ms32(), bytes_max })
     }
 
     /// True when all have come but the last attachment.

@@ -107,9 +107,10 @@ impl Shard {
         if packet.attachments == 0 {
             return self.packet(slot, &packet, &[], now);
         }
+        let bytes_max = self.settings.message_bytes_max;
         let Shard { conns, pool, .. } = self;
         if let Some(session) = &mut conns[slot as usize].session {
-            session.incoming = Some(Incoming::new(pool.lease(), packet.attachments, now));
+            session.incoming = Some(Incoming::new(pool.lease(), (packet.attachments, bytes_max), now));
         }
         self.keep_part(slot, text.as_bytes(), now);
     }
@@ -126,7 +127,7 @@ impl Shard {
         let Some(incoming) = &session.incoming else {
             return self.break_off(slot, "an attachment of no packet", now);
         };
-        if incoming.lease.bytes().len() + bytes.len() > self.settings.message_bytes_max {
+        if incoming.lease.bytes().len() + bytes.len() > incoming.bytes_max {
             return self.fail_large(slot, now);
         }
         // The last attachment is not kept: with it the packet is whole.
@@ -135,7 +136,10 @@ impl Shard {
         };
         let (text, mut attachments) = incoming.parts();
         attachments.push(bytes.to_vec());
-        if let Ok(packet) = socketio::decode(text, &self.limits()) {
+        let limits = self.limits();
+        // As many as were allowed when it began.
+        let limits = Limits { attachments_max: limits.attachments_max.max(incoming.expected), ..limits };
+        if let Ok(packet) = socketio::decode(text, &limits) {
             self.packet(slot, &packet, &attachments, now);
         }
         self.pool.give_back(incoming.lease);

@@ -227,6 +227,8 @@ struct World {
     report: Report,
     /// What orders are drawn with, where there are any.
     orders: Option<Random>,
+    /// When settings are loaded anew is drawn with this, so that all else is as it would be without.
+    reloads: Random,
     loud: bool,
 }
 
@@ -370,6 +372,7 @@ impl World {
             events: 0,
             report: Report::default(),
             orders,
+            reloads: Random(mix(seed ^ 0x7265_6c6f_6164)),
             loud,
         };
         world.note(|| format!("{:#?}", world.plan));
@@ -386,6 +389,9 @@ impl World {
             }
             self.step();
             self.give_orders();
+            if self.reloads.chance(1) {
+                self.reload();
+            }
         }
         self.settle();
         for _ in 0..100 {
@@ -548,6 +554,17 @@ impl World {
         self.report.jumps += u64::from(ahead_ns >= 60_000_000_000);
         self.now = self.now.plus_ns(ahead_ns);
         self.note(|| format!("it is {} ms", self.now.ms()));
+    }
+
+    /// As on SIGHUP, with a configuration in which nothing has changed.
+    fn reload(&mut self) {
+        self.note(|| "all settings are loaded anew".to_owned());
+        self.gate.set_rules(self.plan.rules.clone());
+        let settings = Arc::new(self.plan.settings.clone());
+        for shard in 0..self.plan.shards {
+            self.bus.post(shard as ShardId, Mail::Settings(settings.clone()));
+            self.model.mail[shard].push_back(Letter::Settings);
+        }
     }
 
     fn begin_drain(&mut self, spread_ms: u32, timeout_ms: u32) {

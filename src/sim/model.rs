@@ -104,12 +104,30 @@ pub(super) struct Room {
 
 #[derive(Clone, Debug)]
 pub(super) enum Letter {
-    Event { origin: Origin, echo: bool, incarnation: u64 },
+    Event {
+        origin: Origin,
+        echo: bool,
+        incarnation: u64,
+    },
     Special(Box<Flight>),
-    Asked { number: u64, sockets: u64 },
-    Answer { number: u64, value: String },
-    Order { socket: usize, deed: Deed },
-    Drain { spread_ms: u32, timeout_ms: u32 },
+    Asked {
+        number: u64,
+        sockets: u64,
+    },
+    Answer {
+        number: u64,
+        value: String,
+    },
+    Order {
+        socket: usize,
+        deed: Deed,
+    },
+    Drain {
+        spread_ms: u32,
+        timeout_ms: u32,
+    },
+    /// The settings that there are, again: nobody may notice.
+    Settings,
 }
 
 /// Which publication an event comes from.
@@ -461,6 +479,7 @@ impl Model {
                 Letter::Asked { number, sockets } => self.note_asked(number, sockets, now),
                 Letter::Answer { number, value } => self.note_answer(number, value, now),
                 Letter::Order { socket, deed } => self.carry_out(socket, &deed, now),
+                Letter::Settings => {}
                 Letter::Drain { spread_ms, timeout_ms } => {
                     self.drains[shard].get_or_insert(Drain { started: now, spread_ms, timeout_ms, told: 0 });
                 }

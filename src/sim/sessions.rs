@@ -546,7 +546,8 @@ impl Model {
                 Letter::Asked { .. }
                 | Letter::Answer { .. }
                 | Letter::Order { .. }
-                | Letter::Drain { .. } => continue,
+                | Letter::Drain { .. }
+                | Letter::Settings => continue,
             };
             if origin.publisher == from {
                 origin.publisher = to;

@@ -13,6 +13,7 @@ use crate::auth::Vouched;
 use crate::message::TokenFault;
 use crate::stats::{Counter, Gauge};
 use crate::time::Time;
+use arc_swap::{ArcSwap, Guard};
 use claims::{Claims, Said};
 use data_encoding::BASE64URL_NOPAD;
 use keys::{Algorithm, Key, KeySource};
@@ -82,7 +83,7 @@ impl Settings {
 /// What checks tokens, shared by all shards.
 #[derive(Debug)]
 pub struct Tokens {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     keys: RwLock<Keys>,
     /// Milliseconds from the origin of the shards' time to 1970, negated. Set anew every second, since a clock may be put right.
     wall: AtomicI64,
@@ -107,7 +108,7 @@ impl Tokens {
     /// Checks by these settings. There are no keys yet, and it is 1970.
     pub fn new(settings: Settings) -> Tokens {
         Tokens {
-            settings,
+            settings: ArcSwap::from_pointee(settings),
             keys: RwLock::default(),
             wall: AtomicI64::new(0),
             wanted: Notify::new(),
@@ -117,9 +118,30 @@ impl Tokens {
         }
     }
 
+    /// From now on tokens are checked by these settings, by `named`, which are the keys that they name, and by the keys `of_set`. Without
+    /// those, the last ones stay if they have come from the same place. Who is inside stays, until a token is over.
+    pub fn replace(&self, settings: Settings, named: Vec<Key>, of_set: Option<Vec<Key>>) {
+        let earlier = self.settings.swap(Arc::new(settings));
+        let is_other_set = earlier.key_set != self.settings.load().key_set;
+        self.set_keys(|all| {
+            all.named = named.into();
+            if let Some(of_set) = of_set {
+                all.of_set = of_set.into();
+            } else if is_other_set {
+                all.of_set = Arc::default();
+            }
+        });
+    }
+
+    /// What tokens have to be like.
+    pub(super) fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
+    }
+
     /// True when keys may come from anywhere.
     pub fn has_sources(&self) -> bool {
-        !self.settings.keys.is_empty() || self.settings.key_set.is_some()
+        let settings = self.settings();
+        !settings.keys.is_empty() || settings.key_set.is_some()
     }
 
     /// Notes that the time `now` is so many milliseconds after the beginning of 1970.
@@ -134,7 +156,8 @@ impl Tokens {
 
     /// Until when a token that expires at `expires_s`, in seconds from 1970, is good for an open connection, in milliseconds from 1970.
     pub fn good_until_ms(&self, expires_s: u64) -> u64 {
-        let slack_ms = u64::from(self.settings.leeway_ms) + u64::from(self.settings.grace_ms);
+        let settings = self.settings();
+        let slack_ms = u64::from(settings.leeway_ms) + u64::from(settings.grace_ms);
         expires_s.saturating_mul(1_000).saturating_add(slack_ms)
     }
 
@@ -143,16 +166,17 @@ impl Tokens {
     /// # Errors
     /// What is wrong with it. When it names a key that is not there, keys are read again soon.
     pub fn check(&self, token: &str, now: Time) -> Result<Vouched, TokenFault> {
-        if token.len() > self.settings.token_bytes_max {
+        let settings = self.settings();
+        if token.len() > settings.token_bytes_max {
             return Err(TokenFault::TooLong);
         }
         let now_ms = self.unix_ms(now);
         let token = Parts::of(token)?;
         self.check_signature(&token, now_ms)?;
         let payload = decode(token.payload)?;
-        let claims = Claims::read(&payload, &self.settings).ok_or(TokenFault::Claims)?;
-        self.check_claims(&claims, now_ms)?;
-        claims.vouch(&self.settings)
+        let claims = Claims::read(&payload, &settings).ok_or(TokenFault::Claims)?;
+        check_claims(&claims, &settings, now_ms)?;
+        claims.vouch(&settings)
     }
 
     /// True when a text has the form of a token and there are keys for tokens: then nobody else is asked about it.
@@ -169,12 +193,12 @@ impl Tokens {
     /// # Errors
     /// What is wrong with it, in words for its makers.
     pub fn read_answer(&self, json: &[u8], unix_ms: u64) -> Result<Said, &'static str> {
-        claims::read_answer(json, &self.settings, unix_ms)
+        claims::read_answer(json, &self.settings(), unix_ms)
     }
 
     /// The longest token, and the longest credential of any other kind, in bytes.
     pub fn token_bytes_max(&self) -> usize {
-        self.settings.token_bytes_max
+        self.settings().token_bytes_max
     }
 
     /// Replaces the keys that the configuration names.
@@ -228,33 +252,33 @@ impl Tokens {
                 return Ok(());
             }
         }
-        if !is_named && kid.is_some() && self.settings.key_set.is_some() {
+        if !is_named && kid.is_some() && self.settings().key_set.is_some() {
             self.wanted.notify_one();
             fault = TokenFault::UnknownKey;
         }
         Err(fault)
     }
+}
 
-    fn check_claims(&self, claims: &Claims<'_>, now_ms: u64) -> Result<(), TokenFault> {
-        let Settings { issuers, audiences, leeway_ms, expiry_required, .. } = &self.settings;
-        let (now_s, leeway_s) = (now_ms as f64 / 1e3, f64::from(*leeway_ms) / 1e3);
-        match claims.expires_s {
-            None if *expiry_required => return Err(TokenFault::Claims),
-            Some(expires_s) if now_s >= expires_s + leeway_s => return Err(TokenFault::Expired),
-            _ => {}
-        }
-        if claims.begins_s.is_some_and(|begins_s| now_s < begins_s - leeway_s) {
-            return Err(TokenFault::NotYet);
-        }
-        let is_issuer = |issuer: &Text<'_>| issuers.iter().any(|known| *known == issuer.0);
-        if !issuers.is_empty() && !claims.issuer.as_ref().is_some_and(is_issuer) {
-            return Err(TokenFault::Issuer);
-        }
-        match &claims.audience {
-            None if audiences.is_empty() => Ok(()),
-            Some(audience) if audience.names().iter().any(|one| audiences.contains(one)) => Ok(()),
-            _ => Err(TokenFault::Audience),
-        }
+fn check_claims(claims: &Claims<'_>, settings: &Settings, now_ms: u64) -> Result<(), TokenFault> {
+    let Settings { issuers, audiences, leeway_ms, expiry_required, .. } = settings;
+    let (now_s, leeway_s) = (now_ms as f64 / 1e3, f64::from(*leeway_ms) / 1e3);
+    match claims.expires_s {
+        None if *expiry_required => return Err(TokenFault::Claims),
+        Some(expires_s) if now_s >= expires_s + leeway_s => return Err(TokenFault::Expired),
+        _ => {}
+    }
+    if claims.begins_s.is_some_and(|begins_s| now_s < begins_s - leeway_s) {
+        return Err(TokenFault::NotYet);
+    }
+    let is_issuer = |issuer: &Text<'_>| issuers.iter().any(|known| *known == issuer.0);
+    if !issuers.is_empty() && !claims.issuer.as_ref().is_some_and(is_issuer) {
+        return Err(TokenFault::Issuer);
+    }
+    match &claims.audience {
+        None if audiences.is_empty() => Ok(()),
+        Some(audience) if audience.names().iter().any(|one| audiences.contains(one)) => Ok(()),
+        _ => Err(TokenFault::Audience),
     }
 }
 

@@ -21,9 +21,17 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(1);
 /// # Errors
 /// What is wrong with the first that cannot be had.
 pub fn read_named(tokens: &Tokens) -> Result<(), KeyFault> {
-    let keys: Result<Vec<Key>, KeyFault> = tokens.settings.keys.iter().map(KeySource::read).collect();
-    tokens.set_named_keys(keys?);
+    let keys = read_keys(&tokens.settings().keys)?;
+    tokens.set_named_keys(keys);
     Ok(())
+}
+
+/// Reads these keys.
+///
+/// # Errors
+/// What is wrong with the first that cannot be had.
+pub fn read_keys(sources: &[KeySource]) -> Result<Vec<Key>, KeyFault> {
+    sources.iter().map(KeySource::read).collect()
 }
 
 /// Reads the set of keys, if there is one.
@@ -31,21 +39,31 @@ pub fn read_named(tokens: &Tokens) -> Result<(), KeyFault> {
 /// # Errors
 /// Why it could not be had. The keys of the last one stay.
 pub async fn read_key_set(tokens: &Tokens) -> Result<(), KeyFault> {
-    let Some(place) = &tokens.settings.key_set else { return Ok(()) };
+    let place = tokens.settings().key_set.clone();
+    if let Some(place) = place {
+        tokens.set_keys_of_set(read_set_at(&place).await?);
+    }
+    Ok(())
+}
+
+/// Reads a set of keys that is at a path, or at a URL of http or https.
+///
+/// # Errors
+/// Why it could not be had.
+pub async fn read_set_at(place: &str) -> Result<Vec<Key>, KeyFault> {
     let json = if place.starts_with("http://") || place.starts_with("https://") {
         fetch(place).await
     } else {
         read_file(Path::new(place))
     };
     let json = json.map_err(|what| KeyFault(format!("{place}: {what}")))?;
-    tokens.set_keys_of_set(read_set(&json).map_err(|fault| KeyFault(format!("{place}: {fault}")))?);
-    Ok(())
+    read_set(&json).map_err(|fault| KeyFault(format!("{place}: {fault}")))
 }
 
 /// Keeps the keys and the clock of `tokens` fresh, for ever.
 pub async fn keep_fresh(tokens: Arc<Tokens>, clock: Clock) {
     let ms = |ms: u32| Duration::from_millis(ms.into());
-    let (refresh, retry) = (ms(tokens.settings.refresh_ms), ms(tokens.settings.retry_ms));
+    let pauses = || (ms(tokens.settings().refresh_ms), ms(tokens.settings().retry_ms));
     let watch = async {
         loop {
             tokens.set_wall_clock(unix_ms(), clock.now());
@@ -53,7 +71,7 @@ pub async fn keep_fresh(tokens: Arc<Tokens>, clock: Clock) {
         }
     };
     let read = async {
-        let mut pause = refresh;
+        let (mut pause, _) = pauses();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -62,6 +80,7 @@ pub async fn keep_fresh(tokens: Arc<Tokens>, clock: Clock) {
             tokens.refreshes.add(1);
             let named = read_named(&tokens);
             let result = read_key_set(&tokens).await.and(named);
+            let (refresh, retry) = pauses();
             pause = if result.is_ok() { refresh } else { retry };
             if let Err(fault) = result {
                 tokens.refresh_failures.add(1);

@@ -375,7 +375,7 @@ fn process(servers: Servers, rules: &Rules) -> (Arc<Gate>, Bridge, Clock) {
         cluster: bridge::Cluster::Throng,
         prefix: "throng".into(),
         presence_timeout: Duration::from_secs(1),
-        limits,
+        bounds: bridge::Bounds { limits, ..bridge::Bounds::default() },
     };
     let bus = Arc::new(Bus::new(1, 100).with_outside(outside.clone()));
     let bridge =
@@ -477,7 +477,8 @@ fn what_is_spoilt_in_redis_harms_nobody_else() {
     let users: Vec<Arc<User>> = (0..USERS).map(|number| user(&format!("user {number}"))).collect();
     let passes = |place: usize, event: &str, user| {
         let (gate, _, clock) = &processes[place];
-        let limits = || gate.tally().limits().find(None, event);
+        let all = gate.tally().limits();
+        let limits = || all.find(None, event);
         gate.tally()
             .take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), 0, clock.now())
             .is_ok()
@@ -563,7 +564,8 @@ fn events_of_users_are_counted_in_a_cluster() {
     let users: Vec<Arc<User>> = (0..USERS).map(|number| user(&format!("user {number}"))).collect();
     let bids = |place: usize, count: usize| {
         let (gate, _, clock) = &processes[place];
-        let limits = || gate.tally().limits().find(None, "bid");
+        let all = gate.tally().limits();
+        let limits = || all.find(None, "bid");
         let bid = |user| {
             gate.tally().take(limits, &mut Windows::new(1), (1, Ip::default(), Some(user)), 0, clock.now())
         };

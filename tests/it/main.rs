@@ -24,6 +24,7 @@
 //! | `api` | the HTTP API: what backends publish arrives, what they look at is there, what they order is done; keys, bounds, hostile requests; the document is true, and so are the examples |
 //! | `webhooks` | the backend is told what happens, in order, again after whatever it did, bounded and honest about loss; a stream of Redis instead |
 //! | `backend_apps` | applications whose server side is a small backend, in Python and Node, seen by stock clients; the backend stopped, killed, talking nonsense; what the hooks tell and do |
+//! | `reload` | what SIGHUP changes while clients are connected, and what it names; the level of the log; the journal |
 //! | `lifecycle` | start, refusal to start, draining on signals, exit codes, `check`, `--help` |
 //! | `doctor` | what the machine holds is what the server says, made-up machines are judged right, settings of the kernel are changed and put back |
 //! | `routes` | what a configuration makes of events, seen by stock clients; hostile payloads in templates; `check --event` |
@@ -43,6 +44,7 @@
 //! | `proxy` | the header of the PROXY protocol says whose connection it is, to who trusts the proxy |
 //! | `foreign` | stock clients from npm and PyPI, and a page in a browser, agree with us |
 //! | `app_…` | the applications of `examples/`, each by its document, with the clients that it names |
+//! | `packages` | manual pages and completions; the Debian package and the tarball, installed in a copy of the machine, upgraded, removed and purged |
 //! | `tidy` | imports point down, `unsafe` stays on its island, files say what they are for |
 //!
 //! `harness` is what they stand on. A test starts a server of its own and needs nothing but the machine's loopback; nothing sleeps
@@ -85,6 +87,7 @@ mod control;
 mod doctor;
 mod watching;
 mod lifecycle;
+mod reload;
 
 mod routes;
 mod namespaces;
@@ -113,5 +116,7 @@ mod app_adstack;
 mod app_pona;
 mod app_inked;
 mod app_terminals;
+
+mod packages;
 
 mod tidy;

@@ -94,22 +94,6 @@ fn a_signal_has_the_state_written_to_the_log() {
 }
 
 #[test]
-fn numbers_are_logged_now_and_then() {
-    let mut server = Server::with(&["log.numbers_interval_ms=200"]);
-    let mut client = server.client();
-    client.join(&["lobby"]);
-    let numbers = eventually("a line knows of the client", || {
-        let line = server.wait_for_log("numbers, rates per second");
-        let log = server.log();
-        let last = log.lines().rev().find(|line| line.contains("numbers, rates")).unwrap_or_default();
-        assert!(line["fields"]["memory_bytes"].is_u64(), "{line}");
-        let fields = serde_json::from_str::<Value>(last).ok()?["fields"].clone();
-        (fields["connections"] == 1 && fields["rooms"] == 1).then_some(fields)
-    });
-    assert!(numbers["publish_p99_us"].is_u64() && numbers["frames_sent"].is_number(), "{numbers}");
-}
-
-#[test]
 fn a_log_that_hides_the_state_says_so() {
     // The harness waits for a line of the level info, so this one is started at warn by itself.
     let control = format!("server.control=127.0.0.1:{}", free_port());

@@ -30,14 +30,16 @@ pub enum Scope {
 pub struct Key {
     /// What it is called.
     pub name: String,
-    digest: Digest,
+    /// What it is known by as long as the process lives, whatever keys there are beside it. [`Api`](super::Api) gives it.
+    pub(super) number: usize,
+    pub(super) digest: Digest,
     scopes: u8,
 }
 
 impl Key {
     /// A key by its SHA-256.
     pub fn new(name: String, digest: Digest, scopes: &[Scope]) -> Key {
-        Key { name, digest, scopes: scopes.iter().fold(0, |all, scope| all | *scope as u8) }
+        Key { name, number: 0, digest, scopes: scopes.iter().fold(0, |all, scope| all | *scope as u8) }
     }
 
     /// A key by itself.
@@ -62,7 +64,7 @@ impl Stranger {
     pub const LABELS: [&'static str; 3] = ["missing", "unknown", "scope"];
 }
 
-/// The place among the keys of the one that a request has shown.
+/// The number of the key that a request has shown.
 fn admit(control: &Control, parts: &Parts, scope: u8) -> Result<usize, Refusal> {
     let api = &control.api;
     let refused = |stranger: Stranger, message| {
@@ -73,7 +75,8 @@ fn admit(control: &Control, parts: &Parts, scope: u8) -> Result<usize, Refusal> 
         };
         Refusal::new(status, error, message)
     };
-    if api.settings.keys.is_empty() {
+    let keys = &api.settings().keys;
+    if keys.is_empty() {
         let message = "there is no API without keys: set api.key or [[api.keys]] in the configuration";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "no_keys", message));
     }
@@ -86,16 +89,16 @@ fn admit(control: &Control, parts: &Parts, scope: u8) -> Result<usize, Refusal> 
     let Some(bearer) = bearer.filter(|key| !key.is_empty()) else {
         return Err(refused(Stranger::Missing, "show a key: Authorization: Bearer KEY"));
     };
-    let known = (bearer.len() <= KEY_BYTES_MAX).then(|| find(&api.settings.keys, bearer)).flatten();
+    let known = (bearer.len() <= KEY_BYTES_MAX).then(|| find(keys, bearer)).flatten();
     let Some(place) = known else { return Err(refused(Stranger::Unknown, "this key is not known")) };
     if let Some(seat) = parts.extensions.get::<Arc<Seat>>() {
         seat.show_key();
     }
-    if api.settings.keys[place].scopes & scope == 0 {
+    if keys[place].scopes & scope == 0 {
         return Err(refused(Stranger::Scope, "this key is not for this"));
     }
-    api.take_request(place, control.clock.now())?;
-    Ok(place)
+    api.take_request(keys[place].number, control.clock.now())?;
+    Ok(keys[place].number)
 }
 
 /// The place of a key. Takes the same time whether one is known and which: digests are compared, all of them, each in constant time.
@@ -112,7 +115,7 @@ fn find(keys: &[Key], shown: &str) -> Option<usize> {
 /// Stands first among what a handler takes: the request has shown a key for this [`Scope`].
 #[derive(Debug)]
 pub(super) struct May<const SCOPE: u8> {
-    /// The key's place.
+    /// The key's number.
     pub(super) key: usize,
 }
 

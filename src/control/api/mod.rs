@@ -19,6 +19,7 @@ mod users;
 pub use keys::{Key, Scope, Stranger};
 
 use crate::backend::said::Bounds;
+use crate::bus::callouts::Digest;
 use crate::bus::inquiry::{Answer, Inquiry, Question};
 use crate::bus::mailbox::Mail;
 use crate::control::refusal::Refusal;
@@ -28,12 +29,14 @@ use crate::dialect::native::name_fault;
 use crate::message::ShardId;
 use crate::stats::Counter;
 use crate::time::{Bucket, Time};
+use arc_swap::{ArcSwap, Guard};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use replays::Replays;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -94,7 +97,7 @@ impl Default for Settings {
 
 /// What the API keeps between requests.
 pub struct Api {
-    settings: Settings,
+    settings: ArcSwap<Settings>,
     /// What it counts.
     pub stats: ApiStats,
     /// Connections that have shown a key.
@@ -102,8 +105,10 @@ pub struct Api {
     /// Memory for bodies, in units of [`UNIT_BYTES`].
     memory: Semaphore,
     replays: Mutex<Replays>,
-    /// What each key may still ask, in the order of the keys.
-    buckets: Mutex<Box<[Bucket]>>,
+    /// What each key may still ask, by its number.
+    buckets: Mutex<HashMap<usize, Bucket>>,
+    /// The keys that there were, in the order of their numbers.
+    numbered: Mutex<Vec<Digest>>,
     /// The biggest and the slowest.
     tops: Tops,
 }
@@ -117,17 +122,39 @@ impl fmt::Debug for Api {
 impl Api {
     /// An API that nobody has used.
     pub fn new(settings: Settings) -> Api {
-        let rate = settings.requests_per_second_max;
         let bodies = BODIES_BYTES_MAX.max(2 * settings.body_bytes_max);
-        Api {
+        let api = Api {
             stats: ApiStats::default(),
             seats: Arc::new(Seats::new(settings.connections_max)),
             memory: Semaphore::new(bodies.div_ceil(UNIT_BYTES)),
             replays: Mutex::new(Replays::new(settings.idempotency_keys_max, settings.idempotency_window_ms)),
-            buckets: Mutex::new(vec![Bucket::full(rate, Time::default()); settings.keys.len()].into()),
+            buckets: Mutex::default(),
+            numbered: Mutex::default(),
             tops: Tops::default(),
-            settings,
+            settings: ArcSwap::from_pointee(Settings::default()),
+        };
+        api.set(settings);
+        api
+    }
+
+    /// From now on it goes by these. A request that is under way goes on. What is sized at the start stays: the connections that may stay,
+    /// the memory for bodies, and how many answers are kept for how long.
+    pub fn set(&self, mut settings: Settings) {
+        let mut numbered = self.numbered.lock().unwrap_or_else(PoisonError::into_inner);
+        for key in &mut settings.keys {
+            let known = numbered.iter().position(|digest| *digest == key.digest);
+            key.number = known.unwrap_or(numbered.len());
+            if known.is_none() {
+                numbered.push(key.digest);
+            }
         }
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.retain(|number, _| settings.keys.iter().any(|key| key.number == *number));
+        self.settings.store(Arc::new(settings));
+    }
+
+    fn settings(&self) -> Guard<Arc<Settings>> {
+        self.settings.load()
     }
 
     /// How many connections of the control port have shown a key and may stay.
@@ -135,32 +162,34 @@ impl Api {
         self.seats.taken()
     }
 
-    /// Counts a request with the key in this place. A second's worth may come at once.
+    /// Counts a request with the key of this number. A second's worth may come at once.
     ///
     /// # Errors
     /// When it is one too many.
     fn take_request(&self, key: usize, now: Time) -> Result<(), Refusal> {
-        let rate = self.settings.requests_per_second_max;
+        let rate = self.settings().requests_per_second_max;
         if rate == 0 {
             return Ok(());
         }
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = buckets.get_mut(key).map_or(Ok(()), |bucket| bucket.take(rate, rate, now));
-        taken.map_err(|retry_ms| {
+        let bucket = buckets.entry(key).or_insert_with(|| Bucket::full(rate, now));
+        bucket.take(rate, rate, now).map_err(|retry_ms| {
             let message =
                 format!("more than {rate} requests a second with this key (api.requests_per_second_max)");
             Refusal::too_many(message, retry_ms.div_ceil(1000))
         })
     }
 
-    /// What the key in this place is called.
-    fn key_name(&self, place: usize) -> &str {
-        self.settings.keys.get(place).map_or("", |key| &key.name)
+    /// What the key of this number is called.
+    fn key_name(&self, number: usize) -> String {
+        let settings = self.settings();
+        let key = settings.keys.iter().find(|key| key.number == number);
+        key.map_or_else(String::new, |key| key.name.clone())
     }
 
     /// Checks the name of a room.
     fn check_room(&self, name: &str) -> Result<(), Refusal> {
-        match name_fault(name, self.settings.room_name_bytes_max) {
+        match name_fault(name, self.settings().room_name_bytes_max) {
             None => Ok(()),
             Some(fault) => Err(Refusal::new(
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -172,13 +201,13 @@ impl Api {
 
     /// How much may be said of rooms.
     fn bounds(&self) -> Bounds {
-        let Settings { rooms_max, room_name_bytes_max, .. } = self.settings;
+        let Settings { rooms_max, room_name_bytes_max, .. } = **self.settings();
         Bounds { rooms_max, room_name_bytes_max }
     }
 
     /// Checks how many rooms are named.
     fn check_count(&self, rooms: usize) -> Result<(), Refusal> {
-        let rooms_max = self.settings.rooms_max;
+        let rooms_max = self.settings().rooms_max;
         if rooms <= rooms_max {
             return Ok(());
         }

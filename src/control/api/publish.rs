@@ -220,7 +220,7 @@ fn publish_json(
     if said.has_publication() {
         return Err(Refusal::wrong("beside `publications` there is nothing else"));
     }
-    let batch_max = control.api.settings.batch_max;
+    let batch_max = control.api.settings().batch_max;
     if items.is_empty() || items.len() > batch_max {
         let message =
             format!("`publications` has {} entries; it takes 1 to {batch_max} (api.batch_max)", items.len());
@@ -311,7 +311,7 @@ fn publish_payload(
     let rooms = whom.keys(namespace, &bounds)?.ok_or_else(|| Refusal::wrong(NOBODY))?;
     let Some((room, more_rooms)) = rooms.split_first() else { return Ok(()) };
     let bytes = room.len() + event.len() + payload.len();
-    let bytes_max = api.settings.publication_bytes_max;
+    let bytes_max = api.settings().publication_bytes_max;
     if bytes > bytes_max {
         let message =
             format!("{bytes} bytes; there may be {bytes_max} (api.body_bytes_max, outbox.bytes_max)");

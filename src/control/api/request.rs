@@ -175,7 +175,7 @@ pub(super) fn check_type(headers: &HeaderMap, types: &[&str]) -> Result<(), Refu
 /// When it is longer than a message may be, does not come in time, or when bodies take as much memory as they may.
 pub(super) async fn whole(control: &Control, body: Body) -> Result<(Bytes, SemaphorePermit<'_>), Refusal> {
     let api = &control.api;
-    let bytes_max = api.settings.body_bytes_max;
+    let bytes_max = api.settings().body_bytes_max;
     let too_large = || {
         let message = format!("the body has more than {bytes_max} bytes (api.body_bytes_max)");
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)

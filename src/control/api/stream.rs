@@ -173,7 +173,7 @@ impl Lines<'_> {
     /// Adds a piece to the line that is cut short.
     fn append(&mut self, piece: &[u8]) -> Result<(), Refusal> {
         let api = &self.control.api;
-        let bytes_max = api.settings.body_bytes_max;
+        let bytes_max = api.settings().body_bytes_max;
         let length = self.cut.len() + piece.len();
         if length > bytes_max {
             self.cut = Vec::new();

@@ -6,6 +6,7 @@ use crate::harness::manager::Manager;
 use crate::harness::raw::{FIN, TEXT};
 use crate::harness::server::PROGRAM;
 use crate::harness::{Client, Raw, Server, WAIT, frame};
+use rustix::process::geteuid;
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -389,6 +390,33 @@ fn a_restart_may_change_how_many_shards_there_are_and_where_they_listen() {
     manager.order("restart");
     manager.wait_for("started");
     is_served(other);
+}
+
+#[test]
+fn where_a_unit_shows_nothing_but_processes_a_port_is_shared_and_memory_has_a_bound() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let address = free_address();
+    let listen = format!("server.listen={address}");
+    let settings = ["server.control=127.0.0.1:0", &listen, "server.share_port=true", "log.format=json"];
+    let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+    // As ProcSubset=pid and ProtectProc=invisible have it.
+    let script = "mount -t proc -o subset=pid,hidepid=invisible proc /proc && exec \"$0\" \"$@\"";
+    let unit = ["unshare", "-m", "sh", "-c", script, PROGRAM, "serve", "--shards", "1"];
+    let program: Vec<&str> = unit.into_iter().chain(settings).collect();
+    let start = || {
+        let mut manager = Manager::of(&[], &program);
+        manager.start();
+        let (_, control) = manager.wait_for_addresses();
+        let mut raw = Raw::connect(control);
+        raw.send("GET /metrics HTTP/1.1\r\nHost: throng\r\nConnection: close\r\n\r\n");
+        assert!(raw.response().body.contains("\nthrong_memory_max_bytes "));
+        manager
+    };
+    let both = [start(), start()];
+    (0..12).for_each(|_| is_served(address));
+    drop(both);
 }
 
 #[test]

@@ -648,8 +648,9 @@ impl Numbers {
         // From here on, the names that Prometheus' own clients use for any process.
         let memory = control.stats.memory_bytes.value();
         gauge(encoder, "process_resident_memory", "Resident memory.", Some(Unit::Bytes), memory)?;
+        let max = process::memory_max();
         let help = "Memory that the process may have.";
-        gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), process::memory_max())?;
+        gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), max)?;
         let started = control.started_unix_ms as f64 / 1e3;
         gauge(
             encoder,

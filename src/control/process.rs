@@ -3,6 +3,7 @@
 use crate::stats::Stats;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
+use rustix::system::sysinfo;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -98,9 +99,9 @@ pub(super) fn resident_by_kind() -> Option<(u64, u64)> {
 /// The memory that this process may have, in bytes: that of the machine, or of the control group (version 2) around it that may have the
 /// least, `MemoryHigh` and `MemoryMax` of its unit. There it shares it with the kernel's buffers of its sockets.
 pub(super) fn memory_max() -> u64 {
-    // Not /proc/meminfo, which is not there where a unit hides all but processes (ProcSubset=pid).
-    let machine = rustix::system::sysinfo();
-    let total = machine.totalram as u64 * u64::from(machine.mem_unit.max(1));
+    // Not from /proc/meminfo, which a hardened unit does not show (ProcSubset=pid).
+    let machine = sysinfo();
+    let total = machine.totalram as u64 * u64::from(machine.mem_unit);
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
     let limits = Path::new(group).ancestors().flat_map(|group| {

@@ -149,14 +149,16 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
     let mut told = Instant::now();
     loop {
         let now = ticks.tick().await;
-        if OWES_READY.load(Ordering::Relaxed) && !gate.is_draining() {
-            notify(&[NotifyState::Ready]);
-        }
         let goes_on = |(id, thread): (usize, &JoinHandle<()>)| {
             thread.is_finished() || stats.shards[id].turns.value() != turns[id]
         };
+        // All in one message: a manager that does not read holds this thread up once.
+        let mut states = Vec::new();
+        if OWES_READY.load(Ordering::Relaxed) && !gate.is_draining() {
+            states.push(NotifyState::Ready);
+        }
         if patience.is_some() && shards.iter().enumerate().all(goes_on) {
-            notify(&[NotifyState::Watchdog]);
+            states.push(NotifyState::Watchdog);
             for (id, turns) in turns.iter_mut().enumerate() {
                 *turns = stats.shards[id].turns.value();
             }
@@ -164,10 +166,15 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
         for id in 0..shards.len() {
             bus.mailbox(id as ShardId).ring();
         }
+        let status;
         if said.is_none() || now - told >= STATUS_INTERVAL {
             let seen = Seen::now(&stats, &bus);
-            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
+            status = seen.told(said.as_ref(), now - told, gate.is_draining());
+            states.push(NotifyState::Status(&status));
             (said, told) = (Some(seen), now);
+        }
+        if !states.is_empty() {
+            notify(&states);
         }
     }
 }

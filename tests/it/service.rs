@@ -192,8 +192,7 @@ fn a_watchdog_of_no_time_is_none_and_one_of_next_to_none_is_no_flood() {
     manager.set_read_timeout(Some(ms(300))).expect("it has one");
     let place = path.to_str().expect("a path of ours");
     for (microseconds, is_fed) in [("0", false), ("1", true), ("18446744073709551615", true), ("x", false)] {
-        let mut server =
-            Server::with_environment(&[("NOTIFY_SOCKET", place), ("WATCHDOG_USEC", microseconds)]);
+        let server = Server::with_environment(&[("NOTIFY_SOCKET", place), ("WATCHDOG_USEC", microseconds)]);
         is_served(server.address());
         let start = now();
         let mut buffer = [0; 4_096];

@@ -79,8 +79,9 @@ impl Listeners {
             may_keep && listener.local_addr().is_ok_and(|address| address == server.listen)
         });
         // First all that is not wanted: what is kept then may get the same name.
-        let is_given_up = !stale.is_empty();
-        for (name, _) in stale {
+        let mut gives_up_port = false;
+        for (name, listener) in stale {
+            gives_up_port |= listener.local_addr().is_ok_and(|its| its.port() == server.listen.port());
             systemd::forget(&name);
         }
         let were_kept = !kept.is_empty();
@@ -89,7 +90,7 @@ impl Listeners {
         let old = listeners.len();
         if !is_opened {
             if !were_kept && server.listen.port() != 0 {
-                claim(server.listen, server.share_port, is_given_up).map_err(failure)?;
+                claim(server.listen, server.share_port, gives_up_port).map_err(failure)?;
             }
             for _ in old..shards {
                 // With port 0 the first one chooses.
@@ -103,10 +104,8 @@ impl Listeners {
                 }
             }
         }
-        let is_kept = may_keep && systemd::keeps(listeners.len());
-        if is_kept {
-            systemd::keep(listeners[old..].iter(), old);
-        }
+        let is_kept =
+            may_keep && systemd::keeps(listeners.len()) && systemd::keep(listeners[old..].iter(), old);
         let address = listeners[0].local_addr().map_err(failure)?;
         let of_shards = deal(listeners, shards).map_err(failure)?;
         Ok(Listeners { of_shards, address, are_kept: is_opened || is_kept, control })
@@ -129,6 +128,10 @@ impl Passed {
         let all = sys::passed().map_err(|error| Fault::Passed { name: "LISTEN_FDS".to_owned(), error })?;
         for (name, socket) in all {
             match sys::adopt(socket) {
+                Ok(_) if name == CONTROL && passed.control.is_some() => {
+                    let error = io::Error::new(io::ErrorKind::InvalidInput, "there can be one of this name");
+                    return Err(Fault::Passed { name, error });
+                }
                 Ok(listener) if name == CONTROL => passed.control = Some(listener),
                 Ok(listener) if systemd::is_kept(&name) => passed.kept.push((name, listener)),
                 Ok(listener) => passed.opened.push(listener),

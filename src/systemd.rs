@@ -5,9 +5,16 @@ use crate::auth::Gate;
 use crate::bus::Bus;
 use crate::message::ShardId;
 use crate::stats::Stats;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use sd_notify::NotifyState;
+use std::ffi::OsString;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -21,12 +28,56 @@ const STORE: &str = "FDSTORE";
 /// How often the manager is told what is going on.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How long one message waits for a manager that has not read what it was told before: nothing else is done meanwhile.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How often the watchdog is fed at the most, however short its time is.
+const FEED_INTERVAL_MIN: Duration = Duration::from_millis(10);
+
+/// True exactly when the manager was to be told that this process is ready, and did not take it.
+static OWES_READY: AtomicBool = AtomicBool::new(false);
+
 /// Says all of `states` to the manager at once. That it cannot be said is logged the first time: whoever waits for it will say so as well.
+/// Of what is not taken, only [`NotifyState::Ready`] is said again, by [`report`].
 pub(crate) fn notify(states: &[NotifyState<'_>]) {
-    note(sd_notify::notify(states));
+    let result = tell(states, None);
+    if states.iter().any(|state| matches!(state, NotifyState::Ready)) {
+        OWES_READY.store(result.is_err(), Ordering::Relaxed);
+    }
+    note(&result);
 }
 
-fn note(result: std::io::Result<()>) {
+/// Sends the manager one message, and a copy of a descriptor with it.
+///
+/// # Errors
+/// When there is nobody at its address, or it takes nothing for [`PATIENCE`].
+fn tell(states: &[NotifyState<'_>], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let Some(name) = manager() else { return Ok(()) };
+    let address = match name.as_bytes() {
+        // What containers have, and managers of users.
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+        _ => SocketAddr::from_pathname(name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.connect_addr(&address)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let descriptors = descriptor.as_slice();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if descriptor.is_some() {
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)), "there is room for one");
+    }
+    // A datagram goes out whole or not at all.
+    rustix::net::sendmsg(&socket, &[IoSlice::new(text.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Where the manager listens, if there is one.
+fn manager() -> Option<OsString> {
+    std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty())
+}
+
+fn note(result: &io::Result<()>) {
     static IS_NOTED: AtomicBool = AtomicBool::new(false);
     if let Err(error) = result
         && !IS_NOTED.swap(true, Ordering::Relaxed)
@@ -37,9 +88,8 @@ fn note(result: std::io::Result<()>) {
 
 /// True when the manager keeps as many listeners open over a restart.
 pub(crate) fn keeps(listeners: usize) -> bool {
-    let has_manager = std::env::var_os("NOTIFY_SOCKET").is_some();
     let places = std::env::var(STORE).ok().and_then(|places| places.parse::<usize>().ok());
-    has_manager && places.is_some_and(|places| places >= listeners)
+    manager().is_some() && places.is_some_and(|places| places >= listeners)
 }
 
 /// True for the name of a listener that an earlier process has given the manager to keep.
@@ -52,7 +102,7 @@ pub(crate) fn notify_of_reload() {
     // The moment, so that the manager knows which of several reloads this is (systemd.service(5), notify-reload).
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => note(Err(error)),
+        Err(error) => note(&Err(error)),
     }
 }
 
@@ -67,14 +117,18 @@ pub(crate) fn forget(name: &str) {
     notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
 }
 
-/// Has the manager keep these, besides so many that it keeps already.
-pub(crate) fn keep<'a>(listeners: impl Iterator<Item = &'a TcpListener>, already: usize) {
-    for (number, listener) in listeners.enumerate() {
-        let name = format!("{KEPT}{}", already + number);
+/// Has the manager keep these, besides so many that it keeps already. False when it did not take all of them.
+pub(crate) fn keep<'a>(mut listeners: impl Iterator<Item = &'a TcpListener>, already: usize) -> bool {
+    let mut number = already;
+    listeners.all(|listener| {
+        let name = format!("{KEPT}{number}");
+        number += 1;
         // That nobody reads from it is no reason to drop it.
         let states = [NotifyState::FdStore, NotifyState::FdName(&name), NotifyState::Custom("FDPOLL=0")];
-        note(sd_notify::notify_with_fds(&states, &[listener.as_fd()]));
-    }
+        let result = tell(&states, Some(listener.as_fd()));
+        note(&result);
+        result.is_ok()
+    })
 }
 
 /// Tells the manager now and then how it goes, and feeds its watchdog if there is one. Never ends; without a manager it never begins.
@@ -82,12 +136,13 @@ pub(crate) fn keep<'a>(listeners: impl Iterator<Item = &'a TcpListener>, already
 /// What feeds the watchdog is the turns of the shards: it is told that all is well when each of them has made one since the last time, or has
 /// come to its end. One that has nothing to do is woken for that.
 pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHandle<()>>, gate: Arc<Gate>) {
-    if std::env::var_os("NOTIFY_SOCKET").is_none() {
+    if manager().is_none() {
         return;
     }
-    let patience = sd_notify::watchdog_enabled();
+    let patience = sd_notify::watchdog_enabled().filter(|patience| !patience.is_zero());
     // A shard has a tick to make its turn, and may miss one.
-    let mut ticks = interval(patience.map_or(STATUS_INTERVAL, |patience| STATUS_INTERVAL.min(patience / 4)));
+    let tick = |patience: Duration| (patience / 4).clamp(FEED_INTERVAL_MIN, STATUS_INTERVAL);
+    let mut ticks = interval(patience.map_or(STATUS_INTERVAL, tick));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut turns = vec![u64::MAX; shards.len()];
     let mut said = None;
@@ -97,8 +152,13 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
         let goes_on = |(id, thread): (usize, &JoinHandle<()>)| {
             thread.is_finished() || stats.shards[id].turns.value() != turns[id]
         };
+        // All in one message: a manager that does not read holds this thread up once.
+        let mut states = Vec::new();
+        if OWES_READY.load(Ordering::Relaxed) && !gate.is_draining() {
+            states.push(NotifyState::Ready);
+        }
         if patience.is_some() && shards.iter().enumerate().all(goes_on) {
-            notify(&[NotifyState::Watchdog]);
+            states.push(NotifyState::Watchdog);
             for (id, turns) in turns.iter_mut().enumerate() {
                 *turns = stats.shards[id].turns.value();
             }
@@ -106,10 +166,15 @@ pub(crate) async fn report(stats: Arc<Stats>, bus: Arc<Bus>, shards: Vec<JoinHan
         if patience.is_some() {
             (0..shards.len()).for_each(|id| bus.mailbox(id as ShardId).ring());
         }
+        let status;
         if said.is_none() || now - told >= STATUS_INTERVAL {
             let seen = Seen::now(&stats, &bus);
-            notify(&[NotifyState::Status(&seen.told(said.as_ref(), now - told, gate.is_draining()))]);
+            status = seen.told(said.as_ref(), now - told, gate.is_draining());
+            states.push(NotifyState::Status(&status));
             (said, told) = (Some(seen), now);
+        }
+        if !states.is_empty() {
+            notify(&states);
         }
     }
 }

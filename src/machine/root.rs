@@ -1,7 +1,8 @@
 //! Where the machine's files are: below `/`, or below another folder with a made-up machine in it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// The folder that stands for `/`. Names of files are given without the first slash.
@@ -83,6 +84,39 @@ impl Root {
         self.folder.join(name).exists()
     }
 
+    /// The text of a file that nobody but the user of this process can have written.
+    ///
+    /// # Errors
+    /// What the system says; `NotFound` when there is none, and `PermissionDenied` when somebody else owns it or may write to it.
+    pub(super) fn own_text(&self, name: &str) -> io::Result<String> {
+        let mut file = File::open(self.folder.join(name))?;
+        let its = file.metadata()?;
+        if its.uid() != rustix::process::geteuid().as_raw() || its.mode() & 0o022 != 0 {
+            let why = "it is of another user, or others may write to it: it is not trusted";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Makes sure that no other process has this for the same folder, which is made if need be, until what is answered is dropped.
+    ///
+    /// # Errors
+    /// `ResourceBusy` when another has, and what the system says.
+    pub(super) fn lock(&self, folder: &str) -> io::Result<File> {
+        let folder = self.folder.join(folder);
+        fs::create_dir_all(&folder)?;
+        let folder = File::open(folder)?;
+        folder.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another throng tune runs at this moment")
+            }
+            TryLockError::Error(error) => error,
+        })?;
+        Ok(folder)
+    }
+
     /// Writes a file so that whoever reads it, also after the power failed, finds what was there before or all of `text`.
     ///
     /// # Errors
@@ -92,7 +126,9 @@ impl Root {
         let parent = path.parent().unwrap_or(&self.folder);
         fs::create_dir_all(parent)?;
         let new = path.with_extension("new");
-        let mut file = File::create(&new)?;
+        // What an earlier run has left goes. What somebody else puts there meanwhile is not written through.
+        self.remove(&new)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&new)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &path)?;
@@ -103,7 +139,7 @@ impl Root {
     ///
     /// # Errors
     /// What the system says.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+    pub(super) fn remove(&self, name: impl AsRef<Path>) -> io::Result<()> {
         match fs::remove_file(self.folder.join(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             result => result,

@@ -12,7 +12,8 @@ use std::path::PathBuf;
 
 /// What the machine starts with. systemd reads it after what distributions bring, and before what is numbered higher.
 const FILE: &str = "etc/sysctl.d/90-throng.conf";
-/// What was there before.
+/// Where it is kept what was there before. One process at a time goes about it.
+const KEPT: &str = "var/lib/throng";
 const BEFORE: &str = "var/lib/throng/sysctl-before.json";
 
 /// What the command line says of tuning.
@@ -109,6 +110,11 @@ pub fn run(args: &Args) -> Result<String, Failure> {
     if changes && root.is_real() && !rustix::process::geteuid().is_root() {
         return Err(Failure::NotRoot);
     }
+    let _alone = if changes {
+        Some(root.lock(KEPT).map_err(|error| Failure::File { name: KEPT.to_owned(), error })?)
+    } else {
+        None
+    };
     match args.profile {
         _ if args.revert => revert(&root),
         Some(profile) if args.apply => apply(&root, profile),
@@ -202,7 +208,11 @@ fn apply(root: &Root, profile: Name) -> Result<String, Failure> {
     for key in others {
         refused += usize::from(!put_back(root, &mut before, &key, &mut text));
     }
-    keep(root, &before)?;
+    // By now the kernel's settings are others, and that is to be told whatever becomes of the file.
+    if let Err(failure) = keep(root, &before) {
+        refused += 1;
+        say(&mut text, &format!("{failure}\n"));
+    }
     say(&mut text, &format!("written to /{FILE}; what was there before is in /{BEFORE}\n"));
     done(text, refused)
 }
@@ -267,13 +277,15 @@ fn is_less(old: &str, new: &str) -> bool {
 }
 
 fn before(root: &Root) -> Result<Option<Before>, Failure> {
-    if !root.has(BEFORE) {
-        return Ok(None);
-    }
-    let text = root.text(BEFORE).unwrap_or_default();
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(|error| Failure::File { name: BEFORE.to_owned(), error: io::Error::other(error) })
+    let failure = |error| Failure::File { name: BEFORE.to_owned(), error };
+    let text = match root.own_text(BEFORE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        result => result.map_err(failure)?,
+    };
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        let why = format!("{error}; without this file, what was there before is not known any more");
+        failure(io::Error::other(why))
+    })
 }
 
 fn keep(root: &Root, before: &Before) -> Result<(), Failure> {

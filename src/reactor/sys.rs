@@ -70,6 +70,10 @@ pub fn passed() -> io::Result<Vec<(String, OwnedFd)>> {
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
+    // What is for another process may have names all the same, which are then too many.
+    if sd_notify::listen_fds()?.len() == 0 {
+        return Ok(Vec::new());
+    }
     let named = sd_notify::listen_fds_with_names()?.map(|(descriptor, name)| {
         #[expect(unsafe_code, reason = "a number becomes a descriptor that is closed when it is dropped")]
         // SAFETY: the variables are for this process and the descriptor is open, as has just been checked; nothing else here knows it,

@@ -1,9 +1,7 @@
 //! What two scrapes say of the time between them.
 
 use super::scrape::Scrape;
-
-/// The most shards that are looked at: a server has fewer, and what says that it has more is none.
-const SHARDS_MAX: usize = 256;
+use crate::message::SHARDS_MAX;
 
 /// The server at the later one. Rates and shares are those of the time between, `None` when it has not been looked at before.
 #[derive(Clone, Debug, Default)]
@@ -152,6 +150,7 @@ impl Figures {
             shards: now
                 .values("throng_connections", "shard")
                 .into_iter()
+                // No throng has more, whatever this server says.
                 .take(SHARDS_MAX)
                 .map(shard)
                 .collect(),
@@ -185,6 +184,13 @@ mod tests {
              throng_messages_received_total{{shard=\"0\"}} {messages}\n"
         );
         Scrape::parse(&text, Time::from_ms(at_ms))
+    }
+
+    #[test]
+    fn there_are_no_more_shards_than_a_process_can_have() {
+        let text: String =
+            (0..70_000).map(|id| format!("throng_connections{{shard=\"{id}\"}} 1\n")).collect();
+        assert_eq!(Figures::new(&Scrape::parse(&text, Time::default()), None).shards.len(), SHARDS_MAX);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 use crate::time::Time;
 use std::collections::HashMap;
 
+/// Samples that are taken of one name: twice what the most shards have to say of a duration. Others are more than we want to go through.
+const SAMPLES_MAX: usize = 16_384;
+
 /// One scrape.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scrape {
@@ -21,7 +24,10 @@ impl Scrape {
             let Ok(number) = number.parse() else { continue };
             let (name, labels) = series.split_once('{').unwrap_or((series, "}"));
             let labels = labels.strip_suffix('}').unwrap_or(labels);
-            samples.entry(name.to_owned()).or_default().push((labels.to_owned(), number));
+            let its = samples.entry(name.to_owned()).or_default();
+            if its.len() < SAMPLES_MAX {
+                its.push((labels.to_owned(), number));
+            }
         }
         Scrape { at, samples }
     }
@@ -62,13 +68,15 @@ impl Scrape {
                 let Some((_, bound)) = labels.split_once("le=\"") else { continue };
                 let bound = bound.split('"').next().unwrap_or_default().replace("+Inf", "inf");
                 let Ok(bound) = bound.parse::<f64>() else { continue };
-                match counts.iter_mut().find(|(other, _)| *other == bound) {
-                    Some((_, sum)) => *sum += sign * count,
-                    None => counts.push((bound, sign * count)),
-                }
+                counts.push((bound, sign * count));
             }
         }
         counts.sort_by(|one, other| one.0.total_cmp(&other.0));
+        counts.dedup_by(|next, sum| {
+            let is_same = next.0 == sum.0;
+            sum.1 += if is_same { next.1 } else { 0.0 };
+            is_same
+        });
         let all = counts.last().map(|(_, count)| *count).filter(|count| *count >= 1.0)?;
         let rank = all * quantile;
         let (mut lower, mut below) = (0.0, 0.0);
@@ -105,6 +113,14 @@ mod tests {
         assert_eq!(scrape.values("a_total", "shard"), ["0", "1"]);
         assert_eq!(scrape.values("c", "x"), ["y z"]);
         assert!(scrape.has("b") && !scrape.has("d") && scrape.sum("d").is_sign_positive());
+    }
+
+    #[test]
+    fn of_what_has_no_end_the_first_is_taken() {
+        let text: String = (0..2 * SAMPLES_MAX).map(|le| format!("d_bucket{{le=\"{le}\"}} {le}\n")).collect();
+        let scrape = Scrape::parse(&text, Time::default());
+        assert_eq!(scrape.values("d_bucket", "le").len(), SAMPLES_MAX);
+        assert!(scrape.quantile(&Scrape::default(), "d", "", 0.5).is_some());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -360,12 +361,60 @@ fn what_was_before_survives_an_end_in_the_middle() {
     assert_eq!(machine.text("proc/sys/net/core/somaxconn"), "128\n");
     assert!(!machine.has("etc/sysctl.d/90-throng.new"));
 
+    // One that somebody else could have written is not believed: root would write what it says to the kernel's settings.
+    let before = "var/lib/throng/sysctl-before.json";
+    let machine = machine.with("proc/sys/kernel/core_pattern", "core\n").with(
+        before,
+        r#"{"profile":"density","version":"0.1.0","values":{"kernel.core_pattern":"|/tmp/theirs"}}"#,
+    );
+    let anybodys = fs::Permissions::from_mode(0o666);
+    fs::set_permissions(machine.folder.join(before), anybodys).expect("it is ours");
+    let reverted = machine.run(&["tune", "--revert"]);
+    assert_eq!(reverted.code, Some(1));
+    assert!(reverted.stderr.contains("it is not trusted"), "{}", reverted.stderr);
+    assert_eq!(machine.text("proc/sys/kernel/core_pattern"), "core\n");
+    fs::remove_file(machine.folder.join(before)).expect("it is there");
+
     // A file that says nothing sensible is not overwritten: nothing is changed that could not be put back.
     let machine = machine.with("var/lib/throng/sysctl-before.json", "{");
     let applied = machine.run(&["tune", "--profile", "density", "--apply"]);
     assert_eq!(applied.code, Some(1));
     assert!(applied.stderr.contains("sysctl-before.json"), "{}", applied.stderr);
     assert_eq!(machine.text("proc/sys/net/core/somaxconn"), "128\n");
+}
+
+#[test]
+fn what_lies_where_it_writes_is_replaced_and_not_followed() {
+    let machine = Machine::new("planted").with("victim", "as it was");
+    for name in ["etc/sysctl.d/90-throng.new", "var/lib/throng/sysctl-before.new"] {
+        let path = machine.folder.join(name);
+        fs::create_dir_all(path.parent().expect("it is below the folder")).expect("a folder can be made");
+        symlink(machine.folder.join("victim"), path).expect("it is not there yet");
+    }
+    assert_eq!(machine.run(&["tune", "--profile", "density", "--apply"]).code, Some(0));
+    assert_eq!(machine.text("victim"), "as it was");
+    assert_eq!(machine.run(&["tune", "--revert"]).code, Some(0));
+}
+
+#[test]
+fn only_one_at_a_time_changes_settings() {
+    let machine = Machine::new("parallel").with("proc/sys/net/core/somaxconn", "128\n");
+    let outcomes: Vec<Outcome> = std::thread::scope(|scope| {
+        let profiles = ["density", "latency", "density", "latency", "density", "latency"];
+        let machine = &machine;
+        let tune = |profile| move || machine.run(&["tune", "--profile", profile, "--apply"]);
+        let threads: Vec<_> = profiles.into_iter().map(|profile| scope.spawn(tune(profile))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("it ran")).collect()
+    });
+    for outcome in &outcomes {
+        let is_refused = outcome.stderr.contains("another throng tune runs at this moment");
+        assert!(outcome.code == Some(0) || (outcome.code == Some(1) && is_refused), "{}", outcome.stderr);
+    }
+    assert!(outcomes.iter().any(|outcome| outcome.code == Some(0)));
+    assert_eq!(machine.run(&["tune", "--revert"]).code, Some(0));
+    assert_eq!(machine.text("proc/sys/net/core/somaxconn"), "128\n");
+    assert_eq!(machine.text("proc/sys/net/ipv4/tcp_slow_start_after_idle"), "1\n");
+    assert_eq!(machine.text("proc/sys/net/ipv4/tcp_notsent_lowat"), "4294967295\n");
 }
 
 /// Runs a script as root in a network namespace of its own, with the kernel's settings below the machine's folder.

@@ -10,6 +10,7 @@ use crate::harness::{Client, Raw, Server, WAIT, frame};
 use serde_json::{Value, json};
 use std::io::{BufRead as _, BufReader, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -147,6 +148,65 @@ fn a_failed_start_says_why() {
     let status = manager.wait_for_said("STATUS");
     assert!(status.starts_with(&format!("cannot listen on {address} (server.listen)")), "{status}");
     assert_eq!(manager.wait_for("exited").number("code"), 1);
+}
+
+#[test]
+fn a_manager_in_a_container_has_an_abstract_name() {
+    let mut manager = Manager::of_throng(&["--abstract", "--watchdog", "1", "--fdstore-max", "8"], &[]);
+    manager.start();
+    assert_eq!(manager.wait_for_said("WATCHDOG"), "1");
+    assert_eq!(stored(&mut manager).len(), 2);
+}
+
+#[test]
+fn a_manager_that_does_not_read_holds_nobody_up_and_learns_later_that_it_is_ready() {
+    let folder = Folder::new("stuck-manager");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(WAIT)).expect("it has one");
+    let filler = UnixDatagram::unbound().expect("a socket");
+    filler.set_nonblocking(true).expect("it can");
+    while filler.send_to(b"X=1", &path).is_ok() {}
+    let place = path.to_str().expect("a path of ours");
+    let mut server = Server::with_environment(&[("NOTIFY_SOCKET", place), ("WATCHDOG_USEC", "400000")]);
+    server.wait_for_log("the service manager cannot be told anything (NOTIFY_SOCKET)");
+    is_served(server.address());
+    let heard = |what: &str| {
+        let mut buffer = [0; 4_096];
+        let text =
+            manager.recv(&mut buffer).map(|length| String::from_utf8_lossy(&buffer[..length]).into_owned());
+        text.expect("it comes").contains(what)
+    };
+    // That it is ready is said again, and all else goes on.
+    while !heard("READY=1") {}
+    while !heard("WATCHDOG=1") {}
+    while filler.send_to(b"X=1", &path).is_ok() {}
+    drop(server);
+}
+
+#[test]
+fn a_watchdog_of_no_time_is_none_and_one_of_next_to_none_is_no_flood() {
+    let folder = Folder::new("hasty-manager");
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(ms(300))).expect("it has one");
+    let place = path.to_str().expect("a path of ours");
+    for (microseconds, is_fed) in [("0", false), ("1", true), ("18446744073709551615", true), ("x", false)] {
+        let server = Server::with_environment(&[("NOTIFY_SOCKET", place), ("WATCHDOG_USEC", microseconds)]);
+        is_served(server.address());
+        let start = now();
+        let mut buffer = [0; 4_096];
+        let mut fed = 0;
+        while start.elapsed() < ms(500)
+            && let Ok(length) = manager.recv(&mut buffer)
+        {
+            fed += u32::from(buffer[..length].starts_with(b"WATCHDOG=1"));
+        }
+        assert!((fed > 0) == is_fed && fed < 100, "{microseconds}: fed {fed} times");
+        drop(server);
+        // What was still said at the end.
+        while manager.recv(&mut buffer).is_ok() {}
+    }
 }
 
 #[test]
@@ -356,6 +416,16 @@ fn listeners_are_kept_all_or_none() {
 }
 
 #[test]
+fn there_is_one_control_port() {
+    let options = ["--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--fdname", "control"];
+    let mut manager = Manager::of_throng(&options, &[]);
+    manager.order("start");
+    let status = manager.wait_for_said("STATUS");
+    assert!(status.contains("(control): there can be one of this name"), "{status}");
+    assert_eq!(manager.wait_for("exited").number("code"), 1);
+}
+
+#[test]
 fn listeners_that_the_manager_opens_are_used_by_all_shards() {
     for reuseport in [false, true] {
         let mut options =
@@ -413,6 +483,9 @@ fn what_is_passed_and_is_no_listener_is_an_error_with_its_name() {
 #[test]
 fn what_is_passed_to_another_process_is_left_alone() {
     // As a process has it that was started by one that systemd has started.
-    let server = Server::with_environment(&[("LISTEN_PID", "1"), ("LISTEN_FDS", "3")]);
-    is_served(server.address());
+    for names in [&[][..], &[("LISTEN_FDNAMES", "a:b:c")]] {
+        let variables = [&[("LISTEN_PID", "1"), ("LISTEN_FDS", "3")], names].concat();
+        let server = Server::with_environment(&variables);
+        is_served(server.address());
+    }
 }

@@ -39,8 +39,8 @@ const TOLD_AGAIN_MS_MAX: u64 = 10_000;
 /// What was found last. Whoever asks while it is being found waits for it.
 #[derive(Debug, Default)]
 pub(super) struct Tops {
-    rooms: Mutex<Found<Room>>,
-    connections: Mutex<Found<SlowPerson>>,
+    rooms: Arc<Mutex<Found<Room>>>,
+    connections: Arc<Mutex<Found<SlowPerson>>>,
 }
 
 /// The first of all, in their order.
@@ -104,11 +104,16 @@ pub(super) async fn rooms(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     let limit = limit(&uri)?;
-    let mut found = control.api.tops.rooms.lock().await;
-    let now = control.clock.now();
-    if found.is_old(now) {
-        let rooms = biggest_rooms(&control).await;
-        found.find(rooms, now, control.clock.now());
+    let mut found = control.api.tops.rooms.clone().lock_owned().await;
+    if found.is_old(control.clock.now()) {
+        let control = control.clone();
+        found = to_the_end(async move {
+            let start = control.clock.now();
+            let rooms = biggest_rooms(&control).await;
+            found.find(rooms, start, control.clock.now());
+            Ok(found)
+        })
+        .await?;
     }
     let age_ms = found.age_ms(control.clock.now());
     let rooms = &found.items[..found.items.len().min(limit)];
@@ -122,15 +127,29 @@ pub(super) async fn connections(
     uri: Uri,
 ) -> Result<Response, Refusal> {
     let limit = limit(&uri)?;
-    let mut found = control.api.tops.connections.lock().await;
-    let now = control.clock.now();
-    if found.is_old(now) {
-        let slowest = slowest_connections(&control).await?;
-        found.find(slowest, now, control.clock.now());
+    let mut found = control.api.tops.connections.clone().lock_owned().await;
+    if found.is_old(control.clock.now()) {
+        let control = control.clone();
+        found = to_the_end(async move {
+            let start = control.clock.now();
+            let slowest = slowest_connections(&control).await?;
+            found.find(slowest, start, control.clock.now());
+            Ok(found)
+        })
+        .await?;
     }
     let age_ms = found.age_ms(control.clock.now());
     let connections = &found.items[..found.items.len().min(limit)];
     Ok(Json(Connections { connections, age_ms }).into_response())
+}
+
+/// Looks for something, to the end also when whoever asked has gone meanwhile: else those who do not wait for their answers would have it
+/// begun anew each time.
+async fn to_the_end<T: Send + 'static>(
+    look: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Result<T, Refusal> {
+    let found = tokio::spawn(look).await;
+    found.unwrap_or_else(|_| Err(Refusal::busy("this process comes to its end")))
 }
 
 fn limit(uri: &Uri) -> Result<usize, Refusal> {

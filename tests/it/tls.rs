@@ -458,6 +458,8 @@ fn records_that_were_touched_end_the_connection_with_an_alert() {
     // A drain tells who is connected in the words of both.
     let mut socket = certificate.connect(&server).into_websocket("/ws");
     server.signal(Signal::TERM);
+    let hint = socket.read().expect("when to come back");
+    assert!(hint.to_text().is_ok_and(|text| text.starts_with(r#"{"type":"disconnect""#)), "{hint:?}");
     let last = socket.read().expect("a close frame");
     assert!(matches!(&last, Message::Close(Some(frame)) if u16::from(frame.code) == 1001), "{last:?}");
     drop(socket);

@@ -65,6 +65,7 @@ restarts() { inside systemctl show throng --property NRestarts --value; }
 # Clients that are there while a command runs, and what became of them: all told to go with 1001, nobody refused, all back.
 through() {
   local out=/root/storm.json
+  rm -f "$root/$out" "$root/root/storm.log"
   inside bash -c "throng-load storm --restart ws://127.0.0.1:7070 --connections 5000 --seconds 60 --json >$out 2>/root/storm.log" &
   within 30 inside grep --quiet "all are open" /root/storm.log
   "$@"

@@ -327,8 +327,15 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
                     Order::Verbose => log.toggle_verbose(),
                     Order::Reload => {
                         systemd::notify_of_reload();
-                        reload.reload().await;
+                        // A set of keys that is slow to come does not hold up the end.
+                        let ends = tokio::select! {
+                            () = reload.reload() => false,
+                            () = signals.end() => true,
+                        };
                         systemd::notify(&[NotifyState::Ready]);
+                        if ends {
+                            break;
+                        }
                     }
                 },
                 Some(outcome) = stops.recv() => return Err(outcome.too_early()),
@@ -381,6 +388,14 @@ impl Signals {
             dump: signal(SignalKind::user_defined1())?,
             verbose: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// The next one that says to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// What the next one says.

@@ -14,23 +14,25 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Writes the resident memory of the process into `stats`, now and then once a second. Never ends; where there is no
-/// `/proc` it says so once and leaves the number at 0.
-pub async fn sample_memory(stats: Arc<Stats>) {
-    let memory = match Memory::open() {
-        Ok(memory) => memory,
-        Err(error) => {
-            tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured");
-            return std::future::pending().await;
-        }
+/// Writes the resident memory of the process into `stats`: at once, before anybody can ask for it, and once a second by what is answered.
+/// That never ends; where there is no `/proc` it is said once and the number stays 0.
+pub fn sample_memory(stats: Arc<Stats>) -> impl Future<Output = ()> {
+    let memory = Memory::open();
+    let sample = move |memory: &Memory| match memory.resident_bytes() {
+        Ok(bytes) => stats.memory_bytes.set(bytes),
+        Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be read"),
     };
-    let mut seconds = interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        seconds.tick().await;
-        match memory.resident_bytes() {
-            Ok(bytes) => stats.memory_bytes.set(bytes),
-            Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be read"),
+    match &memory {
+        Ok(memory) => sample(memory),
+        Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured"),
+    }
+    async move {
+        let Ok(memory) = memory else { return std::future::pending().await };
+        let mut seconds = interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            seconds.tick().await;
+            sample(&memory);
         }
     }
 }

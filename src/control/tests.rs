@@ -704,11 +704,20 @@ fn closing_waits_for_nobody_long() {
 }
 
 #[test]
-fn memory_is_sampled_at_once() {
+fn memory_is_sampled_before_anybody_can_ask() {
+    let stats = Arc::new(Stats::new(1));
+    let _samples = sample_memory(stats.clone());
+    assert!(stats.memory_bytes.value() > 1 << 20, "{:?}", stats.memory_bytes);
+}
+
+#[test]
+fn memory_is_sampled_as_long_as_we_run() {
     let stats = Arc::new(Stats::new(1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let sampled = timeout(Duration::from_millis(500), sample_memory(stats.clone())).await;
+        let samples = sample_memory(stats.clone());
+        stats.memory_bytes.set(0);
+        let sampled = timeout(Duration::from_millis(500), samples).await;
         assert!(sampled.is_err(), "it never ends");
     });
     assert!(stats.memory_bytes.value() > 1 << 20, "{:?}", stats.memory_bytes);

@@ -39,7 +39,7 @@ impl Reload<'_> {
     }
 
     /// Reads the configuration and lets it take effect as far as it can, and logs what came of it. Certificates and keys are read again
-    /// in any case. Takes as long as their files, and a set of keys at a URL at most some seconds.
+    /// in any case. Takes as long as their files, and a set of keys at a URL at most some seconds; who does not wait for that has changed nothing.
     pub(super) async fn reload(&mut self) {
         let merged = match (self.again)().and_then(|new| self.config.merge(&new)) {
             Ok(merged) => merged,

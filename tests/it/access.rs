@@ -12,7 +12,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 pub(crate) const SECRET: &str = "a secret of thirty-two bytes, ok";
@@ -311,7 +311,12 @@ impl KeyServer {
     }
 
     fn show(&self, status: u16, body: impl Into<String>) {
-        *self.answer.lock().expect("nobody panicked") = (status, body.into());
+        *self.hold() = (status, body.into());
+    }
+
+    /// Nobody is answered as long as this is held.
+    pub(crate) fn hold(&self) -> MutexGuard<'_, (u16, String)> {
+        self.answer.lock().expect("nobody panicked")
     }
 }
 

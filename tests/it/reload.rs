@@ -1,7 +1,7 @@
 //! SIGHUP and SIGUSR2: what takes effect while clients are connected, what is named instead, and that a wrong file changes nothing; the
 //! log in the journal, and its line now and then.
 
-use crate::access::{SECRET, token};
+use crate::access::{KeyServer, SECRET, token};
 use crate::harness::clock::rest;
 use crate::harness::raw::{CONTINUATION, FIN, TEXT, upgrade_head};
 use crate::harness::redis::folder;
@@ -292,6 +292,19 @@ fn a_drain_is_as_was_read_last() {
     reloading.server.signal(Signal::TERM);
     assert_eq!(client.closed().0, 1001);
     assert!(reloading.server.wait_for_exit().success());
+}
+
+#[test]
+fn who_is_told_to_end_does_not_wait_for_a_set_of_keys() {
+    let keys = KeyServer::start();
+    let mut reloading = Reloading::start(&format!("[auth]\njwks = \"{}\"\n", keys.url));
+    let _held = keys.hold();
+    let before = keys.requests.load(Relaxed);
+    reloading.server.signal(Signal::HUP);
+    eventually("it is asked for", || (keys.requests.load(Relaxed) > before).then_some(()));
+    reloading.server.signal(Signal::TERM);
+    assert!(reloading.server.wait_for_exit().success());
+    assert_eq!(reloading.said(LOADED) + reloading.said(REFUSED), 0, "it was not waited for");
 }
 
 #[test]

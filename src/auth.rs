@@ -27,6 +27,8 @@ pub struct Rules {
     pub connections_max: usize,
     /// Sockets in the process, open connections included. Above `connections_max`, so that there is room to say no.
     pub sockets_max: usize,
+    /// From how many hundredths of the memory on, which the process may have, nobody new is admitted; from 100 on that does not matter.
+    pub memory_percent_max: u32,
     /// Open connections of one address (of one /64 for IPv6); `None` for no limit.
     pub per_ip_max: Option<u32>,
     /// Sockets of one address, open connections included, but for those of trusted proxies; `None` for no limit. Above `per_ip_max`,
@@ -68,6 +70,7 @@ pub struct Gate {
     open: AtomicUsize,
     peak: AtomicUsize,
     draining: AtomicBool,
+    short_of_memory: AtomicBool,
     hasher: RandomState,
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
     /// Where it is noted whose open connections have changed, when other processes count them as well.
@@ -233,6 +236,8 @@ impl fmt::Display for Subject {
 
 impl Gate {
     const STRIPES: usize = 16;
+    /// Hundredths of the memory that must be free again before new connections are let in, so that each that ends does not let one in.
+    const MEMORY_PERCENT_AGAIN: u32 = 2;
 
     /// A gate with these rules and nobody inside.
     pub fn new(rules: Rules) -> Gate {
@@ -245,6 +250,7 @@ impl Gate {
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
+            short_of_memory: AtomicBool::new(false),
             hasher: RandomState::new(),
             subjects: Default::default(),
             changed: OnceLock::new(),
@@ -364,7 +370,7 @@ impl Gate {
     /// # Errors
     /// [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
     pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
-        if !take_place(&self.open, self.rules.load().connections_max) {
+        if self.short_of_memory.load(Relaxed) || !take_place(&self.open, self.rules.load().connections_max) {
             return Err(Reject::Full);
         }
         if let Some(max) = self.rules.load().per_ip_max
@@ -513,6 +519,27 @@ impl Gate {
         self.rules.load().sockets_max
     }
 
+    /// So much of the memory that the process may have is taken, as a part of 1. When that is as much as may be, nobody new is admitted until
+    /// it is less by [`Gate::MEMORY_PERCENT_AGAIN`]. Answers, when that changes, whether memory is short now.
+    pub fn weigh(&self, taken: f64) -> Option<bool> {
+        let max = self.memory_percent_max();
+        let was_short = self.short_of_memory.load(Relaxed);
+        let from = if was_short { max.saturating_sub(Gate::MEMORY_PERCENT_AGAIN) } else { max };
+        let is_short = max < 100 && taken * 100.0 >= f64::from(from);
+        self.short_of_memory.store(is_short, Relaxed);
+        (is_short != was_short).then_some(is_short)
+    }
+
+    /// From how many hundredths of the memory on nobody new is admitted.
+    pub fn memory_percent_max(&self) -> u32 {
+        self.rules.load().memory_percent_max
+    }
+
+    /// True while nobody new is admitted because of the memory that is taken.
+    pub fn is_short_of_memory(&self) -> bool {
+        self.short_of_memory.load(Relaxed)
+    }
+
     /// From now on nobody should be sent here any more. Who comes all the same is admitted, as long as the shard that it comes to does not drain.
     pub fn drain(&self) {
         self.draining.store(true, Relaxed);
@@ -617,6 +644,27 @@ mod tests {
 
     fn ip(text: &str) -> Ip {
         text.parse::<IpAddr>().expect("an address").into()
+    }
+
+    #[test]
+    fn nobody_new_comes_in_while_memory_is_short() {
+        let gate = gate(Rules { memory_percent_max: 90, ..Rules::default() });
+        let ip = Ip::default();
+        assert_eq!(gate.admit(ip), Ok(()));
+        // It closes at its bound, and opens when there is some room again.
+        let weighed = [0.5, 0.89, 0.9, 1.2, 0.89, 0.881, 0.879, 0.89].map(|taken| gate.weigh(taken));
+        assert_eq!(weighed, [None, None, Some(true), None, None, None, Some(false), None]);
+        assert_eq!(gate.weigh(0.95), Some(true));
+        assert_eq!((gate.admit(ip), gate.open()), (Err(Reject::Full), 1));
+        assert!(gate.is_short_of_memory());
+        gate.set_rules(Rules {
+            memory_percent_max: 100,
+            connections_max: 10,
+            sockets_max: 12,
+            ..Rules::default()
+        });
+        assert_eq!((gate.weigh(1.0), gate.admit(ip)), (Some(false), Ok(())));
+        assert_eq!(gate.weigh(1.1), None, "that does not matter");
     }
 
     #[test]

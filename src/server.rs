@@ -311,7 +311,7 @@ fn serve(config: &Config, log: &Log, again: Again<'_>) -> Result<(), Failure> {
             are_kept,
             "listening"
         );
-        tokio::spawn(control::sample_memory(stats.clone()));
+        tokio::spawn(control::sample_memory(stats.clone(), gate.clone()));
         tokio::spawn(refresh::keep_fresh(tokens, clock));
         if let Some(listener) = control_listener {
             let listener = tokio::net::TcpListener::from_std(listener).map_err(Failure::System)?;
@@ -505,6 +505,7 @@ fn rules(config: &Config, shards: usize) -> Result<Rules, Failure> {
     Ok(Rules {
         connections_max,
         sockets_max: descriptors.sockets_for(connections_max),
+        memory_percent_max: limits.memory_percent_max,
         per_ip_max,
         sockets_per_ip_max: per_ip_max.map(|max| max + max.max(SOCKETS_PER_IP_TO_REFUSE)),
         per_user_max: (limits.connections_per_user_max > 0).then_some(limits.connections_per_user_max),

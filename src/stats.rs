@@ -12,6 +12,9 @@ pub struct Stats {
     pub shards: Box<[ShardStats]>,
     /// Resident memory of the process in bytes, sampled by the control thread once a second; 0 until then.
     pub memory_bytes: Gauge,
+    /// How much is taken, by whomever, of the bound on its memory that is fullest: of the machine, or of a control group around it. 0 also
+    /// where the system does not tell.
+    pub memory_taken_permille: Gauge,
 }
 
 impl Stats {
@@ -26,7 +29,11 @@ impl Stats {
             patterns: (0..patterns).map(|_| NamespaceStats::default()).collect(),
             ..ShardStats::default()
         };
-        Stats { shards: (0..shards).map(shard).collect(), memory_bytes: Gauge::default() }
+        Stats {
+            shards: (0..shards).map(shard).collect(),
+            memory_bytes: Gauge::default(),
+            memory_taken_permille: Gauge::default(),
+        }
     }
 
     /// The sum of one number over all shards.

@@ -154,6 +154,7 @@ impl Config {
         }
         lines.extend(self.event_limits.iter().map(event_limit_in_words));
         let off: Vec<&str> = [
+            ("memory_percent_max", limits.memory_percent_max == 100),
             ("connections_per_ip_max", limits.connections_per_ip_max == 0),
             ("connections_per_user_max", limits.connections_per_user_max == 0),
             ("accepts_per_second_max", limits.accepts_per_second_max == 0),

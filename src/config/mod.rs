@@ -184,6 +184,9 @@ settings! {
     limits: Limits, Yes {
         /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
         connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
+        /// New connections are refused, with 503, while so much of the memory is taken that the process may have, in hundredths: of the
+        /// machine's, or of that of a control group around it, `MemoryHigh` and `MemoryMax` of its unit. 100 never refuses for that.
+        memory_percent_max: u32 = "95", Kind::Number { min: 1, max: 100 };
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 }, WhileOn;

@@ -11,6 +11,7 @@ use crate::bus::calls::{self, Calls};
 use crate::bus::mailbox::Mailbox;
 use crate::bus::notices::Notices;
 use crate::bus::presence::PresenceStats;
+use crate::machine;
 use crate::message::{Reject, ShardId, TokenFault};
 use crate::stats::{
     Counter, Ending, Histogram, LEFT_OUT_LABELS, NamespaceStats, Recovered, ShardStats, TransportFault,
@@ -648,9 +649,15 @@ impl Numbers {
         // From here on, the names that Prometheus' own clients use for any process.
         let memory = control.stats.memory_bytes.value();
         gauge(encoder, "process_resident_memory", "Resident memory.", Some(Unit::Bytes), memory)?;
-        let max = process::memory_max();
+        let max = machine::Memory::here().max_bytes();
         let help = "Memory that the process may have.";
         gauge(encoder, "throng_memory_max", help, Some(Unit::Bytes), max)?;
+        let taken = control.stats.memory_taken_permille.value() as f64 / 1e3;
+        let help = "Part of the memory that is taken, of the bound that is fullest.";
+        gauge(encoder, "throng_memory_taken_ratio", help, None, taken)?;
+        let is_short = u64::from(control.gate.is_short_of_memory());
+        let help = "1 while new connections are refused because memory is short, else 0.";
+        gauge(encoder, "throng_memory_short", help, None, is_short)?;
         let started = control.started_unix_ms as f64 / 1e3;
         gauge(
             encoder,

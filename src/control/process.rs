@@ -1,54 +1,79 @@
 //! What the kernel knows about this process.
 
+use crate::auth::Gate;
+use crate::machine::{self, Taken};
 use crate::stats::Stats;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
-use rustix::system::sysinfo;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
-/// Writes the resident memory of the process into `stats`: at once, before anybody can ask for it, and once a second by what is answered.
-/// That never ends; where there is no `/proc` it is said once and the number stays 0.
-pub fn sample_memory(stats: Arc<Stats>) -> impl Future<Output = ()> {
-    let memory = Memory::open();
-    let sample = move |memory: &Memory| match memory.resident_bytes() {
-        Ok(bytes) => stats.memory_bytes.set(bytes),
-        Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be read"),
-    };
-    match &memory {
-        Ok(memory) => sample(memory),
-        Err(error) => tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured"),
+/// Writes the resident memory of the process into `stats`, and how full its bounds are, and has the gate close where these are full: at once,
+/// before anybody can ask, and once a second by what is answered. That never ends; where there is no `/proc` it is said once and the
+/// numbers stay 0.
+pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output = ()> {
+    let resident = Resident::open();
+    if let Err(error) = &resident {
+        tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured");
     }
+    let bounds = machine::Memory::here();
+    let sample = move || {
+        match resident.as_ref().map(Resident::bytes) {
+            Ok(Ok(bytes)) => stats.memory_bytes.set(bytes),
+            Ok(Err(error)) => tracing::warn!(%error, "/proc/self/statm cannot be read"),
+            // That was said.
+            Err(_) => {}
+        }
+        if let Some(fullest) = bounds.fullest() {
+            stats.memory_taken_permille.set((fullest.ratio() * 1e3) as u64);
+            weigh(&gate, fullest);
+        }
+    };
+    sample();
     async move {
-        let Ok(memory) = memory else { return std::future::pending().await };
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             seconds.tick().await;
-            sample(&memory);
+            sample();
         }
     }
 }
 
+/// Has the gate know how full the memory is, and says when it closes or opens for that.
+fn weigh(gate: &Gate, fullest: Taken) {
+    let Some(is_short) = gate.weigh(fullest.ratio()) else { return };
+    let (taken_bytes, of_bytes, percent_max) = (fullest.bytes, fullest.of_bytes, gate.memory_percent_max());
+    if is_short {
+        tracing::warn!(taken_bytes, of_bytes, percent_max, "memory is short: no new connections are let in");
+    } else {
+        tracing::info!(
+            taken_bytes,
+            of_bytes,
+            percent_max,
+            "there is memory again: new connections are let in"
+        );
+    }
+}
+
 /// The kernel's account of our memory. The file stays open, so that running out of descriptors does not blind us.
-struct Memory {
+struct Resident {
     statm: File,
 }
 
-impl Memory {
-    fn open() -> io::Result<Memory> {
-        Ok(Memory { statm: File::open("/proc/self/statm")? })
+impl Resident {
+    fn open() -> io::Result<Resident> {
+        Ok(Resident { statm: File::open("/proc/self/statm")? })
     }
 
     /// Resident memory in bytes: the second number of proc_pid_statm(5), in pages.
-    fn resident_bytes(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         let mut line = [0; 128];
         let length = self.statm.read_at(&mut line, 0)?;
         let pages = std::str::from_utf8(&line[..length])
@@ -98,23 +123,6 @@ pub(super) fn resident_by_kind() -> Option<(u64, u64)> {
     Some((bytes("RssAnon:")?, bytes("RssFile:")? + bytes("RssShmem:")?))
 }
 
-/// The memory that this process may have, in bytes: that of the machine, or of the control group (version 2) around it that may have the
-/// least, `MemoryHigh` and `MemoryMax` of its unit. There it shares it with the kernel's buffers of its sockets.
-pub(super) fn memory_max() -> u64 {
-    // Not from /proc/meminfo, which a hardened unit does not show (ProcSubset=pid).
-    let machine = sysinfo();
-    let total = machine.totalram as u64 * u64::from(machine.mem_unit);
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default();
-    let limits = Path::new(group).ancestors().flat_map(|group| {
-        let folder = Path::new("/sys/fs/cgroup").join(group);
-        // `max` is no number, and no limit.
-        ["memory.high", "memory.max"]
-            .map(|name| fs::read_to_string(folder.join(name)).ok()?.trim().parse().ok())
-    });
-    limits.flatten().fold(total, u64::min)
-}
-
 /// How many descriptors are open, where the kernel says so: as the size of this directory, since Linux 6.2. Listing the
 /// directory would work on older kernels too, but it makes an inode for each descriptor, and we may have a million.
 pub(super) fn open_fds() -> Option<u64> {
@@ -134,11 +142,11 @@ mod tests {
 
     #[test]
     fn resident_memory_is_at_least_what_is_held() {
-        let memory = Memory::open().expect("there is a /proc");
+        let memory = Resident::open().expect("there is a /proc");
         let held = std::hint::black_box(vec![1u8; 64 << 20]);
-        let resident = memory.resident_bytes().expect("it can be read");
+        let resident = memory.bytes().expect("it can be read");
         assert!(resident >= held.len() as u64, "{resident}");
-        assert!(memory.resident_bytes().is_ok(), "it can be read again");
+        assert!(memory.bytes().is_ok(), "it can be read again");
     }
 
     #[test]
@@ -151,9 +159,8 @@ mod tests {
     #[test]
     fn memory_by_kind_is_what_is_resident() {
         let Some((anonymous, files)) = resident_by_kind() else { return };
-        let all = Memory::open().and_then(|memory| memory.resident_bytes()).expect("there is a /proc");
+        let all = Resident::open().and_then(|memory| memory.bytes()).expect("there is a /proc");
         assert!(anonymous > 0 && files > 0 && anonymous < 2 * all, "{anonymous} and {files} of {all}");
-        assert!(memory_max() > all, "{}", memory_max());
     }
 
     #[test]

@@ -143,6 +143,7 @@ fn gate() -> Gate {
     let rules = Rules {
         connections_max: 1_000,
         sockets_max: 1_100,
+        memory_percent_max: 95,
         events,
         event_windows_max: 1_000,
         ..Rules::default()
@@ -154,6 +155,7 @@ fn gate() -> Gate {
         let limits = || all.find(None, "bid");
         tally.take(limits, &mut own, (1, Ip::default(), None), 0, Time::default()).ok();
     }
+    gate.weigh(0.955);
     gate
 }
 
@@ -179,6 +181,7 @@ fn control() -> Control {
         bus.enter(shard, room).expect("there is room");
     }
     stats.memory_bytes.set(123 << 20);
+    stats.memory_taken_permille.set(955);
     for (number, shard) in (0u64..).zip(&stats.shards) {
         shard.connections.set(7 + number);
         shard.sockets.set(9 + number);
@@ -358,6 +361,8 @@ fn metrics_are_valid_and_keep_the_shards_apart() {
     check("throng_connections_max", "throng_connections_max", 1000.0);
     check("throng_sockets_max", "throng_sockets_max", 1100.0);
     check("process_resident_memory_bytes", "process_resident_memory_bytes", f64::from(123 << 20));
+    check("throng_memory_taken_ratio", "throng_memory_taken_ratio", 0.955);
+    check("throng_memory_short", "throng_memory_short", 1.0);
     check("process_start_time_seconds", "process_start_time_seconds", 1_700_000_000.25);
     let turns = "throng_turn_duration_seconds";
     check(turns, "throng_turn_duration_seconds_bucket{le=\"2.56e-7\",shard=\"0\"}", 2.0);
@@ -706,8 +711,9 @@ fn closing_waits_for_nobody_long() {
 #[test]
 fn memory_is_sampled_before_anybody_can_ask() {
     let stats = Arc::new(Stats::new(1));
-    let _samples = sample_memory(stats.clone());
+    let _samples = sample_memory(stats.clone(), Arc::new(Gate::new(Rules::default())));
     assert!(stats.memory_bytes.value() > 1 << 20, "{:?}", stats.memory_bytes);
+    assert!((1..1_000).contains(&stats.memory_taken_permille.value()), "{:?}", stats.memory_taken_permille);
 }
 
 #[test]
@@ -715,7 +721,7 @@ fn memory_is_sampled_as_long_as_we_run() {
     let stats = Arc::new(Stats::new(1));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let samples = sample_memory(stats.clone());
+        let samples = sample_memory(stats.clone(), Arc::new(Gate::new(Rules::default())));
         stats.memory_bytes.set(0);
         let sampled = timeout(Duration::from_millis(500), samples).await;
         assert!(sampled.is_err(), "it never ends");

@@ -113,15 +113,25 @@ pub(super) fn bounds(
         let what = format!("fs.file-max = {}, {} open; root may exceed it", grouped(most), grouped(open));
         add("file_max", "files of all programs", Some(ceiling(most.saturating_sub(open))), what);
     }
-    let memory = |left: u64| Some(left / each.bytes());
+    // The server lets nobody in any more before all is taken.
+    let free = |of: u64| of / 100 * u64::from(100 - config.limits.memory_percent_max.min(100));
+    let mut memory = |name, title, left: u64, of: u64, place: &str| {
+        let what = format!(
+            "{} left of {}{place}, {} stay free (limits.memory_percent_max); {} for each, idle",
+            size(left),
+            size(of),
+            size(free(of)),
+            grouped(each.bytes())
+        );
+        add(name, title, Some(left.saturating_sub(free(of)) / each.bytes()), what);
+    };
     if let Some(left) = facts.memory_available_bytes {
-        let what = format!("{} available, {} for each, idle", size(left), grouped(each.bytes()));
-        add("memory", "memory", memory(left), what);
+        memory("memory", "memory", left, facts.memory_total_bytes.unwrap_or(left), "");
     }
     if let Some(left) = facts.cgroup.memory_left_bytes {
-        let max = facts.cgroup.memory_max_bytes.unwrap_or(left);
-        let what = format!("{} left of {} in the control group", size(left), size(max));
-        add("cgroup_memory", "memory of the group", memory(left), what);
+        let bounds = [facts.cgroup.memory_high_bytes, facts.cgroup.memory_max_bytes];
+        let of = bounds.into_iter().flatten().min().unwrap_or(left);
+        memory("cgroup_memory", "memory of the group", left, of, " in the control group");
     }
     if let Some(most) = facts.sysctl("net.netfilter.nf_conntrack_max") {
         let count = facts.sysctl("net.netfilter.nf_conntrack_count").unwrap_or(0);

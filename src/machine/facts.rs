@@ -73,7 +73,7 @@ pub(super) struct Cgroup {
     /// 1 or 2; `None` when there are no groups.
     pub(super) version: Option<u8>,
     pub(super) memory_max_bytes: Option<u64>,
-    /// What is left until `memory_max_bytes`, with what can be given back at once.
+    /// What is left until `memory_max_bytes` or `memory_high_bytes`, with what can be given back at once.
     pub(super) memory_left_bytes: Option<u64>,
     /// From here on the kernel slows the process down.
     pub(super) memory_high_bytes: Option<u64>,
@@ -185,31 +185,54 @@ fn chosen(text: String) -> Option<String> {
     Some(after.split_once(']')?.0.to_owned())
 }
 
-fn cgroup(root: &Root, groups: &str) -> Cgroup {
-    // `0::/path` is the one of version 2; `4:memory:/path` those of version 1.
-    let mut cgroup = Cgroup::default();
+/// The path of the group that accounts for `kind`, in the lines of `/proc/PID/cgroup` (`cgroups(7)`): `0::/path` is the one of version 2, for which
+/// the kind is empty, `4:memory:/path` those of version 1.
+fn path_of<'a>(groups: &'a str, kind: &str) -> Option<&'a str> {
     let lines = groups.lines().filter_map(|line| {
-        let mut parts = line.splitn(3, ':');
-        Some((parts.next()?, parts.next()?, parts.next()?))
+        let mut parts = line.splitn(3, ':').skip(1);
+        Some((parts.next()?, parts.next()?))
     });
-    let lines: Vec<_> = lines.collect();
-    let path_of = |kind: &str| {
-        let line = lines.iter().find(|(_, kinds, _)| kinds.split(',').any(|it| it == kind));
-        line.map(|(_, _, path)| *path)
+    let mut paths = lines.filter(|(kinds, _)| kinds.split(',').any(|it| it == kind)).map(|(_, path)| path);
+    paths.next()
+}
+
+/// True where there are groups of version 2.
+fn has_groups_2(root: &Root) -> bool {
+    root.has("sys/fs/cgroup/cgroup.controllers")
+}
+
+/// The folders of the groups that account for the memory of a process, each with its version.
+pub(super) fn memory_groups(root: &Root, groups: &str) -> Vec<(u8, String)> {
+    let (version, kind, base) =
+        if has_groups_2(root) { (2, "", "sys/fs/cgroup") } else { (1, "memory", "sys/fs/cgroup/memory") };
+    let folders = path_of(groups, kind).map(|path| upwards(base, path)).unwrap_or_default();
+    folders.into_iter().map(|folder| (version, folder)).collect()
+}
+
+/// The bytes of memory that a group has taken, without those that it can give back at once.
+pub(super) fn taken_bytes(root: &Root, version: u8, group: &str) -> u64 {
+    let (taken, back) = match version {
+        2 => ("memory.current", "inactive_file"),
+        _ => ("memory.usage_in_bytes", "total_inactive_file"),
     };
-    if root.has("sys/fs/cgroup/cgroup.controllers") {
-        let Some(path) = path_of("") else { return cgroup };
+    let taken = root.number(&format!("{group}/{taken}")).unwrap_or(0);
+    taken.saturating_sub(root.field(&format!("{group}/memory.stat"), back).unwrap_or(0))
+}
+
+fn cgroup(root: &Root, groups: &str) -> Cgroup {
+    let mut cgroup = Cgroup::default();
+    if has_groups_2(root) {
+        let Some(path) = path_of(groups, "") else { return cgroup };
         cgroup.version = Some(2);
         for group in upwards("sys/fs/cgroup", path) {
             let number = |name: &str| root.number(&format!("{group}/{name}"));
-            let stat = |key: &str| root.field(&format!("{group}/memory.stat"), key);
-            lower(&mut cgroup.memory_high_bytes, number("memory.high"));
             lower(&mut cgroup.pids_max, number("pids.max"));
-            if let Some(max) = number("memory.max") {
-                let used = number("memory.current").unwrap_or(0);
-                let back = stat("inactive_file").unwrap_or(0);
-                lower(&mut cgroup.memory_max_bytes, Some(max));
-                lower(&mut cgroup.memory_left_bytes, Some(max.saturating_sub(used.saturating_sub(back))));
+            let (high, max) = (number("memory.high"), number("memory.max"));
+            lower(&mut cgroup.memory_high_bytes, high);
+            lower(&mut cgroup.memory_max_bytes, max);
+            for bound in [high, max].into_iter().flatten() {
+                let left = bound.saturating_sub(taken_bytes(root, 2, &group));
+                lower(&mut cgroup.memory_left_bytes, Some(left));
             }
             // `200000 100000`, or `max 100000`.
             let quota = root.numbers(&format!("{group}/cpu.max"));
@@ -218,7 +241,7 @@ fn cgroup(root: &Root, groups: &str) -> Cgroup {
         return cgroup;
     }
     for (kind, folder) in [("memory", "memory"), ("pids", "pids"), ("cpu", "cpu")] {
-        let Some(path) = path_of(kind) else { continue };
+        let Some(path) = path_of(groups, kind) else { continue };
         let base = format!("sys/fs/cgroup/{folder}");
         if !root.has(&base) {
             continue;
@@ -230,14 +253,9 @@ fn cgroup(root: &Root, groups: &str) -> Cgroup {
                 // No limit is a number of pages that no machine has.
                 "memory" => {
                     if let Some(max) = number("memory.limit_in_bytes").filter(|&max| max < 1 << 62) {
-                        let used = number("memory.usage_in_bytes").unwrap_or(0);
-                        let back =
-                            root.field(&format!("{group}/memory.stat"), "total_inactive_file").unwrap_or(0);
                         lower(&mut cgroup.memory_max_bytes, Some(max));
-                        lower(
-                            &mut cgroup.memory_left_bytes,
-                            Some(max.saturating_sub(used.saturating_sub(back))),
-                        );
+                        let left = max.saturating_sub(taken_bytes(root, 1, &group));
+                        lower(&mut cgroup.memory_left_bytes, Some(left));
                     }
                 }
                 "pids" => lower(&mut cgroup.pids_max, number("pids.max")),

@@ -427,6 +427,10 @@ impl Epoll {
         });
         if !last_call.is_quiet && now.plus_ms(LAST_CALL_QUIET_MS) >= last_call.until {
             last_call.is_quiet = true;
+            if !last_call.others.is_empty() {
+                // However late this turn comes.
+                last_call.until = now.plus_ms(LAST_CALL_QUIET_MS);
+            }
             for listener in &self.listeners {
                 if let Err(error) = sys::refuse_new(listener) {
                     tracing::debug!(%error, shard = self.id, "clients that connect as the listener closes may be reset");

@@ -2,8 +2,10 @@
 
 use crate::harness::clock::{now, rest};
 use crate::harness::raw::{BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT, upgrade_head};
+use crate::harness::redis::folder;
 use crate::harness::{Client, Raw, Response, Server, eventually, frame, frame_with};
 use serde_json::{Value, json};
+use std::fs;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -55,6 +57,38 @@ fn connections_have_a_limit_in_all_and_a_place_that_is_freed_is_a_place() {
     }
     assert_eq!(server.number("connections_max"), 3);
     assert_eq!(server.number("connections_peak"), 3);
+}
+
+#[test]
+fn nobody_new_comes_in_while_memory_is_short() {
+    let folder = folder();
+    let meminfo = folder.join("meminfo");
+    // In place: what is mounted is this file, and not its name.
+    let take = |percent: u32| {
+        let text =
+            format!("MemTotal: 100000 kB\nMemFree: 0 kB\nMemAvailable: {} kB\n", (100 - percent) * 1000);
+        fs::write(&meminfo, text).expect("a file of ours");
+    };
+    let is_short = |server: &Server| server.metrics().sum("throng_memory_short", &[]) > 0.0;
+    take(80);
+    let server = Server::with_memory_of(&meminfo, &["--set", "limits.memory_percent_max=90"]);
+    let mut first = granted(&server, "127.0.0.1", "");
+    take(90);
+    eventually("it is noticed", || is_short(&server).then_some(()));
+    refused(&server, "127.0.0.1", "", 503);
+    assert_eq!(server.number("rejects/full"), 1);
+    assert_eq!(server.metrics().sum("throng_memory_taken_ratio", &[]), 0.9);
+    assert!(server.log().contains("memory is short: no new connections are let in"));
+    // Who is inside is not touched, and who asks how it is is answered.
+    first.send(frame(FIN | PING, "still here?"));
+    assert_eq!(first.frame().payload, b"still here?");
+    let mut probe = server.raw();
+    probe.send("GET /health HTTP/1.1\r\nHost: throng\r\n\r\n");
+    assert_eq!(probe.response().json()["connections"], 1);
+    take(87);
+    eventually("it is noticed", || (!is_short(&server)).then_some(()));
+    granted(&server, "127.0.0.1", "");
+    fs::remove_dir_all(folder).expect("it is ours");
 }
 
 #[test]

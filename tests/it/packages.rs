@@ -42,9 +42,11 @@ fn listed(directory: &Path) -> BTreeSet<PathBuf> {
     fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()).collect()
 }
 
-fn ending<'a>(paths: &'a BTreeSet<PathBuf>, end: &str) -> &'a Path {
-    let is_it = |path: &&PathBuf| path.to_str().is_some_and(|path| path.ends_with(end));
-    paths.iter().find(is_it).unwrap_or_else(|| panic!("no {end} in {paths:?}"))
+fn starting<'a>(paths: &'a BTreeSet<PathBuf>, start: &str) -> &'a Path {
+    let is_it = |path: &&PathBuf| {
+        path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(start))
+    };
+    paths.iter().find(is_it).unwrap_or_else(|| panic!("no {start}… in {paths:?}"))
 }
 
 /// Where the programs are that this build has made.
@@ -126,7 +128,7 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
     };
     let (once, again) = (directory("packages-once"), directory("packages-again"));
     let (packages, same) = (build(&once), build(&again));
-    assert_eq!(packages.len(), 2, "{packages:?}");
+    assert_eq!(packages.len(), 3, "{packages:?}");
     for (one, other) in packages.iter().zip(&same) {
         assert!(
             fs::read(one).expect("a file") == fs::read(other).expect("a file"),
@@ -135,7 +137,7 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
         );
     }
 
-    let deb = ending(&packages, ".deb");
+    let deb = starting(&packages, "throng_");
     let control = succeed(Command::new("dpkg-deb").arg("--field").arg(deb));
     assert!(control.contains(concat!("Version: ", env!("CARGO_PKG_VERSION"), "-1\n")), "{control}");
     let conffiles = succeed(Command::new("dpkg-deb").args(["--info"]).arg(deb).arg("conffiles"));
@@ -146,7 +148,11 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
         "packaging/debian/changelog"
     );
     let contents = succeed(Command::new("dpkg-deb").arg("--contents").arg(deb));
-    let tarball = succeed(Command::new("tar").arg("-tzf").arg(ending(&packages, ".tar.gz")));
+    let tarball = succeed(
+        Command::new("tar")
+            .arg("-tzf")
+            .arg(starting(&packages, concat!("throng-", env!("CARGO_PKG_VERSION")))),
+    );
     for file in [
         "/usr/bin/throng",
         "/usr/bin/throng-load",
@@ -176,6 +182,14 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
             "no {file} in\n{contents}\n{tarball}"
         );
     }
+
+    // The symbols are found by what the program says is its build.
+    let notes = succeed(Command::new("readelf").arg("--notes").arg(programs().join("throng")));
+    let build = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("it has one");
+    let symbols = starting(&packages, "throng-dbgsym_");
+    let contents = succeed(Command::new("dpkg-deb").arg("--contents").arg(symbols));
+    let file = format!("/usr/lib/debug/.build-id/{}/{}.debug", &build[..2], &build[2..]);
+    assert!(contents.lines().any(|line| line.ends_with(&file)), "no {file} in\n{contents}");
 
     let lint = run(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(deb));
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));

@@ -1,5 +1,5 @@
 // Stock clients of Socket.IO against several throngs behind one address: a shared port, or a load balancer. Half of the clients poll first and
-// then move to a WebSocket, the others poll for good. Everybody hears everything once and in order.
+// then move to a WebSocket, the others poll for good. In a session, everybody hears everything once and in order.
 //
 //   npm ci && node fleet.mjs http://127.0.0.1:7070
 //   npm ci && node fleet.mjs http://127.0.0.1:7070 --for-ms=8000
@@ -32,7 +32,11 @@ class Client {
     const agent = flags.includes("--sources") ? new Agent({ localAddress: `127.0.1.${number + 1}` }) : undefined;
     this.socket = io(url, { forceNew: true, transports, agent, withCredentials: flags.includes("--sticky"), ...again });
     [this.markers, this.heard, this.faults, this.drops] = [0, new Map(), [], 0];
-    this.socket.on("connect", () => this.socket.emit("join", ROOM, () => (this.isIn = true)));
+    this.socket.on("connect", () => {
+      // A new session may be with another throng, which may be behind the one before.
+      this.heard.clear();
+      this.socket.emit("join", ROOM, () => (this.isIn = true));
+    });
     this.socket.on("connect_error", (error) => this.faults.push(`${error.message}: ${error.description ?? ""} ${error.context?.responseText ?? ""}`));
     this.socket.on("disconnect", (reason) => {
       this.isIn = false;

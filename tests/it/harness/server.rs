@@ -11,6 +11,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,12 +20,14 @@ use std::time::Duration;
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_throng");
 /// How a server is set up where a test does not say otherwise. Tests run side by side on few processors: a shard that insisted on one would
 /// wait for other tests' servers.
-pub(crate) const DEFAULTS: [&str; 5] = [
+pub(crate) const DEFAULTS: [&str; 6] = [
     "server.listen=127.0.0.1:0",
     "server.control=127.0.0.1:0",
     "server.shards=2",
     "server.pin=false",
     "log.format=json",
+    // Others may take the memory of the machine meanwhile.
+    "limits.memory_percent_max=100",
 ];
 
 /// A server on ports of its own. It is killed when this is dropped, and its log shown when the test has failed.
@@ -86,6 +89,14 @@ impl Server {
         let mut shell = Command::new("/usr/bin/unshare");
         let script = "mount -t proc -o subset=pid proc /proc && exec \"$0\" \"$@\"";
         shell.args(["-m", "/bin/sh", "-c", script, PROGRAM]);
+        Server::spawn(shell, flags)
+    }
+
+    /// A server that is told by this file how much memory the machine has, in place of `/proc/meminfo`.
+    pub(crate) fn with_memory_of(meminfo: &Path, flags: &[&str]) -> Server {
+        let mut shell = Command::new("/usr/bin/unshare");
+        let script = "mount --bind \"$0\" /proc/meminfo && exec \"$@\"";
+        shell.args(["--map-root-user", "--mount", "/bin/sh", "-c", script]).arg(meminfo).arg(PROGRAM);
         Server::spawn(shell, flags)
     }
 

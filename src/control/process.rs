@@ -12,11 +12,18 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
+
+/// How often memory is looked at, and when so much of it is taken that it may soon be short: a storm of clients can take a tenth of it in a
+/// second, and once it is short the kernel may let this thread, too, wait.
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
+const MEMORY_EVERY_NEAR: Duration = Duration::from_millis(100);
+/// How near that is, in hundredths.
+const MEMORY_NEAR_PERCENT: f64 = 20.0;
 
 /// Writes the resident memory of the process into `stats`, and how full its bounds are, and has the gate close where these are full: at once,
-/// before anybody can ask, and once a second by what is answered. That never ends; where there is no `/proc` it is said once and the
-/// numbers stay 0.
+/// before anybody can ask, and once a second or more often by what is answered. That never ends; where there is no `/proc` it is said once
+/// and the numbers stay 0.
 pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output = ()> {
     let resident = Resident::open();
     if let Err(error) = &resident {
@@ -30,18 +37,17 @@ pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output =
             // That was said.
             Err(_) => {}
         }
-        if let Some(fullest) = bounds.fullest() {
-            stats.memory_taken_permille.set((fullest.ratio() * 1e3) as u64);
-            weigh(&gate, fullest);
-        }
+        let fullest = bounds.fullest()?;
+        stats.memory_taken_permille.set((fullest.ratio() * 1e3) as u64);
+        weigh(&gate, fullest);
+        let left_percent = f64::from(gate.memory_percent_max()) - fullest.ratio() * 100.0;
+        (left_percent < MEMORY_NEAR_PERCENT).then_some(MEMORY_EVERY_NEAR)
     };
-    sample();
+    let mut next = sample();
     async move {
-        let mut seconds = interval(Duration::from_secs(1));
-        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            seconds.tick().await;
-            sample();
+            sleep(next.unwrap_or(MEMORY_EVERY)).await;
+            next = sample();
         }
     }
 }

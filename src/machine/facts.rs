@@ -73,7 +73,7 @@ pub(super) struct Cgroup {
     /// 1 or 2; `None` when there are no groups.
     pub(super) version: Option<u8>,
     pub(super) memory_max_bytes: Option<u64>,
-    /// What is left until `memory_max_bytes` or `memory_high_bytes`, with what can be given back at once.
+    /// What is left until `memory_max_bytes` or `memory_high_bytes`, with what can be given back.
     pub(super) memory_left_bytes: Option<u64>,
     /// From here on the kernel slows the process down.
     pub(super) memory_high_bytes: Option<u64>,
@@ -209,14 +209,17 @@ pub(super) fn memory_groups(root: &Root, groups: &str) -> Vec<(u8, String)> {
     folders.into_iter().map(|folder| (version, folder)).collect()
 }
 
-/// The bytes of memory that a group has taken, without those that it can give back at once.
+/// The bytes of memory that a group has taken, without what it has read of files, which it can give back.
 pub(super) fn taken_bytes(root: &Root, version: u8, group: &str) -> u64 {
-    let (taken, back) = match version {
-        2 => ("memory.current", "inactive_file"),
-        _ => ("memory.usage_in_bytes", "total_inactive_file"),
+    let (taken, files) = match version {
+        2 => ("memory.current", ["inactive_file", "active_file"]),
+        _ => ("memory.usage_in_bytes", ["total_inactive_file", "total_active_file"]),
     };
-    let taken = root.number(&format!("{group}/{taken}")).unwrap_or(0);
-    taken.saturating_sub(root.field(&format!("{group}/memory.stat"), back).unwrap_or(0))
+    let stat = root.text(&format!("{group}/memory.stat")).unwrap_or_default();
+    let of_files =
+        stat.lines().filter_map(|line| line.split_once(' ')).filter(|(key, _)| files.contains(key));
+    let back: u64 = of_files.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum();
+    root.number(&format!("{group}/{taken}")).unwrap_or(0).saturating_sub(back)
 }
 
 fn cgroup(root: &Root, groups: &str) -> Cgroup {

@@ -7,7 +7,7 @@ use rustix::system::sysinfo;
 /// A bound on memory, and how much is taken of it, by whomever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// What is taken and cannot be given back at once, in bytes. Above `of_bytes` for a moment, where that slows down and does not refuse.
+    /// What is taken and cannot be given back, in bytes. Above `of_bytes` for a moment, where that slows down and does not refuse.
     pub bytes: u64,
     /// The bound, in bytes.
     pub of_bytes: u64,
@@ -129,7 +129,10 @@ mod tests {
                 ("sys/fs/cgroup/system.slice/throng.service/memory.high", "2000\n"),
                 ("sys/fs/cgroup/system.slice/throng.service/memory.max", "3000\n"),
                 ("sys/fs/cgroup/system.slice/throng.service/memory.current", "1900\n"),
-                ("sys/fs/cgroup/system.slice/throng.service/memory.stat", "anon 1\ninactive_file 100\n"),
+                (
+                    "sys/fs/cgroup/system.slice/throng.service/memory.stat",
+                    "anon 1\ninactive_file 60\nactive_file 40\n",
+                ),
             ],
         );
         let memory = machine.memory();

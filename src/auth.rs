@@ -27,7 +27,7 @@ pub struct Rules {
     pub connections_max: usize,
     /// Sockets in the process, open connections included. Above `connections_max`, so that there is room to say no.
     pub sockets_max: usize,
-    /// From how many hundredths of the memory on, which the process may have, nobody new is admitted; from 100 on that does not matter.
+    /// How many hundredths of the memory that the process may have may be taken, by whomever; 100 for all.
     pub memory_percent_max: u32,
     /// Open connections of one address (of one /64 for IPv6); `None` for no limit.
     pub per_ip_max: Option<u32>,
@@ -70,7 +70,8 @@ pub struct Gate {
     open: AtomicUsize,
     peak: AtomicUsize,
     draining: AtomicBool,
-    short_of_memory: AtomicBool,
+    /// Open connections there is memory for: any number, or when memory is short, as many as there were then.
+    room: AtomicUsize,
     hasher: RandomState,
     subjects: [Mutex<HashMap<Subject, Counted>>; Gate::STRIPES],
     /// Where it is noted whose open connections have changed, when other processes count them as well.
@@ -236,8 +237,10 @@ impl fmt::Display for Subject {
 
 impl Gate {
     const STRIPES: usize = 16;
-    /// Hundredths of the memory that must be free again before new connections are let in, so that each that ends does not let one in.
-    const MEMORY_PERCENT_AGAIN: u32 = 2;
+    /// Memory is not short any more when this much is left, as a part of what is to stay free.
+    const SPARE_AGAIN: f64 = 1.5;
+    /// Others have taken what was left when there is less than this.
+    const SPARE_LEAST: f64 = 0.5;
 
     /// A gate with these rules and nobody inside.
     pub fn new(rules: Rules) -> Gate {
@@ -250,7 +253,7 @@ impl Gate {
             open: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
-            short_of_memory: AtomicBool::new(false),
+            room: AtomicUsize::new(usize::MAX),
             hasher: RandomState::new(),
             subjects: Default::default(),
             changed: OnceLock::new(),
@@ -356,8 +359,12 @@ impl Gate {
     /// Counts that somebody at `ip` wants to open a connection, whatever becomes of that.
     ///
     /// # Errors
-    /// [`Reject::IpRate`] when too many of this address have wanted to.
+    /// [`Reject::IpRate`] when too many of this address have wanted to, and [`Reject::Full`] when memory is short: before anybody is asked
+    /// who this is.
     pub fn knock(&self, ip: Ip, now: Time) -> Result<(), Reject> {
+        if self.open() >= self.room.load(Relaxed) {
+            return Err(Reject::Full);
+        }
         let Some(quota) = self.rules.load().handshakes_per_ip else { return Ok(()) };
         let stripe = self.hasher.hash_one(ip) as usize % Gate::STRIPES;
         let mut windows = self.handshakes[stripe].lock().unwrap_or_else(PoisonError::into_inner);
@@ -370,7 +377,8 @@ impl Gate {
     /// # Errors
     /// [`Reject::Full`] or [`Reject::PerIp`]; then nothing was taken.
     pub fn admit(&self, ip: Ip) -> Result<(), Reject> {
-        if self.short_of_memory.load(Relaxed) || !take_place(&self.open, self.rules.load().connections_max) {
+        let max = self.rules.load().connections_max.min(self.room.load(Relaxed));
+        if !take_place(&self.open, max) {
             return Err(Reject::Full);
         }
         if let Some(max) = self.rules.load().per_ip_max
@@ -519,25 +527,29 @@ impl Gate {
         self.rules.load().sockets_max
     }
 
-    /// So much of the memory that the process may have is taken, as a part of 1. When that is as much as may be, nobody new is admitted until
-    /// it is less by [`Gate::MEMORY_PERCENT_AGAIN`]. Answers, when that changes, whether memory is short now.
-    pub fn weigh(&self, taken: f64) -> Option<bool> {
-        let max = self.memory_percent_max();
-        let was_short = self.short_of_memory.load(Relaxed);
-        let from = if was_short { max.saturating_sub(Gate::MEMORY_PERCENT_AGAIN) } else { max };
-        let is_short = max < 100 && taken * 100.0 >= f64::from(from);
-        self.short_of_memory.store(is_short, Relaxed);
+    /// So much memory is left, as a part of what is to stay free. When it is not all of that, memory is short, until it is half as much again:
+    /// as many connections may be open as there are. They can be others, since what one that ends has taken is not given back
+    /// by the kernel but used for the next. When only half is left, there may be fewer from then on, as others have taken it.
+    /// Answers, when that changes, whether memory is short now.
+    pub fn weigh(&self, spare: f64) -> Option<bool> {
+        let was_short = self.is_short_of_memory();
+        let is_short = spare <= if was_short { Gate::SPARE_AGAIN } else { 1.0 };
+        if !is_short {
+            self.room.store(usize::MAX, Relaxed);
+        } else if !was_short || spare < Gate::SPARE_LEAST {
+            self.room.fetch_min(self.open(), Relaxed);
+        }
         (is_short != was_short).then_some(is_short)
     }
 
-    /// From how many hundredths of the memory on nobody new is admitted.
+    /// How many hundredths of the memory may be taken.
     pub fn memory_percent_max(&self) -> u32 {
         self.rules.load().memory_percent_max
     }
 
-    /// True while nobody new is admitted because of the memory that is taken.
+    /// True while there may be no more connections because of the memory that is taken.
     pub fn is_short_of_memory(&self) -> bool {
-        self.short_of_memory.load(Relaxed)
+        self.room.load(Relaxed) != usize::MAX
     }
 
     /// From now on nobody should be sent here any more. Who comes all the same is admitted, as long as the shard that it comes to does not drain.
@@ -647,24 +659,26 @@ mod tests {
     }
 
     #[test]
-    fn nobody_new_comes_in_while_memory_is_short() {
-        let gate = gate(Rules { memory_percent_max: 90, ..Rules::default() });
-        let ip = Ip::default();
-        assert_eq!(gate.admit(ip), Ok(()));
-        // It closes at its bound, and opens when there is some room again.
-        let weighed = [0.5, 0.89, 0.9, 1.2, 0.89, 0.881, 0.879, 0.89].map(|taken| gate.weigh(taken));
-        assert_eq!(weighed, [None, None, Some(true), None, None, None, Some(false), None]);
-        assert_eq!(gate.weigh(0.95), Some(true));
-        assert_eq!((gate.admit(ip), gate.open()), (Err(Reject::Full), 1));
+    fn there_are_no_more_than_there_were_while_memory_is_short() {
+        let (gate, ip) = (gate(Rules::default()), Ip::default());
+        (0..4).for_each(|_| gate.admit(ip).expect("there is room"));
+        assert_eq!(
+            [2.0, 1.1, 1.0, 0.6, 1.4].map(|spare| gate.weigh(spare)),
+            [None, None, Some(true), None, None]
+        );
         assert!(gate.is_short_of_memory());
-        gate.set_rules(Rules {
-            memory_percent_max: 100,
-            connections_max: 10,
-            sockets_max: 12,
-            ..Rules::default()
-        });
-        assert_eq!((gate.weigh(1.0), gate.admit(ip)), (Some(false), Ok(())));
-        assert_eq!(gate.weigh(1.1), None, "that does not matter");
+        assert_eq!((gate.knock(ip, Time::default()), gate.admit(ip)), (Err(Reject::Full), Err(Reject::Full)));
+        // Who goes makes room for another.
+        gate.dismiss(ip);
+        assert_eq!((gate.knock(ip, Time::default()), gate.admit(ip)), (Ok(()), Ok(())));
+        assert_eq!(gate.admit(ip), Err(Reject::Full));
+        // Unless somebody else has taken it.
+        gate.dismiss(ip);
+        assert_eq!((gate.weigh(0.4), gate.weigh(0.9)), (None, None));
+        assert_eq!((gate.admit(ip), gate.open()), (Err(Reject::Full), 3));
+        assert_eq!(gate.weigh(1.6), Some(false));
+        assert_eq!((gate.knock(ip, Time::default()), gate.admit(ip)), (Ok(()), Ok(())));
+        assert_eq!(gate.weigh(f64::INFINITY), None);
     }
 
     #[test]

@@ -559,7 +559,7 @@ impl Reject {
             Reject::PerIp => "Connection limit exceeded",
             Reject::PerUser => "Connection limit exceeded",
             Reject::IpRate(_) => "too many new connections from this address",
-            Reject::Full => "the server holds as many connections as it may",
+            Reject::Full => "the server takes no more connections at present",
             Reject::Draining => "the server is shutting down",
         }
     }

@@ -12,7 +12,7 @@ pub struct Stats {
     pub shards: Box<[ShardStats]>,
     /// Resident memory of the process in bytes, sampled by the control thread once a second; 0 until then.
     pub memory_bytes: Gauge,
-    /// How much is taken, by whomever, of the bound on its memory that is fullest: of the machine, or of a control group around it. 0 also
+    /// How much was taken lately, by whomever, of the bound on its memory that is fullest: of the machine, or of a control group around it. 0 also
     /// where the system does not tell.
     pub memory_taken_permille: Gauge,
 }

@@ -184,9 +184,10 @@ settings! {
     limits: Limits, Yes {
         /// Open connections in all, as far as the descriptor limit allows; 0 is as many as it allows.
         connections_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 };
-        /// New connections are refused, with 503, while so much of the memory is taken that the process may have, in hundredths: of the
-        /// machine's, or of that of a control group around it, `MemoryHigh` and `MemoryMax` of its unit. 100 never refuses for that.
-        memory_percent_max: u32 = "95", Kind::Number { min: 1, max: 100 };
+        /// While more than so many hundredths of the memory are taken that the process may have, by whomever, there may be no more
+        /// connections than there are: of the machine's, or of that of a control group around it, `MemoryHigh` and `MemoryMax` of its
+        /// unit. Not while more than 1 GiB is left. 100 is no limit.
+        memory_percent_max: u32 = "95", Kind::Number { min: 10, max: 100 };
         /// Open connections of one address, for IPv6 of one /64; 0 is no limit. Of sockets that are not upgraded an address may have as
         /// many on top, at least 16.
         connections_per_ip_max: u32 = "0", Kind::Number { min: 0, max: 16_000_000 }, WhileOn;

@@ -656,7 +656,7 @@ impl Numbers {
         let help = "Part of the memory that is taken, of the bound that is fullest.";
         gauge(encoder, "throng_memory_taken_ratio", help, None, taken)?;
         let is_short = u64::from(control.gate.is_short_of_memory());
-        let help = "1 while new connections are refused because memory is short, else 0.";
+        let help = "1 while there may be no more connections because memory is short, else 0.";
         gauge(encoder, "throng_memory_short", help, None, is_short)?;
         let started = control.started_unix_ms as f64 / 1e3;
         gauge(

@@ -1,7 +1,7 @@
 //! What the kernel knows about this process.
 
 use crate::auth::Gate;
-use crate::machine::{self, Taken};
+use crate::machine::{Memory, Taken};
 use crate::stats::Stats;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
@@ -14,14 +14,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
-/// How often memory is looked at, and when so much of it is taken that it may soon be short: a storm of clients can take a tenth of it in a
-/// second, and once it is short the kernel may let this thread, too, wait.
+/// How often memory is looked at, and where it gets short: a storm of clients can take a twentieth of a small bound within a second.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
 const MEMORY_EVERY_NEAR: Duration = Duration::from_millis(100);
-/// How near that is, in hundredths.
-const MEMORY_NEAR_PERCENT: f64 = 20.0;
+/// Where that begins, as a part of what is to stay free.
+const SPARE_NEAR: f64 = 4.0;
 
-/// Writes the resident memory of the process into `stats`, and how full its bounds are, and has the gate close where these are full: at once,
+/// Writes the resident memory of the process into `stats`, and how full its bounds are, and has the gate know what is left of these: at once,
 /// before anybody can ask, and once a second or more often by what is answered. That never ends; where there is no `/proc` it is said once
 /// and the numbers stay 0.
 pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output = ()> {
@@ -29,7 +28,12 @@ pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output =
     if let Err(error) = &resident {
         tracing::warn!(%error, "/proc/self/statm cannot be opened; memory is not measured");
     }
-    let bounds = machine::Memory::here();
+    let memory = Memory::here();
+    if memory.machine().is_none() {
+        tracing::warn!(
+            "/proc/meminfo cannot be read (ProcSubset=pid?): it is not known when the machine's memory is short"
+        );
+    }
     let sample = move || {
         match resident.as_ref().map(Resident::bytes) {
             Ok(Ok(bytes)) => stats.memory_bytes.set(bytes),
@@ -37,35 +41,44 @@ pub fn sample_memory(stats: Arc<Stats>, gate: Arc<Gate>) -> impl Future<Output =
             // That was said.
             Err(_) => {}
         }
-        let fullest = bounds.fullest()?;
-        stats.memory_taken_permille.set((fullest.ratio() * 1e3) as u64);
-        weigh(&gate, fullest);
-        let left_percent = f64::from(gate.memory_percent_max()) - fullest.ratio() * 100.0;
-        (left_percent < MEMORY_NEAR_PERCENT).then_some(MEMORY_EVERY_NEAR)
+        let bounds = memory.bounds();
+        let fullest = bounds.iter().map(|taken| taken.ratio()).fold(0.0, f64::max);
+        stats.memory_taken_permille.set((fullest * 1e3) as u64);
+        weigh(&gate, &bounds)
     };
     let mut next = sample();
     async move {
         loop {
-            sleep(next.unwrap_or(MEMORY_EVERY)).await;
+            sleep(next).await;
             next = sample();
         }
     }
 }
 
-/// Has the gate know how full the memory is, and says when it closes or opens for that.
-fn weigh(gate: &Gate, fullest: Taken) {
-    let Some(is_short) = gate.weigh(fullest.ratio()) else { return };
-    let (taken_bytes, of_bytes, percent_max) = (fullest.bytes, fullest.of_bytes, gate.memory_percent_max());
-    if is_short {
-        tracing::warn!(taken_bytes, of_bytes, percent_max, "memory is short: no new connections are let in");
-    } else {
-        tracing::info!(
-            taken_bytes,
-            of_bytes,
-            percent_max,
-            "there is memory again: new connections are let in"
-        );
+/// Has the gate know how much memory is left, and says when it is short, and when not any more. Answers when to look again.
+fn weigh(gate: &Gate, bounds: &[Taken]) -> Duration {
+    let percent_max = gate.memory_percent_max();
+    let spare = |taken: &Taken| taken.spare(percent_max);
+    let tightest = bounds.iter().min_by(|one, other| spare(one).total_cmp(&spare(other)));
+    let spare = tightest.map_or(f64::INFINITY, spare);
+    let (taken_bytes, of_bytes) = tightest.map_or((0, 0), |taken| (taken.bytes, taken.of_bytes));
+    match gate.weigh(spare) {
+        Some(true) => {
+            let connections = gate.open();
+            tracing::warn!(
+                taken_bytes,
+                of_bytes,
+                percent_max,
+                connections,
+                "memory is short: there may be no more connections than there are"
+            );
+        }
+        Some(false) => tracing::info!(taken_bytes, of_bytes, "memory is not short any more"),
+        None => {}
     }
+    // When it is short, that is known; and somebody who can make it so and not so writes a line a second.
+    let is_near = spare < SPARE_NEAR && !gate.is_short_of_memory();
+    if is_near { MEMORY_EVERY_NEAR } else { MEMORY_EVERY }
 }
 
 /// The kernel's account of our memory. The file stays open, so that running out of descriptors does not blind us.

@@ -143,7 +143,6 @@ fn gate() -> Gate {
     let rules = Rules {
         connections_max: 1_000,
         sockets_max: 1_100,
-        memory_percent_max: 95,
         events,
         event_windows_max: 1_000,
         ..Rules::default()
@@ -155,7 +154,7 @@ fn gate() -> Gate {
         let limits = || all.find(None, "bid");
         tally.take(limits, &mut own, (1, Ip::default(), None), 0, Time::default()).ok();
     }
-    gate.weigh(0.955);
+    gate.weigh(0.9);
     gate
 }
 
@@ -713,7 +712,7 @@ fn memory_is_sampled_before_anybody_can_ask() {
     let stats = Arc::new(Stats::new(1));
     let _samples = sample_memory(stats.clone(), Arc::new(Gate::new(Rules::default())));
     assert!(stats.memory_bytes.value() > 1 << 20, "{:?}", stats.memory_bytes);
-    assert!((1..1_000).contains(&stats.memory_taken_permille.value()), "{:?}", stats.memory_taken_permille);
+    assert!(stats.memory_taken_permille.value() > 0, "{:?}", stats.memory_taken_permille);
 }
 
 #[test]

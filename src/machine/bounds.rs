@@ -2,6 +2,7 @@
 
 use super::descriptors::Descriptors;
 use super::facts::Facts;
+use super::memory::stays_free;
 use super::sockets::Measured;
 use crate::config::Config;
 use serde::Serialize;
@@ -114,7 +115,7 @@ pub(super) fn bounds(
         add("file_max", "files of all programs", Some(ceiling(most.saturating_sub(open))), what);
     }
     // The server lets nobody in any more before all is taken.
-    let free = |of: u64| of / 100 * u64::from(100 - config.limits.memory_percent_max.min(100));
+    let free = |of: u64| stays_free(of, config.limits.memory_percent_max);
     let mut memory = |name, title, left: u64, of: u64, place: &str| {
         let what = format!(
             "{} left of {}{place}, {} stay free (limits.memory_percent_max); {} for each, idle",
@@ -129,8 +130,7 @@ pub(super) fn bounds(
         memory("memory", "memory", left, facts.memory_total_bytes.unwrap_or(left), "");
     }
     if let Some(left) = facts.cgroup.memory_left_bytes {
-        let bounds = [facts.cgroup.memory_high_bytes, facts.cgroup.memory_max_bytes];
-        let of = bounds.into_iter().flatten().min().unwrap_or(left);
+        let of = facts.cgroup.memory_left_of_bytes.unwrap_or(left);
         memory("cgroup_memory", "memory of the group", left, of, " in the control group");
     }
     if let Some(most) = facts.sysctl("net.netfilter.nf_conntrack_max") {

@@ -73,13 +73,24 @@ pub(super) struct Cgroup {
     /// 1 or 2; `None` when there are no groups.
     pub(super) version: Option<u8>,
     pub(super) memory_max_bytes: Option<u64>,
-    /// What is left until `memory_max_bytes` or `memory_high_bytes`, with what can be given back.
+    /// What is left in the group that has the least left, with what can be given back, and the bound of that one.
     pub(super) memory_left_bytes: Option<u64>,
+    pub(super) memory_left_of_bytes: Option<u64>,
     /// From here on the kernel slows the process down.
     pub(super) memory_high_bytes: Option<u64>,
     pub(super) pids_max: Option<u64>,
     /// Processor time that may be used, in thousandths of a processor.
     pub(super) cpu_max_milli: Option<u64>,
+}
+
+impl Cgroup {
+    /// A group has this bound and has taken so much.
+    fn note_left(&mut self, of: u64, taken: u64) {
+        let left = of.saturating_sub(taken);
+        if self.memory_left_bytes.is_none_or(|least| left < least) {
+            (self.memory_left_bytes, self.memory_left_of_bytes) = (Some(left), Some(of));
+        }
+    }
 }
 
 /// A network interface with a device behind it.
@@ -209,16 +220,19 @@ pub(super) fn memory_groups(root: &Root, groups: &str) -> Vec<(u8, String)> {
     folders.into_iter().map(|folder| (version, folder)).collect()
 }
 
-/// The bytes of memory that a group has taken, without what it has read of files, which it can give back.
+/// The bytes of memory that a group has taken, without what it has read of files and can give back: all but what is mapped, as programs
+/// that run.
 pub(super) fn taken_bytes(root: &Root, version: u8, group: &str) -> u64 {
-    let (taken, files) = match version {
-        2 => ("memory.current", ["inactive_file", "active_file"]),
-        _ => ("memory.usage_in_bytes", ["total_inactive_file", "total_active_file"]),
+    let (taken, read, mapped) = match version {
+        2 => ("memory.current", ["inactive_file", "active_file"], "file_mapped"),
+        _ => ("memory.usage_in_bytes", ["total_inactive_file", "total_active_file"], "total_mapped_file"),
     };
     let stat = root.text(&format!("{group}/memory.stat")).unwrap_or_default();
-    let of_files =
-        stat.lines().filter_map(|line| line.split_once(' ')).filter(|(key, _)| files.contains(key));
-    let back: u64 = of_files.filter_map(|(_, bytes)| bytes.parse::<u64>().ok()).sum();
+    let bytes = |key: &str| {
+        let value = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        value.and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
+    };
+    let back = read.map(bytes).iter().sum::<u64>().saturating_sub(bytes(mapped));
     root.number(&format!("{group}/{taken}")).unwrap_or(0).saturating_sub(back)
 }
 
@@ -233,9 +247,8 @@ fn cgroup(root: &Root, groups: &str) -> Cgroup {
             let (high, max) = (number("memory.high"), number("memory.max"));
             lower(&mut cgroup.memory_high_bytes, high);
             lower(&mut cgroup.memory_max_bytes, max);
-            for bound in [high, max].into_iter().flatten() {
-                let left = bound.saturating_sub(taken_bytes(root, 2, &group));
-                lower(&mut cgroup.memory_left_bytes, Some(left));
+            if let Some(of) = [high, max].into_iter().flatten().min() {
+                cgroup.note_left(of, taken_bytes(root, 2, &group));
             }
             // `200000 100000`, or `max 100000`.
             let quota = root.numbers(&format!("{group}/cpu.max"));
@@ -257,8 +270,7 @@ fn cgroup(root: &Root, groups: &str) -> Cgroup {
                 "memory" => {
                     if let Some(max) = number("memory.limit_in_bytes").filter(|&max| max < 1 << 62) {
                         lower(&mut cgroup.memory_max_bytes, Some(max));
-                        let left = max.saturating_sub(taken_bytes(root, 1, &group));
-                        lower(&mut cgroup.memory_left_bytes, Some(left));
+                        cgroup.note_left(max, taken_bytes(root, 1, &group));
                     }
                 }
                 "pids" => lower(&mut cgroup.pids_max, number("pids.max")),

@@ -183,13 +183,16 @@ fn the_package_is_complete_the_same_each_time_and_installs() {
         );
     }
 
-    // The symbols are found by what the program says is its build.
-    let notes = succeed(Command::new("readelf").arg("--notes").arg(programs().join("throng")));
-    let build = notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("it has one");
-    let symbols = starting(&packages, "throng-dbgsym_");
-    let contents = succeed(Command::new("dpkg-deb").arg("--contents").arg(symbols));
-    let file = format!("/usr/lib/debug/.build-id/{}/{}.debug", &build[..2], &build[2..]);
-    assert!(contents.lines().any(|line| line.ends_with(&file)), "no {file} in\n{contents}");
+    // Symbols are found by what a program says is its build.
+    let symbols =
+        succeed(Command::new("dpkg-deb").arg("--contents").arg(starting(&packages, "throng-dbgsym_")));
+    for program in ["throng", "throng-load"] {
+        let notes = succeed(Command::new("readelf").arg("--notes").arg(programs().join(program)));
+        let build =
+            notes.lines().find_map(|line| line.trim().strip_prefix("Build ID: ")).expect("it has one");
+        let file = format!("/usr/lib/debug/.build-id/{}/{}.debug", &build[..2], &build[2..]);
+        assert!(symbols.lines().any(|line| line.ends_with(&file)), "no {file} in\n{symbols}");
+    }
 
     let lint = run(Command::new("lintian").args(["--allow-root", "--fail-on", "error,warning"]).arg(deb));
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));

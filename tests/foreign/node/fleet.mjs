@@ -34,7 +34,7 @@ class Client {
     [this.markers, this.heard, this.faults, this.drops] = [0, new Map(), [], 0];
     this.socket.on("connect", () => {
       // A new session may be with another throng, which may be behind the one before.
-      this.heard.clear();
+      if (!this.socket.recovered) this.heard.clear();
       this.socket.emit("join", ROOM, () => (this.isIn = true));
     });
     this.socket.on("connect_error", (error) => this.faults.push(`${error.message}: ${error.description ?? ""} ${error.context?.responseText ?? ""}`));

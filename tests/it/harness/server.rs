@@ -30,6 +30,12 @@ pub(crate) const DEFAULTS: [&str; 6] = [
     "limits.memory_percent_max=100",
 ];
 
+/// True where a process may have a world of its own, as root anywhere and others where the machine allows it.
+pub(crate) fn has_mount_namespaces() -> bool {
+    let allowed = Command::new("unshare").args(["-rm", "true"]).stderr(Stdio::null()).status();
+    allowed.is_ok_and(|status| status.success())
+}
+
 /// A server on ports of its own. It is killed when this is dropped, and its log shown when the test has failed.
 #[derive(Debug)]
 pub(crate) struct Server {
@@ -84,7 +90,7 @@ impl Server {
         Server::spawn(shell, &[])
     }
 
-    /// A server that sees nothing in `/proc` but processes, as our units have it (`ProcSubset=pid`). Only root can start one.
+    /// A server that sees nothing in `/proc` but processes, as units with `ProcSubset=pid` have it. Only root can start one.
     pub(crate) fn with_processes_only(flags: &[&str]) -> Server {
         let mut shell = Command::new("/usr/bin/unshare");
         let script = "mount -t proc -o subset=pid proc /proc && exec \"$0\" \"$@\"";

@@ -209,7 +209,7 @@ pub(super) fn steps(
                 ]
             }
             "cgroup_memory" => vec![
-                "systemctl edit throng, under [Service]: MemoryMax=infinity, or more than it is".to_owned(),
+                "systemctl edit throng, under [Service]: MemoryHigh=infinity and MemoryMax=infinity, or more than they are".to_owned(),
                 "in a container, more than it has: docker run --memory=…".to_owned(),
             ],
             _ => Vec::new(),

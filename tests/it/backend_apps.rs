@@ -4,7 +4,7 @@
 
 use crate::foreign::{NODE, PATIENT, PYTHON, check, node, python};
 use crate::harness::clock::{now, rest};
-use crate::harness::redis::Redis;
+use crate::harness::redis::{Redis, free_port};
 use crate::harness::{Heard, Raw, Server, WAIT, eventually, frame};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -33,12 +33,6 @@ impl Language {
             Language::Node => ["node".to_owned(), format!("{EXAMPLES}/{app}/server.mjs")],
         }
     }
-}
-
-/// A port that is free, for a process that will listen there.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it has one").port()
 }
 
 /// A server with the settings of an example and a backend at `port`. What the chat is told must not be late, however busy the machine is:

@@ -12,12 +12,13 @@ deb=$(realpath "$1")
 root=${2:-}
 if [[ -z $root ]]; then
   root=$(mktemp --directory)
+  chmod 755 "$root" # it is the container's /, where others than root go, too
   kept=
 else
   kept=yes
 fi
 [[ -e $root/bin/systemctl ]] ||
-  debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,curl bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >/dev/null
+  debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,curl,procps bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >/dev/null
 cp "$deb" "$root/root/throng.deb"
 chroot "$root" dpkg --purge throng >/dev/null 2>&1 || true
 chroot "$root" dpkg --install /root/throng.deb >/dev/null

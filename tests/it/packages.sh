@@ -2,7 +2,7 @@
 # Installs a .deb of throng in a copy of this machine that is gone afterwards, and sees it start, be upgraded, removed and purged. As root.
 #
 #   tests/it/packages.sh DEB
-#   ROOT=DIR tests/it/packages.sh DEB    # of what debootstrap --variant=minbase --include=systemd has made there, instead
+#   ROOT=DIR tests/it/packages.sh DEB    # of what debootstrap --variant=minbase --include=systemd,procps has made there, instead
 #
 # The copy is an overlay in memory, in namespaces of its own for mounts, processes and the network: port 7070 is free there.
 set -euo pipefail

@@ -1,6 +1,6 @@
 //! What there is to know of the machine, as its files say it. Nothing is judged here, and what cannot be read is `None`.
 
-use super::root::Root;
+use super::root::{Root, field};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -228,10 +228,7 @@ pub(super) fn taken_bytes(root: &Root, version: u8, group: &str) -> u64 {
         _ => ("memory.usage_in_bytes", ["total_inactive_file", "total_active_file"], "total_mapped_file"),
     };
     let stat = root.text(&format!("{group}/memory.stat")).unwrap_or_default();
-    let bytes = |key: &str| {
-        let value = stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-        value.and_then(|value| value.parse::<u64>().ok()).unwrap_or(0)
-    };
+    let bytes = |key: &str| field(&stat, key).unwrap_or(0);
     let back = read.map(bytes).iter().sum::<u64>().saturating_sub(bytes(mapped));
     root.number(&format!("{group}/{taken}")).unwrap_or(0).saturating_sub(back)
 }

@@ -1,8 +1,14 @@
 //! How full the memory is that this process may have: that of the machine, and of the control groups around it.
 
 use super::facts::{memory_groups, taken_bytes};
-use super::root::Root;
+use super::root::{Root, field};
 use rustix::system::sysinfo;
+
+/// The most that stays free of a bound, in bytes.
+const FREE_BYTES_MAX: u64 = 1 << 30;
+/// Of each open socket, the kernel counts so much as memory that can be had: its inode and its name are in caches that shrink, but not these two
+/// (959 bytes on Linux 6.18).
+const SOCKET_CACHE_BYTES: u64 = 1 << 10;
 
 /// A bound on memory, and how much is taken of it, by whomever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +39,6 @@ impl Taken {
 pub(super) fn stays_free(of_bytes: u64, percent_max: u32) -> u64 {
     (of_bytes / 100 * u64::from(100 - percent_max.min(100))).min(FREE_BYTES_MAX)
 }
-
-const FREE_BYTES_MAX: u64 = 1 << 30;
-/// Of each open socket, the kernel counts so much as memory that can be had: its inode and its name are in caches that shrink, but not these two
-/// (959 bytes on Linux 6.18).
-const SOCKET_CACHE_BYTES: u64 = 1 << 10;
 
 /// Where the kernel tells of the memory of this process.
 #[derive(Clone, Debug)]
@@ -82,10 +83,7 @@ impl Memory {
     /// What of the machine's memory is taken; `None` where `/proc/meminfo` is not shown.
     pub fn machine(&self) -> Option<Taken> {
         let text = self.root.text("proc/meminfo")?;
-        let bytes = |key: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
-            Some(line.split_ascii_whitespace().next()?.parse::<u64>().ok()? << 10)
-        };
+        let bytes = |key: &str| field(&text, key).map(|kib| kib << 10);
         // Pages of a size of their own are for those who ask for such.
         let of_bytes = bytes("MemTotal")?.saturating_sub(bytes("Hugetlb").unwrap_or(0));
         let caches = bytes("SReclaimable").unwrap_or(0).min(self.sockets() * SOCKET_CACHE_BYTES);
@@ -95,9 +93,7 @@ impl Memory {
 
     /// Sockets that are open on this machine, or in this container.
     fn sockets(&self) -> u64 {
-        let text = self.root.text("proc/net/sockstat").unwrap_or_default();
-        let used = text.lines().find_map(|line| line.strip_prefix("sockets: used ")?.parse().ok());
-        used.unwrap_or(0)
+        self.root.field("proc/net/sockstat", "sockets: used").unwrap_or(0)
     }
 }
 

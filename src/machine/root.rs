@@ -11,6 +11,14 @@ pub(super) struct Root {
     folder: PathBuf,
 }
 
+/// The number behind `key` in lines such as `MemTotal:  123 kB` or `inactive_file 123`.
+pub(super) fn field(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| {
+        let rest = line.strip_prefix(key)?.strip_prefix([':', ' ', '\t'])?;
+        rest.split_ascii_whitespace().next()?.parse().ok()
+    })
+}
+
 impl Root {
     /// The machine below `folder`, or this one.
     pub(super) fn new(folder: Option<&Path>) -> Root {
@@ -40,13 +48,9 @@ impl Root {
         text.split_ascii_whitespace().map_while(|word| word.parse().ok()).collect()
     }
 
-    /// The number behind `key` in a file of lines such as `MemTotal:  123 kB` or `inactive_file 123`.
+    /// The number behind `key` in a file of lines, as [`field`] finds it.
     pub(super) fn field(&self, name: &str, key: &str) -> Option<u64> {
-        let text = self.text(name)?;
-        text.lines().find_map(|line| {
-            let rest = line.strip_prefix(key)?.strip_prefix([':', ' ', '\t'])?;
-            rest.split_ascii_whitespace().next()?.parse().ok()
-        })
+        field(&self.text(name)?, key)
     }
 
     /// A setting of the kernel, by the name that `sysctl` has for it, with single spaces in it.
